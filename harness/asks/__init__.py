@@ -1,0 +1,40 @@
+"""The ways in which a suite asks a model: `generate`, `perplexity`, `choice`, `lm-eval`.
+
+Each module has `ask(suite, model) -> Question`, what is needed of the model in the two shared
+passes, and `answer(suite, question, tools) -> SuiteResult`, which scores what came back.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+MODULES = {
+    "generate": "harness.asks.generate",
+    "perplexity": "harness.asks.perplexity",
+    "choice": "harness.asks.choice",
+    "lm-eval": "harness.asks.lm_eval",
+}
+
+
+@dataclass
+class Question:
+    """What one suite needs of the two passes; the passes fill in what came back."""
+
+    prompts: Sequence[Sequence[int]] = ()
+    """Token ids to be continued."""
+    max_new_tokens: int = 0
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]] = ()
+    """(context, continuation) token ids to be scored."""
+    keep: Any = None
+    """The module's own notes between `ask` and `answer`."""
+    generated: Sequence[Any] = field(default_factory=list)
+    scores: Sequence[Any] = field(default_factory=list)
+
+
+def module(ask: str) -> ModuleType:
+    """The module of one way of asking."""
+    return importlib.import_module(MODULES[ask])

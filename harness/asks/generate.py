@@ -1,0 +1,58 @@
+"""Answers in the model's own words, rated by scorers or a judge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.asks import Question
+from harness.manager import plugins
+from harness.suite import Suite, samples_of
+from harness.tokens import encode_prompt
+from harness.types import Metric, Output, SuiteResult
+
+
+def ask(suite: Suite, model: Any) -> Question:
+    """One prompt per sample, up to where the assistant answers."""
+    samples = samples_of(suite)
+    prompts = [encode_prompt(model.tokenizer, s, model.chat_template) for s in samples]
+    return Question(prompts=prompts, max_new_tokens=suite["max_new_tokens"], keep=samples)
+
+
+def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
+    """One row per sample, with a score of every scorer and of the judge."""
+    samples = question.keep
+    outputs = [
+        Output(sample.id, tools.decode(generated.ids), len(generated.ids), generated.capped)
+        for sample, generated in zip(samples, question.generated, strict=True)
+    ]
+    found: dict[str, Any] = {}
+    metrics, warnings = [], []
+    notes: dict[str, Any] = {
+        "capped_share": sum(o.capped for o in outputs) / len(outputs),
+        "decoding": {"greedy": True, "max_new_tokens": suite["max_new_tokens"]},
+    }
+    for name in suite["scorers"]:
+        scorer = plugins().scorers.get(name)
+        found[name] = scorer.rate(outputs, samples, tools)
+        metrics.append(Metric(name, scorer.higher_is_better, scorer.kind))
+    if suite["judge"]:
+        judge = plugins().judges.get(suite["judge"]["name"])
+        verdict = judge.judge(outputs, samples, rubric=suite["judge"]["rubric"], tools=tools)
+        found["score"] = verdict.scores
+        metrics.append(Metric("score", True))
+        notes["judge"] = {**tools.judge_identity(), "judge": judge.name, **verdict.notes}
+        warnings += verdict.warnings
+    rows = [
+        {
+            "id": sample.id,
+            "group": sample.group,
+            "prompt": [dict(m) for m in sample.messages] if sample.messages else sample.prompt,
+            "reference": sample.reference,
+            "output": output.text,
+            "tokens": output.tokens,
+            "capped": output.capped,
+            "scores": {name: scores[i] for name, scores in found.items()},
+        }
+        for i, (sample, output) in enumerate(zip(samples, outputs, strict=True))
+    ]
+    return SuiteResult(rows, metrics, notes, warnings)

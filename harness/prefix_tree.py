@@ -1,0 +1,111 @@
+"""Lays token sequences in a tree, so that what many begin with is computed once. Pure Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+MIN_SHARED = 8
+"""Tokens that a shared prefix must have to be worth a forward pass of its own."""
+MIN_SAVED = 32
+"""Tokens that sharing it must save."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The log-probability of `target` after the token at `position` of the whole sequence."""
+
+    position: int
+    target: int
+    request: int
+    """Which request asked, and `index` is the target's place in its continuation."""
+    index: int
+
+
+@dataclass
+class Node:
+    """A run of tokens from `start` on, what is wanted inside it, and what continues it."""
+
+    start: int
+    tokens: tuple[int, ...]
+    wanted: list[Wanted] = field(default_factory=list)
+    children: list[Node] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        """Position after the last token."""
+        return self.start + len(self.tokens)
+
+    def count(self) -> int:
+        """Tokens in this node and below: what has to be computed."""
+        return len(self.tokens) + sum(child.count() for child in self.children)
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    tokens: tuple[int, ...]
+    wanted: tuple[Wanted, ...]
+
+
+def build(
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    max_length: int,
+    share: bool = True,
+) -> tuple[list[Node], list[int]]:
+    """Trees over (context, continuation) pairs of token ids, and the requests that were cut.
+
+    A request longer than `max_length` + 1 tokens loses its beginning, as in lm-eval's
+    `HFLM._loglikelihood_tokens`. `share=False` gives one node per distinct sequence.
+    """
+    leaves: dict[tuple[int, ...], list[Wanted]] = {}
+    cut = []
+    for number, (context, continuation) in enumerate(requests):
+        whole = tuple(context) + tuple(continuation)
+        if len(whole) > max_length + 1:
+            cut.append(number)
+            whole = whole[-(max_length + 1) :]
+        targets = min(len(continuation), len(whole) - 1)
+        first = len(whole) - 1 - targets
+        skipped = len(continuation) - targets
+        leaves.setdefault(whole[:-1], []).extend(
+            Wanted(first + i, whole[first + 1 + i], number, skipped + i) for i in range(targets)
+        )
+    ordered = [_Leaf(tokens, tuple(wanted)) for tokens, wanted in sorted(leaves.items())]
+    if not share:
+        return [_node(leaf.tokens, 0, [leaf]) for leaf in ordered], cut
+    return _grow(ordered, 0) if ordered else [], cut
+
+
+def _grow(leaves: Sequence[_Leaf], start: int) -> list[Node]:
+    """Nodes that cover sorted `leaves` from position `start` on."""
+    first = leaves[0].tokens
+    if len(leaves) == 1:
+        return [_node(first, start, leaves)]
+    shared = _common(first, leaves[-1].tokens, start)
+    gain = shared - start
+    if gain >= MIN_SHARED and gain * (len(leaves) - 1) >= MIN_SAVED:
+        node = _node(first[:shared], start, leaves)
+        rest = [leaf for leaf in leaves if len(leaf.tokens) > shared]
+        node.children = _grow(rest, shared) if rest else []
+        return [node]
+    nodes = []
+    for _, group in groupby(leaves, key=lambda leaf: leaf.tokens[shared : shared + 1]):
+        nodes += _grow(list(group), start)
+    return nodes
+
+
+def _node(tokens: tuple[int, ...], start: int, leaves: Sequence[_Leaf]) -> Node:
+    end = len(tokens)
+    wanted = [w for leaf in leaves for w in leaf.wanted if start <= w.position < end]
+    return Node(start, tokens[start:], wanted)
+
+
+def _common(a: Sequence[int], b: Sequence[int], start: int) -> int:
+    """Length of the common beginning of two sequences that agree up to `start`."""
+    end = min(len(a), len(b))
+    i = start
+    while i < end and a[i] == b[i]:
+        i += 1
+    return i

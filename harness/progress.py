@@ -1,0 +1,118 @@
+"""What a person sees while cells run: live bars on a terminal, one line a cell elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from harness.plan import Cell
+
+
+class Quiet:
+    """Says nothing (`--json`)."""
+
+    def __enter__(self) -> Quiet:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to put away."""
+
+    def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
+        """Ignore an event."""
+
+    def download(self, name: str, done: int, total: int) -> None:
+        """Ignore a download's progress."""
+
+
+class Lines(Quiet):
+    """A line when a cell starts and ends, and when it enters a phase (not on a terminal)."""
+
+    def __init__(self) -> None:
+        self._start = 0.0
+        self._pulling: str | None = None
+
+    def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
+        """Print what a log file should hold."""
+        if event["event"] == "started":
+            self._start = time.monotonic()
+            self._say(f"{cell.id}: started")
+        elif event["event"] == "recorded":
+            self._say(f"{cell.id}: {event['status']} in {time.monotonic() - self._start:.0f} s")
+
+    def download(self, name: str, done: int, total: int) -> None:
+        """One line per download."""
+        if self._pulling != name:
+            self._pulling = name
+            self._say(f"downloading {name} ({total / 1e6:.0f} MB)")
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+class Live(Quiet):
+    """A bar for the cells and one for what the running cell is doing (on a terminal)."""
+
+    def __init__(self, cells: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeElapsedColumn
+
+        self._bars = Progress(
+            TextColumn("{task.description:<44}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._cells = self._bars.add_task("cells", total=cells)
+        self._now = self._bars.add_task("", total=None, visible=False)
+
+    def __enter__(self) -> Live:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take the bars off the screen."""
+        self._bars.stop()
+
+    def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
+        """Move the bars."""
+        kind = event["event"]
+        if kind == "phase":
+            self._restart(f"{cell.label} (seed {cell.seed}): {event['name']}")
+        elif kind == "progress":
+            self._advance(event)
+        elif kind in {"skipped", "recorded"}:
+            self._bars.advance(self._cells)
+            if kind == "recorded":
+                mark = "[green]ok[/]" if event["status"] == "ok" else f"[red]{event['status']}[/]"
+                self._bars.console.print(f"{cell.id}: {mark}")
+
+    def download(self, name: str, done: int, total: int) -> None:
+        """Show a download in bytes."""
+        self._bars.update(
+            self._now,
+            description=f"download {name} (MB)",
+            completed=round(done / 1e6),
+            total=round(total / 1e6),
+            visible=True,
+        )
+
+    def _restart(self, text: str) -> None:
+        self._bars.reset(self._now, description=text, total=None, visible=True)
+
+    def _advance(self, event: Mapping[str, Any]) -> None:
+        done = event.get("step", event.get("done"))
+        total = event.get("steps", event.get("total"))
+        if done is not None:
+            self._bars.update(self._now, completed=done, total=total)
+
+
+def progress(cells: int, *, json: bool) -> Quiet:
+    """The one that fits: quiet under `--json`, live on a terminal, else lines."""
+    if json:
+        return Quiet()
+    return Live(cells) if sys.stderr.isatty() else Lines()

@@ -1,0 +1,381 @@
+"""The only writer of results: records, sample files, and any JSON derived from them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.metadata
+import importlib.resources
+import io
+import json
+import math
+import numbers
+import os
+import platform
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path, PurePath
+from typing import Any
+
+from harness.errors import HarnessError, UserError, nearest
+from harness.types import Record
+
+__all__ = [
+    "SCHEMA",
+    "Stored",
+    "environment",
+    "find_cell",
+    "read_record",
+    "read_records",
+    "read_samples",
+    "rows_reader",
+    "schema",
+    "validate",
+    "write_json",
+    "write_record",
+    "write_samples",
+]
+
+SCHEMA = 1
+"""Version of the record's layout."""
+
+PACKAGES = (
+    "finetune-harness",
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "datasets",
+    "lm_eval",
+    "sentence-transformers",
+    "accelerate",
+)
+_NON_FINITE = ("was nan", "was inf", "was -inf")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A record as it was read, and the results folder that it lies in."""
+
+    folder: Path
+    data: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The cell's id."""
+        return str(self.data["id"])
+
+    @property
+    def label(self) -> str:
+        """The label of the cell's method."""
+        plan = self.data["plan"]
+        return str(plan.get("label") or plan["method"])
+
+
+# Writing
+
+
+def write_record(out: Path, record: Record) -> Path:
+    """Write `<out>/cells/<id>.json` atomically and return its path.
+
+    NaN and infinity become null, each with a line in `warnings`. Raises HarnessError, and writes
+    nothing, where the record does not match its JSON Schema.
+    """
+    found: list[str] = []
+    parts = {field.name: getattr(record, field.name) for field in fields(Record)}
+    data = {"schema": SCHEMA, **_plain(parts, "", found)}
+    data["warnings"] += found
+    validate(data, "record")
+    return write_json(Path(out) / "cells" / f"{_checked_name(record.id)}.json", data)
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write `value` as JSON, atomically; NaN and infinity become null."""
+    text = json.dumps(_plain(value, "", []), indent=2, ensure_ascii=False, allow_nan=False)
+    _write_atomically(Path(path), (text + "\n").encode())
+    return Path(path)
+
+
+def write_samples(
+    out: Path, cell_id: str, suite: str, rows: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write `<out>/samples/<cell_id>/<suite>.jsonl.gz`, the same bytes for the same rows.
+
+    Returns `file` (relative to `out`), `sha256` (of the file's bytes) and `rows` for the record,
+    and `non_finite`, the count of NaN and infinite numbers written as null, where there are any.
+    """
+    name = f"samples/{_checked_name(cell_id)}/{_checked_name(suite)}.jsonl.gz"
+    found: list[str] = []
+    lines = [
+        json.dumps(_plain(row, "", found), ensure_ascii=False, allow_nan=False) + "\n"
+        for row in rows
+    ]
+    buffer = io.BytesIO()
+    with gzip.GzipFile("", "wb", compresslevel=6, fileobj=buffer, mtime=0) as file:
+        file.write("".join(lines).encode())
+    content = buffer.getvalue()
+    _write_atomically(Path(out) / name, content)
+    told: dict[str, Any] = {"file": name, "sha256": _sha256(content), "rows": len(lines)}
+    lost = sum(line.endswith(_NON_FINITE) for line in found)
+    return told | ({"non_finite": lost} if lost else {})
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Readers see the old file or the whole new one, after a crash too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp gives 0600, and results are shared
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _plain(value: Any, path: str, found: list[str]) -> Any:
+    """`value` as JSON types; what could not be kept as it was is told in `found`."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        if math.isfinite(number):
+            return number
+        found.append(f"{path} was {number}")
+        return None
+    if isinstance(value, Mapping):
+        prefix = f"{path}." if path else ""
+        return {str(key): _plain(item, f"{prefix}{key}", found) for key, item in value.items()}
+    if isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, (bytes, bytearray)):
+        items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
+        return [_plain(item, f"{path}[{index}]", found) for index, item in enumerate(items)]
+    if isinstance(value, PurePath):
+        return str(value)
+    if type(value).__module__ == "numpy":
+        return _plain(value.tolist(), path, found)
+    # a day's training is not thrown away for an odd value in somebody's notes
+    found.append(f"{path} was a {type(value).__name__}, written as text")
+    return str(value)
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise HarnessError(f"'{name}' cannot name a result: use letters, digits, '.', '_' and '-'")
+    return name
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# Schemas
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schema `record` or `leaderboard` that ships in the package."""
+    file = importlib.resources.files("harness") / "schemas" / f"{name}.schema.json"
+    loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return loaded
+
+
+def validate(value: Mapping[str, Any], name: str) -> None:
+    """Raises HarnessError, naming the place in `value`, where it does not match schema `name`."""
+    if (problem := _first_problem(value, name)) is not None:
+        raise HarnessError(f"{name} {value.get('id', '')} does not match its schema: {problem}")
+
+
+def _first_problem(value: Any, name: str) -> str | None:
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_validator(name).iter_errors(value))
+    if error is None:
+        return None
+    message = error.message if len(error.message) < 200 else f"{error.message[:200]} ..."
+    return f"{error.json_path}: {message}"
+
+
+@lru_cache
+def _validator(name: str) -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(schema(name))
+
+
+# Reading
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record file's content. Raises UserError where it is no record of this schema version."""
+    again = "delete it and run the experiment again"
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: broken JSON ({error.msg}); {again}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8; {again}") from None
+    if not isinstance(data, dict) or "schema" not in data:
+        raise UserError(f"{path}: not a record (it has no 'schema'); name a file under cells/")
+    if (version := data["schema"]) != SCHEMA:
+        raise UserError(
+            f"{path}: schema {version!r}, this harness reads {SCHEMA}; "
+            "install the finetune-harness that wrote it, or run the experiment again"
+        )
+    if (problem := _first_problem(data, "record")) is not None:
+        raise UserError(f"{path}: not a valid record ({problem}); {again}")
+    return data
+
+
+def read_records(folders: Iterable[Path]) -> list[Stored]:
+    """Every record of some results folders (a folder with `cells/`) or record files.
+
+    A cell met twice is kept once. Raises UserError where a folder has no records, a record is
+    broken, or one cell id has two different results.
+    """
+    found: dict[str, Stored] = {}
+    for place in map(Path, folders):
+        for stored in _stored_in(place):
+            known = found.setdefault(stored.id, stored)
+            if known.data != stored.data:
+                raise UserError(
+                    f"cell {stored.id} has different results in {known.folder} and "
+                    f"{stored.folder}; leave one of them out"
+                )
+    return list(found.values())
+
+
+def _stored_in(place: Path) -> Iterator[Stored]:
+    if place.is_file():
+        folder = place.parent.parent if place.parent.name == "cells" else place.parent
+        yield Stored(folder, read_record(place))
+        return
+    files = sorted((place / "cells").glob("*.json"))
+    if not files:
+        inside = [str(cells.parent) for cells in sorted(place.glob("*/cells"))]
+        mend = f"did you mean {' or '.join(inside)}?" if inside else "run an experiment first"
+        raise UserError(f"{place}: no records there (cells/*.json); {mend}")
+    for file in files:
+        yield Stored(place, read_record(file))
+
+
+def read_samples(out: Path, record: Mapping[str, Any], suite: str) -> list[dict[str, Any]]:
+    """The sample rows of one suite of a record that lies in the results folder `out`.
+
+    Raises UserError where the record has no such suite, or its file is missing or was changed.
+    """
+    suites = (record.get("evaluation") or {}).get("suites") or {}
+    if suite not in suites:
+        raise UserError(f"cell {record['id']} has no suite '{suite}': {nearest(suite, suites)}")
+    told = suites[suite].get("samples")
+    if told is None:
+        raise UserError(f"cell {record['id']} has no sample file for '{suite}'; run it again")
+    path = Path(out) / told["file"]
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); keep samples/ beside cells/"
+        ) from None
+    if _sha256(content) != told["sha256"]:
+        raise UserError(
+            f"{path}: changed since it was recorded (sha256 differs); restore it, or delete "
+            f"cells/{record['id']}.json and run the experiment again"
+        )
+    return [json.loads(line) for line in gzip.decompress(content).decode().split("\n") if line]
+
+
+class _RowsReader:
+    """Reads samples of known records, each file once."""
+
+    def __init__(self, records: Iterable[Stored]) -> None:
+        self._folders = {stored.id: stored.folder for stored in records}
+        self._read: dict[tuple[str, str], list[dict[str, Any]]] = {}
+
+    def __call__(self, record: Mapping[str, Any], suite: str) -> list[dict[str, Any]]:
+        key = (record["id"], suite)
+        if key not in self._read:
+            self._read[key] = read_samples(self._folders[record["id"]], record, suite)
+        return self._read[key]
+
+
+def rows_reader(records: Iterable[Stored]) -> _RowsReader:
+    """`read_rows(record, suite) -> rows` for records from `read_records`; reads a file once."""
+    return _RowsReader(records)
+
+
+def find_cell(records: Sequence[Stored], name: str) -> Stored:
+    """The record that `name` means: a record file, a cell id, a label or method that only one
+    cell has, or a unique prefix of an id. Raises UserError with what it could be otherwise.
+    """
+    if name.endswith(".json") or os.sep in name:
+        return next(_stored_in(Path(name))) if Path(name).is_file() else _no_file(name)
+    choices = (
+        [stored for stored in records if stored.id == name],
+        [stored for stored in records if stored.label == name],
+        [stored for stored in records if stored.data["plan"]["method"] == name],
+        [stored for stored in records if name and stored.id.startswith(name)],
+    )
+    for matches in choices:
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            ids = ", ".join(f"{stored.id} ({stored.label})" for stored in matches)
+            raise UserError(f"'{name}' names {len(matches)} cells: {ids}; give a whole id")
+    known = {stored.label for stored in records} | {stored.id for stored in records}
+    raise UserError(f"no cell '{name}': {nearest(name, known)}")
+
+
+def _no_file(name: str) -> Stored:
+    raise UserError(f"{name}: no such record file; give a cell id, or a file under cells/")
+
+
+# The machine
+
+
+def environment() -> dict[str, Any]:
+    """What a record says about the machine and the installed packages. Imports none of them."""
+    from harness import machine
+
+    facts = machine.facts()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": facts.cpu,
+        "cores": facts.cores,
+        "memory_bytes": facts.memory_bytes,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "gpu": _gpu(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _gpu() -> dict[str, Any] | None:
+    """The first visible GPU; asked only where something imported torch already."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    device = torch.cuda.get_device_properties(0)
+    return {
+        "name": device.name,
+        "memory_bytes": device.total_memory,
+        "count": torch.cuda.device_count(),
+    }

@@ -1,0 +1,145 @@
+"""Runs a plan's cells through an executor and keeps the leaderboard beside their records."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import leaderboard, record
+from harness.errors import CellFailed
+from harness.plan import Cell, Plan, is_recorded
+from harness.roles import Executor, Tracker
+from harness.types import Record
+
+KILLED = (-9, 137)
+"""Exit codes of a process that the system killed, which on Linux is mostly for its memory."""
+
+Observer = Callable[[Cell, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did."""
+
+    board: dict[str, Any]
+    ran: tuple[str, ...]
+    skipped: tuple[str, ...]
+    failed: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 5 where a cell failed."""
+        return CellFailed.exit_code if self.failed else 0
+
+
+def run_plan(
+    plan: Plan,
+    out: Path,
+    executor: Executor,
+    observe: Observer,
+    trackers: Sequence[Tracker] = (),
+) -> Outcome:
+    """Run the cells that have no record yet; a failing one does not stop the others.
+
+    `observe(cell, event)` is called for every event of every cell, `{"event": "skipped"}` and
+    `{"event": "recorded", "status": ...}` among them.
+    """
+    ran, skipped, failed = [], [], []
+
+    def tell(cell: Cell, event: Mapping[str, Any]) -> None:
+        observe(cell, event)
+        for tracker in trackers:
+            tracker.event(cell.id, event)
+
+    for cell in plan.cells:
+        if is_recorded(out, cell):
+            skipped.append(cell.id)
+            tell(cell, {"event": "skipped"})
+            continue
+        status = _run_cell(plan, cell, out, executor, tell)
+        ran.append(cell.id)
+        if status != "ok":
+            failed.append(cell.id)
+        tell(cell, {"event": "recorded", "status": status})
+    board = write_leaderboard(plan, out, stale=bool(ran))
+    return Outcome(board, tuple(ran), tuple(skipped), tuple(failed))
+
+
+def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> dict[str, Any]:
+    """The leaderboard of the plan's own cells; built anew where a cell ran."""
+    file = out / "leaderboard.json"
+    if not stale and file.is_file():
+        board: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if {cell for row in board["rows"] for cell in row["cells"]} == {c.id for c in plan.cells}:
+            return board
+    files = [out / "cells" / f"{cell.id}.json" for cell in plan.cells]
+    stored = record.read_records(file for file in files if file.is_file())
+    board = leaderboard.build(
+        [s.data for s in stored], read_rows=record.rows_reader(stored), rank_by=plan.rank_by
+    )
+    record.write_json(file, board)
+    return board
+
+
+def _run_cell(plan: Plan, cell: Cell, out: Path, executor: Executor, tell: Observer) -> str:
+    """Run one cell and return the status of the record that it left."""
+    log = out / "logs" / f"{cell.id}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = out / "cells" / f"{cell.id}.json"
+    before = file.stat().st_mtime_ns if file.is_file() else None
+    code = 0
+    with tempfile.TemporaryDirectory() as folder:
+        job = Path(folder) / "job.json"
+        job.write_bytes(_job(plan, cell, out))
+        tell(cell, {"event": "started", "log": str(log)})
+        for event in executor.run(job, log):
+            code = event["code"] if event["event"] == "exit" else code
+            tell(cell, event)
+    if file.is_file() and file.stat().st_mtime_ns != before:
+        return str(json.loads(file.read_text(encoding="utf-8"))["status"])
+    return _record_crash(cell, out, code, log)
+
+
+def _job(plan: Plan, cell: Cell, out: Path) -> bytes:
+    from pydantic import TypeAdapter
+
+    from harness.worker import Work
+
+    base = None if cell is plan.base or not is_recorded(out, plan.base) else plan.base.id
+    work = Work(cell, out.resolve(), base, _same_training(cell, out))
+    return TypeAdapter(Work).dump_json(work)
+
+
+def _same_training(cell: Cell, out: Path) -> Path | None:
+    """An artifact in `out` of the same training for other suites."""
+    for file in sorted((out / "artifacts").glob("*/training.json")):
+        if json.loads(file.read_text(encoding="utf-8"))["training_id"] == cell.training_id:
+            return file.parent.resolve()
+    return None
+
+
+def _record_crash(cell: Cell, out: Path, code: int, log: Path) -> str:
+    """A record for a worker that died without writing one."""
+    status: Any = "oom" if code in KILLED else "error"
+    tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
+    why = "the system killed it, mostly for its memory" if status == "oom" else "see its log"
+    record.write_record(
+        out,
+        Record(
+            id=cell.id,
+            status=status,
+            plan=cell.as_record(),
+            environment=record.environment(),
+            error={
+                "type": "WorkerDied",
+                "message": f"the worker ended with exit code {code}: {why} ({log})",
+                "phase": None,
+                "traceback": tail,
+            },
+        ),
+    )
+    return str(status)

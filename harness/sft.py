@@ -1,0 +1,332 @@
+"""The one supervised fine-tuning recipe that the training plugins parametrise: TRL's SFTTrainer.
+
+What must be equal between methods comes from the job (rows and their order, steps, batch, length,
+precision, seed); what is a method's own comes as arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from harness.errors import CellFailed, UserError
+from harness.measure import StepClock
+from harness.method import MethodOptions
+from harness.tokens import IGNORED, Encoded, encode_row
+from harness.types import Artifact, Job, Precision, Row
+
+
+class SftOptions(MethodOptions):
+    """What every method on the shared recipe lets a user set."""
+
+    lr: float = Field(5e-5, gt=0, le=1)
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from zero."""
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = "adamw_torch"
+    """Optimizer; the paged 8-bit one needs CUDA."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    packing: bool = False
+    """Lay a batch's rows end to end without padding; no row attends to another."""
+    validate_every: int = Field(0, ge=0)
+    """Steps between validation losses; 0 means none while training."""
+    keep_best: bool = False
+    """Keep the checkpoint of the lowest validation loss instead of the last."""
+
+    def check(self, precision: str) -> None:
+        """Raise UserError where the options contradict each other or the machine."""
+        if self.keep_best and not self.validate_every:
+            raise UserError("keep_best needs validate_every: set it to a number of steps")
+        if self.optimizer == "paged_adamw_8bit" and not _has_gpu():
+            raise UserError("optimizer paged_adamw_8bit needs a CUDA GPU: use adamw_torch here")
+
+    def recipe(self) -> dict[str, Any]:
+        """The recipe's part of the options, as keywords for `train_sft`."""
+        return {key: getattr(self, key) for key in SftOptions.model_fields}
+
+
+def train_sft(
+    job: Job,
+    *,
+    lr: float,
+    peft: Any = None,
+    quantization: Mapping[str, Any] | None = None,
+    **recipe: Any,
+) -> Artifact:
+    """Train with TRL's SFTTrainer and save safetensors in `job.folder`.
+
+    `peft` is a PeftConfig, or None to train every weight. `quantization` holds JSON-able keywords
+    of BitsAndBytesConfig for the frozen base. Other keywords are fields of `SftOptions`.
+    Trainable weights are float32 and the arithmetic has the plan's precision, for all methods.
+    Raises CellFailed (status `diverged`) at the first loss that is not finite.
+    """
+    settings = SftOptions(lr=lr, **{k: v for k, v in recipe.items() if k != "lr"})
+    # A frozen base is stored in the arithmetic's own precision; trained weights are not.
+    weights: Precision = job.budget.precision if peft is not None else "float32"
+    base = Artifact(
+        "base",
+        job.model,
+        quantization=quantization,
+        precision=weights,
+        chat_template=job.chat_template,
+    )
+    with job.phase("load"):
+        model, tokenizer = _load(base)
+    with job.phase("prepare"):
+        train = _encode(job, tokenizer, job.train)
+        validation = _encode(job, tokenizer, job.validation) if settings.validate_every else []
+        trainer = _trainer(job, settings, model, tokenizer, peft, train, validation)
+    _note_parameters(job, trainer.model)
+    with job.phase("train"):
+        trainer.train()
+    _note_curve(job, trainer, train)
+    with job.phase("save"):
+        artifact = _save(job, trainer, tokenizer, base, adapter=peft is not None)
+    return artifact
+
+
+def _load(artifact: Artifact) -> tuple[Any, Any]:
+    from harness.model import load_tokenizer, load_weights
+
+    return load_weights(artifact), load_tokenizer(artifact)
+
+
+def _encode(job: Job, tokenizer: Any, rows: Sequence[Row]) -> list[Encoded]:
+    """Token ids of the rows; what was cut or has nothing to learn is warned of."""
+    distinct = {
+        row.id: encode_row(
+            tokenizer,
+            row,
+            max_length=job.budget.max_length,
+            loss=job.loss,
+            chat_template=job.chat_template,
+        )
+        for row in {row.id: row for row in rows}.values()
+    }
+    cut = [key for key, e in distinct.items() if e.cut]
+    empty = [key for key, e in distinct.items() if all(i == IGNORED for i in e.labels)]
+    if cut:
+        job.warn(
+            f"{len(cut)} of {len(distinct)} rows are longer than budget.max_length "
+            f"{job.budget.max_length} and were cut (first: row {cut[0]})"
+        )
+    if empty:
+        job.warn(f"{len(empty)} rows have no token under the loss (first: row {empty[0]})")
+    if len(empty) == len(distinct):
+        raise UserError("no row has a token to train on: raise budget.max_length")
+    return [distinct[row.id] for row in rows]
+
+
+def _trainer(
+    job: Job,
+    settings: SftOptions,
+    model: Any,
+    tokenizer: Any,
+    peft: Any,
+    train: Sequence[Encoded],
+    validation: Sequence[Encoded],
+) -> Any:
+    import torch
+
+    trainer = _trainer_class(job)(
+        model=model,
+        args=_arguments(job, settings),
+        train_dataset=_dataset(train),
+        eval_dataset=_dataset(validation) if validation else None,
+        processing_class=tokenizer,
+        peft_config=peft,
+        callbacks=[_watcher(job)],
+    )
+    # TRL stores the adapter of a quantised base in bf16 whatever the precision asked for; the
+    # plan keeps trainable weights in float32 for every method.
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
+    return trainer
+
+
+def _arguments(job: Job, settings: SftOptions) -> Any:
+    import torch
+    from trl import SFTConfig
+
+    budget = job.budget
+    micro = budget.micro_batch or budget.batch
+    every = settings.validate_every
+    gpu = torch.cuda.is_available()
+    return SFTConfig(
+        output_dir=str(job.folder / "checkpoints"),
+        max_steps=budget.steps,
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=micro,
+        gradient_accumulation_steps=budget.batch // micro,
+        learning_rate=settings.lr,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=math.ceil(settings.warmup * budget.steps),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim=settings.optimizer,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=budget.precision == "bf16",
+        fp16=False,
+        use_cpu=not gpu,
+        dataloader_pin_memory=gpu,
+        seed=job.seed,
+        data_seed=job.seed,
+        # The rows come in the plan's order already.
+        train_sampling_strategy="sequential",
+        max_length=None,
+        padding_free=settings.packing,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        eval_strategy="steps" if every else "no",
+        eval_steps=every or None,
+        save_strategy="best" if settings.keep_best else "no",
+        metric_for_best_model="eval_loss" if settings.keep_best else None,
+        greater_is_better=False if settings.keep_best else None,
+        load_best_model_at_end=settings.keep_best,
+        save_only_model=True,
+        save_total_limit=1,
+        logging_steps=max(1, budget.steps // 100),
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def _trainer_class(job: Job) -> type[Any]:
+    """SFTTrainer whose validation and checkpoints are phases of their own, not training time."""
+    from trl import SFTTrainer
+
+    class PhasedTrainer(SFTTrainer):  # type: ignore[misc]
+        def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+            with job.phase("validate"):
+                return super().evaluate(*args, **kwargs)
+
+        def _save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+            with job.phase("checkpoint"):
+                return super()._save_checkpoint(*args, **kwargs)
+
+    return PhasedTrainer
+
+
+def _dataset(encoded: Sequence[Encoded]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {
+            "input_ids": [e.input_ids for e in encoded],
+            "labels": [e.labels for e in encoded],
+        }
+    )
+
+
+def _watcher(job: Job) -> Any:
+    """Reports progress, keeps the step times and the loss curve, stops a diverged run."""
+    from transformers import TrainerCallback
+
+    clock = StepClock()
+    curve: list[dict[str, float]] = []
+    job.notes["loss_curve"] = curve
+    job.notes["step_seconds"] = clock.seconds
+
+    class Watcher(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            clock.begin()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            clock.end()
+            job.report(step=state.global_step, steps=state.max_steps)
+
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
+        ) -> None:
+            names = {"loss": "loss", "eval_loss": "validation_loss", "grad_norm": "grad_norm"}
+            point = {new: float(logs[old]) for old, new in names.items() if old in logs}
+            if not {"loss", "validation_loss"} & set(point):
+                return
+            broken = [key for key, value in point.items() if not math.isfinite(value)]
+            if broken:
+                raise CellFailed(
+                    f"{broken[0]} is not finite at step {state.global_step}: "
+                    "lower the learning rate or raise the precision",
+                    status="diverged",
+                )
+            curve.append({"step": state.global_step, **point})
+            job.report(step=state.global_step, steps=state.max_steps, **point)
+
+    return Watcher()
+
+
+def _note_parameters(job: Job, model: Any) -> None:
+    job.notes["trainable_parameters"] = sum(
+        p.numel() for p in model.parameters() if p.requires_grad
+    )
+    # A 4-bit weight is stored two to a byte; its quant_state knows the true shape.
+    job.notes["total_parameters"] = sum(
+        math.prod(p.quant_state.shape) if getattr(p, "quant_state", None) is not None else p.numel()
+        for p in model.parameters()
+    )
+
+
+def _note_curve(job: Job, trainer: Any, train: Sequence[Encoded]) -> None:
+    """Token counts, and the speed with the first step (which warms up) left out."""
+    batch = job.budget.batch
+    seconds = job.notes.pop("step_seconds")
+    later = sum(len(e.input_ids) for e in train[batch:])
+    spent = sum(seconds[1:])
+    job.notes["tokens"] = sum(len(e.input_ids) for e in train)
+    job.notes["supervised_tokens"] = sum(sum(i != IGNORED for i in e.labels) for e in train)
+    job.notes["tokens_per_second"] = later / spent if spent else None
+    job.notes["seconds_per_step"] = spent / len(seconds[1:]) if spent else None
+    job.notes["best_checkpoint"] = trainer.state.best_global_step
+
+
+def _save(job: Job, trainer: Any, tokenizer: Any, base: Artifact, *, adapter: bool) -> Artifact:
+    """Write the adapter, or the weights in the plan's precision, and drop the checkpoints."""
+    from harness.model import torch_dtype
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not adapter:
+        model.to(torch_dtype(job.budget.precision))
+        tokenizer.save_pretrained(job.folder)
+    model.save_pretrained(job.folder)
+    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+    job.notes["artifact_bytes"] = folder_bytes(job.folder)
+    return Artifact(
+        kind="adapter" if adapter else "weights",
+        base=base.base,
+        path=str(job.folder),
+        quantization=base.quantization,
+        precision=job.budget.precision,
+        chat_template=base.chat_template,
+    )
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size on disk of the safetensors of an artifact and its configuration."""
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
+def _has_gpu() -> bool:
+    from harness.machine import facts
+
+    return bool(facts().gpus)
+
+
+def write_artifact(artifact: Artifact, folder: Path) -> None:
+    """Leave beside the weights what is needed to open them: `harness.json`."""
+    from dataclasses import asdict
+
+    (folder / "harness.json").write_text(json.dumps(asdict(artifact), indent=1) + "\n")

@@ -1,0 +1,281 @@
+"""The leaderboard for eyes and for spreadsheets: terminal, Markdown, CSV, JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+__all__ = ["FORMATS", "render"]
+
+METHODS_PER_BLOCK = 3
+"""Methods side by side in the terminal: metrics stay readable in 100 columns."""
+
+_STYLES = {"better": "green", "worse": "red", "": "dim"}
+_MEMORY = {"cuda": "peak GPU memory", "host": "peak host memory"}
+_CSV_FIELDS = (
+    "value stderr ci_low ci_high n higher_is_better delta delta_ci_low delta_ci_high delta_p"
+)
+
+Row = Mapping[str, Any]
+
+
+def render(board: Mapping[str, Any], format: str = "table") -> RenderableType:
+    """`board` (of `leaderboard.build`) as `table`, `markdown`, `csv` or `json`.
+
+    Everything but `table` is a str. Raises UserError for another format.
+    """
+    if format not in FORMATS:
+        raise UserError(f"no format '{format}': {nearest(format, FORMATS)}")
+    return FORMATS[format](board)
+
+
+# Terminal
+
+
+def _terminal(board: Mapping[str, Any]) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    rows = board["rows"]
+    names = _metric_names(rows)
+    parts: list[RenderableType] = [_ranking(board)]
+    if len(names) > 1:
+        for start in range(0, len(rows), METHODS_PER_BLOCK):
+            block = rows[start : start + METHODS_PER_BLOCK]
+            parts += [Text(), _metrics_block(block, rows, names)]
+    notes = [*_tie_lines(rows), *board["incomparable"]]
+    parts += [Text(line) for line in (["", *notes] if notes else [])]
+    return Group(*parts)
+
+
+def _ranking(board: Mapping[str, Any]) -> Table:
+    """The metric ranked by, with its difference to the base under it, and what a row cost."""
+    from rich.text import Text
+
+    rows, by = board["rows"], board["ranked_by"]
+    table = _table()
+    table.add_column("#", justify="right")
+    table.add_column("method", overflow="fold")
+    if by is not None:
+        table.add_column(Text(f"{by} {_arrow(rows, by)}\nagainst base"), no_wrap=True)
+    columns = _cost_columns(rows)
+    for title in columns:
+        table.add_column(title.replace(" ", "\n"), justify="right", no_wrap=True)
+    for row in rows:
+        cells: list[RenderableType] = [_rank(row), Text(_title(row, rows) + _failure(row))]
+        if by is not None:
+            cells.append(_figure(row, by))
+        table.add_row(*cells, *(show(row) for show in columns.values()))
+    return table
+
+
+def _metrics_block(block: Sequence[Row], rows: Sequence[Row], names: Sequence[str]) -> Table:
+    """Metrics as lines, methods as columns."""
+    from rich.text import Text
+
+    table = _table()
+    table.add_column("metric", overflow="fold")
+    for row in block:
+        table.add_column(Text(_title(row, rows)), overflow="fold")
+    for name in names:
+        line = Text(f"{name} {_arrow(rows, name)}")
+        table.add_row(line, *(_figure(row, name) for row in block))
+    return table
+
+
+def _figure(row: Row, name: str) -> Text:
+    """Value and interval; under them the difference to the base in its colour."""
+    from rich.text import Text
+
+    value, delta = Text(_value(row, name)), _delta(row, name, interval=False)
+    style = _STYLES[_verdict(row["metrics"].get(name, {}))]
+    return value + Text(f"\n{delta}", style=style) if delta else value
+
+
+def _table() -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
+
+
+def _tie_lines(rows: Sequence[Row]) -> list[str]:
+    lines, told = [], set()
+    for row in rows:
+        others = [label for label in row["tied_with"] if (label, row["label"]) not in told]
+        told |= {(row["label"], label) for label in others}
+        if others:
+            lines.append(f"{row['label']} is tied with {', '.join(others)}: 0 is in the interval")
+    return lines
+
+
+# Text formats
+
+
+def _markdown(board: Mapping[str, Any]) -> str:
+    rows = board["rows"]
+    columns: dict[str, Callable[[Row], str]] = {
+        "#": _rank,
+        "method": lambda row: _title(row, rows) + _failure(row),
+    }
+    for name in _metric_names(rows):
+        columns[f"{name} {_arrow(rows, name)}"] = lambda row, name=name: _value(row, name)  # type: ignore[misc]
+        columns[f"{name} against base"] = lambda row, name=name: _delta(row, name)  # type: ignore[misc]
+    columns |= _cost_columns(rows)
+    columns["tied with"] = lambda row: ", ".join(row["tied_with"])
+    lines = [list(columns), ["---"] * len(columns)]
+    lines += [[show(row) for show in columns.values()] for row in rows]
+    table = "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
+    return "\n\n".join([table, *board["incomparable"]]) + "\n"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")
+
+
+def _csv(board: Mapping[str, Any]) -> str:
+    rows = board["rows"]
+    names = _metric_names(rows)
+    fields = _CSV_FIELDS.split()
+    costs = list(rows[0]["cost"]) if rows else []
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    head = ["rank", "label", "model", "method", "options", "seeds", "status"]
+    metric_heads = [f"{name}.{key}" for name in names for key in fields]
+    writer.writerow([*head, *metric_heads, *costs, "tied_with", "cells"])
+    for row in rows:
+        options = json.dumps(row["options"], sort_keys=True)
+        seeds = ";".join(map(str, row["seeds"]))
+        line = [row["rank"], row["label"], row["model"], row["method"], options, seeds]
+        metrics = [row["metrics"].get(name, {}).get(key) for name in names for key in fields]
+        cost = [row["cost"][key] for key in costs]
+        ends = [";".join(row["tied_with"]), ";".join(row["cells"])]
+        writer.writerow([*line, row["status"], *metrics, *cost, *ends])
+    return out.getvalue()
+
+
+def _json(board: Mapping[str, Any]) -> str:
+    return json.dumps(board, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+FORMATS: Mapping[str, Callable[[Mapping[str, Any]], RenderableType]] = {
+    "table": _terminal,
+    "markdown": _markdown,
+    "csv": _csv,
+    "json": _json,
+}
+"""Format -> how to render it."""
+
+
+# What the terminal and Markdown share
+
+
+def _cost_columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
+    columns: dict[str, Callable[[Row], str]] = {
+        "train time": lambda row: _duration(row["cost"]["train_seconds"]),
+        "eval time": lambda row: _duration(row["cost"]["evaluation_seconds"]),
+    }
+    for kind, title in _MEMORY.items():
+        if any(row["cost"]["peak_memory_kind"] == kind for row in rows):
+            columns[title] = lambda row, kind=kind: _memory(row["cost"], kind)  # type: ignore[misc]
+    columns["trainable"] = lambda row: _count(row["cost"]["trainable_parameters"])
+    columns["artifact"] = lambda row: _bytes(row["cost"]["artifact_bytes"])
+    return columns
+
+
+def _metric_names(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+
+
+def _rank(row: Row) -> str:
+    return "-" if row["rank"] is None else str(row["rank"])
+
+
+def _title(row: Row, rows: Sequence[Row]) -> str:
+    """The label, with the model where rows have several."""
+    several = len({other["model"] for other in rows}) > 1
+    return f"{row['label']} ({row['model']})" if several else str(row["label"])
+
+
+def _failure(row: Row) -> str:
+    return "" if row["status"] == "ok" else f" [{row['status']}]"
+
+
+def _arrow(rows: Sequence[Row], name: str) -> str:
+    """Which way is better."""
+    higher = next(
+        row["metrics"][name]["higher_is_better"] for row in rows if name in row["metrics"]
+    )
+    return "↑" if higher else "↓"
+
+
+def _value(row: Row, name: str) -> str:
+    metric = row["metrics"].get(name)
+    if metric is None or metric["value"] is None:
+        return "-"
+    return _number(metric["value"]) + _span(metric["ci_low"], metric["ci_high"])
+
+
+def _delta(row: Row, name: str, interval: bool = True) -> str:
+    """`-1.2 [-1.5, -0.9] better`; the word stands only where the interval excludes zero."""
+    metric = row["metrics"].get(name)
+    if metric is None or metric["delta"] is None:
+        return ""
+    span = _span(metric["delta_ci_low"], metric["delta_ci_high"], "+") if interval else ""
+    return f"{_number(metric['delta'], '+')}{span} {_verdict(metric)}".rstrip()
+
+
+def _verdict(metric: Mapping[str, Any]) -> str:
+    low, high = metric.get("delta_ci_low"), metric.get("delta_ci_high")
+    if low is None or high is None or low <= 0 <= high:
+        return ""
+    return "better" if (low > 0) == metric["higher_is_better"] else "worse"
+
+
+def _span(low: float | None, high: float | None, sign: str = "") -> str:
+    return "" if low is None or high is None else f" [{_number(low, sign)}, {_number(high, sign)}]"
+
+
+def _number(value: float, sign: str = "") -> str:
+    digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
+    tiny = 0 < abs(value) < 0.001 or abs(value) >= 1e6
+    return f"{value:{sign}.2g}" if tiny else f"{value:{sign}.{digits}f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+def _memory(cost: Mapping[str, Any], kind: str) -> str:
+    return _bytes(cost["peak_memory_bytes"]) if cost["peak_memory_kind"] == kind else "-"
+
+
+def _bytes(count: int | None) -> str:
+    return "-" if count is None else _scaled(count, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else _scaled(number, 1000, ("", "k", "M", "B", "T"))
+
+
+def _scaled(value: float, step: int, units: Sequence[str]) -> str:
+    power = 0
+    while value >= step and power < len(units) - 1:
+        value, power = value / step, power + 1
+    return f"{value:.{0 if power == 0 else 1}f}{units[power]}"

@@ -1,0 +1,188 @@
+"""Values that cross a boundary between parts of the harness. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Message = Mapping[str, str]
+"""One turn of a conversation: `{"role": "user", "content": "..."}`."""
+
+Status = Literal["ok", "oom", "error", "diverged"]
+Precision = Literal["float32", "bf16"]
+ArtifactKind = Literal["base", "weights", "adapter"]
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model, resolved: where it lies and what its bytes are."""
+
+    name: str
+    """As the experiment names it: an alias, a Hub id or a folder."""
+    path: str
+    """A local folder, or the Hub id."""
+    content_hash: str | None = None
+    """sha256 over the folder's weights, configuration and tokenizer; None for a Hub id."""
+    revision: str | None = None
+    """A Hub revision; None for a folder."""
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every method of an experiment gets, alike."""
+
+    steps: int
+    """Optimizer steps."""
+    batch: int
+    """Rows per optimizer step (the effective batch)."""
+    max_length: int
+    """Tokens per row; longer rows are cut and counted."""
+    precision: Precision
+    """Arithmetic of the forward and backward pass; trainable weights are always float32."""
+    micro_batch: int | None = None
+    """Rows per forward pass; None means `batch`. Divides `batch`."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training or evaluation row, in one of three forms.
+
+    Exactly one of `messages`, (`prompt`, `completion`) and `text` is set.
+    """
+
+    id: str
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    text: str | None = None
+    line: int | None = None
+    """Line (or row) in the source file, counted from 1."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """The row's other columns, untouched."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a method made: what is needed to open the model exactly as it was trained."""
+
+    kind: ArtifactKind
+    base: ModelRef
+    path: str | None = None
+    """Folder with safetensors weights or an adapter; None for the untouched base."""
+    quantization: Mapping[str, Any] | None = None
+    """Keywords of `transformers.BitsAndBytesConfig` for the base, or None."""
+    precision: Precision = "float32"
+    chat_template: str | None = None
+    """A Jinja template that replaces the tokenizer's own, or None."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a method's `train` gets. The plan owns it; a method only reads it."""
+
+    model: ModelRef
+    options: Any
+    """The method's own validated Options."""
+    budget: Budget
+    seed: int
+    train: Sequence[Row]
+    """Rows in the order of training, `steps * batch` of them: the same for every method."""
+    validation: Sequence[Row]
+    folder: Path
+    """An empty folder for the artifact."""
+    chat_template: str | None
+    loss: Literal["assistant", "all"]
+    """Which tokens are trained on."""
+    phase: Callable[[str], AbstractContextManager[None]]
+    """`with job.phase("load"):` measures seconds and peak memory under that name."""
+    report: Callable[..., None]
+    """`job.report(step=3, steps=60, loss=1.9)` feeds the live progress."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Figures for the record's `training` section (`loss_curve`, `tokens` ...)."""
+    warn: Callable[[str], None] = lambda message: None
+    """Adds a line to the record's `warnings`."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question of a suite."""
+
+    id: str
+    messages: tuple[Message, ...] | None = None
+    """The conversation up to the answer; None for plain text."""
+    prompt: str | None = None
+    """The prompt as plain text where there are no messages."""
+    reference: str | None = None
+    choices: tuple[str, ...] | None = None
+    answer: int | None = None
+    """Index of the right choice."""
+    group: str | None = None
+    """Domain, subject or slice."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def question(self) -> str:
+        """The last thing asked, as plain text."""
+        return self.messages[-1]["content"] if self.messages else (self.prompt or "")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model answered to a sample."""
+
+    id: str
+    text: str
+    tokens: int
+    """Generated tokens, the end token included."""
+    capped: bool
+    """True where the answer reached `max_new_tokens` without an end token."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a suite's figure is computed from the per-sample scores in its sample file.
+
+    kinds: `mean` of `score`; `share`, the mean of a score that is 0 or 1;
+    `ratio`, sum(score) / sum(per); `exp_ratio`, exp of that (perplexity).
+    """
+
+    name: str
+    higher_is_better: bool
+    kind: Literal["mean", "share", "ratio", "exp_ratio"] = "mean"
+    score: str = ""
+    """Key in a sample row's `scores`; the metric's own name where empty."""
+    per: str | None = None
+    """Key of the denominator for the ratio kinds."""
+    where: str | None = None
+    """Only samples whose `group` is this; None means all."""
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """What running a suite on a model gives: rows for the sample file and how to sum them up."""
+
+    rows: Sequence[Mapping[str, Any]]
+    """One per sample: id, prompt, reference, output, scores (name -> number or None), group."""
+    metrics: Sequence[Metric]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Facts for the record, such as `capped_share`, `judge`, `stride`."""
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell's result, as `<out>/cells/<id>.json` holds it."""
+
+    id: str
+    status: Status
+    plan: Mapping[str, Any]
+    training: Mapping[str, Any] | None = None
+    evaluation: Mapping[str, Any] | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    error: Mapping[str, Any] | None = None
+    """`type`, `message`, `phase` and the tail of the traceback; None where status is ok."""

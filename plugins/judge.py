@@ -1,0 +1,77 @@
+"""A judge that needs no API: the expected score under a local model's probabilities."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from harness import Judge, Judgement, Output, Sample, Tools, hookimpl
+
+SCORES = (1, 2, 3, 4, 5)
+LEAST_MASS = 0.01
+"""Below this share of probability on the score tokens there is no verdict."""
+
+
+class ExpectedScore(Judge):
+    """Sum of score times probability over the tokens 1 to 5 (G-Eval, Liu et al. 2023, 2303.16634).
+
+    The prompt holds a rubric and the reference answer (as in Prometheus 2, Kim et al. 2024,
+    2405.01535). Reading probabilities instead of one sampled verdict leaves nothing to parse and
+    gives the same score on every run. Probabilities are normalised over the five scores.
+    """
+
+    name = "expected_score"
+
+    def judge(
+        self, outputs: Sequence[Output], samples: Sequence[Sample], *, rubric: str, tools: Tools
+    ) -> Judgement:
+        """Scores from 1 to 5; None where the model puts almost nothing on the score tokens."""
+        from harness.tokens import render
+
+        model = tools.judge_model()
+        requests = []
+        for output, sample in zip(outputs, samples, strict=True):
+            message = {"role": "user", "content": _prompt(rubric, sample, output)}
+            text = render(model.tokenizer, [message], model.chat_template, generation_prompt=True)
+            requests += [_request(model.tokenizer, text + "Score:", s) for s in SCORES]
+        found = model.loglikelihood(requests, tools.progress)
+        scores: list[float | None] = []
+        masses = []
+        for i in range(len(outputs)):
+            five = found[i * len(SCORES) : (i + 1) * len(SCORES)]
+            weights = [math.exp(score.logprob) for score in five]
+            masses.append(sum(weights))
+            scores.append(_expected(weights))
+        silent = sum(score is None for score in scores)
+        return Judgement(
+            scores,
+            notes={"least_mass": min(masses, default=None)},
+            warnings=[f"the judge gave no verdict on {silent} answers"] if silent else [],
+        )
+
+
+def _prompt(rubric: str, sample: Sample, output: Output) -> str:
+    return (
+        f"{rubric.strip()}\n\nQuestion: {sample.question}\n"
+        f"Reference answer: {sample.reference}\nAnswer to rate: {output.text}\n\n"
+        "Give one score from 1 to 5."
+    )
+
+
+def _request(tokenizer: object, text: str, score: int) -> tuple[list[int], list[int]]:
+    """The prompt's tokens and those that the score adds to it."""
+    encode = tokenizer  # a transformers tokenizer is a callable
+    context = encode(text, add_special_tokens=False)["input_ids"]  # type: ignore[operator]
+    whole = encode(f"{text} {score}", add_special_tokens=False)["input_ids"]  # type: ignore[operator]
+    return context, whole[len(context) :]
+
+
+def _expected(weights: Sequence[float]) -> float | None:
+    mass = sum(weights)
+    if mass < LEAST_MASS:
+        return None
+    return sum(s * w for s, w in zip(SCORES, weights, strict=True)) / mass
+
+
+@hookimpl
+def register_judges(register: Callable[[Judge], None]) -> None:
+    """The judge `expected_score`."""
+    register(ExpectedScore())

@@ -1,0 +1,54 @@
+"""Runs cells one after another as child processes of this one."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness import Executor, hookimpl
+
+PATIENCE = 20
+"""Seconds that a worker gets to end after it was told to."""
+
+
+class Local(Executor):
+    """One worker at a time on this machine."""
+
+    name = "local"
+
+    def run(self, job_file: Path, log_file: Path) -> Iterator[Mapping[str, Any]]:
+        """Events come as JSON lines on the worker's standard output; the rest goes to the log."""
+        with log_file.open("ab") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "harness.worker", str(job_file)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                text=True,
+            )
+            try:
+                assert worker.stdout is not None
+                for line in worker.stdout:
+                    yield json.loads(line)
+                yield {"event": "exit", "code": worker.wait()}
+            finally:
+                _stop(worker)
+
+
+def _stop(worker: subprocess.Popen[str]) -> None:
+    if worker.poll() is None:
+        worker.send_signal(signal.SIGTERM)
+        try:
+            worker.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+@hookimpl
+def register_executors(register: Callable[[Executor], None]) -> None:
+    """The executor `local`."""
+    register(Local())
