@@ -39,7 +39,7 @@ _HOME = {
     "train_sft": "sft",
 }
 
-__all__ = [  # noqa: RUF022 - the same order as _HOME, which a test compares
+__all__ = [
     "Artifact",
     "Executor",
     "Job",

@@ -60,7 +60,7 @@ def register_commands(cli: Any) -> None:
     """Add commands to the click group `cli`."""
 
 
-# ---- a cell's life: in the worker -----------------------------------------------------------------
+# ---- a cell's life: in the worker ----------------------------------------------------------------
 
 
 @hookspec(firstresult=True)

@@ -76,7 +76,18 @@ def build(
         "schema": SCHEMA,
         "ranked_by": ranked_by,
         "rows": [rows[index] for index in order],
+        "labels": _labels(by_id.values()),
         "incomparable": _incomparable([rows[index] for index in order]),
+    }
+
+
+def _labels(cells: Iterable[Cell]) -> dict[str, str]:
+    """What a suite's figures must be read with, such as `self-judged`, by suite."""
+    return {
+        name: suite["notes"]["label"]
+        for cell in cells
+        for name, suite in _suites(cell).items()
+        if (suite.get("notes") or {}).get("label")
     }
 
 

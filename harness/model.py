@@ -151,6 +151,7 @@ def open_artifact(artifact: Artifact) -> LanguageModel:
     """Open an artifact as it was trained: its adapter on its base, quantised as it was."""
     model = load_weights(artifact)
     if artifact.kind == "adapter":
+        assert artifact.path is not None
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, artifact.path)

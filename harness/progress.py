@@ -56,8 +56,13 @@ class Live(Quiet):
 
     def __init__(self, cells: int) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         self._bars = Progress(
             TextColumn("{task.description:<44}"),

@@ -209,7 +209,7 @@ def _trainer_class(job: Job) -> type[Any]:
     """SFTTrainer whose validation and checkpoints are phases of their own, not training time."""
     from trl import SFTTrainer
 
-    class PhasedTrainer(SFTTrainer):  # type: ignore[misc]
+    class PhasedTrainer(SFTTrainer):
         def evaluate(self, *args: Any, **kwargs: Any) -> Any:
             with job.phase("validate"):
                 return super().evaluate(*args, **kwargs)
@@ -241,7 +241,7 @@ def _watcher(job: Job) -> Any:
     job.notes["loss_curve"] = curve
     job.notes["step_seconds"] = clock.seconds
 
-    class Watcher(TrainerCallback):  # type: ignore[misc]
+    class Watcher(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             clock.begin()
 

@@ -53,7 +53,7 @@ def _terminal(board: Mapping[str, Any]) -> RenderableType:
         for start in range(0, len(rows), METHODS_PER_BLOCK):
             block = rows[start : start + METHODS_PER_BLOCK]
             parts += [Text(), _metrics_block(block, rows, names)]
-    notes = [*_tie_lines(rows), *board["incomparable"]]
+    notes = _notes(board)
     parts += [Text(line) for line in (["", *notes] if notes else [])]
     return Group(*parts)
 
@@ -109,6 +109,12 @@ def _table() -> Table:
     return Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
 
 
+def _notes(board: Mapping[str, Any]) -> list[str]:
+    """What the figures must be read with: ties, labels such as self-judged, unequal suites."""
+    labels = [f"{suite}: {label}" for suite, label in board.get("labels", {}).items()]
+    return [*_tie_lines(board["rows"]), *labels, *board["incomparable"]]
+
+
 def _tie_lines(rows: Sequence[Row]) -> list[str]:
     lines, told = [], set()
     for row in rows:
@@ -136,7 +142,7 @@ def _markdown(board: Mapping[str, Any]) -> str:
     lines = [list(columns), ["---"] * len(columns)]
     lines += [[show(row) for show in columns.values()] for row in rows]
     table = "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
-    return "\n\n".join([table, *board["incomparable"]]) + "\n"
+    return "\n\n".join([table, *_notes(board)]) + "\n"
 
 
 def _escaped(cell: str) -> str:

@@ -169,7 +169,8 @@ def _job(running: _Running, method: Any, folder: Path) -> Job:
 
     cell = running.work.cell
     train, validation = training_rows(cell.data) if cell.data else ([], [])
-    order = training_order(len(train), cell.budget.steps * cell.budget.batch, cell.seed)
+    draws = cell.budget.steps * cell.budget.batch
+    order = training_order(len(train), draws, cell.seed) if train else []
     _warn_of_leaks(running, train)
     return Job(
         model=cell.model,

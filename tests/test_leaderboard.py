@@ -329,7 +329,11 @@ def test_only_what_excludes_zero_is_called_better_or_worse(results: Results) -> 
     board = results.board()
     same = by_label(board)["same"]["metrics"]["quiz.perplexity"]
     assert same["delta_ci_low"] < 0 < same["delta_ci_high"]
-    lines = {line.split("|")[2].strip(): line for line in render(board, "markdown").splitlines()}
+    lines = {
+        line.split("|")[2].strip(): line
+        for line in render(board, "markdown").splitlines()
+        if "|" in line
+    }
 
     def verdict(label: str) -> str:
         return lines[label].split("|")[4].split("]")[1].strip()

@@ -40,7 +40,10 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
         verdict = judge.judge(outputs, samples, rubric=suite["judge"]["rubric"], tools=tools)
         found["score"] = verdict.scores
         metrics.append(Metric("score", True))
-        notes["judge"] = {**tools.judge_identity(), "judge": judge.name, **verdict.notes}
+        identity = tools.judge_identity()
+        notes["judge"] = {**identity, "judge": judge.name, **verdict.notes}
+        if identity["self_judged"]:
+            notes["label"] = "self-judged, by the base of what is judged"
         warnings += verdict.warnings
     rows = [
         {

@@ -102,7 +102,7 @@ def _lm(tools: Any) -> Any:
 
     model = tools.model
 
-    class SharedPrefixLM(TemplateLM):  # type: ignore[misc]
+    class SharedPrefixLM(TemplateLM):
         tokenizer = model.tokenizer
         tokenizer_name = model.artifact.base.name.replace("/", "__")
 

@@ -103,13 +103,14 @@ def plugins(as_json: bool) -> None:
 def doctor(as_json: bool) -> int:
     """Print what this machine can do; 2 where something needed is missing."""
     from harness import doctor as doctors
+    from harness.errors import UserError
 
     checks = doctors.checks()
     if as_json:
-        click.echo(doctors.to_json(checks))
+        click.echo(json.dumps(doctors.to_json(checks), indent=2))
     else:
         _console().print(doctors.render(checks))
-    return doctors.exit_code(checks) if hasattr(doctors, "exit_code") else 0
+    return UserError.exit_code if any(c.status == "missing" for c in checks) else 0
 
 
 def _list(columns: Sequence[str], rows: Sequence[Sequence[str]], as_json: bool) -> None:
@@ -140,5 +141,4 @@ def _yes(value: object) -> str:
 
 
 def _megabytes(row: dict[str, Any]) -> str:
-    size = row.get("download") or row.get("size") or 0
-    return f"{size / 1e6:.0f} MB"
+    return f"{row['download_bytes'] / 1e6:.0f} MB"
