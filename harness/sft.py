@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,7 +91,7 @@ def train_sft(
         validation = _encode(job, tokenizer, job.validation) if settings.validate_every else []
         trainer = _trainer(job, settings, model, tokenizer, peft, train, validation)
     _note_parameters(job, trainer.model)
-    with job.phase("train"):
+    with job.phase("train"), _head_on_trained_positions():
         trainer.train()
     _note_curve(job, trainer, train)
     with job.phase("save"):
@@ -219,6 +220,27 @@ def _trainer_class(job: Job) -> type[Any]:
                 return super()._save_checkpoint(*args, **kwargs)
 
     return PhasedTrainer
+
+
+@contextmanager
+def _head_on_trained_positions() -> Iterator[None]:
+    """Have TRL's fused head skip positions without a label on the CPU too.
+
+    TRL 1.16 does so on devices with Triton only and elsewhere scores the prompt as well; the loss
+    is the same. On two AVX2 cores a step of 400 tokens, 160 of them trained on, spent 2.1 of its
+    4.6 seconds there. Where TRL has moved the switch, training is slower and nothing else.
+    """
+    from trl.trainer import utils
+
+    switch = getattr(utils, "_use_triton", None)
+    if switch is None:
+        yield
+        return
+    utils._use_triton = lambda device: device.type == "cpu" or switch(device)
+    try:
+        yield
+    finally:
+        utils._use_triton = switch
 
 
 def _dataset(encoded: Sequence[Encoded]) -> Any:

@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from warm import Warm
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -162,7 +163,7 @@ metric_list:
 metadata: {version: 1.0}
 """
 
-_QUESTIONS = '''\
+_QUESTIONS = """\
 from pathlib import Path
 
 import datasets
@@ -171,7 +172,7 @@ import datasets
 def questions(**_):
     file = Path(__file__).with_suffix(".jsonl")
     return {"test": datasets.Dataset.from_json(str(file))}
-'''
+"""
 
 
 def _choices() -> list[dict[str, Any]]:
@@ -262,6 +263,34 @@ def experiment(tmp_path: Path, tiny_model: Path) -> Callable[..., Experiment]:
     return lambda **changes: write_experiment(tmp_path, tiny_model, **changes)
 
 
+# ---- plugins -------------------------------------------------------------------------------------
+
+
+def write_distribution(folder: Path, module: Path, name: str) -> Path:
+    """Put a plugin in `folder` as an installer would: its code, and metadata with its entry point.
+
+    A folder that stands on the import path is all that a distribution needs to be found.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if module.is_dir():
+        shutil.copytree(module, folder / module.name, dirs_exist_ok=True)
+    else:
+        shutil.copy(module, folder)
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[harness]\n{name} = {module.stem}\n")
+    return folder
+
+
+@pytest.fixture
+def install_by_hand(tmp_path: Path) -> Callable[[str], Path]:
+    """`install_by_hand("twin")` installs tests/plugins/twin.py into a folder and returns that."""
+    return lambda name: write_distribution(
+        tmp_path / "site", ROOT / "tests/plugins" / f"{name}.py", name
+    )
+
+
 # ---- the command ---------------------------------------------------------------------------------
 
 
@@ -287,3 +316,43 @@ def run_harness(
 def harness() -> Callable[..., Ran]:
     """`harness("plan", file)` runs the command and returns code, stdout and stderr."""
     return run_harness
+
+
+# ---- results -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """An executor that saves the seconds of importing torch in each cell."""
+    trouble = write_distribution(
+        tmp_path_factory.mktemp("warm"), ROOT / "tests/plugins/trouble.py", "trouble"
+    )
+    executor = Warm(trouble)
+    yield executor
+    executor.close()
+
+
+def run_warm(small: Experiment, executor: Warm, **settings: Any) -> Any:
+    """Run an experiment without the command line; the Outcome, and the events of each cell."""
+    from harness.config import load_experiment
+    from harness.manager import Plugins
+    from harness.plan import Settings, make_plan
+    from harness.run import run_plan
+
+    plan = make_plan(load_experiment(small.file), Plugins(), Settings(**settings))
+    return run_plan(plan, small.out, executor, lambda cell, event: None)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, warm: Warm) -> Experiment:
+    """An experiment that ran: four methods, two seeds of LoRA, four suites. Read it, no more."""
+    small = write_experiment(
+        tmp_path_factory.mktemp("finished"),
+        tiny_model,
+        methods=["base", "full", {"name": "lora", "r": 4}, {"name": "qlora", "r": 4}],
+        seeds=[0, 1],
+    )
+    outcome = run_warm(small, warm)
+    logs = {cell: (small.out / "logs" / f"{cell}.log").read_text() for cell in outcome.failed}
+    assert not logs, logs
+    return small

@@ -1,0 +1,39 @@
+# make quickstart   a virtual environment, the installation, and the main job
+# make test         what tests need, then linters, types and all tests
+# make test-fast    the same without the tests marked slow
+# make PYTHON=python3.12 ...   another Python
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: quickstart test test-fast lint format
+
+quickstart: $(VENV)/installed
+	$(BIN)/harness run quickstart
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The stamps hold pip back until one of these files changes.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e ".[dev]"
+	touch $(VENV)/installed $@

@@ -1,0 +1,44 @@
+"""A method that breaks in the way that its option names, and a command."""
+
+import os
+import signal
+from typing import Literal
+
+import click
+
+from harness import Method, MethodOptions, hookimpl
+from harness.errors import CellFailed
+
+
+class TroubleOptions(MethodOptions):
+    how: Literal["error", "memory", "diverged", "killed", "exit"] = "error"
+    """What goes wrong."""
+
+
+class Trouble(Method):
+    name, Options = "trouble", TroubleOptions
+
+    def train(self, job):
+        with job.phase("train"):
+            if job.options.how == "memory":
+                raise MemoryError("out of memory: tried to allocate 9 GiB")
+            if job.options.how == "diverged":
+                raise CellFailed("loss is not finite at step 1", status="diverged")
+            if job.options.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if job.options.how == "exit":
+                os._exit(3)
+            raise ValueError("this method always breaks")
+
+
+@hookimpl
+def register_methods(register):
+    register(Trouble())
+
+
+@hookimpl
+def register_commands(cli):
+    @cli.command()
+    def shout():
+        """Say something."""
+        click.echo("TROUBLE")

@@ -1,0 +1,136 @@
+"""Answers are greedy, the same in any batch, and owe nothing to a model's own settings."""
+
+import json
+import shutil
+
+import pytest
+
+from harness.model import open_artifact
+from harness.types import Artifact, ModelRef
+
+TEXTS = (
+    "Do you sell lamps?",
+    "Is the red kettle here?",
+    "x",
+    "You answer for a small shop. Do you sell a green tent, a blue rope or a red stove?",
+    "Yes",
+)
+
+
+def opened(folder, **changes):
+    return open_artifact(Artifact("base", ModelRef("tiny", str(folder)), **changes))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return opened(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer):
+    return [tokenizer(text)["input_ids"] for text in TEXTS]
+
+
+def alone(model, prompt, count):
+    """transformers' own greedy answer to one prompt, up to the end token."""
+    import torch
+
+    out = model.model.generate(
+        input_ids=torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=count,
+        eos_token_id=model.end_ids,
+        pad_token_id=model.end_ids[0],
+    )
+    new = out[0, len(prompt) :].tolist()
+    ends = [i for i, token in enumerate(new) if token in model.end_ids]
+    return tuple(new[: ends[0]] if ends else new)
+
+
+def test_a_batch_answers_as_each_prompt_alone(model, prompts):
+    together = model.generate(prompts, max_new_tokens=12)
+    assert [g.ids for g in together] == [alone(model, p, 12) for p in prompts]
+    assert len({g.ids for g in together}) > 1
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_size_of_a_batch_changes_nothing(tiny_model, model, prompts, size):
+    other = opened(tiny_model)
+    other.generate_batch = size
+    expected = model.generate(prompts, max_new_tokens=8)
+    assert other.generate(prompts, max_new_tokens=8) == expected
+
+
+def test_nothing_is_inherited_from_a_models_generation_config(tiny_model, tmp_path, model, prompts):
+    noisy = tmp_path / "noisy"
+    shutil.copytree(tiny_model, noisy)
+    settings = {
+        "do_sample": True,
+        "temperature": 3.0,
+        "top_k": 5,
+        "top_p": 0.5,
+        "repetition_penalty": 1.9,
+        "no_repeat_ngram_size": 2,
+        "max_length": 9,
+        "suppress_tokens": list(model.generate(prompts, max_new_tokens=1)[0].ids),
+        "eos_token_id": model.end_ids[0],
+    }
+    (noisy / "generation_config.json").write_text(json.dumps(settings))
+    expected = model.generate(prompts, max_new_tokens=12)
+    assert opened(noisy).generate(prompts, max_new_tokens=12) == expected
+
+
+def test_an_answer_that_meets_the_cap_says_so(model, prompts):
+    (answer,) = model.generate(prompts[:1], max_new_tokens=3)
+    assert answer.capped
+    assert len(answer.ids) == 3
+
+
+def test_the_end_token_ends_an_answer_and_is_no_part_of_it(tiny_model, tmp_path, model, prompts):
+    (free,) = model.generate(prompts[3:4], max_new_tokens=8)
+    end = free.ids[3]
+    ending = tmp_path / "ending"
+    shutil.copytree(tiny_model, ending)
+    (ending / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    other = opened(ending)
+    assert end in other.end_ids
+    first = free.ids.index(end)
+    answers = other.generate([prompts[0], prompts[3]], max_new_tokens=8)
+    assert answers[1].ids == free.ids[:first]
+    assert not answers[1].capped
+
+
+def test_an_adapter_is_opened_on_its_base(tiny_model, tiny_artifact, tmp_path, model, prompts):
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from harness.model import load_weights
+
+    torch.manual_seed(1)
+    config = LoraConfig(
+        r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    adapted = get_peft_model(load_weights(tiny_artifact), config)
+    adapted.save_pretrained(tmp_path)
+    found = open_artifact(
+        Artifact("adapter", ModelRef("tiny", str(tiny_model)), path=str(tmp_path))
+    )
+    pairs = [(prompts[0], prompts[4])]
+    with torch.inference_mode():
+        ids = torch.tensor([prompts[0] + prompts[4]])
+        logprobs = adapted.eval()(input_ids=ids).logits[0, len(prompts[0]) - 1 : -1].log_softmax(-1)
+    expected = sum(float(row[t]) for row, t in zip(logprobs, prompts[4], strict=True))
+    assert found.loglikelihood(pairs)[0].logprob == pytest.approx(expected, abs=1e-5)
+    assert model.loglikelihood(pairs)[0].logprob != pytest.approx(expected, abs=1e-2)
+
+
+def test_what_is_no_causal_language_model_is_the_users_to_mend(tmp_path, tiny_model):
+    from harness.errors import UserError
+
+    odd = tmp_path / "odd"
+    shutil.copytree(tiny_model, odd)
+    config = json.loads((odd / "config.json").read_text())
+    (odd / "config.json").write_text(json.dumps({**config, "model_type": "clip_vision_model"}))
+    with pytest.raises(UserError, match="model 'tiny' cannot be opened"):
+        opened(odd)

@@ -1,0 +1,111 @@
+"""What the README shows is what the harness does: its examples are taken out of it and run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import config
+from harness.cli import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(section: str, language: str) -> str:
+    """The first code block of a language in a section of the README."""
+    text = README.split(f"\n## {section}\n", 1)[1].split("\n## ", 1)[0]
+    found = re.search(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert found, f"no {language} in '{section}'"
+    return found[1]
+
+
+def install(folder: Path) -> None:
+    """The README's method as an installed distribution: a module, and metadata that names it."""
+    (folder / "harness_dora.py").write_text(block("Write a method", "python"))
+    info = folder / "harness_dora-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: harness-dora\nVersion: 1.0\n")
+    told = block("Write a method", "toml").replace("project.entry-points.harness", "harness")
+    (info / "entry_points.txt").write_text(told.replace('"', ""))
+
+
+def test_the_method_and_the_suite_of_the_readme_run(
+    experiment: Callable[..., Any], harness: Callable[..., Any], tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    install(site)
+    small = experiment(methods=["base", {"name": "dora", "r": 4}], suites=["returns-policy"])
+    (small.folder / "returns-policy.yaml").write_text(block("Write a suite", "yaml"))
+    (small.folder / "returns.jsonl").write_text(block("Write a suite", "json"))
+
+    ran = harness("run", small.file, "--out", small.out, env={"PYTHONPATH": str(site)})
+
+    assert ran.code == 0, ran.stderr
+    records = small.records()
+    assert {record["status"] for record in records.values()} == {"ok"}
+    dora = records["dora-0"]
+    assert dora["plan"]["options"]["r"] == 4
+    assert dora["plan"]["options"]["lr"] == 2e-4
+    adapter = json.loads((small.out / "artifacts" / dora["id"] / "adapter_config.json").read_text())
+    assert (adapter["r"], adapter["lora_alpha"], adapter["use_dora"]) == (4, 8, True)
+    metrics = dora["evaluation"]["suites"]["returns-policy"]["metrics"]
+    assert set(metrics) == {"rougeL", "exact_match", "must_contain"}
+    assert all(metric["n"] == 2 and metric["delta"] is not None for metric in metrics.values())
+
+
+def test_the_examples_are_as_short_as_they_are_said_to_be() -> None:
+    assert len(block("Write a method", "python").splitlines()) <= 30
+    assert len(block("Write a suite", "yaml").splitlines()) <= 12
+
+
+def test_the_experiment_shown_is_the_bundled_one() -> None:
+    bundled = ROOT / "harness" / "bundled" / "quickstart.yaml"
+    assert block("An experiment", "yaml") == bundled.read_text(encoding="utf-8")
+
+
+def test_the_settings_for_real_benchmarks_are_taken(
+    experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.manager import plugins
+    from harness.plan import Settings, make_plan
+
+    shown = yaml.safe_load(block("Real MMLU and ARC", "yaml"))
+    small = experiment(suites=shown["suites"])
+    plan = make_plan(config.load_experiment(small.file), plugins(), Settings())
+    (suite,) = plan.base.suites
+    assert (suite["tasks"], suite["num_fewshot"]) == (["mmlu", "arc_easy"], 5)
+
+
+def test_the_readme_names_commands_that_exist_and_leaves_none_out() -> None:
+    named = set(re.findall(r"`harness ([a-z]+)", README))
+    assert named == set(cli.commands)
+
+
+def test_options_named_with_a_command_exist() -> None:
+    for command, options in re.findall(r"^\| `harness (\w+)[^|]*\|(.*)\|$", README, re.MULTILINE):
+        known = {name for option in cli.commands[command].params for name in option.opts}
+        assert set(re.findall(r"--[a-z-]+", options)) <= known, command
+
+
+def test_the_packaged_models_and_their_licences_are_the_registry_s() -> None:
+    from harness.packaged import registry
+
+    for entry in registry().values():
+        line = f"| `{entry.alias}` | {entry.model} | {entry.licence} "
+        assert f"{line}| `{entry.package}` {entry.version} |" in README
+
+
+def test_files_that_the_readme_names_are_there() -> None:
+    for name in ("constraints.txt", "LICENSE", "CONTRIBUTING.md", "harness/hookspecs.py"):
+        assert name in README
+        assert (ROOT / name).is_file()
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -1,0 +1,164 @@
+"""Log-probabilities are those of one plain forward pass per request, whatever was shared."""
+
+import random
+
+import pytest
+
+from harness.model import LanguageModel, load_weights, open_artifact
+from harness.scoring import score_requests
+from harness.types import Artifact, ModelRef
+
+MAX_LENGTH = 256
+NF4 = {
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "bnb_4bit_compute_dtype": "float32",
+}
+
+
+def requests_for(vocabulary, longest=80):
+    """Four choices to each of some questions, lone pairs of many lengths, and equal ones."""
+    draw = random.Random(1)
+
+    def tokens(count):
+        return draw.choices(range(vocabulary), k=count)
+
+    shared = tokens(30)
+    requests = []
+    for _ in range(5):
+        question = [*shared, *tokens(draw.randrange(5, 20))]
+        requests += [(question, tokens(draw.randrange(1, 6))) for _ in range(4)]
+    requests += [(tokens(draw.randrange(1, longest)), tokens(1 + i % 7)) for i in range(12)]
+    return [*requests, requests[0]]
+
+
+def naive(model, requests, max_length=MAX_LENGTH):
+    """One request, one pass, float32 log-softmax."""
+    import torch
+
+    scores = []
+    with torch.inference_mode():
+        for context, continuation in requests:
+            ids = [*context, *continuation][-(max_length + 1) :]
+            logits = model(input_ids=torch.tensor([ids[:-1]])).logits[0].float()
+            logprobs = logits.log_softmax(-1)[-len(continuation) :]
+            values = [float(row[t]) for row, t in zip(logprobs, continuation, strict=True)]
+            best = [int(row.argmax()) for row in logprobs]
+            scores.append((values, best == list(continuation)))
+    return scores
+
+
+def check(model, requests, tokens_per_pass=512, tolerance=1e-5):
+    found = score_requests(model, requests, max_length=MAX_LENGTH, tokens_per_pass=tokens_per_pass)
+    for score, (values, greedy) in zip(found, naive(model, requests), strict=True):
+        assert score.token_logprobs == pytest.approx(values, abs=tolerance, rel=1e-5)
+        assert score.logprob == pytest.approx(sum(values), abs=tolerance, rel=1e-5)
+        assert score.greedy == greedy
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_artifact):
+    return load_weights(tiny_artifact).eval()
+
+
+def with_adapter(model, **config):
+    """A LoRA adapter whose update is not zero."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(3)
+    settings = {"target_modules": "all-linear", "r": 4, **config}
+    adapted = get_peft_model(
+        model, LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **settings)
+    )
+    return adapted.eval()
+
+
+def test_scores_are_those_of_a_full_forward(plain):
+    check(plain, requests_for(plain.config.vocab_size))
+
+
+def test_an_adapter_stays_in_force(tiny_artifact, plain):
+    requests = requests_for(plain.config.vocab_size)
+    adapted = with_adapter(load_weights(tiny_artifact))
+    check(adapted, requests)
+    untouched = naive(plain, requests[:1])[0][0]
+    assert naive(adapted, requests[:1])[0][0] != pytest.approx(untouched, abs=1e-2)
+
+
+def test_an_adapter_on_the_head_stays_in_force(tiny_artifact):
+    adapted = with_adapter(load_weights(tiny_artifact), target_modules=["q_proj", "lm_head"])
+    check(adapted, requests_for(adapted.config.vocab_size))
+
+
+def test_a_base_in_4_bits_with_its_adapter(tiny_model):
+    artifact = Artifact("base", ModelRef("tiny", str(tiny_model)), quantization=NF4)
+    quantised = load_weights(artifact)
+    check(quantised.eval(), requests_for(quantised.config.vocab_size))
+    adapted = with_adapter(quantised)
+    check(adapted, requests_for(adapted.config.vocab_size))
+
+
+@pytest.mark.parametrize("tokens_per_pass", [1, 64, 300, 100_000])
+def test_the_size_of_a_pass_changes_nothing(plain, tokens_per_pass):
+    check(plain, requests_for(plain.config.vocab_size), tokens_per_pass)
+
+
+def test_bf16_is_no_coarser_than_its_hidden_states(tiny_model):
+    """The head runs in float32: equal within the noise of bf16 bodies, and finer than its own."""
+    import torch
+
+    artifact = Artifact("base", ModelRef("tiny", str(tiny_model)), precision="bf16")
+    model = load_weights(artifact).eval()
+    requests = requests_for(model.config.vocab_size)[:4]
+    (score, *_) = score_requests(model, requests, max_length=MAX_LENGTH, tokens_per_pass=512)
+    context, continuation = requests[0]
+    ids = torch.tensor([[*context, *continuation][:-1]])
+    with torch.inference_mode():
+        hidden = model.model(input_ids=ids).last_hidden_state[0, -len(continuation) :]
+        logits = hidden.float() @ model.lm_head.weight.float().T
+    values = logits.log_softmax(-1)[range(len(continuation)), continuation].tolist()
+    assert score.token_logprobs == pytest.approx(values, abs=0.05)
+    assert any(value != float(torch.tensor(value).bfloat16()) for value in score.token_logprobs)
+
+
+def test_progress_ends_at_the_total(plain):
+    told = []
+    score_requests(
+        plain,
+        requests_for(plain.config.vocab_size),
+        max_length=MAX_LENGTH,
+        tokens_per_pass=256,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert told[-1][0] == told[-1][1]
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_too_long_requests_are_cut_as_lm_evals_hflm_cuts_them(tiny_artifact, plain, tokenizer):
+    from lm_eval.models.huggingface import HFLM
+
+    vocabulary = plain.config.vocab_size
+    draw = random.Random(2)
+    requests = requests_for(vocabulary)[:8]
+    for length in (255, 256, 257, 300, 700):
+        for count in (1, 4, 200):
+            context = draw.choices(range(vocabulary), k=length)
+            requests.append((context, draw.choices(range(vocabulary), k=count)))
+    reference = HFLM(pretrained=plain, tokenizer=tokenizer, batch_size=1)
+    assert reference.max_length == MAX_LENGTH
+    theirs = reference._loglikelihood_tokens(
+        [(("", ""), context, continuation) for context, continuation in requests],
+        disable_tqdm=True,
+    )
+    opened = open_artifact(tiny_artifact)
+    assert isinstance(opened, LanguageModel)
+    assert opened.max_length == MAX_LENGTH
+    ours = opened.loglikelihood(requests)
+    for score, (logprob, greedy), (context, continuation) in zip(
+        ours, theirs, requests, strict=True
+    ):
+        assert score.logprob == pytest.approx(logprob, abs=1e-4, rel=1e-5)
+        assert score.greedy == greedy
+        assert score.cut == (len(context) + len(continuation) > MAX_LENGTH + 1)

@@ -1,0 +1,163 @@
+"""What the trainer is given: the plan's rows in the plan's order, with the labels kept."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from harness import sft
+from harness.errors import UserError
+from harness.measure import StepClock
+from harness.tokens import IGNORED, encode_row
+from harness.types import Budget, Job, ModelRef, Row
+
+ROWS = [
+    Row(
+        f"row-{i}",
+        messages=(
+            {"role": "user", "content": f"Do you sell {thing}?"},
+            {"role": "assistant", "content": f"Yes, {thing} at {i} coins."},
+        ),
+    )
+    for i, thing in enumerate(["a lamp", "one large green tent", "rope", "a kettle"] * 2)
+]
+
+
+def job(folder: Path, model: Path, **budget) -> Job:
+    return Job(
+        model=ModelRef("tiny", str(model)),
+        options=None,
+        budget=Budget(
+            **{"steps": 4, "batch": 2, "max_length": 96, "precision": "float32", **budget}
+        ),
+        seed=7,
+        train=ROWS,
+        validation=ROWS[:2],
+        folder=folder,
+        chat_template=None,
+        loss="assistant",
+        phase=lambda name: contextlib.nullcontext(),
+        report=lambda **event: None,
+    )
+
+
+@pytest.fixture
+def trainer(tiny_model, tmp_path):
+    """`trainer(packing=True)` makes the trainer that train_sft would run."""
+
+    def make(budget=None, **options):
+        work = job(tmp_path, tiny_model, **(budget or {}))
+        from harness.types import Artifact
+
+        model, tokenizer = sft._load(Artifact("base", work.model))
+        train = sft._encode(work, tokenizer, work.train)
+        return sft._trainer(work, sft.SftOptions(**options), model, tokenizer, None, train, [])
+
+    return make
+
+
+def seen(batches):
+    """Rows as token ids and labels without padding, in the order in which they come."""
+    for batch in batches:
+        yield from zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True)
+
+
+def test_the_batches_are_the_plans_rows_in_the_plans_order(trainer, tokenizer):
+    loader = trainer().get_train_dataloader()
+    rows = list(seen(loader))
+    assert len(rows) == len(ROWS)
+    for (ids, labels), row in zip(rows, ROWS, strict=True):
+        encoded = encode_row(tokenizer, row)
+        length = len(encoded.input_ids)
+        assert ids[:length] == encoded.input_ids
+        # padding is the end token here: what counts is kept, and no padding counts
+        assert labels[:length] == encoded.labels
+        assert set(labels[length:]) <= {IGNORED}
+        assert tokenizer.eos_token_id in labels[:length]
+
+
+def test_packed_rows_do_not_attend_to_each_other(trainer):
+    import torch
+
+    plain, packed = trainer(), trainer(packing=True)
+    with torch.no_grad():
+        losses = [
+            [float(t.compute_loss(t.model, batch)) for batch in t.get_train_dataloader()]
+            for t in (plain, packed)
+        ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert {b["input_ids"].shape[0] for b in packed.get_train_dataloader()} == {1}
+
+
+def test_the_budget_sets_steps_and_the_effective_batch(trainer):
+    arguments = trainer({"batch": 4, "micro_batch": 2}).args
+    assert arguments.max_steps == 4
+    assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == 4
+    assert arguments.seed == arguments.data_seed == 7
+    assert not arguments.bf16
+    assert trainer({"precision": "bf16"}).args.bf16
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_trained_weights_are_float32_whatever_the_precision(tiny_model, tmp_path, precision):
+    import torch
+
+    from harness.low_rank import LowRankOptions
+    from harness.types import Artifact
+
+    work = job(tmp_path, tiny_model, precision=precision)
+    model, tokenizer = sft._load(Artifact("base", work.model, precision=precision))
+    train = sft._encode(work, tokenizer, work.train)
+    options = LowRankOptions(r=2)
+    made = sft._trainer(work, options, model, tokenizer, options.lora_config(), train, [])
+    kinds = {p.dtype for p in made.model.parameters() if p.requires_grad}
+    assert kinds == {torch.float32}
+
+
+def test_rows_that_are_cut_or_empty_are_warned_of(tiny_model, tmp_path, tokenizer):
+    warnings = []
+    work = job(tmp_path, tiny_model, max_length=24)
+    work = Job(**{**vars(work), "warn": warnings.append})
+    kept = sft._encode(work, tokenizer, work.train)
+    assert max(len(e.input_ids) for e in kept) == 24
+    assert any("longer than budget.max_length 24 and were cut" in text for text in warnings)
+    with pytest.raises(
+        UserError, match=r"no row has a token to train on: raise budget\.max_length"
+    ):
+        sft._encode(job(tmp_path, tiny_model, max_length=8), tokenizer, work.train)
+
+
+def test_options_that_contradict_each_other_are_refused():
+    with pytest.raises(UserError, match="keep_best needs validate_every"):
+        sft.SftOptions(keep_best=True).check("float32")
+    sft.SftOptions(keep_best=True, validate_every=2).check("float32")
+
+
+def test_validation_is_a_phase_of_its_own_and_the_best_checkpoint_is_kept(tiny_model, tmp_path):
+    from harness.measure import Meter
+
+    meter = Meter()
+    work = Job(**{**vars(job(tmp_path, tiny_model)), "phase": meter.phase})
+    artifact = sft.train_sft(work, lr=1e-3, validate_every=2, keep_best=True)
+    assert {"load", "prepare", "train", "validate", "checkpoint", "save"} == set(meter.phases)
+    points = work.notes["loss_curve"]
+    assert [p["step"] for p in points if "validation_loss" in p] == [2, 4]
+    assert work.notes["best_checkpoint"] in (2, 4)
+    assert work.notes["supervised_tokens"] < work.notes["tokens"]
+    assert not (tmp_path / "checkpoints").exists()
+    assert artifact.kind == "weights"
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tiny_model, tmp_path):
+    from harness.errors import CellFailed
+
+    work = job(tmp_path, tiny_model, steps=40, batch=2)
+    work = Job(**{**vars(work), "train": ROWS * 10})
+    with pytest.raises(CellFailed, match="is not finite at step") as caught:
+        sft.train_sft(work, lr=1.0, schedule="constant_with_warmup", max_grad_norm=1e30)
+    assert caught.value.status == "diverged"
+
+
+def test_a_step_clock_is_what_speed_is_made_of():
+    assert StepClock().seconds == []

@@ -1,0 +1,218 @@
+"""Who may import whom, who may measure and write, and what the parent process never loads."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import harness as package
+from harness.manager import BUILT_IN
+
+ROOT = Path(__file__).parent.parent
+CORE = sorted((ROOT / "harness").rglob("*.py"))
+PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
+SUITES = sorted((ROOT / "suites").rglob("*.py"))
+HEAVY = ("torch", "transformers", "datasets", "lm_eval", "peft", "trl", "sentence_transformers")
+
+
+def tree(file):
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def imports(file):
+    """Every module that a file imports, anywhere in it; `from a import b` gives `a.b` too."""
+    found = set()
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file.name} imports relatively"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def roots(file):
+    return {name.split(".")[0] for name in imports(file)}
+
+
+def named(file):
+    return str(file.relative_to(ROOT))
+
+
+# ---- imports -------------------------------------------------------------------------------------
+
+
+def test_types_imports_the_standard_library_only():
+    assert roots(ROOT / "harness/types.py") <= set(sys.stdlib_module_names)
+
+
+def test_hookspecs_imports_types_only():
+    found = imports(ROOT / "harness/hookspecs.py")
+    ours = {name for name in found if name.startswith("harness")}
+    assert ours == {"harness.types", "harness.types.Artifact"}
+    others = {name.split(".")[0] for name in found} - set(sys.stdlib_module_names)
+    assert others == {"harness", "pluggy"}
+
+
+@pytest.mark.parametrize("file", CORE, ids=named)
+def test_the_core_imports_no_plugin_and_no_suite(file):
+    strange = {n for n in imports(file) if n.startswith(("harness.plugins", "harness.suites"))}
+    assert not strange
+    assert not {"plugins", "suites"} & roots(file)
+
+
+@pytest.mark.parametrize("file", CORE, ids=named)
+def test_the_core_names_its_plugins_in_one_tuple_only(file):
+    text = file.read_text(encoding="utf-8")
+    count = len(BUILT_IN) if file.name == "manager.py" else 0
+    assert text.count("harness.plugins.") == count
+    module_names = {module.rpartition(".")[2] for module in BUILT_IN}
+    assert module_names == {f.stem for f in PLUGINS if f.stem != "__init__"}
+
+
+@pytest.mark.parametrize("file", CORE, ids=named)
+def test_the_core_knows_no_method_scorer_or_judge_by_name(file):
+    from harness.manager import Plugins
+
+    known = Plugins(discover=False)
+    names = {*known.methods.things, *known.scorers.things, *known.judges.things}
+    # `base` is also a kind of artifact and `exact_match` also a metric of lm-eval's
+    names -= {"base", "exact_match"}
+    literals = {n.value for n in ast.walk(tree(file)) if isinstance(n, ast.Constant)}
+    assert not names & {value for value in literals if isinstance(value, str)}
+
+
+@pytest.mark.parametrize("file", [*PLUGINS, *SUITES], ids=named)
+def test_plugins_and_suites_import_the_harness_and_never_each_other(file):
+    strange = {n for n in imports(file) if n.startswith(("harness.plugins", "harness.suites"))}
+    assert not strange
+    assert not {"plugins", "suites"} & roots(file)
+
+
+@pytest.mark.parametrize("file", [*CORE, *PLUGINS], ids=named)
+def test_heavy_libraries_are_imported_inside_functions(file):
+    at_load = set()
+    for node in tree(file).body:
+        if isinstance(node, ast.Import):
+            at_load |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            at_load.add(str(node.module).split(".")[0])
+    assert not at_load & set(HEAVY)
+
+
+def test_what_is_exported_resolves():
+    assert list(package.__all__) == sorted(package._HOME, key=lambda name: (name.islower(), name))
+    for name, home in package._HOME.items():
+        assert getattr(package, name) is getattr(importlib.import_module(f"harness.{home}"), name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = package.nothing
+
+
+# ---- size, measuring, writing --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", [*CORE, *PLUGINS, *SUITES], ids=named)
+def test_files_are_short(file):
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def calls(file):
+    """Names of everything that is called: `time.perf_counter`, `json.dump`, `.write_text`."""
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Call):
+            yield node, ast.unparse(node.func)
+
+
+@pytest.mark.parametrize("file", [*CORE, *PLUGINS], ids=named)
+def test_only_measure_measures(file):
+    ways = ("perf_counter", "process_time", "max_memory_", "memory_info", "getrusage", "time.time")
+    used = {name for _, name in calls(file) if any(way in name for way in ways)}
+    assert not used or file.name == "measure.py"
+
+
+# What else writes, and where: never under the results.
+WRITERS = {
+    "hub.py": "the cache",
+    "packaged.py": "the cache",
+    "measure.py": "/proc/self/clear_refs",
+    "run.py": "the job file, in a temporary folder",
+}
+
+
+def writes(file):
+    for node, name in calls(file):
+        last = name.rpartition(".")[2]
+        if last in {"write_text", "write_bytes", "mkstemp"} or name == "json.dump":
+            yield name
+        modes = [a.value for a in node.args if isinstance(a, ast.Constant)]
+        modes += [k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)]
+        if last in {"open", "fdopen"} and any(m in ("w", "wb", "x", "xb", "a") for m in modes):
+            yield name
+
+
+@pytest.mark.parametrize("file", [*CORE, *PLUGINS], ids=named)
+def test_only_record_writes_results(file):
+    found = set(writes(file))
+    if file.name == "worker.py":
+        found -= {"os.fdopen"}  # its events, on standard output
+    assert not found or file.name == "record.py" or file.name in WRITERS
+
+
+# ---- what the parent process loads ---------------------------------------------------------------
+
+_PROBE = """
+import sys
+from harness import cli
+sys.argv = ["harness", *sys.argv[1:]]
+try:
+    cli.main()
+except SystemExit as end:
+    code = end.code
+heavy = [name for name in {heavy!r} if name in sys.modules]
+print("HEAVY", heavy, "CODE", code, file=sys.stderr)
+"""
+
+
+def loaded_by(*arguments, cwd=ROOT):
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE.format(heavy=HEAVY), *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_importing_the_command_line_imports_nothing_heavy():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "import harness.cli"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "harness.cli" in found
+    assert not found & {*HEAVY, "numpy", "pydantic", "yaml", "pyarrow", "jsonschema"}
+
+
+@pytest.mark.parametrize("command", [["--help"], ["run", "--help"], ["plugins"], ["suites"]])
+def test_looking_around_loads_nothing_heavy(command):
+    assert loaded_by(*command) == "HEAVY [] CODE 0"
+
+
+def test_planning_loads_nothing_heavy(experiment):
+    small = experiment(methods=["base", "full", "lora", "qlora"])
+    assert loaded_by("plan", small.file, "--out", small.out) == "HEAVY [] CODE 0"
+
+
+def test_reading_results_loads_nothing_heavy(finished):
+    assert loaded_by("leaderboard", finished.out) == "HEAVY [] CODE 0"
+
+
+def test_a_run_with_nothing_to_do_loads_nothing_heavy(finished):
+    assert loaded_by("run", finished.file, "--out", finished.out) == "HEAVY [] CODE 0"
