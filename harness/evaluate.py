@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from harness import asks
 from harness.asks import Question
 from harness.manager import plugins
-from harness.measure import Meter
 from harness.suite import Suite
 from harness.types import Artifact, SuiteResult
 
 Report = Callable[..., None]
+Phase = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass
@@ -24,7 +25,7 @@ class SuiteFailure:
 
 
 def evaluate(
-    artifact: Artifact, suites: Sequence[Suite], meter: Meter, report: Report
+    artifact: Artifact, suites: Sequence[Suite], phase: Phase, report: Report
 ) -> dict[str, SuiteResult | SuiteFailure]:
     """Every suite's result on the model that `artifact` describes.
 
@@ -32,13 +33,13 @@ def evaluate(
     `loglikelihood`, and one of each suite's name for its scoring. Raises what opening the model
     or a shared pass raises; an exception in one suite's own scoring is its SuiteFailure.
     """
-    with meter.phase("reload"):
+    with phase("reload"):
         model = plugins().manager.hook.open_model(artifact=artifact)
     bench = Bench(model, artifact, report)
     questions = {s.name: asks.module(s["ask"]).ask(s, model) for s in suites}
-    with meter.phase("generate"):
+    with phase("generate"):
         _generate(bench, questions.values())
-    with meter.phase("loglikelihood"):
+    with phase("loglikelihood"):
         _score(bench, questions.values())
     results: dict[str, SuiteResult | SuiteFailure] = {}
     # A judge of its own takes the place of the judged model, so the judged go first.
@@ -46,7 +47,7 @@ def evaluate(
         bench.suite = suite
         report(activity=suite.name)
         try:
-            with meter.phase(suite.name):
+            with phase(suite.name):
                 module = asks.module(suite["ask"])
                 results[suite.name] = module.answer(suite, questions[suite.name], bench)
         except Exception as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import leaderboard, record
+from harness import record
 from harness.errors import CellFailed
 from harness.plan import Cell, Plan, is_recorded
 from harness.roles import Executor, Tracker
@@ -76,6 +76,8 @@ def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> dict[str, Any]:
         board: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if {cell for row in board["rows"] for cell in row["cells"]} == {c.id for c in plan.cells}:
             return board
+    from harness import leaderboard
+
     files = [out / "cells" / f"{cell.id}.json" for cell in plan.cells]
     stored = record.read_records(file for file in files if file.is_file())
     board = leaderboard.build(

@@ -81,10 +81,18 @@ def main(arguments: list[str]) -> int:
     running = _Running(work, emit)
     artifact = _train(running)
     if artifact is not None:
-        gc.collect()
+        _free_memory()
         _evaluate(running, artifact)
     record.write_record(work.out, _record(running))
     return 0 if running.status == "ok" else CellFailed.exit_code
+
+
+def _free_memory() -> None:
+    """What training still holds would count as evaluation's."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def status_of(error: BaseException) -> Status:
@@ -210,12 +218,11 @@ def _warn_of_leaks(running: _Running, train: Any) -> None:
 def _evaluate(running: _Running, artifact: Artifact) -> None:
     work = running.work
     meter = running.evaluation
-    watched = _WatchedMeter(running, meter)
     try:
         results = evaluate(
             artifact,
             work.cell.suites,
-            watched,  # type: ignore[arg-type]
+            _phases(running, meter),
             lambda **event: running.emit(event="progress", **event),
         )
     except Exception as error:
@@ -283,14 +290,9 @@ def _record(running: _Running) -> Record:
     )
 
 
-class _WatchedMeter:
-    """A meter whose phases are told to the parent as they start."""
-
-    def __init__(self, running: _Running, meter: Meter) -> None:
-        self.phase = _phases(running, meter)
-
-
 def _phases(running: _Running, meter: Meter) -> Any:
+    """The meter's phases, told to the parent as they start."""
+
     @contextmanager
     def phase(name: str) -> Iterator[None]:
         running.emit(event="phase", name=name)

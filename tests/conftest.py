@@ -18,6 +18,9 @@ from warm import Warm
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # a tiny model's threads would only wait for each other
 
 ROOT = Path(__file__).parent.parent
 

@@ -172,7 +172,7 @@ def test_a_wrong_option(harness, experiment, what):
 def test_conversations_for_a_model_without_template(
     harness, experiment, tiny_model_without_template
 ):
-    small = experiment(methods=["lora"], model=str(tiny_model_without_template))
+    small = experiment().write(methods=["lora"], model=str(tiny_model_without_template))
     ran = harness("run", small.file, "--out", small.out)
     refused(small, ran, YAML + ".*has no chat template: set data.chat_template")
 

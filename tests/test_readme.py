@@ -37,6 +37,7 @@ def install(folder: Path) -> None:
     (info / "entry_points.txt").write_text(told.replace('"', ""))
 
 
+@pytest.mark.slow
 def test_the_method_and_the_suite_of_the_readme_run(
     experiment: Callable[..., Any], harness: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -73,7 +74,7 @@ def test_the_experiment_shown_is_the_bundled_one() -> None:
 
 
 def test_the_settings_for_real_benchmarks_are_taken(
-    experiment: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    experiment: Callable[..., Any],
 ) -> None:
     from harness.manager import plugins
     from harness.plan import Settings, make_plan

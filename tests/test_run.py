@@ -312,6 +312,7 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(troubled, warm):
     assert set(again.skipped) == set(outcome.ran) - set(outcome.failed)
 
 
+@pytest.mark.slow
 def test_a_run_on_the_command_line_ends_with_5_where_a_cell_failed(harness, experiment, tmp_path):
     site = write_distribution(tmp_path / "site", ROOT / "tests/plugins/trouble.py", "trouble")
     small = experiment(methods=["trouble", "base"], suites=["picks"])

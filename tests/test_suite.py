@@ -149,11 +149,3 @@ def test_a_folder_goes_before_a_registered_suite(folder, tmp_path):
     assert find_suite("judge", plugins=PLUGINS, folders=[]).parent != folder
     with pytest.raises(UserError, match=r"unknown suite 'juge': did you mean 'judge'"):
         find_suite("juge", plugins=PLUGINS, folders=[folder])
-
-
-def test_a_scorer_that_embeds_may_have_any_name(folder):
-    """`tools.embed` serves any scorer, so the embedder is there for any suite that has scorers."""
-    edit(folder, "answers.yaml", "ask:", "embedder: minilm-l6\nask:")
-    before = load(folder, "answers").hash
-    edit(folder, "answers.yaml", "embedder: minilm-l6", "embedder: other/embedder")
-    assert load(folder, "answers").hash != before

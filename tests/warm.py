@@ -42,8 +42,9 @@ class Warm:
                 return
 
     def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
         self.process.wait()
 
 
@@ -51,6 +52,7 @@ def _serve() -> None:
     import datasets  # noqa: F401
     import lm_eval.tasks  # noqa: F401
     import peft  # noqa: F401
+    import rouge_score.rouge_scorer  # noqa: F401
     from trl import SFTTrainer  # noqa: F401
 
     from harness import worker
