@@ -179,8 +179,7 @@ def _memory(here: machine.Machine) -> Check:
     text = f"{here.memory_bytes / 2**30:.1f} GiB, {here.cores} cores ({here.cpu})"
     if here.memory_bytes >= _MEMORY_BYTES:
         return Check("memory", "ok", text)
-    why = f"{text}; see what fits with --memory"
-    return Check("memory", "note", why, "harness plan quickstart")
+    return Check("memory", "note", f"{text}: room for small models only")
 
 
 def _disk() -> Check:

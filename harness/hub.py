@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from harness.child import command
 from harness.errors import EnvironmentLack, UserError
 
 __all__ = [
@@ -41,7 +42,6 @@ __all__ = [
     "why_unreachable",
 ]
 
-PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 _HASHED = frozenset(
     {".safetensors", ".bin", ".gguf", ".json", ".txt", ".model", ".tiktoken", ".jinja", ".py"}
 )
@@ -121,12 +121,10 @@ def child_environment(**changes: str) -> dict[str, str]:
 def run_module(module: str, *arguments: str, environment: dict[str, str]) -> tuple[int, str]:
     """Runs `python -m module arguments` to its end; returns its exit status and its stderr.
 
-    It runs in the folder that holds the package, so that a user's `datasets.py` in the current
-    folder shadows nothing.
+    A user's `datasets.py` in the current folder shadows nothing (`child.command`).
     """
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=PACKAGE_ROOT,
+        command(module, *arguments),
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

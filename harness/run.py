@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import record
+from harness import asks, record
 from harness.errors import CellFailed
 from harness.plan import Cell, Plan, is_recorded
 from harness.roles import Executor, Tracker
@@ -49,6 +49,8 @@ def run_plan(
     `{"event": "recorded", "status": ...}` among them.
     """
     ran, skipped, failed = [], [], []
+    if not all(is_recorded(out, cell) for cell in plan.cells):
+        asks.module("lm-eval").check(plan.base.suites)
 
     def tell(cell: Cell, event: Mapping[str, Any]) -> None:
         observe(cell, event)

@@ -55,7 +55,9 @@ class SuiteFile(StrictModel):
     include_path: str | None = None
     """For `lm-eval`: a folder of task files, beside the YAML."""
     num_fewshot: int | None = Field(None, ge=0)
-    apply_chat_template: bool = False
+    apply_chat_template: bool | None = None
+    """Whether a prompt that is plain text becomes a user's turn. By default yes for `generate`
+    where the model has a template, and no for `lm-eval`; `choice` never does."""
 
 
 @dataclass(frozen=True)

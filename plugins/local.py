@@ -3,12 +3,12 @@
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness import Executor, hookimpl
+from harness.child import command
 
 PATIENCE = 20
 """Seconds that a worker gets to end after it was told to."""
@@ -23,7 +23,7 @@ class Local(Executor):
         """Events come as JSON lines on the worker's standard output; the rest goes to the log."""
         with log_file.open("ab") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "harness.worker", str(job_file)],
+                command("harness.worker", str(job_file)),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -335,6 +335,13 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
     executor.close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def warm_early(request: pytest.FixtureRequest) -> None:
+    """Let it import while the first tests run."""
+    if any("warm" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("warm")
+
+
 def run_warm(small: Experiment, executor: Warm, **settings: Any) -> Any:
     """Run an experiment without the command line; the Outcome, and the events of each cell."""
     from harness.config import load_experiment

@@ -1,11 +1,12 @@
 """What the user can mend: exit 2, one line that says what and where and how, nothing written."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
 import yaml
-from conftest import conversations, write_jsonl
+from conftest import conversations, write_experiment, write_jsonl
 
 
 def budget(small, **changes):
@@ -154,19 +155,31 @@ def refused(small, ran, message):
     assert not small.out.exists()
 
 
+@pytest.fixture(scope="module")
+def tried(harness, tiny_model, tmp_path_factory):
+    """Every case as it ended, two at a time."""
+
+    def attempt(what):
+        small = write_experiment(
+            tmp_path_factory.mktemp("bad"), tiny_model, methods=["base", "lora"]
+        )
+        CASES.get(what, (lambda small: None, ""))[0](small)
+        arguments = OPTIONS.get(what, ([], ""))[0]
+        return small, harness("run", small.file, "--out", small.out, *arguments)
+
+    names = [*CASES, *OPTIONS]
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(names, pool.map(attempt, names), strict=True))
+
+
 @pytest.mark.parametrize("what", CASES)
-def test_a_wrong_experiment(harness, experiment, what):
-    change, message = CASES[what]
-    small = experiment(methods=["base", "lora"])
-    change(small)
-    refused(small, harness("run", small.file, "--out", small.out), message)
+def test_a_wrong_experiment(tried, what):
+    refused(*tried[what], CASES[what][1])
 
 
 @pytest.mark.parametrize("what", OPTIONS)
-def test_a_wrong_option(harness, experiment, what):
-    arguments, message = OPTIONS[what]
-    small = experiment(methods=["base", "lora"])
-    refused(small, harness("run", small.file, "--out", small.out, *arguments), message)
+def test_a_wrong_option(tried, what):
+    refused(*tried[what], OPTIONS[what][1])
 
 
 def test_conversations_for_a_model_without_template(

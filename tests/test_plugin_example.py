@@ -40,6 +40,7 @@ def test_what_it_registers_is_listed(harness, site):
     assert "opening-hours" in harness("suites", env=site).stdout
 
 
+@pytest.mark.slow
 def test_its_method_trains_and_its_suite_measures(harness, site, experiment):
     small = experiment(methods=[{"name": "dora", "r": 2}], suites=["opening-hours"])
     ran = harness("run", small.file, "--out", small.out, env=site)

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from harness.asks import Question
 from harness.manager import plugins
 from harness.suite import Suite, samples_of
 from harness.tokens import encode_prompt
-from harness.types import Metric, Output, SuiteResult
+from harness.types import Metric, Output, Sample, SuiteResult
 
 
 def ask(suite: Suite, model: Any) -> Question:
     """One prompt per sample, up to where the assistant answers."""
     samples = samples_of(suite)
+    if suite["apply_chat_template"] is not False and has_template(model):
+        samples = [_as_turn(sample) for sample in samples]
     prompts = [encode_prompt(model.tokenizer, s, model.chat_template) for s in samples]
     return Question(prompts=prompts, max_new_tokens=suite["max_new_tokens"], keep=samples)
+
+
+def has_template(model: Any) -> bool:
+    """Whether prompts can be turns of a conversation."""
+    return bool(model.chat_template or model.tokenizer.chat_template)
+
+
+def _as_turn(sample: Sample) -> Sample:
+    """A plain prompt as what a user says, as training does with prompt/completion rows."""
+    if sample.messages is not None or sample.prompt is None:
+        return sample
+    return dataclasses.replace(sample, messages=({"role": "user", "content": sample.prompt},))
 
 
 def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.asks import Question
+from harness.child import command
 from harness.errors import UserError, nearest
 from harness.suite import Suite
 from harness.types import Metric, SuiteResult
@@ -32,7 +35,7 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
         task_dict=tasks,
         limit=suite["limit"],
         bootstrap_iters=0,
-        apply_chat_template=suite["apply_chat_template"],
+        apply_chat_template=bool(suite["apply_chat_template"]),
     )
     rows: list[dict[str, Any]] = []
     metrics: list[Metric] = []
@@ -43,6 +46,36 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
         rows += _rows(task, samples, named, inside)
         metrics += [_metric(task, name, key, higher) for key, (name, higher) in named.items()]
     return SuiteResult(rows, [*map(_group_metric, groups), *metrics])
+
+
+def check(suites: Sequence[Suite]) -> None:
+    """Find out before any training whether the tasks of suites can be loaded, data and all.
+
+    In a child process, for this one does not import lm-eval. Raises UserError with its reason.
+    """
+    import subprocess
+
+    from pydantic import TypeAdapter
+
+    asked = [s for s in suites if s["ask"] == "lm-eval" and not _is_own(s)]
+    if not asked:
+        return
+    done = subprocess.run(
+        command("harness.asks.lm_eval"),
+        input=TypeAdapter(list[Suite]).dump_json(asked),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise UserError(lines[-1])
+
+
+def _is_own(suite: Suite) -> bool:
+    """Whether every task has a file in the suite's own folder, and so needs no Hub."""
+    files = sorted(Path(suite.include_path).rglob("*.yaml")) if suite.include_path else []
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    return all(re.search(rf"^task:\s*{re.escape(name)}\s*$", text, re.M) for name in suite["tasks"])
 
 
 def load_tasks(suite: Suite) -> Any:
@@ -258,3 +291,20 @@ def _row(task: str, sample: Mapping[str, Any], named: Mapping[str, Any]) -> dict
         "doc_hash": sample["doc_hash"],
         "scores": {key: float(sample[key]) for key in named},
     }
+
+
+def main() -> int:
+    """Load the tasks of the suites on standard input (JSON); 2 and one line where one fails."""
+    from pydantic import TypeAdapter
+
+    try:
+        for suite in TypeAdapter(list[Suite]).validate_json(sys.stdin.read()):
+            load_tasks(suite)
+    except UserError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return UserError.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from harness import config, table
+from harness.child import command
 from harness.errors import UserError
 from harness.manager import plugins
 from harness.plan import Plan, Settings, is_recorded, make_plan
@@ -172,7 +173,6 @@ def _show_tokens(plan: Plan, count: int) -> None:
     if cell is None:
         raise UserError("--show-tokens: no method of this experiment trains")
     job = TypeAdapter(Cell).dump_json(cell)
-    command = [sys.executable, "-m", "harness.show_tokens", str(count)]
-    done = subprocess.run(command, input=job, check=False)
+    done = subprocess.run(command("harness.show_tokens", str(count)), input=job, check=False)
     if done.returncode:
         raise UserError("--show-tokens: the rows could not be tokenised; the reason stands above")
