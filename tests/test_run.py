@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT, run_warm, write_distribution
@@ -343,6 +344,7 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(copy):
     )
     while "lora" not in (line := running.stderr.readline()):
         assert line, "the run ended before its cell started"
+    time.sleep(1)  # the worker is up
     os.killpg(running.pid, signal.SIGINT)
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 130
