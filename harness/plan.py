@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import data, packaged, yamlfile
+from harness import asks, data, packaged, yamlfile
 from harness.config import Experiment, MethodEntry
 from harness.errors import ConfigError, UserError, nearest
 from harness.machine import default_precision, facts
@@ -114,6 +114,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     model = _model(experiment, settings)
     _check_template(experiment, model, training_data)
     suites = _suites(experiment, plugins, settings, model, suite_files)
+    _check_rank_by(experiment, suites)
     budget = _budget(experiment)
     untrained = next(name for name, m in plugins.methods.things.items() if not m.trains)
     template = experiment.data.chat_template if experiment.data else None
@@ -212,39 +213,34 @@ def _data(experiment: Experiment, plugins: Plugins, settings: Settings) -> DataP
     if wanted is None:
         return None
 
-    def resolve(name: str) -> str:
-        return str(
-            data.resolve(
+    def resolve(name: str, key: str) -> str:
+        try:
+            file = data.resolve(
                 name,
-                base=experiment.folder,
+                base=experiment.folder.resolve(),
                 bundled=plugins.datasets.things,
                 mirror=settings.mirror,
                 split=wanted.split,
                 config=wanted.config,
             )
-        )
+        except UserError as error:
+            raise experiment.error(str(error), "data", key) from None
+        return str(file)
 
-    try:
-        source = resolve(wanted.train)
-        validation = wanted.validation
-        plan = DataPlan(
-            name=wanted.train,
-            source=source,
-            format=wanted.format,
-            columns=wanted.columns,
-            validation=resolve(validation) if isinstance(validation, str) else validation,
-            chat_template=wanted.chat_template,
-            loss=wanted.loss,
-            hash="",
-            rows=0,
-            validation_rows=0,
-        )
-        train, validation_rows = training_rows(plan)
-    except ConfigError as error:
-        # An error of a row names its own file; one of a name gets the experiment's line.
-        if str(error).startswith("no "):
-            raise experiment.error(str(error), "data", "train") from None
-        raise
+    validation = wanted.validation
+    plan = DataPlan(
+        name=wanted.train,
+        source=resolve(wanted.train, "train"),
+        format=wanted.format,
+        columns=wanted.columns,
+        validation=resolve(validation, "validation") if isinstance(validation, str) else validation,
+        chat_template=wanted.chat_template,
+        loss=wanted.loss,
+        hash="",
+        rows=0,
+        validation_rows=0,
+    )
+    train, validation_rows = training_rows(plan)
     return dataclasses.replace(
         plan,
         hash=data.rows_hash([*train, *validation_rows]),
@@ -286,17 +282,19 @@ def _check_template(experiment: Experiment, model: ModelRef, plan: DataPlan | No
     folder = Path(model.path)
     if plan is None or plan.chat_template or not folder.is_dir():
         return
-    config = folder / "tokenizer_config.json"
-    known = (folder / "chat_template.jinja").is_file() or (
-        config.is_file() and "chat_template" in json.loads(config.read_text(encoding="utf-8"))
-    )
     rows, _ = training_rows(plan)
-    if not known and any(row.messages for row in rows):
+    if not _has_template(folder) and any(row.messages for row in rows):
         raise experiment.error(
             f"model '{model.name}' has no chat template: set data.chat_template, or give "
             "prompt/completion rows with data.format: prompt",
             "model",
         )
+
+
+def _has_template(folder: Path) -> bool:
+    config = folder / "tokenizer_config.json"
+    told = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return bool(told.get("chat_template")) or (folder / "chat_template.jinja").is_file()
 
 
 def _suite_files(experiment: Experiment, plugins: Plugins, settings: Settings) -> dict[str, Path]:
@@ -339,6 +337,19 @@ def _suites(
                 raise
             raise experiment.error(f"suite '{entry.name}': {error}", "suites", at) from None
     return tuple(suites)
+
+
+def _check_rank_by(experiment: Experiment, suites: Sequence[Suite]) -> None:
+    """An unknown metric is found before the training, where its suite can tell."""
+    if experiment.rank_by is None:
+        return
+    named = {suite.name: asks.module(suite["ask"]).metrics(suite) for suite in suites}
+    suite, _, metric = experiment.rank_by.partition(".")
+    if suite in named and (named[suite] is None or metric in named[suite]):
+        return
+    known = [f"{name}.{one}" for name, metrics in named.items() for one in metrics or ["..."]]
+    hint = nearest(experiment.rank_by, known)
+    raise experiment.error(f"cannot rank by '{experiment.rank_by}': {hint}", "rank_by")
 
 
 def _cell(**fields: Any) -> Cell:

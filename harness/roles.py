@@ -36,6 +36,8 @@ class Scorer:
     higher_is_better: bool = True
     version: int = 1
     """Raise it when the same answer would get another score: it is part of the suite's hash."""
+    embeds: bool = False
+    """Whether it calls `Tools.embed`, so that the suite's embedder must be there."""
 
 
 def scorer(
@@ -45,12 +47,14 @@ def scorer(
     higher_is_better: bool = True,
     version: int = 1,
     batch: bool = False,
+    embeds: bool = False,
 ) -> Callable[[Callable[..., Any]], Scorer]:
     """Make a scorer of a function.
 
     The function gets an answer's text and its Sample and returns a number, or None where the
     sample cannot be scored; with `batch=True` it gets all outputs, all samples and the Tools,
-    and returns a list. `kind="share"` says that scores are 0 or 1.
+    and returns a list. `kind="share"` says that scores are 0 or 1; `embeds=True` that it calls
+    `Tools.embed`.
     """
 
     def make(function: Callable[..., Any]) -> Scorer:
@@ -60,7 +64,7 @@ def scorer(
             return [function(o.text, s) for o, s in zip(outputs, samples, strict=True)]
 
         rate = function if batch else each
-        return Scorer(name, rate, kind, higher_is_better, version)
+        return Scorer(name, rate, kind, higher_is_better, version, embeds)
 
     return make
 

@@ -173,11 +173,7 @@ class _Run:
 
     def _logprobs(self, hidden: Any) -> Any:
         """(positions, vocabulary) float32 log-probabilities from hidden states."""
-        import torch.nn.functional as F
-
-        bias = None if self.head.bias is None else self.head.bias.float()
-        logits = F.linear(hidden.float(), self.head.weight.float(), bias)
-        return self.scale(logits).log_softmax(dim=-1)
+        return self.scale(_head_logits(self.head, hidden)).log_softmax(dim=-1)
 
 
 def _parts(model: Any) -> tuple[Any, Any]:
@@ -187,6 +183,21 @@ def _parts(model: Any) -> tuple[Any, Any]:
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return getattr(inner, inner.base_model_prefix), inner.get_output_embeddings()
+
+
+def _head_logits(head: Any, hidden: Any) -> Any:
+    """(positions, vocabulary) float32 logits, whatever the head's precision.
+
+    A plain head is multiplied in float32. Another module, such as a head with an adapter, runs as
+    it is, so that what it adds stays in force.
+    """
+    import torch
+
+    if type(head) is not torch.nn.Linear:
+        dtype = next(head.parameters()).dtype
+        return head(hidden.to(dtype)).float()
+    bias = None if head.bias is None else head.bias.float()
+    return torch.nn.functional.linear(hidden.float(), head.weight.float(), bias)
 
 
 def _logit_scale(model: Any) -> Callable[[Any], Any]:

@@ -6,7 +6,6 @@ precision, seed); what is a method's own comes as arguments.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -345,10 +344,3 @@ def _has_gpu() -> bool:
     from harness.machine import facts
 
     return bool(facts().gpus)
-
-
-def write_artifact(artifact: Artifact, folder: Path) -> None:
-    """Leave beside the weights what is needed to open them: `harness.json`."""
-    from dataclasses import asdict
-
-    (folder / "harness.json").write_text(json.dumps(asdict(artifact), indent=1) + "\n")

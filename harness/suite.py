@@ -46,7 +46,7 @@ class SuiteFile(StrictModel):
     max_new_tokens: int = Field(64, ge=1)
     scorers: list[str] = Field(default_factory=list)
     embedder: str = "minilm-l6"
-    """For the scorer `cosine`: a packaged alias, a folder or a Hub id."""
+    """For scorers that compare embeddings: a packaged alias, a folder or a Hub id."""
     judge: JudgeSettings | None = None
     prompt: str = "Question: {question}\nAnswer:"
     """For `choice`: what each choice is appended to, after a space."""
@@ -121,7 +121,8 @@ def load_suite(
     _check_ask(located, settings, plugins)
     sources = _sources(located, settings, file, where)
     include = _include(located, settings, file)
-    embedder = _model(settings.embedder, where) if "cosine" in settings.scorers else None
+    embeds = any(plugins.scorers.get(name).embeds for name in settings.scorers)
+    embedder = _model(settings.embedder, where) if embeds else None
     judge = settings.judge
     judge_model = _model(judge.model, where) if judge and judge.model != "base" else None
     plain = settings.model_dump(mode="json")

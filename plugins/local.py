@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,37 @@ class Local(Executor):
 
     def run(self, job_file: Path, log_file: Path) -> Iterator[Mapping[str, Any]]:
         """Events come as JSON lines on the worker's standard output; the rest goes to the log."""
+        worker = None
         with log_file.open("ab") as log:
-            worker = subprocess.Popen(
-                command("harness.worker", str(job_file)),
-                stdout=subprocess.PIPE,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                text=True,
-            )
             try:
+                with _uninterrupted():
+                    worker = subprocess.Popen(
+                        command("harness.worker", str(job_file)),
+                        stdout=subprocess.PIPE,
+                        stderr=log,
+                        stdin=subprocess.DEVNULL,
+                        text=True,
+                    )
                 assert worker.stdout is not None
                 for line in worker.stdout:
                     yield json.loads(line)
                 yield {"event": "exit", "code": worker.wait()}
             finally:
-                _stop(worker)
+                if worker is not None:
+                    _stop(worker)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back, so that no worker starts without being known.
+
+    The worker inherits it: it is the parent that ends a worker, with SIGTERM.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _stop(worker: subprocess.Popen[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from harness import Output, Sample, Tools, hookimpl, scorer
 
 
-@scorer("cosine", batch=True)
+@scorer("cosine", batch=True, embeds=True)
 def cosine(outputs: Sequence[Output], samples: Sequence[Sample], tools: Tools) -> list[float]:
     """Cosine of the sentence embeddings of answer and reference, -1 to 1."""
     answers = tools.embed([output.text for output in outputs])

@@ -2,6 +2,7 @@
 
 Each module has `ask(suite, model) -> Question`, what is needed of the model in the two shared
 passes, and `answer(suite, question, tools) -> SuiteResult`, which scores what came back.
+`metrics(suite)` names the metrics that will come out, or is None where only the run can tell.
 """
 
 from __future__ import annotations

@@ -22,6 +22,11 @@ def ask(suite: Suite, model: Any) -> Question:
     return Question(pairs=pairs, keep=samples)
 
 
+def metrics(suite: Suite) -> list[str] | None:
+    """Accuracy, plain and by length."""
+    return ["acc", "acc_norm"]
+
+
 def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
     """`acc`: the likeliest choice is right; `acc_norm`: the likeliest per byte of its text."""
     rows, at = [], 0

@@ -33,6 +33,11 @@ def _as_turn(sample: Sample) -> Sample:
     return dataclasses.replace(sample, messages=({"role": "user", "content": sample.prompt},))
 
 
+def metrics(suite: Suite) -> list[str] | None:
+    """A metric per scorer, and the judge's `score`."""
+    return [*suite["scorers"], *(["score"] if suite["judge"] else [])]
+
+
 def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
     """One row per sample, with a score of every scorer and of the judge."""
     samples = question.keep

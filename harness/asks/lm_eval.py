@@ -24,6 +24,11 @@ def ask(suite: Suite, model: Any) -> Question:
     return Question()
 
 
+def metrics(suite: Suite) -> list[str] | None:
+    """Only the loaded tasks tell."""
+    return None
+
+
 def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
     """Runs the tasks and keeps every sample by its `doc_hash`."""
     import lm_eval

@@ -31,6 +31,11 @@ def ask(suite: Suite, model: Any) -> Question:
     return Question(pairs=pairs, keep=(kept, stride))
 
 
+def metrics(suite: Suite) -> list[str] | None:
+    """Two of the first source, and two with the name of each other source before them."""
+    return [metric.name for metric in _all_metrics(suite)]
+
+
 def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
     """Per row: negative log-likelihood (nats), tokens, bits and bytes of what was scored."""
     kept, stride = question.keep
@@ -42,7 +47,7 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
         rows.append(_row(source, row, encoded, own))
     return SuiteResult(
         rows=rows,
-        metrics=[m for number, s in enumerate(suite.sources) for m in _metrics(s, number == 0)],
+        metrics=_all_metrics(suite),
         notes={"stride": stride, "longer_than_context": long},
     )
 
@@ -111,6 +116,10 @@ def _answers(row: Row) -> str:
     if row.messages is None:
         return row.completion or ""
     return "\n".join(m["content"] for m in row.messages if m["role"] == "assistant")
+
+
+def _all_metrics(suite: Suite) -> list[Metric]:
+    return [m for number, s in enumerate(suite.sources) for m in _metrics(s, number == 0)]
 
 
 def _metrics(source: str, headline: bool) -> list[Metric]:
