@@ -43,6 +43,16 @@ class DataPlan:
     rows: int
     validation_rows: int
 
+    def as_record(self) -> dict[str, Any]:
+        """As the record says it: files by their names alone."""
+        told = dataclasses.asdict(self) | {
+            "name": _without_folder(self.name),
+            "source": Path(self.source).name,
+        }
+        if isinstance(self.validation, str):
+            told["validation"] = Path(self.validation).name
+        return told
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -63,14 +73,17 @@ class Cell:
     chat_template: str | None
 
     def as_record(self) -> dict[str, Any]:
-        """The record's `plan` section."""
+        """The record's `plan` section: contents by their hashes, no folder of this machine."""
+        model = dataclasses.asdict(self.model)
+        if self.model.content_hash:
+            model |= {"path": None, "name": _without_folder(self.model.name)}
         return {
             "experiment": self.experiment,
-            "model": dataclasses.asdict(self.model),
+            "model": model,
             "method": self.method,
             "label": self.label,
             "options": dict(self.options),
-            "data": dataclasses.asdict(self.data) if self.data else None,
+            "data": self.data.as_record() if self.data else None,
             "budget": dataclasses.asdict(self.budget),
             "seed": self.seed,
             "suites": [suite.name for suite in self.suites],
@@ -370,6 +383,11 @@ def _cell(**fields: Any) -> Cell:
     whole = _digest([training, suites, fields["label"]])
     name = f"{_slug(fields['label'])}-s{fields['seed']}-{whole[:ID_LENGTH]}"
     return Cell(id=name, training_id=training_id, **fields)
+
+
+def _without_folder(name: str) -> str:
+    """An absolute path's last part; aliases, Hub ids and relative paths stay as they are."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _slug(label: str) -> str:
