@@ -93,13 +93,9 @@ def run(
     help="A folder that stands in for the Hub.",
 )
 @click.option(
-    "--show-tokens",
-    type=int,
-    is_flag=False,
-    flag_value=2,
-    metavar="N",
-    help="Show the first N training rows as tokens, what is trained on marked.",
+    "--show-tokens", is_flag=True, help="Show training rows as tokens, what is trained on marked."
 )
+@click.option("--rows", type=click.IntRange(min=1), default=2, help="Rows for --show-tokens.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 def plan(
     experiment: str,
@@ -109,7 +105,8 @@ def plan(
     methods: str,
     folders: Sequence[Path],
     mirror: Path | None,
-    show_tokens: int | None,
+    show_tokens: bool,
+    rows: int,
     as_json: bool,
 ) -> None:
     """Show an experiment's cells and which are recorded already. Trains nothing."""
@@ -123,7 +120,7 @@ def plan(
         methods=methods,
         folders=folders,
         mirror=mirror,
-        show_tokens=show_tokens,
+        show_tokens=rows if show_tokens and not as_json else None,
         as_json=as_json,
     )
 

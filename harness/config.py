@@ -127,7 +127,6 @@ class Experiment(StrictModel):
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     suites: tuple[SuiteEntry, ...]
-    judge: dict[str, Any] | None = None
     mirror: str | None = None
     """A folder laid out as the Hub lays out data sets."""
     rank_by: str | None = None

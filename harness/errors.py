@@ -27,9 +27,9 @@ __all__ = [
 
 
 class HarnessError(Exception):
-    """Root of every error that the harness raises on purpose."""
+    """Root of every error that the harness raises on purpose; itself a fault of the harness."""
 
-    exit_code = 1
+    exit_code = 70  # EX_SOFTWARE; 1 is the gate's
 
 
 class UserError(HarnessError):

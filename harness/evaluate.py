@@ -36,14 +36,22 @@ def evaluate(
     with phase("reload"):
         model = plugins().manager.hook.open_model(artifact=artifact)
     bench = Bench(model, artifact, report)
-    questions = {s.name: asks.module(s["ask"]).ask(s, model) for s in suites}
+    results: dict[str, SuiteResult | SuiteFailure] = {}
+    questions = {}
+    for suite in suites:
+        try:
+            with phase(suite.name):
+                questions[suite.name] = asks.module(suite["ask"]).ask(suite, model)
+        except Exception as error:
+            results[suite.name] = SuiteFailure(error)
     with phase("generate"):
         _generate(bench, questions.values())
     with phase("loglikelihood"):
         _score(bench, questions.values())
-    results: dict[str, SuiteResult | SuiteFailure] = {}
     # A judge of its own takes the place of the judged model, so the judged go first.
     for suite in sorted(suites, key=lambda s: s["judge"] is not None):
+        if suite.name not in questions:
+            continue
         bench.suite = suite
         report(activity=suite.name)
         try:

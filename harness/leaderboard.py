@@ -107,7 +107,8 @@ def _grouped(cells: Iterable[Cell]) -> list[_Group]:
 def _key(plan: Mapping[str, Any]) -> str:
     model, data = plan["model"], plan.get("data") or {}
     parts = [model["name"], model.get("content_hash"), model.get("revision"), plan["method"]]
-    parts += [_label(plan), plan["options"], data.get("hash"), plan.get("budget")]
+    parts += [_label(plan), plan["options"], plan.get("budget"), model.get("trust_remote_code")]
+    parts += [data.get(key) for key in ("hash", "rows", "format", "loss", "chat_template")]
     return json.dumps(parts, sort_keys=True)
 
 

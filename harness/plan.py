@@ -203,7 +203,10 @@ def _options(experiment: Experiment, plugins: Plugins, entry: MethodEntry) -> di
         what=f"method '{entry.label}'",
         also=("name", "label"),
     )
+    validated = experiment.data is not None and experiment.data.validation is not None
     try:
+        if getattr(chosen, "validate_every", 0) and not validated:
+            raise UserError("validate_every needs rows put aside: set data.validation")
         chosen.check(_budget(experiment).precision)
     except UserError as error:
         raise experiment.error(f"method '{entry.label}': {error}", "methods", at) from None
@@ -329,17 +332,15 @@ def _suites(
     model: ModelRef,
     files: Mapping[str, Path],
 ) -> tuple[Suite, ...]:
-    where = Where(mirror=settings.mirror, report=settings.report)
+    template = experiment.data.chat_template if experiment.data else None
+    where = Where(settings.mirror, settings.report, settings.limit, template)
     suites = []
     for at, entry in enumerate(experiment.suites):
-        overrides = dict(entry.overrides)
-        if settings.limit is not None:
-            overrides["limit"] = min(settings.limit, overrides.get("limit", settings.limit))
         try:
             suites.append(
                 load_suite(
                     files[entry.name],
-                    overrides,
+                    entry.overrides,
                     plugins=plugins,
                     base_model=model,
                     where=where,
@@ -375,7 +376,7 @@ def _cell(**fields: Any) -> Cell:
         "trust_remote_code": model.trust_remote_code,
         "budget": dataclasses.asdict(fields["budget"]),
         "seed": fields["seed"],
-        "data": [plan.hash, plan.format, plan.loss] if plan else None,
+        "data": [plan.hash, plan.rows, plan.format, plan.loss] if plan else None,
         "chat_template": fields["chat_template"],
     }
     training_id = _digest(training)

@@ -1,9 +1,8 @@
-"""What a person sees while cells run: live bars on a terminal, one line a cell elsewhere."""
+"""What a person sees while cells run: live bars on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +10,16 @@ from harness.plan import Cell
 
 
 class Quiet:
-    """Says nothing (`--json`)."""
+    """Says nothing (`--json`, or no terminal)."""
 
     def __enter__(self) -> Quiet:
         return self
 
     def __exit__(self, *error: object) -> None:
         """Nothing to put away."""
+
+    def begin(self, cells: int) -> None:
+        """So many cells are planned."""
 
     def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
         """Ignore an event."""
@@ -26,35 +28,10 @@ class Quiet:
         """Ignore a download's progress."""
 
 
-class Lines(Quiet):
-    """A line when a cell starts and ends, and when it enters a phase (not on a terminal)."""
-
-    def __init__(self) -> None:
-        self._start = 0.0
-        self._pulling: str | None = None
-
-    def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
-        """Print what a log file should hold."""
-        if event["event"] == "started":
-            self._start = time.monotonic()
-            self._say(f"{cell.id}: started")
-        elif event["event"] == "recorded":
-            self._say(f"{cell.id}: {event['status']} in {time.monotonic() - self._start:.0f} s")
-
-    def download(self, name: str, done: int, total: int) -> None:
-        """One line per download."""
-        if self._pulling != name:
-            self._pulling = name
-            self._say(f"downloading {name} ({total / 1e6:.0f} MB)")
-
-    def _say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-
 class Live(Quiet):
     """A bar for the cells and one for what the running cell is doing (on a terminal)."""
 
-    def __init__(self, cells: int) -> None:
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -72,7 +49,7 @@ class Live(Quiet):
             console=Console(stderr=True),
             transient=True,
         )
-        self._cells = self._bars.add_task("cells", total=cells)
+        self._cells = self._bars.add_task("cells", total=None)
         self._now = self._bars.add_task("", total=None, visible=False)
 
     def __enter__(self) -> Live:
@@ -83,11 +60,17 @@ class Live(Quiet):
         """Take the bars off the screen."""
         self._bars.stop()
 
+    def begin(self, cells: int) -> None:
+        """Set the length of the cells' bar."""
+        self._bars.update(self._cells, total=cells)
+
     def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
         """Move the bars."""
+        from rich.markup import escape
+
         kind = event["event"]
         if kind == "phase":
-            self._restart(f"{cell.label} (seed {cell.seed}): {event['name']}")
+            self._restart(f"{escape(cell.label)} (seed {cell.seed}): {event['name']}")
         elif kind == "progress":
             self._advance(event)
         elif kind in {"skipped", "recorded"}:
@@ -116,8 +99,6 @@ class Live(Quiet):
             self._bars.update(self._now, completed=done, total=total)
 
 
-def progress(cells: int, *, json: bool) -> Quiet:
-    """The one that fits: quiet under `--json`, live on a terminal, else lines."""
-    if json:
-        return Quiet()
-    return Live(cells) if sys.stderr.isatty() else Lines()
+def progress(*, json: bool) -> Quiet:
+    """Live bars on a terminal; quiet under `--json` and where nobody watches."""
+    return Live() if sys.stderr.isatty() and not json else Quiet()

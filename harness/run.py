@@ -76,7 +76,10 @@ def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> dict[str, Any]:
     file = out / "leaderboard.json"
     if not stale and file.is_file():
         board: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if {cell for row in board["rows"] for cell in row["cells"]} == {c.id for c in plan.cells}:
+        same_cells = {c for row in board["rows"] for c in row["cells"]} == {
+            c.id for c in plan.cells
+        }
+        if same_cells and board.get("rank_by") == plan.rank_by:
             return board
     from harness import leaderboard
 
@@ -85,6 +88,7 @@ def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> dict[str, Any]:
     board = leaderboard.build(
         [s.data for s in stored], read_rows=record.rows_reader(stored), rank_by=plan.rank_by
     )
+    board["rank_by"] = plan.rank_by
     record.write_json(file, board)
     return board
 
@@ -137,6 +141,7 @@ def _record_crash(cell: Cell, out: Path, code: int, log: Path) -> str:
             id=cell.id,
             status=status,
             plan=cell.as_record(),
+            training=_training(cell, out),
             environment=record.environment(),
             error={
                 "type": "WorkerDied",
@@ -147,3 +152,10 @@ def _record_crash(cell: Cell, out: Path, code: int, log: Path) -> str:
         ),
     )
     return str(status)
+
+
+def _training(cell: Cell, out: Path) -> dict[str, Any] | None:
+    """What the training measured, where the worker died after it."""
+    file = out / "artifacts" / cell.id / "training.json"
+    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return kept["training"] if kept.get("training_id") == cell.training_id else None

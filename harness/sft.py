@@ -21,6 +21,8 @@ from harness.method import MethodOptions
 from harness.tokens import IGNORED, Encoded, encode_row
 from harness.types import Artifact, Job, Precision, Row
 
+CURVE_POINTS = 500
+
 
 class SftOptions(MethodOptions):
     """What every method on the shared recipe lets a user set."""
@@ -174,7 +176,8 @@ def _arguments(job: Job, settings: SftOptions) -> Any:
         gradient_accumulation_steps=budget.batch // micro,
         learning_rate=settings.lr,
         lr_scheduler_type=settings.schedule,
-        warmup_steps=math.ceil(settings.warmup * budget.steps),
+        # The first step of a warm-up has rate zero: a few steps are too dear for one.
+        warmup_steps=math.floor(settings.warmup * budget.steps),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         optim=settings.optimizer,
@@ -198,7 +201,8 @@ def _arguments(job: Job, settings: SftOptions) -> Any:
         load_best_model_at_end=settings.keep_best,
         save_only_model=True,
         save_total_limit=1,
-        logging_steps=max(1, budget.steps // 100),
+        # Every step, so that the first loss that is not finite is seen.
+        logging_steps=1,
         logging_nan_inf_filter=False,
         report_to=[],
         disable_tqdm=True,
@@ -217,6 +221,10 @@ def _trainer_class(job: Job) -> type[Any]:
         def _save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
             with job.phase("checkpoint"):
                 return super()._save_checkpoint(*args, **kwargs)
+
+        def _load_best_model(self, *args: Any, **kwargs: Any) -> Any:
+            with job.phase("checkpoint"):
+                return super()._load_best_model(*args, **kwargs)
 
     return PhasedTrainer
 
@@ -311,7 +319,18 @@ def _note_curve(job: Job, trainer: Any, train: Sequence[Encoded]) -> None:
     job.notes["supervised_tokens"] = sum(sum(i != IGNORED for i in e.labels) for e in train)
     job.notes["tokens_per_second"] = later / spent if spent else None
     job.notes["seconds_per_step"] = spent / len(seconds[1:]) if spent else None
+    job.notes["loss_curve"] = _thinned(job.notes["loss_curve"])
     job.notes["best_checkpoint"] = trainer.state.best_global_step
+
+
+def _thinned(curve: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """At most CURVE_POINTS of the training losses, the last among them; every validation loss."""
+    every = max(1, math.ceil(len(curve) / CURVE_POINTS))
+    return [
+        point
+        for i, point in enumerate(curve)
+        if i % every == 0 or i == len(curve) - 1 or "validation_loss" in point
+    ]
 
 
 def _save(job: Job, trainer: Any, tokenizer: Any, base: Artifact, *, adapter: bool) -> Artifact:
@@ -343,4 +362,4 @@ def folder_bytes(folder: Path) -> int:
 def _has_gpu() -> bool:
     from harness.machine import facts
 
-    return bool(facts().gpus)
+    return facts().device == "cuda"

@@ -86,8 +86,11 @@ class Where:
     """What names in a suite are resolved against."""
 
     mirror: Path | None = None
-    pull_missing: bool = True
     report: Any = None
+    limit: int | None = None
+    """No suite takes more samples; a smaller limit of its own stands."""
+    chat_template: str | None = None
+    """The experiment's own template, which changes every rendered prompt."""
 
 
 def find_suite(name: str, *, plugins: Plugins, folders: Sequence[Path]) -> Path:
@@ -113,6 +116,9 @@ def load_suite(
     """
     located = yamlfile.load(file)
     settings = _settings(located, overrides)
+    if where.limit is not None:
+        limit = min(where.limit, settings.limit or where.limit)
+        settings = settings.model_copy(update={"limit": limit})
     if settings.name != file.stem:
         raise located.error(
             f"the suite is called '{settings.name}' but its file {file.name}: make them equal",
@@ -137,7 +143,7 @@ def load_suite(
         mirror=str(where.mirror) if where.mirror else None,
         hash="",
     )
-    content = _content(suite, plugins, base_model)
+    content = _content(suite, plugins, base_model) | {"chat_template": where.chat_template}
     return Suite(**{**vars(suite), "hash": _digest(content)})
 
 
@@ -216,9 +222,7 @@ def _include(located: Located, settings: SuiteFile, file: Path) -> str | None:
 def _model(name: str, where: Where) -> ModelRef:
     from harness.packaged import resolve_model
 
-    return resolve_model(
-        name, mirror=where.mirror, pull_missing=where.pull_missing, report=where.report
-    )
+    return resolve_model(name, mirror=where.mirror, report=where.report)
 
 
 def _content(suite: Suite, plugins: Plugins, base: ModelRef) -> dict[str, Any]:

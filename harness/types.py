@@ -137,7 +137,7 @@ class Output:
     id: str
     text: str
     tokens: int
-    """Generated tokens, the end token included."""
+    """Generated tokens, without the end token."""
     capped: bool
     """True where the answer reached `max_new_tokens` without an end token."""
 

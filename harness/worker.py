@@ -77,6 +77,7 @@ def main(arguments: list[str]) -> int:
     from pydantic import TypeAdapter
 
     work = TypeAdapter(Work).validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
+    _one_gpu()
     _quiet_libraries()
     running = _Running(work, emit)
     artifact = _train(running)
@@ -312,6 +313,12 @@ def _event_stream() -> Any:
         events.write(json.dumps(event) + "\n")
 
     return emit
+
+
+def _one_gpu() -> None:
+    """The first visible GPU only: Trainer would spread over several and multiply the batch."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[0]
 
 
 def _quiet_libraries() -> None:

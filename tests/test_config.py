@@ -226,7 +226,7 @@ def test_overrides(tmp_path: Path) -> None:
         "methods.2.lr=1e-4",
         "seeds=[1, 2]",
         "suites.0.limit=3",
-        "judge.model=big",
+        "data.columns.prompt=question",
         "data.validation=",
     )
     assert experiment.budget.steps == 20
@@ -235,8 +235,8 @@ def test_overrides(tmp_path: Path) -> None:
     assert experiment.methods[2].line == 9
     assert experiment.seeds == (1, 2)
     assert experiment.suites[0].overrides == {"limit": 3}
-    assert experiment.judge == {"model": "big"}
     assert experiment.data is not None
+    assert experiment.data.columns == {"prompt": "question"}
     assert experiment.data.validation is None
     assert experiment.line("budget", "steps") is None
     assert experiment.line("budget", "batch") == 5

@@ -192,8 +192,9 @@ def test_the_command_prints_the_cells(harness, small):
     assert "2 cells to run" in harness("plan", small.file, "--out", small.out).stdout
 
 
+@pytest.mark.slow
 def test_the_command_shows_what_is_trained_on(harness, small):
-    ran = harness("plan", small.file, "--show-tokens", "1", "--out", small.out)
+    ran = harness("plan", small.file, "--show-tokens", "--rows", "1", "--out", small.out)
     assert ran.code == 0
     assert "coins.<|im_end|>]]" in ran.stdout
     assert ran.stdout.count("[[Yes, the") == 1

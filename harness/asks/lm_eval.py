@@ -45,7 +45,9 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
     rows: list[dict[str, Any]] = []
     metrics: list[Metric] = []
     groups = _groups(tasks)
-    for task, samples in result["samples"].items():
+    for task, every in result["samples"].items():
+        # A task may read its answers through several filters; the first is the one it means.
+        samples = [sample for sample in every if sample["filter"] == every[0]["filter"]]
         named = _metric_names(task, samples, tasks["tasks"][task])
         inside = [group for group, members in groups.items() if task in members]
         rows += _rows(task, samples, named, inside)

