@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,108 +21,56 @@ def cli() -> None:
     """Train with several methods under one budget, measure with shared suites, rank honestly."""
 
 
+def _experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What `run` and `plan` have in common; it reaches them as one dict."""
+    shared = (
+        click.argument("experiment", metavar="FILE"),
+        click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key."),
+        click.option("--out", type=click.Path(path_type=Path), help="Default: results/<name>."),
+        click.option("--limit", type=click.IntRange(min=1), help="Samples per suite at most."),
+        click.option("--methods", default="", metavar="A,B", help="Only these methods or labels."),
+        click.option(
+            "--suites",
+            "folders",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="A folder of suites.",
+        ),
+        click.option(
+            "--mirror",
+            type=click.Path(path_type=Path),
+            envvar="HARNESS_MIRROR",
+            help="A folder that stands in for the Hub.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON only."),
+    )
+    for option in reversed(shared):
+        command = option(command)
+    return command
+
+
 @cli.command()
-@click.argument("experiment", metavar="FILE")
-@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key.")
-@click.option("--out", type=click.Path(path_type=Path), help="Default: results/<name>.")
+@_experiment_options
 @click.option("--executor", default="local", show_default=True, help="Where cells run.")
-@click.option("--limit", type=click.IntRange(min=1), help="Samples per suite at most.")
-@click.option("--methods", default="", metavar="A,B", help="Only these methods or labels.")
-@click.option(
-    "--suites",
-    "folders",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="A folder of suites.",
-)
-@click.option(
-    "--mirror",
-    type=click.Path(path_type=Path),
-    envvar="HARNESS_MIRROR",
-    help="A folder that stands in for the Hub.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the leaderboard as JSON only.")
-def run(
-    experiment: str,
-    overrides: Sequence[str],
-    out: Path | None,
-    executor: str,
-    limit: int | None,
-    methods: str,
-    folders: Sequence[Path],
-    mirror: Path | None,
-    as_json: bool,
-) -> None:
+def run(executor: str, **asked: Any) -> None:
     """Run an experiment FILE, or `quickstart`. What is recorded already is not run again."""
     from harness.commands import run as command
 
-    sys.exit(
-        command.run(
-            experiment,
-            overrides=overrides,
-            out=out,
-            executor=executor,
-            limit=limit,
-            methods=methods,
-            folders=folders,
-            mirror=mirror,
-            as_json=as_json,
-        )
-    )
+    sys.exit(command.run(command.Asked(**asked), executor))
 
 
 @cli.command()
-@click.argument("experiment", metavar="FILE")
-@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key.")
-@click.option("--out", type=click.Path(path_type=Path), help="Default: results/<name>.")
-@click.option("--limit", type=click.IntRange(min=1), help="Samples per suite at most.")
-@click.option("--methods", default="", metavar="A,B", help="Only these methods or labels.")
-@click.option(
-    "--suites",
-    "folders",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="A folder of suites.",
-)
-@click.option(
-    "--mirror",
-    type=click.Path(path_type=Path),
-    envvar="HARNESS_MIRROR",
-    help="A folder that stands in for the Hub.",
-)
+@_experiment_options
 @click.option(
     "--show-tokens", is_flag=True, help="Show training rows as tokens, what is trained on marked."
 )
 @click.option("--rows", type=click.IntRange(min=1), default=2, help="Rows for --show-tokens.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
-def plan(
-    experiment: str,
-    overrides: Sequence[str],
-    out: Path | None,
-    limit: int | None,
-    methods: str,
-    folders: Sequence[Path],
-    mirror: Path | None,
-    show_tokens: bool,
-    rows: int,
-    as_json: bool,
-) -> None:
+def plan(show_tokens: bool, rows: int, **asked: Any) -> None:
     """Show an experiment's cells and which are recorded already. Trains nothing."""
     from harness.commands import run as command
 
-    command.show_plan(
-        experiment,
-        overrides=overrides,
-        out=out,
-        limit=limit,
-        methods=methods,
-        folders=folders,
-        mirror=mirror,
-        show_tokens=rows if show_tokens and not as_json else None,
-        as_json=as_json,
-    )
+    command.show_plan(command.Asked(**asked), rows if show_tokens else 0)
 
 
 @cli.command()

