@@ -12,46 +12,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from harness import asks, data, packaged, yamlfile
+from harness import asks, packaged, yamlfile
 from harness.config import Experiment, MethodEntry
 from harness.errors import ConfigError, UserError, nearest
 from harness.machine import default_precision, facts
 from harness.manager import Plugins
 from harness.suite import Suite, Where, find_suite, load_suite
-from harness.types import Budget, ModelRef, Row
+from harness.training_data import DataPlan, plan_data, training_rows, without_folder
+from harness.types import Budget, ModelRef
 
 ID_LENGTH = 10
-
-
-@dataclass(frozen=True)
-class DataPlan:
-    """The training data, found and counted. Worker and parent read the same rows from it."""
-
-    name: str
-    source: str
-    """A file."""
-    format: str
-    columns: Mapping[str, str] | None
-    validation: float | int | str | None
-    """As in the experiment; a file is resolved."""
-    chat_template: str | None
-    loss: Literal["assistant", "all"]
-    hash: str
-    """sha256 over the training and validation rows."""
-    rows: int
-    validation_rows: int
-
-    def as_record(self) -> dict[str, Any]:
-        """As the record says it: files by their names alone."""
-        told = dataclasses.asdict(self) | {
-            "name": _without_folder(self.name),
-            "source": Path(self.source).name,
-        }
-        if isinstance(self.validation, str):
-            told["validation"] = Path(self.validation).name
-        return told
 
 
 @dataclass(frozen=True)
@@ -76,7 +48,7 @@ class Cell:
         """The record's `plan` section: contents by their hashes, no folder of this machine."""
         model = dataclasses.asdict(self.model)
         if self.model.content_hash:
-            model |= {"path": None, "name": _without_folder(self.model.name)}
+            model |= {"path": None, "name": without_folder(self.model.name)}
         return {
             "experiment": self.experiment,
             "model": model,
@@ -122,7 +94,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     """
     entries = _chosen(experiment, settings.methods)
     options = {e.label: _options(experiment, plugins, e) for e in entries}
-    training_data = _data(experiment, plugins, settings)
+    training_data = plan_data(experiment, plugins.datasets.things, settings.mirror)
     suite_files = _suite_files(experiment, plugins, settings)
     model = _model(experiment, settings)
     _check_template(experiment, model, training_data)
@@ -159,16 +131,6 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     base = next(c for c in cells.values() if c.method == untrained)
     rest = [c for c in cells.values() if c is not base]
     return Plan(experiment.name, base, (base, *rest), experiment.rank_by)
-
-
-def training_rows(plan: DataPlan) -> tuple[list[Row], list[Row]]:
-    """(training, validation) rows of a data plan, the same wherever it is called."""
-    rows = _load(plan.source, plan.columns, plan.format)
-    if plan.validation is None:
-        return rows, []
-    if isinstance(plan.validation, str):
-        return rows, _load(plan.validation, plan.columns, plan.format)
-    return data.split_rows(rows, plan.validation, seed=0)
 
 
 def is_recorded(out: Path, cell: Cell) -> bool:
@@ -222,63 +184,6 @@ def _budget(experiment: Experiment) -> Budget:
         precision=default_precision(facts()) if budget.precision == "auto" else budget.precision,
         micro_batch=budget.micro_batch,
     )
-
-
-def _data(experiment: Experiment, plugins: Plugins, settings: Settings) -> DataPlan | None:
-    wanted = experiment.data
-    if wanted is None:
-        return None
-
-    def resolve(name: str, key: str) -> str:
-        try:
-            file = data.resolve(
-                name,
-                base=experiment.folder.resolve(),
-                bundled=plugins.datasets.things,
-                mirror=settings.mirror,
-                split=wanted.split,
-                config=wanted.config,
-            )
-        except UserError as error:
-            raise experiment.error(str(error), "data", key) from None
-        return str(file)
-
-    validation = wanted.validation
-    plan = DataPlan(
-        name=wanted.train,
-        source=resolve(wanted.train, "train"),
-        format=wanted.format,
-        columns=wanted.columns,
-        validation=resolve(validation, "validation") if isinstance(validation, str) else validation,
-        chat_template=wanted.chat_template,
-        loss=wanted.loss,
-        hash="",
-        rows=0,
-        validation_rows=0,
-    )
-    train, validation_rows = training_rows(plan)
-    return dataclasses.replace(
-        plan,
-        hash=data.rows_hash([*train, *validation_rows]),
-        rows=len(train),
-        validation_rows=len(validation_rows),
-    )
-
-
-def _load(source: str, columns: Mapping[str, str] | None, format: str) -> list[Row]:
-    rows = data.load_rows(Path(source), columns=columns, format=format)
-    # A stated `format: prompt` means plain text; otherwise a prompt is a turn of a conversation.
-    return rows if format == "prompt" else [_as_conversation(row) for row in rows]
-
-
-def _as_conversation(row: Row) -> Row:
-    if row.prompt is None or row.completion is None:
-        return row
-    turns = (
-        {"role": "user", "content": row.prompt},
-        {"role": "assistant", "content": row.completion},
-    )
-    return dataclasses.replace(row, messages=turns, prompt=None, completion=None)
 
 
 def _model(experiment: Experiment, settings: Settings) -> ModelRef:
@@ -384,11 +289,6 @@ def _cell(**fields: Any) -> Cell:
     whole = _digest([training, suites, fields["label"]])
     name = f"{_slug(fields['label'])}-s{fields['seed']}-{whole[:ID_LENGTH]}"
     return Cell(id=name, training_id=training_id, **fields)
-
-
-def _without_folder(name: str) -> str:
-    """An absolute path's last part; aliases, Hub ids and relative paths stay as they are."""
-    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _slug(label: str) -> str:

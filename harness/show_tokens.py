@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from harness.plan import Cell, training_rows
+from harness.plan import Cell
 from harness.tokens import IGNORED, encode_row
+from harness.training_data import training_rows
 from harness.types import Artifact
 
 

@@ -24,7 +24,8 @@ from harness.errors import CellFailed
 from harness.evaluate import SuiteFailure, evaluate
 from harness.manager import plugins
 from harness.measure import Meter
-from harness.plan import Cell, training_rows
+from harness.plan import Cell
+from harness.training_data import training_rows
 from harness.types import Artifact, Job, Record, Status, SuiteResult
 
 TRAINING_FILE = "training.json"

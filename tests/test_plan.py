@@ -8,7 +8,8 @@ from conftest import conversations, write_jsonl
 from harness.config import load_experiment
 from harness.errors import UserError
 from harness.manager import Plugins
-from harness.plan import Settings, is_recorded, make_plan, training_rows
+from harness.plan import Settings, is_recorded, make_plan
+from harness.training_data import training_rows
 
 PLUGINS = Plugins(discover=False)
 
