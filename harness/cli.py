@@ -21,6 +21,16 @@ def cli() -> None:
     """Train with several methods under one budget, measure with shared suites, rank honestly."""
 
 
+_suite_folders = click.option(
+    "--suites",
+    "folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A folder of suites.",
+)
+
+
 def _experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What `run` and `plan` have in common; it reaches them as one dict."""
     shared = (
@@ -29,14 +39,7 @@ def _experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--out", type=click.Path(path_type=Path), help="Default: results/<name>."),
         click.option("--limit", type=click.IntRange(min=1), help="Samples per suite at most."),
         click.option("--methods", default="", metavar="A,B", help="Only these methods or labels."),
-        click.option(
-            "--suites",
-            "folders",
-            multiple=True,
-            type=click.Path(path_type=Path),
-            metavar="DIR",
-            help="A folder of suites.",
-        ),
+        _suite_folders,
         click.option(
             "--mirror",
             type=click.Path(path_type=Path),
@@ -111,14 +114,7 @@ def pull(alias: str) -> None:
 
 
 @cli.command()
-@click.option(
-    "--suites",
-    "folders",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="A folder of suites.",
-)
+@_suite_folders
 @click.option("--json", "as_json", is_flag=True)
 def suites(folders: Sequence[Path], as_json: bool) -> None:
     """The suites that an experiment can name, and where their files lie."""

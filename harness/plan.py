@@ -201,10 +201,10 @@ def _model(experiment: Experiment, settings: Settings) -> ModelRef:
 def _check_template(experiment: Experiment, model: ModelRef, plan: DataPlan | None) -> None:
     """A conversation needs a template; found out here, not after the model is loaded."""
     folder = Path(model.path)
-    if plan is None or plan.chat_template or not folder.is_dir():
+    if plan is None or plan.chat_template or not folder.is_dir() or _has_template(folder):
         return
     rows, _ = training_rows(plan)
-    if not _has_template(folder) and any(row.messages for row in rows):
+    if any(row.messages for row in rows):
         raise experiment.error(
             f"model '{model.name}' has no chat template: set data.chat_template, or give "
             "prompt/completion rows with data.format: prompt",

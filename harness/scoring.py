@@ -37,8 +37,9 @@ def score_requests(
     roots, cut = build(requests, max_length=max_length, share=can_share(model))
     run = _Run(model, tokens_per_pass, progress, total=sum(root.count() for root in roots))
     run.level(roots, None)
+    shortened = set(cut)
     return [
-        _score(run.found.get(i, {}), len(continuation), i in set(cut))
+        _score(run.found.get(i, {}), len(continuation), i in shortened)
         for i, (_, continuation) in enumerate(requests)
     ]
 
