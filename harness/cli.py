@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from harness import __version__
+from harness.asks import MODULES
 from harness.errors import HarnessError, UserError
 
 INTERRUPTED = 130
@@ -31,14 +32,12 @@ _suite_folders = click.option(
 )
 
 
-def _experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What `run` and `plan` have in common; it reaches them as one dict."""
+def _measuring_options(*own: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A command's `own` options, and what all that measure have; they reach it as one dict."""
     shared = (
-        click.argument("experiment", metavar="FILE"),
-        click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key."),
+        *own,
         click.option("--out", type=click.Path(path_type=Path), help="Default: results/<name>."),
         click.option("--limit", type=click.IntRange(min=1), help="Samples per suite at most."),
-        click.option("--methods", default="", metavar="A,B", help="Only these methods or labels."),
         _suite_folders,
         click.option(
             "--mirror",
@@ -48,19 +47,51 @@ def _experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON only."),
     )
-    for option in reversed(shared):
-        command = option(command)
-    return command
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(shared):
+            command = option(command)
+        return command
+
+    return add
+
+
+_experiment_options = _measuring_options(
+    click.argument("experiment", metavar="FILE"),
+    click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key."),
+    click.option("--methods", default="", metavar="A,B", help="Only these methods or labels."),
+)
+_executor = click.option("--executor", default="local", show_default=True, help="Where cells run.")
+
+
+def _rows(context: click.Context, parameter: click.Parameter, text: str) -> int | None:
+    """`auto` or a number of sequences."""
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise click.BadParameter(f"expected auto or a number of sequences, got '{text}'")
+    return int(text)
+
+
+_batch = click.option(
+    "--batch",
+    default="auto",
+    show_default=True,
+    metavar="N",
+    callback=_rows,
+    help="Sequences at once while measuring; auto: what memory allows. Scores do not change.",
+)
 
 
 @cli.command()
 @_experiment_options
-@click.option("--executor", default="local", show_default=True, help="Where cells run.")
-def run(executor: str, **asked: Any) -> None:
+@_executor
+@_batch
+def run(executor: str, batch: int | None, **asked: Any) -> None:
     """Run an experiment FILE, or `quickstart`. What is recorded already is not run again."""
     from harness.commands import run as command
 
-    sys.exit(command.run(command.Asked(**asked), executor))
+    sys.exit(command.run(command.Asked(**asked), executor, batch))
 
 
 @cli.command()
@@ -74,6 +105,37 @@ def plan(show_tokens: bool, rows: int, **asked: Any) -> None:
     from harness.commands import run as command
 
     command.show_plan(command.Asked(**asked), rows if show_tokens else 0)
+
+
+@cli.command("eval")
+@_measuring_options(
+    click.argument("model"),
+    click.option("--adapter", metavar="DIR", help="An adapter that peft saved, on MODEL."),
+    click.option("--load-in-4bit", is_flag=True, help="Open MODEL in 4 bits (NF4), as QLoRA does."),
+    click.option("--base", metavar="MODEL", help="What to compare with; default: MODEL untouched."),
+    click.option("--label", metavar="TEXT", help="What its row is called."),
+    click.option("--suite", "suites", multiple=True, metavar="NAME", help="Default: the built-in."),
+    click.option(
+        "--precision",
+        default="auto",
+        show_default=True,
+        type=click.Choice(["auto", "float32", "bf16"]),
+    ),
+    click.option(
+        "--chat-template",
+        "template",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="A Jinja template in place of the tokenizers' own.",
+    ),
+)
+@_executor
+@_batch
+def eval_(executor: str, batch: int | None, **asked: Any) -> None:
+    """Measure a MODEL trained elsewhere: a packaged alias, a folder or a Hub id."""
+    from harness.commands import eval as command
+
+    sys.exit(command.evaluate(command.Given(**asked), executor, batch))
 
 
 @cli.command()
@@ -113,14 +175,57 @@ def pull(alias: str) -> None:
     look.pull(alias)
 
 
-@cli.command()
+@cli.group(invoke_without_command=True)
 @_suite_folders
 @click.option("--json", "as_json", is_flag=True)
-def suites(folders: Sequence[Path], as_json: bool) -> None:
+@click.pass_context
+def suites(context: click.Context, folders: Sequence[Path], as_json: bool) -> None:
     """The suites that an experiment can name, and where their files lie."""
-    from harness.commands import look
+    if context.invoked_subcommand is None:
+        from harness.commands import look
 
-    look.suites(folders, as_json)
+        look.suites(folders, as_json)
+
+
+@suites.command()
+@click.argument("name")
+@click.option(
+    "--ask",
+    default="generate",
+    show_default=True,
+    type=click.Choice(list(MODULES)),
+    help="How the model is asked.",
+)
+@click.option(
+    "--dir",
+    "folder",
+    default=".",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where to write it.",
+)
+def new(name: str, ask: str, folder: Path) -> None:
+    """Write a suite NAME that works as it is: a YAML file and three example rows."""
+    from harness.commands import suites as command
+
+    command.new(name, ask, folder)
+
+
+@suites.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--model", metavar="MODEL", help="Instead of the tiny model: an alias or a folder.")
+@click.option(
+    "--mirror",
+    type=click.Path(path_type=Path),
+    envvar="HARNESS_MIRROR",
+    help="A folder that stands in for the Hub.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+def check(file: Path, model: str | None, mirror: Path | None, as_json: bool) -> None:
+    """Validate a suite FILE, show its first prompt and run three samples on a tiny model."""
+    from harness.commands import suites as command
+
+    command.check(file, model, mirror, as_json)
 
 
 @cli.command()

@@ -15,7 +15,15 @@ from harness import formats, yamlfile
 from harness.errors import ConfigError
 from harness.yamlfile import KeyPath, Located, StrictModel
 
-__all__ = ["BudgetConfig", "Data", "Experiment", "MethodEntry", "SuiteEntry", "load_experiment"]
+__all__ = [
+    "BudgetConfig",
+    "Data",
+    "Experiment",
+    "MethodEntry",
+    "SuiteEntry",
+    "check_experiment",
+    "load_experiment",
+]
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -185,6 +193,11 @@ def load_experiment(
     located = yamlfile.load(path)
     for text in overrides:
         located = _override(located, text)
+    return check_experiment(located, untrained)
+
+
+def check_experiment(located: Located, untrained: Collection[str] = ("base",)) -> Experiment:
+    """An experiment from what its file says, or a command says in its place (`harness eval`)."""
     plain = dataclasses.replace(located, data=_normalise(located))
     experiment = yamlfile.validate(Experiment, plain)
     experiment._located = located

@@ -76,3 +76,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{hint}(known: {', '.join(names) or 'none'})"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory, the device's or the host's, ran out."""
+    told = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in told)

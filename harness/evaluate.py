@@ -1,8 +1,8 @@
-"""Runs suites on a model: one generation pass, one log-likelihood pass, then the scoring."""
+"""Runs suites on a model, one after the other, and hands over each as soon as it is scored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -11,97 +11,136 @@ from harness import asks
 from harness.asks import Question
 from harness.manager import plugins
 from harness.suite import Suite
+from harness.tokens import tokenizer_hash
 from harness.types import Artifact, SuiteResult
 
 Report = Callable[..., None]
 Phase = Callable[[str], AbstractContextManager[None]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class SuiteFailure:
     """A suite that broke; what the others measured stands."""
 
     error: Exception
+    phase: str
+    """`generate`, `loglikelihood` or the suite's name."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One suite, finished or failed."""
+
+    suite: Suite
+    result: SuiteResult | SuiteFailure
+    tokenizer_hash: str
+    """Of the model that was measured."""
+    passes: Mapping[str, Any]
+    """How its forward passes ran: batch, shared prefixes."""
 
 
 def evaluate(
-    artifact: Artifact, suites: Sequence[Suite], phase: Phase, report: Report
-) -> dict[str, SuiteResult | SuiteFailure]:
-    """Every suite's result on the model that `artifact` describes.
+    artifact: Artifact,
+    suites: Sequence[Suite],
+    phase: Phase,
+    report: Report,
+    batch: int | None = None,
+) -> Iterator[Measured]:
+    """Every suite's result on the model that `artifact` describes, each as soon as it is there.
 
-    Prompts and scored pairs that several suites share run once. Phases: `reload`, `generate`,
-    `loglikelihood`, and one of each suite's name for its scoring. Raises what opening the model
-    or a shared pass raises; an exception in one suite's own scoring is its SuiteFailure.
+    At most `batch` sequences run at once; None finds what memory allows. Suites with a judge come
+    last, for its model takes the place of the judged one. A prompt that several suites ask runs
+    once. Phases: `reload`, `generate`, `loglikelihood`, and one of each
+    suite's name for its scoring. Raises what opening the model raises; an exception in a suite
+    is its SuiteFailure.
     """
     with phase("reload"):
-        model = plugins().manager.hook.open_model(artifact=artifact)
-    bench = Bench(model, artifact, report)
-    results: dict[str, SuiteResult | SuiteFailure] = {}
-    questions = {}
+        model = _open(artifact, batch)
+        tokens = tokenizer_hash(model.tokenizer)
+    bench = Bench(model, artifact, report, batch)
+    judged = [suite for suite in suites if suite["judge"] is not None]
+    try:
+        for together in [*([suite] for suite in suites if suite not in judged), judged]:
+            for suite, result in _batch(bench, together, phase):
+                yield Measured(suite, result, tokens, model.passes())
+    finally:
+        bench.close()
+
+
+def _batch(
+    bench: Bench, suites: Sequence[Suite], phase: Phase
+) -> Iterator[tuple[Suite, SuiteResult | SuiteFailure]]:
+    """Ask and answer suites that need the model at the same time."""
+    asked: list[tuple[Suite, Question]] = []
     for suite in suites:
+        bench.begin(suite)
         try:
             with phase(suite.name):
-                questions[suite.name] = asks.module(suite["ask"]).ask(suite, model)
+                asked.append((suite, asks.module(suite["ask"]).ask(suite, bench.model)))
         except Exception as error:
-            results[suite.name] = SuiteFailure(error)
-    with phase("generate"):
-        _generate(bench, questions.values())
-    with phase("loglikelihood"):
-        _score(bench, questions.values())
-    # A judge of its own takes the place of the judged model, so the judged go first.
-    for suite in sorted(suites, key=lambda s: s["judge"] is not None):
-        if suite.name not in questions:
-            continue
-        bench.suite = suite
-        report(activity=suite.name)
+            yield suite, SuiteFailure(error, suite.name)
+    questions = [question for _, question in asked]
+    for name, run in (("generate", bench.generate), ("loglikelihood", bench.score)):
+        try:
+            run(questions, phase)
+        except Exception as error:
+            yield from ((suite, SuiteFailure(error, name)) for suite, _ in asked)
+            return
+    for suite, question in asked:
+        bench.begin(suite)
+        result: SuiteResult | SuiteFailure
         try:
             with phase(suite.name):
-                module = asks.module(suite["ask"])
-                results[suite.name] = module.answer(suite, questions[suite.name], bench)
+                result = asks.module(suite["ask"]).answer(suite, question, bench)
         except Exception as error:
-            results[suite.name] = SuiteFailure(error)
-    bench.close()
-    return {suite.name: results[suite.name] for suite in suites}
-
-
-def _generate(bench: Bench, questions: Iterable[Question]) -> None:
-    """One pass for each cap on new tokens; equal prompts are generated once."""
-    asked = [question for question in questions if question.prompts]
-    bench.report(activity="generate")
-    for cap in sorted({question.max_new_tokens for question in asked}):
-        same = [question for question in asked if question.max_new_tokens == cap]
-        distinct = list(dict.fromkeys(tuple(p) for q in same for p in q.prompts))
-        answers = dict(
-            zip(
-                distinct,
-                bench.model.generate(distinct, max_new_tokens=cap, progress=bench.progress),
-                strict=True,
-            )
-        )
-        for question in same:
-            question.generated = [answers[tuple(p)] for p in question.prompts]
-
-
-def _score(bench: Bench, questions: Iterable[Question]) -> None:
-    asked = [question for question in questions if question.pairs]
-    bench.report(activity="loglikelihood")
-    pairs = [pair for question in asked for pair in question.pairs]
-    scores = iter(bench.model.loglikelihood(pairs, bench.progress) if pairs else [])
-    for question in asked:
-        question.scores = [next(scores) for _ in question.pairs]
+            result = SuiteFailure(error, suite.name)
+        yield suite, result
 
 
 class Bench:
     """The worker's Tools: the model under test, the embedder and the judge's model."""
 
-    def __init__(self, model: Any, artifact: Artifact, report: Report) -> None:
+    def __init__(
+        self, model: Any, artifact: Artifact, report: Report, batch: int | None = None
+    ) -> None:
         self.model = model
         self.artifact = artifact
         self.report = report
+        self.batch = batch
         self.suite: Suite | None = None
+        self._answers: dict[tuple[int, tuple[int, ...]], Any] = {}
         self._decode = model.decode
         self._embedders: dict[str, Any] = {}
         self._judge: tuple[Artifact, Any] | None = None
+
+    def begin(self, suite: Suite) -> None:
+        """What is lent from now on is lent to this suite."""
+        self.suite = suite
+        self.report(activity=suite.name)
+
+    def generate(self, questions: Collection[Question], phase: Phase) -> None:
+        """Answer prompts, by their caps on new tokens; what was asked before is remembered."""
+        asked = [question for question in questions if question.prompts]
+        for cap in sorted({question.max_new_tokens for question in asked}):
+            same = [question for question in asked if question.max_new_tokens == cap]
+            distinct = dict.fromkeys(tuple(prompt) for q in same for prompt in q.prompts)
+            new = [prompt for prompt in distinct if (cap, prompt) not in self._answers]
+            if new:
+                with phase("generate"):
+                    found = self.model.generate(new, max_new_tokens=cap, progress=self.progress)
+                self._answers |= {(cap, p): one for p, one in zip(new, found, strict=True)}
+            for question in same:
+                question.generated = [self._answers[cap, tuple(p)] for p in question.prompts]
+
+    def score(self, questions: Collection[Question], phase: Phase) -> None:
+        """Log-likelihoods of the pairs, in one pass."""
+        pairs = [pair for question in questions for pair in question.pairs]
+        if not pairs:
+            return
+        with phase("loglikelihood"):
+            scores = iter(self.model.loglikelihood(pairs, self.progress))
+        for question in questions:
+            question.scores = [next(scores) for _ in question.pairs]
 
     def progress(self, done: int, total: int) -> None:
         """Feeds the live progress."""
@@ -131,7 +170,7 @@ class Bench:
             return self.model
         if self._judge is None or self._judge[0] != wanted:
             self.close()
-            self._judge = (wanted, plugins().manager.hook.open_model(artifact=wanted))
+            self._judge = (wanted, _open(wanted, self.batch))
         return self._judge[1]
 
     def judge_identity(self) -> dict[str, Any]:
@@ -153,6 +192,14 @@ class Bench:
         if self.suite.judge_model is None:
             return _as_base(self.artifact)
         return Artifact("base", self.suite.judge_model, precision=self.artifact.precision)
+
+
+def _open(artifact: Artifact, batch: int | None) -> Any:
+    """The model of an artifact, of which at most `batch` sequences run at once."""
+    model = plugins().manager.hook.open_model(artifact=artifact)
+    model.limit.rows = batch
+    _ = model.not_shared  # found out while the model is there: a judge may take its place
+    return model
 
 
 def _as_base(artifact: Artifact) -> Artifact:

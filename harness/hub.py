@@ -45,7 +45,9 @@ __all__ = [
 _HASHED = frozenset(
     {".safetensors", ".bin", ".gguf", ".json", ".txt", ".model", ".tiktoken", ".jinja", ".py"}
 )
-_NOT_THE_MODEL = frozenset({"training_args.bin", "trainer_state.json", "optimizer.bin"})
+_NOT_THE_MODEL = frozenset(
+    {"training_args.bin", "trainer_state.json", "optimizer.bin", "training.json"}
+)
 
 
 def cache_dir() -> Path:

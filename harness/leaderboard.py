@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness import stats, summary
+from harness.cost import cost
 from harness.errors import UserError, nearest
 
 __all__ = ["SCHEMA", "ReadRows", "build"]
@@ -32,13 +33,23 @@ class _Group:
 
     @property
     def hashes(self) -> dict[str, str]:
-        return {name: suite["hash"] for cell in self.cells for name, suite in _suites(cell).items()}
+        return {
+            name: _identity(suite) for cell in self.cells for name, suite in _suites(cell).items()
+        }
+
+    @property
+    def tokenizer(self) -> str:
+        """What figures per token hang on: its hash, or the model where no record tells."""
+        told = [(cell["evaluation"] or {}).get("tokenizer_hash") for cell in self.cells]
+        model = self.cells[0]["plan"]["model"]
+        known = (*filter(None, told), model.get("content_hash"), model["name"])
+        return str(next(filter(None, known)))
 
     def takes(self, cell: Cell) -> bool:
         """One cell per seed, and seeds are averaged only where they answered the same suites."""
         hashes = self.hashes
         return cell["plan"]["seed"] not in [mine["plan"]["seed"] for mine in self.cells] and all(
-            hashes.get(name, suite["hash"]) == suite["hash"]
+            hashes.get(name, _identity(suite)) == _identity(suite)
             for name, suite in _suites(cell).items()
         )
 
@@ -53,9 +64,10 @@ def build(
 
     Seeds are one row: a metric's value is the mean over seeds, its interval and its delta to the
     base are computed anew from the samples that the seeds share. `rank_by` is `suite.metric`, by
-    default the first metric of the plan's first suite; rows without it come last, unranked. Rows
-    are `tied_with` each other where their paired difference on it does not exclude zero. Raises
-    UserError for an unknown `rank_by`, and what `read_rows` raises.
+    default the first metric of the plan's first suite that all rows may be compared on; rows
+    without it come last, unranked. Rows are `tied_with` each other where their paired difference
+    on it does not exclude zero. Figures per token neither rank nor tie rows of several
+    tokenizers. Raises UserError for an unknown `rank_by`, and what `read_rows` raises.
     """
     by_id = {record["id"]: record for record in records}
     groups = _grouped(by_id.values())
@@ -63,11 +75,11 @@ def build(
     chosen = _ranked_by(groups, rank_by)
     ranked_by = ".".join(chosen) if chosen else None
     order = _order(rows, ranked_by)
-    ties = _ties(groups, rows, chosen, read_rows) if chosen else {}
-    ranked = 0
+    ties = _ties(groups, rows, chosen, by_id, read_rows) if chosen else {}
+    ranked, mixed = 0, chosen is not None and len(_tokenizers(groups, *chosen)) > 1
     for index in order:
         row = rows[index]
-        if _value(row, ranked_by) is not None:
+        if _value(row, ranked_by) is not None and not mixed:
             ranked += 1
             row["rank"] = ranked
         tied = ties.get(index, set())
@@ -77,7 +89,10 @@ def build(
         "ranked_by": ranked_by,
         "rows": [rows[index] for index in order],
         "labels": _labels(by_id.values()),
-        "incomparable": _incomparable([rows[index] for index in order]),
+        "incomparable": [
+            *_incomparable([rows[index] for index in order]),
+            *_other_tokenizers([groups[index] for index in order]),
+        ],
     }
 
 
@@ -127,7 +142,7 @@ def _row(group: _Group, by_id: Mapping[str, Cell], read_rows: ReadRows) -> dict[
             f"{suite}.{metric}": _metric(group, suite, metric, by_id, read_rows)
             for suite, metric in _metric_names(group)
         },
-        "cost": _cost(group.cells),
+        "cost": cost(group.cells),
         "tied_with": [],
         "budget": plan.get("budget"),
         "suite_hashes": group.hashes,
@@ -153,74 +168,38 @@ def _metric(
     values = [one["value"] for one in own]
     if len(cells) == 1:
         return {**own[0], "per_seed": values}
-    bases = _bases(cells, suite, by_id)
+    bases = _bases(cells, suite, metric, by_id)
     pooled = summary.measure(
         own[0]["estimator"],
         own[0]["higher_is_better"],
         [read_rows(cell, suite) for cell in cells],
         [read_rows(base, suite) for base in bases],
     )
-    deltas = [one["delta"] for one in own if one["delta"] is not None]
-    if not bases and len(deltas) == len(own):
-        # the base's samples are not at hand: its difference stands without an interval
-        pooled["delta"] = sum(deltas) / len(deltas)
+    if not bases:
+        # the base's samples are not at hand: what hangs on them stands without an interval
+        pooled["delta"] = _mean_of([one["delta"] for one in own])
+        if own[0]["estimator"]["kind"] == "retained":
+            pooled |= {"value": _mean_of(values), "n": min(one["n"] for one in own)}
     return {**pooled, "per_seed": values}
 
 
-def _bases(cells: Sequence[Cell], suite: str, by_id: Mapping[str, Cell]) -> list[Cell]:
-    """The base cells of `cells` (each once) that answered the same version of the suite."""
-    ids = dict.fromkeys(cell["evaluation"].get("base") for cell in cells)
-    wanted = _suites(cells[0])[suite]["hash"]
-    found = (by_id[key] for key in ids if key in by_id)
-    return [base for base in found if _suites(base).get(suite, {}).get("hash") == wanted]
-
-
-# Cost
-
-
-def _cost(cells: Sequence[Cell]) -> dict[str, Any]:
-    trainings = [cell["training"] or {} for cell in cells]
-    peak, kind = _peak(cells)
-    return {
-        "train_seconds": _mean(_seconds(_phases(cell, "training"), "train") for cell in cells),
-        "evaluation_seconds": _mean(_seconds(_phases(cell, "evaluation")) for cell in cells),
-        "peak_memory_bytes": peak,
-        "peak_memory_kind": kind,
-        "trainable_parameters": _largest(one.get("trainable_parameters") for one in trainings),
-        "artifact_bytes": _largest(one.get("artifact_bytes") for one in trainings),
-    }
-
-
-def _peak(cells: Sequence[Cell]) -> tuple[int | None, str | None]:
-    """The highest peak over the phases of training (of evaluation, where nothing was trained)."""
-    for part in ("training", "evaluation"):
-        on_gpu = [cell for cell in cells if (cell["environment"] or {}).get("gpu")]
-        for kind, key, where in (
-            ("cuda", "peak_allocated_bytes", on_gpu),
-            ("host", "peak_host_bytes", cells),
-        ):
-            phases = [phase for cell in where for phase in _phases(cell, part).values()]
-            peak = _largest(phase.get(key) for phase in phases)
-            # a GPU that stayed empty was not what this cell ran on
-            if peak:
-                return peak, kind
-    return None, None
-
-
-def _seconds(phases: Mapping[str, Any], only: str | None = None) -> float | None:
-    names = list(phases) if only is None else [only]
-    seconds = [phases[name]["seconds"] for name in names if name in phases]
-    known = [value for value in seconds if value is not None]
-    return float(sum(known)) if known else None
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    """None where one of them is."""
     known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
-def _largest(values: Iterable[int | None]) -> int | None:
-    return max((value for value in values if value is not None), default=None)
+def _bases(cells: Sequence[Cell], suite: str, metric: str, by_id: Mapping[str, Cell]) -> list[Cell]:
+    """The base cells of `cells` (each once) that the metric may be compared with."""
+    ids = dict.fromkeys(cell["evaluation"].get("base") for cell in cells)
+    wanted = _identity(_suites(cells[0])[suite])
+    found = [by_id[key] for key in ids if key in by_id]
+    same = [base for base in found if suite in _suites(base)]
+    same = [base for base in same if _identity(_suites(base)[suite]) == wanted]
+    if _metrics(cells[0], suite)[metric]["estimator"]["kind"] != "exp_ratio":
+        return same
+    tokenizer = _Group(list(cells)).tokenizer
+    return [base for base in same if _Group([base]).tokenizer == tokenizer]
 
 
 # Ranks and ties
@@ -234,11 +213,10 @@ def _ranked_by(groups: Sequence[_Group], asked: str | None) -> tuple[str, str] |
             raise UserError(f"cannot rank by '{asked}': {nearest(asked, known)}")
         return known[asked]
     planned = [name for group in groups for name in group.cells[0]["plan"].get("suites", ())]
-    for suite in planned:
-        for name in known.values():
-            if name[0] == suite:
-                return name
-    return next(iter(known.values()), None)
+    names = [name for suite in planned for name in known.values() if name[0] == suite]
+    names += known.values()
+    comparable = (name for name in names if len(_tokenizers(groups, *name)) < 2)
+    return next(comparable, names[0] if names else None)
 
 
 def _value(row: Mapping[str, Any], metric: str | None) -> float | None:
@@ -261,22 +239,27 @@ def _ties(
     groups: Sequence[_Group],
     rows: Sequence[Mapping[str, Any]],
     chosen: tuple[str, str],
+    by_id: Mapping[str, Cell],
     read_rows: ReadRows,
 ) -> dict[int, set[int]]:
     """Index of a row -> indices of the rows that it cannot be told apart from."""
     suite, metric = chosen
     ranked_by = ".".join(chosen)
-    by_hash: dict[str, dict[int, list[summary.Scored]]] = {}
+    alike: dict[tuple[str, str], dict[int, list[summary.Scored]]] = {}
     for index, (group, row) in enumerate(zip(groups, rows, strict=True)):
         if _value(row, ranked_by) is not None:
             how = row["metrics"][ranked_by]["estimator"]
-            tables = [
-                summary.scored(how, read_rows(cell, suite)) for cell in group.having(suite, metric)
-            ]
-            by_hash.setdefault(row["suite_hashes"][suite], {})[index] = tables
+            cells = group.having(suite, metric)
+            tables = summary.tables(
+                how,
+                [read_rows(cell, suite) for cell in cells],
+                [read_rows(base, suite) for base in _bases(cells, suite, metric, by_id)],
+            )
+            tokenizer = group.tokenizer if how["kind"] == "exp_ratio" else ""
+            alike.setdefault((row["suite_hashes"][suite], tokenizer), {})[index] = tables
     ties: dict[int, set[int]] = {}
-    for tables_of in by_hash.values():
-        kind = rows[next(iter(tables_of))]["metrics"][ranked_by]["estimator"]["kind"]
+    for tables_of in alike.values():
+        kind = summary.figure(rows[next(iter(tables_of))]["metrics"][ranked_by]["estimator"])
         for one, other in _tied_pairs(kind, tables_of):
             ties.setdefault(one, set()).add(other)
             ties.setdefault(other, set()).add(one)
@@ -313,12 +296,42 @@ def _incomparable(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             if suite in row["suite_hashes"]:
                 labels.setdefault(row["suite_hashes"][suite], []).append(row["label"])
         if len(labels) > 1:
-            parts = [f"{', '.join(of)} ({key[:12]})" for key, of in labels.items()]
+            parts = [f"{', '.join(of)} ({_short(key)})" for key, of in labels.items()]
             sentences.append(
                 f"suite '{suite}' is not the same for {' and '.join(parts)}: "
                 "its figures must not be compared between them"
             )
     return sentences
+
+
+def _tokenizers(groups: Sequence[_Group], suite: str, metric: str) -> dict[str, list[_Group]]:
+    """Tokenizer -> the groups with a metric per token; empty for another metric."""
+    found: dict[str, list[_Group]] = {}
+    for group in groups:
+        for cell in group.having(suite, metric)[:1]:
+            if _metrics(cell, suite)[metric]["estimator"]["kind"] == "exp_ratio":
+                found.setdefault(group.tokenizer, []).append(group)
+    return found
+
+
+def _other_tokenizers(groups: Sequence[_Group]) -> list[str]:
+    """A sentence for each set of rows that figures per token must not be compared between."""
+    names: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for group in groups for name in _metric_names(group)):
+        parts = _tokenizers(groups, *name)
+        if len(parts) > 1:
+            told = " and ".join(", ".join(map(_title, of)) for of in parts.values())
+            names.setdefault(told, []).append(".".join(name))
+    return [
+        f"{', '.join(of)}: per token, and {rows} are not known to have one tokenizer, so these "
+        "are neither ranked nor tied by it; compare bits_per_byte"
+        for rows, of in names.items()
+    ]
+
+
+def _title(group: _Group) -> str:
+    plan = group.cells[0]["plan"]
+    return f"{_label(plan)} ({plan['model']['name']})"
 
 
 # Reading a record
@@ -338,6 +351,10 @@ def _metrics(cell: Cell, suite: str) -> Mapping[str, Any]:
     return found
 
 
-def _phases(cell: Cell, part: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = (cell[part] or {}).get("phases") or {}
-    return found
+def _identity(section: Mapping[str, Any]) -> str:
+    """What must be equal for figures of a suite to be compared."""
+    return "/".join(filter(None, (section["hash"], section.get("data_hash"))))
+
+
+def _short(identity: str) -> str:
+    return "/".join(part[:12] for part in identity.split("/"))

@@ -1,4 +1,4 @@
-"""Options of low-rank adapters, which several methods share."""
+"""What methods with low-rank adapters share: their options, and a base in 4 bits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,26 @@ from typing import Any
 from pydantic import Field
 
 from harness.sft import SftOptions
+
+
+def four_bit(
+    precision: str,
+    *,
+    quant_type: str = "nf4",
+    double_quant: bool = True,
+    compute_dtype: str = "auto",
+) -> dict[str, Any]:
+    """A base in 4 bits, as JSON-able keywords of transformers' BitsAndBytesConfig.
+
+    By default as in the QLoRA paper (Dettmers et al. 2023, arXiv 2305.14314), section 3. A
+    `compute_dtype` of `auto` is the plan's precision.
+    """
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": quant_type,
+        "bnb_4bit_use_double_quant": double_quant,
+        "bnb_4bit_compute_dtype": precision if compute_dtype == "auto" else compute_dtype,
+    }
 
 
 class LowRankOptions(SftOptions):

@@ -20,7 +20,11 @@ BUILT_IN = (
     "harness.plugins.full",
     "harness.plugins.lora",
     "harness.plugins.qlora",
-    "harness.plugins.scorers",
+    "harness.plugins.external",
+    "harness.plugins.scorers_match",
+    "harness.plugins.scorers_format",
+    "harness.plugins.scorers_ngram",
+    "harness.plugins.scorers_embedding",
     "harness.plugins.judge",
     "harness.plugins.local",
     "harness.plugins.bundled",
@@ -97,6 +101,10 @@ class Plugins:
         others = [p for p in self.manager.get_plugins() if p is not plugin]
         for hook, register in registering.items():
             self.manager.subset_hook_caller(hook, others)(register=register)
+
+    def method_that(self, trait: str) -> str:
+        """Name of the first method whose class attribute `trait` is true: the built-in one."""
+        return next(name for name, method in self.methods.things.items() if getattr(method, trait))
 
     def _add_suites(self, path: Path, plugin: str) -> None:
         files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]

@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
-from harness.types import Artifact, Job
+from pydantic import BeforeValidator
+
+from harness.types import Artifact, Job, ModelRef
 from harness.yamlfile import StrictModel
+
+Options = TypeVar("Options", bound="MethodOptions")
+
+
+def _named(value: Any) -> Any:
+    """Text becomes a ModelRef that has a name and is not resolved yet."""
+    if isinstance(value, str) and value:
+        return ModelRef(value, "")
+    if isinstance(value, dict) and {"name", "path"} <= set(value):
+        return ModelRef(**value)
+    if value is None or isinstance(value, ModelRef):
+        return value
+    raise ValueError(f"expected the name of a model or a folder, got {value!r}")
+
+
+Named = Annotated[ModelRef, BeforeValidator(_named)]
+"""An option that names a model or an adapter. `MethodOptions.resolve` finds it; records and cell
+ids know it by its contents, not by its folder."""
+
+
+class Finder(Protocol):
+    """Finds what an option names. Raises ConfigError with the option's place."""
+
+    def model(self, option: str, name: str) -> ModelRef:
+        """A packaged alias, a folder or a Hub id."""
+
+    def adapter(self, option: str, name: str) -> ModelRef:
+        """A folder with an adapter."""
 
 
 class MethodOptions(StrictModel):
@@ -20,6 +50,10 @@ class MethodOptions(StrictModel):
         Called before anything is loaded.
         """
 
+    def resolve(self: Options, find: Finder) -> Options:
+        """The options with every `Named` one found; called by the plan, after `check`."""
+        return self
+
 
 class Method:
     """A way of training. Subclass it, set `name` and `Options`, and write `train`."""
@@ -28,6 +62,10 @@ class Method:
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     trains: ClassVar[bool] = True
     """False for a method that leaves the model as it is; such a cell needs no training data."""
+    untouched: ClassVar[bool] = False
+    """True for the method whose cell is the base that all others are compared with."""
+    opens: ClassVar[bool] = False
+    """True for the method that opens what was trained elsewhere: what `harness eval` measures."""
 
     def train(self, job: Job) -> Artifact:
         """Train `job.model` on `job.train` and save what came out in `job.folder`.

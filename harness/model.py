@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from harness import adapters
 from harness.errors import UserError
-from harness.scoring import Score, score_requests
+from harness.generation import Ending, Generated, greedy
+from harness.passes import Limit, Progress
+from harness.scoring import Score, score_requests, why_not_shared
 from harness.tokens import end_tokens
 from harness.types import Artifact
 
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Generated:
-    """An answer as token ids, without the end token."""
-
-    ids: tuple[int, ...]
-    capped: bool
-    """True where `max_new_tokens` came before an end token."""
+CPU_TOKENS, CUDA_TOKENS = 2048, 32768
+"""Tokens of a pass beyond which it gets no faster."""
+MEMORY_SHARE = 0.5
+"""Of the free memory, what a pass may plan with."""
 
 
 class LanguageModel:
     """A causal language model with its tokenizer, in eval mode.
 
-    `tokens_per_pass` bounds rows x length of one forward pass, and so the memory.
+    `limit` bounds what runs at once; its `rows` are the user's to set.
     """
 
     def __init__(
@@ -36,21 +34,33 @@ class LanguageModel:
         model: Any,
         tokenizer: Any,
         artifact: Artifact,
-        *,
-        tokens_per_pass: int = 4096,
-        generate_batch: int = 64,
     ) -> None:
         from transformers import GenerationConfig
 
+        _reject_prompt_learning(model)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.artifact = artifact
         self.chat_template = artifact.chat_template
-        self.tokens_per_pass = tokens_per_pass
-        self.generate_batch = generate_batch
+        self.limit = Limit(tokens_that_fit(model))
         self.end_ids = end_tokens(tokenizer, self.chat_template, model.generation_config)
         # Decoding is stated by the suite; nothing is inherited from the model's own file.
         model.generation_config = GenerationConfig()
+
+    @cached_property
+    def not_shared(self) -> str | None:
+        """Why prefixes are not shared between requests; None where they are."""
+        return why_not_shared(self.model)
+
+    def passes(self) -> dict[str, Any]:
+        """How it ran, for the record: none of it changes a score."""
+        return {
+            "batch": self.limit.rows or "auto",
+            "tokens_per_pass": self.limit.tokens,
+            "halved": self.limit.halved,
+            "shared_prefixes": self.not_shared is None,
+            "why_not_shared": self.not_shared,
+        }
 
     @property
     def max_length(self) -> int:
@@ -77,7 +87,8 @@ class LanguageModel:
             self.model,
             requests,
             max_length=self.max_length,
-            tokens_per_pass=self.tokens_per_pass,
+            limit=self.limit,
+            share=self.not_shared is None,
             progress=progress,
         )
 
@@ -86,56 +97,28 @@ class LanguageModel:
         prompts: Sequence[Sequence[int]],
         *,
         max_new_tokens: int,
+        stops: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> list[Generated]:
-        """Greedy answers to prompts given as token ids, batched by length."""
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        answers: dict[int, Generated] = {}
-        for start in range(0, len(order), self.generate_batch):
-            batch = order[start : start + self.generate_batch]
-            generated = self._generate_batch([prompts[i] for i in batch], max_new_tokens)
-            answers.update(zip(batch, generated, strict=True))
-            if progress:
-                progress(len(answers), len(prompts))
-        return [answers[i] for i in range(len(prompts))]
-
-    def _generate_batch(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int
-    ) -> list[Generated]:
-        import torch
-        from transformers import GenerationConfig
-
-        width = max(map(len, prompts))
+        """Greedy answers to prompts given as token ids; they end at an end token or in `stops`."""
         pad = self.tokenizer.pad_token_id
-        pad = self.end_ids[0] if pad is None else pad
-        ids = torch.full((len(prompts), width), pad)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        config = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=self.end_ids,
-            pad_token_id=pad,
+        return greedy(
+            self.model,
+            prompts,
+            Ending(frozenset(self.end_ids), max_new_tokens, tuple(stops), self.text),
+            limit=self.limit,
+            share=self.not_shared is None,
+            pad=self.end_ids[0] if pad is None else pad,
+            progress=progress,
         )
-        device = self.model.device
-        with torch.inference_mode():
-            out = self.model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
-            )
-        return [self._until_end(row) for row in out[:, width:].tolist()]
 
-    def _until_end(self, ids: Sequence[int]) -> Generated:
-        for i, token in enumerate(ids):
-            if token in self.end_ids:
-                return Generated(tuple(ids[:i]), capped=False)
-        return Generated(tuple(ids), capped=True)
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        """An answer's text, without white space around it."""
+        return self.text(ids).strip()
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -150,12 +133,11 @@ class LanguageModel:
 def open_artifact(artifact: Artifact) -> LanguageModel:
     """Open an artifact as it was trained: its adapter on its base, quantised as it was."""
     model = load_weights(artifact)
+    tokenizer = load_tokenizer(artifact)
     if artifact.kind == "adapter":
         assert artifact.path is not None
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, artifact.path)
-    return LanguageModel(model, load_tokenizer(artifact), artifact)
+        model = adapters.put_on(model, len(tokenizer), Path(artifact.path))
+    return LanguageModel(model, tokenizer, artifact)
 
 
 def load_weights(artifact: Artifact, *, dtype: str | None = None) -> Any:
@@ -167,30 +149,39 @@ def load_weights(artifact: Artifact, *, dtype: str | None = None) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    path = artifact.path if artifact.kind == "weights" and artifact.path else artifact.base.path
+    source = artifact.opened
+    path = artifact.path if artifact.kind == "weights" and artifact.path else source.path
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path,
-            revision=artifact.base.revision,
-            trust_remote_code=artifact.base.trust_remote_code,
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
             dtype=torch_dtype(dtype or artifact.precision),
             quantization_config=_bitsandbytes(artifact.quantization),
             device_map={"": 0} if torch.cuda.is_available() else None,
         )
     except ValueError as error:
-        raise UserError(f"model '{artifact.base.name}' cannot be opened: {error}") from error
+        raise UserError(f"model '{source.name}' cannot be opened: {error}") from error
     return model
 
 
 def load_tokenizer(artifact: Artifact) -> Any:
-    """The base's tokenizer, padding on the left for generation."""
+    """The tokenizer of what is opened: an adapter's own where its folder has one, or the model's.
+
+    The embedding is never resized for it. A chat template beside an adapter goes with it.
+    """
     from transformers import AutoTokenizer
 
+    source = artifact.opened
+    folder = Path(artifact.path) if artifact.kind == "adapter" and artifact.path else None
+    own = folder is not None and adapters.has_tokenizer(folder)
     tokenizer = AutoTokenizer.from_pretrained(
-        artifact.base.path,
-        revision=artifact.base.revision,
-        trust_remote_code=artifact.base.trust_remote_code,
+        folder if own else source.path,
+        revision=None if own else source.revision,
+        trust_remote_code=source.trust_remote_code,
     )
+    if folder is not None and (folder / adapters.TEMPLATE).is_file():
+        tokenizer.chat_template = (folder / adapters.TEMPLATE).read_text(encoding="utf-8")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -213,3 +204,30 @@ def _bitsandbytes(quantization: Mapping[str, Any] | None) -> Any:
     with suppress(KeyError):
         keywords["bnb_4bit_compute_dtype"] = torch_dtype(keywords["bnb_4bit_compute_dtype"])
     return BitsAndBytesConfig(**keywords)
+
+
+def _reject_prompt_learning(model: Any) -> None:
+    for config in getattr(model, "peft_config", {}).values():
+        if getattr(config, "is_prompt_learning", False):
+            raise UserError(
+                f"the adapter is a {config.peft_type.value}: its virtual tokens stand outside the "
+                "model, which is not supported; use one that changes weights, such as LoRA"
+            )
+
+
+def tokens_that_fit(model: Any) -> int:
+    """Tokens of a forward pass that free memory allows, estimated from the model's widths."""
+    import psutil
+    import torch
+
+    config = model.config.get_text_config()
+    hidden = int(config.hidden_size)
+    inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+    layers = int(config.num_hidden_layers)
+    # states, the feed-forward's three, and the keys and values that other passes go on from
+    per_token = 4 * (16 * hidden + 3 * inner + 2 * layers * hidden)
+    if model.device.type == "cuda":
+        free, most = torch.cuda.mem_get_info()[0], CUDA_TOKENS
+    else:
+        free, most = psutil.virtual_memory().available, CPU_TOKENS
+    return max(1, min(most, int(MEMORY_SHARE * free / per_token)))

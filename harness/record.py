@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib.metadata
 import importlib.resources
 import io
 import json
 import math
 import numbers
 import os
-import platform
 import re
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -21,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
+from harness.environment import environment
 from harness.errors import HarnessError, UserError, nearest
 from harness.types import Record
 
@@ -32,29 +30,22 @@ __all__ = [
     "read_record",
     "read_records",
     "read_samples",
+    "read_section",
     "rows_reader",
     "schema",
     "validate",
     "write_json",
     "write_record",
     "write_samples",
+    "write_section",
 ]
 
 SCHEMA = 1
 """Version of the record's layout."""
 
-PACKAGES = (
-    "finetune-harness",
-    "torch",
-    "transformers",
-    "peft",
-    "trl",
-    "bitsandbytes",
-    "datasets",
-    "lm_eval",
-    "sentence-transformers",
-    "accelerate",
-)
+SECTION = 1
+"""Version of a finished suite's file; raised too when the same model would get other scores."""
+
 _NON_FINITE = ("was nan", "was inf", "was -inf")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -124,6 +115,21 @@ def write_samples(
     told: dict[str, Any] = {"file": name, "sha256": _sha256(content), "rows": len(lines)}
     lost = sum(line.endswith(_NON_FINITE) for line in found)
     return told | ({"non_finite": lost} if lost else {})
+
+
+def write_section(out: Path, cell_id: str, suite: str, section: Mapping[str, Any]) -> Path:
+    """Write `<out>/samples/<cell_id>/<suite>.json`: a finished suite, before its cell is.
+
+    Written after its sample file, so that it vouches for that. `read_section` reads it.
+    """
+    kept = _plain({"schema": SECTION, "cell": cell_id, **section}, "", [])
+    name = f"{_checked_name(suite)}.json"
+    path = Path(out) / "samples" / _checked_name(cell_id) / name
+    return write_json(path, {**kept, "sha256": _sealed(kept)})
+
+
+def _sealed(section: Mapping[str, Any]) -> str:
+    return _sha256(json.dumps(section, sort_keys=True).encode())
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
@@ -242,19 +248,39 @@ def read_record(path: Path) -> dict[str, Any]:
 def read_records(folders: Iterable[Path]) -> list[Stored]:
     """Every record of some results folders (a folder with `cells/`) or record files.
 
-    A cell met twice is kept once. Raises UserError where a folder has no records, a record is
-    broken, or one cell id has two different results.
+    A cell met twice is kept once, also where an untrained model was measured twice with the same
+    figures. Raises UserError where a folder has no records, a record is broken, or one cell id
+    has two different results.
     """
     found: dict[str, Stored] = {}
     for place in map(Path, folders):
         for stored in _stored_in(place):
             known = found.setdefault(stored.id, stored)
-            if known.data != stored.data:
+            if known.data != stored.data and not _agree(known.data, stored.data):
                 raise UserError(
                     f"cell {stored.id} has different results in {known.folder} and "
                     f"{stored.folder}; leave one of them out"
                 )
     return list(found.values())
+
+
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two measurements of one untrained model differ in their cost alone.
+
+    Each results folder has the base of its cells, so several folders have the same base.
+    """
+    both = (one, other)
+    if any(record["status"] != "ok" or record["training"] for record in both):
+        return False
+    figures, others = (
+        {name: [suite["hash"], suite["metrics"]] for name, suite in _suites(record).items()}
+        for record in both
+    )
+    return bool(figures) and figures == others
+
+
+def _suites(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (record["evaluation"] or {}).get("suites") or {}
 
 
 def _stored_in(place: Path) -> Iterator[Stored]:
@@ -282,19 +308,38 @@ def read_samples(out: Path, record: Mapping[str, Any], suite: str) -> list[dict[
     told = suites[suite].get("samples")
     if told is None:
         raise UserError(f"cell {record['id']} has no sample file for '{suite}'; run it again")
-    path = Path(out) / told["file"]
+    return _read_rows(Path(out) / told["file"], told["sha256"], record["id"])
+
+
+def _read_rows(path: Path, sha256: str, cell_id: str) -> list[dict[str, Any]]:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); keep samples/ beside cells/"
         ) from None
-    if _sha256(content) != told["sha256"]:
+    if _sha256(content) != sha256:
         raise UserError(
             f"{path}: changed since it was recorded (sha256 differs); restore it, or delete "
-            f"cells/{record['id']}.json and run the experiment again"
+            f"cells/{cell_id}.json and run the experiment again"
         )
     return [json.loads(line) for line in gzip.decompress(content).decode().split("\n") if line]
+
+
+def read_section(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What `write_section` wrote, and the rows of the sample file beside it.
+
+    Raises UserError where either is broken or was changed since.
+    """
+    try:
+        section = json.loads(Path(path).read_text(encoding="utf-8"))
+        told = section.pop("sha256")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not a finished suite ({type(error).__name__})") from None
+    if told != _sealed(section):
+        raise UserError(f"{path}: changed since it was written (sha256 differs)")
+    samples = Path(path).with_name(Path(section["samples"]["file"]).name)
+    return section, _read_rows(samples, section["samples"]["sha256"], section["cell"])
 
 
 class _RowsReader:
@@ -340,42 +385,3 @@ def find_cell(records: Sequence[Stored], name: str) -> Stored:
 
 def _no_file(name: str) -> Stored:
     raise UserError(f"{name}: no such record file; give a cell id, or a file under cells/")
-
-
-# The machine
-
-
-def environment() -> dict[str, Any]:
-    """What a record says about the machine and the installed packages. Imports none of them."""
-    from harness import machine
-
-    facts = machine.facts()
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": facts.cpu,
-        "cores": facts.cores,
-        "memory_bytes": facts.memory_bytes,
-        "packages": {name: _version(name) for name in PACKAGES},
-        "gpu": _gpu(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _gpu() -> dict[str, Any] | None:
-    """The first visible GPU; asked only where something imported torch already."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return None
-    device = torch.cuda.get_device_properties(0)
-    return {
-        "name": device.name,
-        "memory_bytes": device.total_memory,
-        "count": torch.cuda.device_count(),
-    }

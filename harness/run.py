@@ -42,9 +42,11 @@ def run_plan(
     executor: Executor,
     observe: Observer,
     trackers: Sequence[Tracker] = (),
+    batch: int | None = None,
 ) -> Outcome:
     """Run the cells that have no record yet; a failing one does not stop the others.
 
+    `batch` is the most sequences that run at once while a cell is measured; None: what fits.
     `observe(cell, event)` is called for every event of every cell, `{"event": "skipped"}` and
     `{"event": "recorded", "status": ...}` among them.
     """
@@ -62,7 +64,7 @@ def run_plan(
             skipped.append(cell.id)
             tell(cell, {"event": "skipped"})
             continue
-        status = _run_cell(plan, cell, out, executor, tell)
+        status = _run_cell(cell, _job(plan, cell, out, batch), out, executor, tell)
         ran.append(cell.id)
         if status != "ok":
             failed.append(cell.id)
@@ -93,7 +95,7 @@ def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> dict[str, Any]:
     return board
 
 
-def _run_cell(plan: Plan, cell: Cell, out: Path, executor: Executor, tell: Observer) -> str:
+def _run_cell(cell: Cell, work: bytes, out: Path, executor: Executor, tell: Observer) -> str:
     """Run one cell and return the status of the record that it left."""
     log = out / "logs" / f"{cell.id}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +104,7 @@ def _run_cell(plan: Plan, cell: Cell, out: Path, executor: Executor, tell: Obser
     code = 0
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.json"
-        job.write_bytes(_job(plan, cell, out))
+        job.write_bytes(work)
         tell(cell, {"event": "started", "log": str(log)})
         for event in executor.run(job, log):
             code = event["code"] if event["event"] == "exit" else code
@@ -112,13 +114,14 @@ def _run_cell(plan: Plan, cell: Cell, out: Path, executor: Executor, tell: Obser
     return _record_crash(cell, out, code, log)
 
 
-def _job(plan: Plan, cell: Cell, out: Path) -> bytes:
+def _job(plan: Plan, cell: Cell, out: Path, batch: int | None) -> bytes:
+    """What the worker is told, as JSON."""
     from pydantic import TypeAdapter
 
     from harness.worker import Work
 
     base = None if cell is plan.base or not is_recorded(out, plan.base) else plan.base.id
-    work = Work(cell, out.resolve(), base, _same_training(cell, out))
+    work = Work(cell, out.resolve(), base, _same_training(cell, out), batch)
     return TypeAdapter(Work).dump_json(work)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from harness import yamlfile
+from harness import scorers, yamlfile
 from harness.errors import ConfigError, DataError, UserError
 from harness.manager import Plugins
 from harness.types import ModelRef, Row, Sample
-from harness.yamlfile import Located, StrictModel
+from harness.yamlfile import KeyPath, Located, StrictModel
+
+EMBEDDER = "sentence-transformer"
+"""The kind of packaged model that embeds texts."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -44,7 +48,11 @@ class SuiteFile(StrictModel):
     limit: int | None = Field(None, ge=1)
     """Only the first so many samples (of each source or task)."""
     max_new_tokens: int = Field(64, ge=1)
-    scorers: list[str] = Field(default_factory=list)
+    stride: int | None = Field(None, ge=1)
+    """For `perplexity`: tokens by which the window moves on over a text that is longer than the
+    model's context; by default half of the context."""
+    scorers: list[str | dict[str, Any]] = Field(default_factory=list)
+    """For `generate`: names, or mappings of `name`, an optional `label` and options."""
     embedder: str = "minilm-l6"
     """For scorers that compare embeddings: a packaged alias, a folder or a Hub id."""
     judge: JudgeSettings | None = None
@@ -55,6 +63,9 @@ class SuiteFile(StrictModel):
     include_path: str | None = None
     """For `lm-eval`: a folder of task files, beside the YAML."""
     num_fewshot: int | None = Field(None, ge=0)
+    fixed_shots: bool = False
+    """For `lm-eval`: the first shots for every question, as MMLU has them; else the task's own
+    way, which for most tasks draws others for each question."""
     apply_chat_template: bool | None = None
     """Whether a prompt that is plain text becomes a user's turn. By default yes for `generate`
     where the model has a template, and no for `lm-eval`; `choice` never does."""
@@ -67,7 +78,7 @@ class Suite:
     name: str
     file: str
     settings: Mapping[str, Any]
-    """`SuiteFile` as plain data."""
+    """`SuiteFile` as plain data; its `scorers` as `harness.scorers.read` gives them."""
     sources: Mapping[str, str]
     """Source name (empty for the only one) -> file of rows."""
     include_path: str | None
@@ -76,6 +87,9 @@ class Suite:
     """None where there is no judge, or the base judges."""
     mirror: str | None
     hash: str
+    content: str = ""
+    """sha256 of the suite's own file and rows, without description, version, an experiment's
+    settings, `--limit` and models; empty where an experiment replaced its data."""
 
     def __getitem__(self, key: str) -> Any:
         return self.settings[key]
@@ -116,6 +130,7 @@ def load_suite(
     """
     located = yamlfile.load(file)
     settings = _settings(located, overrides)
+    own = yamlfile.validate(SuiteFile, located, context="suite") if overrides else settings
     if where.limit is not None:
         limit = min(where.limit, settings.limit or where.limit)
         settings = settings.model_copy(update={"limit": limit})
@@ -124,14 +139,24 @@ def load_suite(
             f"the suite is called '{settings.name}' but its file {file.name}: make them equal",
             ("name",),
         )
+    located = _marked(located, overrides, settings.name)
     _check_ask(located, settings, plugins)
+    resolve = functools.partial(_model, where=where, located=located)
+    judge = settings.judge
+    used = scorers.read(
+        settings.scorers,
+        located,
+        plugins=plugins,
+        resolve=resolve,
+        taken=["score"] if judge else [],
+    )
     sources = _sources(located, settings, file, where)
     include = _include(located, settings, file)
-    embeds = any(plugins.scorers.get(name).embeds for name in settings.scorers)
-    embedder = _model(settings.embedder, where) if embeds else None
-    judge = settings.judge
-    judge_model = _model(judge.model, where) if judge and judge.model != "base" else None
-    plain = settings.model_dump(mode="json")
+    embeds = any(plugins.scorers.get(one["name"]).embeds for one in used)
+    embedder = resolve(settings.embedder, ("embedder",), kind=EMBEDDER) if embeds else None
+    judged = judge and judge.model != "base"
+    judge_model = resolve(judge.model, ("judge", "model")) if judge and judged else None
+    plain = settings.model_dump(mode="json") | {"scorers": used}
     suite = Suite(
         name=settings.name,
         file=str(file),
@@ -143,8 +168,14 @@ def load_suite(
         mirror=str(where.mirror) if where.mirror else None,
         hash="",
     )
+    if used:
+        (source,) = sources.values()
+        scorers.check_samples(
+            used, samples_of(suite), located, plugins=plugins, source=Path(source)
+        )
     content = _content(suite, plugins, base_model) | {"chat_template": where.chat_template}
-    return Suite(**{**vars(suite), "hash": _digest(content)})
+    own_content = "" if _REPLACES & set(overrides) else _own_content(suite, own, content["data"])
+    return Suite(**{**vars(suite), "hash": _digest(content), "content": own_content})
 
 
 def rows_of(suite: Suite) -> list[tuple[str, Row]]:
@@ -166,6 +197,13 @@ def samples_of(suite: Suite) -> list[Sample]:
     return load_samples(Path(file))[: suite["limit"]]
 
 
+def has_conversations(suite: Suite) -> bool:
+    """Whether asking it needs a chat template."""
+    if suite["ask"] == "perplexity":
+        return any(row.messages for _, row in rows_of(suite))
+    return suite["ask"] == "generate" and any(one.messages for one in samples_of(suite))
+
+
 def _settings(located: Located, overrides: Mapping[str, Any]) -> SuiteFile:
     settings = yamlfile.validate(SuiteFile, located, context="suite")
     if not overrides:
@@ -182,6 +220,13 @@ def _settings(located: Located, overrides: Mapping[str, Any]) -> SuiteFile:
     )
 
 
+def _marked(located: Located, overrides: Mapping[str, Any], name: str) -> Located:
+    """With errors about keys that an experiment sets told of the experiment, not of a line."""
+    own = {at: mark for at, mark in located.marks.items() if not at or at[0] not in overrides}
+    said = f"the experiment's settings of suite '{name}'"
+    return replace(located, marks=own | {(key,): said for key in overrides})
+
+
 def _check_ask(located: Located, settings: SuiteFile, plugins: Plugins) -> None:
     """What each way of asking needs."""
     ask = settings.ask
@@ -193,8 +238,10 @@ def _check_ask(located: Located, settings: SuiteFile, plugins: Plugins) -> None:
         raise located.error("several sources of data are for ask: perplexity only", ("data",))
     if ask == "generate" and not (settings.scorers or settings.judge):
         raise located.error("ask: generate needs `scorers:` or a `judge:`", ("ask",))
-    for name in settings.scorers:
-        plugins.scorers.get(name)
+    if ask == "choice" and "{question}" not in settings.prompt:
+        raise located.error("prompt: has no {question}, where each row's goes", ("prompt",))
+    if ask != "generate" and settings.scorers:
+        raise located.error(f"ask: {ask} takes no scorers: it has its own metrics", ("scorers",))
     if settings.judge:
         plugins.judges.get(settings.judge.name)
 
@@ -219,19 +266,32 @@ def _include(located: Located, settings: SuiteFile, file: Path) -> str | None:
     return str(folder)
 
 
-def _model(name: str, where: Where) -> ModelRef:
+def _model(
+    name: str, path: KeyPath, *, where: Where, located: Located, kind: str | None = None
+) -> ModelRef:
+    """The model that is named at `path`; folders are looked for beside the suite's file too."""
     from harness.packaged import resolve_model
 
-    return resolve_model(name, mirror=where.mirror, report=where.report)
+    mark = located.mark(path)
+    find = functools.partial(
+        resolve_model, name, mirror=where.mirror, report=where.report, kind=kind
+    )
+    if isinstance(mark, int):
+        return find(file=located.file, line=mark)
+    try:
+        return find()
+    except ConfigError as error:
+        raise ConfigError(str(error), file=mark) from None
 
 
 def _content(suite: Suite, plugins: Plugins, base: ModelRef) -> dict[str, Any]:
     """Everything that a score of the suite depends on, but for the model that is scored."""
-    settings = {k: v for k, v in suite.settings.items() if k != "description"}
+    settings = {k: v for k, v in suite.settings.items() if k not in ("description", "scorers")}
     content: dict[str, Any] = {"settings": settings, "data": _data_content(suite)}
-    content["scorers"] = {n: plugins.scorers.get(n).version for n in suite["scorers"]}
+    content["scorers"] = scorers.content(suite["scorers"], plugins)
     if suite.embedder:
-        content["embedder"] = suite.embedder.content_hash or suite.embedder.path
+        embedder = suite.embedder
+        content["embedder"] = embedder.content_hash or f"{embedder.path}@{embedder.revision}"
     if suite["judge"]:
         judge = suite.judge_model or base
         content["judge"] = [
@@ -243,8 +303,25 @@ def _content(suite: Suite, plugins: Plugins, base: ModelRef) -> dict[str, Any]:
 
         content["lm_eval"] = version("lm_eval")
         content["tasks"] = _folder_digest(Path(suite.include_path)) if suite.include_path else None
-        content["mirror"] = bool(suite.mirror)
     return content
+
+
+_REPLACES = {"data", "include_path"}
+"""With these an experiment puts other rows in the place of the suite's own."""
+
+
+def _own_content(suite: Suite, own: SuiteFile, rows: Any) -> str:
+    """Hash of what the suite's author wrote; `rows` are those of `suite`, under its limit.
+
+    Defaults are left out, so that a setting which a later harness adds changes nothing.
+    """
+    settings = own.model_dump(
+        mode="json", exclude={"name", "version", "description"}, exclude_defaults=True
+    )
+    if own.limit != suite["limit"]:
+        rows = _data_content(replace(suite, settings={**suite.settings, "limit": own.limit}))
+    tasks = _folder_digest(Path(suite.include_path)) if suite.include_path else None
+    return _digest([settings, rows, tasks])
 
 
 def _data_content(suite: Suite) -> Any:

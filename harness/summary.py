@@ -9,7 +9,19 @@ from typing import Any
 from harness import stats
 from harness.types import Metric
 
-__all__ = ["NO_DELTA", "Rows", "Scored", "estimator", "measure", "pool", "scored", "summarise"]
+__all__ = [
+    "NO_DELTA",
+    "Rows",
+    "Scored",
+    "estimator",
+    "figure",
+    "measure",
+    "metrics_of",
+    "pool",
+    "scored",
+    "summarise",
+    "tables",
+]
 
 Rows = Sequence[Mapping[str, Any]]
 """Sample rows, as a sample file holds them."""
@@ -17,26 +29,40 @@ Rows = Sequence[Mapping[str, Any]]
 Scored = dict[str, tuple[float, "float | None"]]
 """Sample id -> (score, denominator or None)."""
 
+_HOW = ("kind", "score", "per", "where")
+
 NO_DELTA: Mapping[str, None] = {
     "delta": None,
     "delta_ci_low": None,
     "delta_ci_high": None,
     "delta_p": None,
 }
+NO_FLIPS: Mapping[str, None] = {"gained": None, "lost": None}
 
 
 def summarise(
-    metrics: Sequence[Metric], rows: Rows, base_rows: Rows | None = None
+    metrics: Sequence[Metric],
+    rows: Rows,
+    base_rows: Rows | None = None,
+    *,
+    same_tokens: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """A suite's `metrics` section from its sample rows.
 
     Samples whose score is None or not finite are left out and counted (`left_out`). The delta to
     the base is on the samples that both have; its keys are null where there are none. `delta_p`
-    is exact (McNemar) for a share, else from the bootstrap. Raises ValueError on a repeated id.
+    is exact (McNemar) for a share, whose `gained` and `lost` count samples that went from 0 to 1
+    and from 1 to 0; else it is from the bootstrap. With `same_tokens` False, a figure per token
+    (`exp_ratio`) has no delta. Raises ValueError on a repeated id.
     """
     bases = [] if base_rows is None else [base_rows]
     return {
-        metric.name: measure(estimator(metric), metric.higher_is_better, [rows], bases)
+        metric.name: measure(
+            estimator(metric),
+            metric.higher_is_better,
+            [rows],
+            bases if same_tokens or metric.kind != "exp_ratio" else [],
+        )
         for metric in metrics
     }
 
@@ -47,8 +73,22 @@ def estimator(metric: Metric) -> dict[str, Any]:
         "kind": metric.kind,
         "score": metric.score or metric.name,
         "per": metric.per,
-        "where": metric.where,
+        "where": dict(metric.where) if isinstance(metric.where, Mapping) else metric.where,
     }
+
+
+def metrics_of(told: Mapping[str, Any]) -> list[Metric]:
+    """The metrics that a `metrics` section was computed with."""
+    return [
+        Metric(name, one["higher_is_better"], **{k: one["estimator"][k] for k in _HOW})
+        for name, one in told.items()
+    ]
+
+
+def figure(how: Mapping[str, Any]) -> stats.Kind:
+    """What is computed of the scores in `tables`."""
+    kind: stats.Kind = "share" if how["kind"] == "retained" else how["kind"]
+    return kind
 
 
 def measure(
@@ -56,10 +96,11 @@ def measure(
 ) -> dict[str, Any]:
     """One metric over one or several runs (seeds), against one or several runs of the base.
 
-    With several runs the figure is the mean of their figures on the samples they share.
+    With several runs the figure is the mean of their figures on the samples they share. What is
+    `retained` is counted on the samples that every run of the base has right, and has no delta.
     """
-    tables = [scored(how, rows) for rows in runs]
-    ids, scores, per = pool(tables)
+    own, base = tables(how, runs, bases), [scored(how, rows) for rows in bases]
+    ids, scores, per = pool(own)
     metric: dict[str, Any] = {
         "value": None,
         "stderr": None,
@@ -68,44 +109,72 @@ def measure(
         "n": len(ids),
         "higher_is_better": higher_is_better,
         **NO_DELTA,
-        "left_out": len(_eligible(how, runs)) - len(ids),
+        "left_out": len(_eligible(how, runs, base)) - len(ids),
         "estimator": dict(how),
     }
     if ids:
-        found = stats.estimate(how["kind"], scores, per)
+        found = stats.estimate(figure(how), scores, per)
         metric |= {
             "value": found.value,
             "stderr": found.stderr,
             "ci_low": found.ci_low,
             "ci_high": found.ci_high,
         }
-    if bases:
-        metric |= _delta(how, tables, [scored(how, rows) for rows in bases])
+    if how["kind"] == "share":
+        metric |= NO_FLIPS
+    if how["kind"] != "retained":
+        metric |= _delta(how, own, base)
     return metric
 
 
+def tables(how: Mapping[str, Any], runs: Sequence[Rows], bases: Sequence[Rows]) -> list[Scored]:
+    """The samples of each run that the figure is made of.
+
+    For `retained` those that every run of the base has right: none without a base.
+    """
+    own = [scored(how, rows) for rows in runs]
+    if how["kind"] != "retained":
+        return own
+    right = _right_in_all([scored(how, rows) for rows in bases])
+    return [{key: value for key, value in table.items() if key in right} for table in own]
+
+
+def _right_in_all(bases: Sequence[Scored]) -> set[str]:
+    return set(pool(bases)[0]) - {
+        key for base in bases for key, (one, _) in base.items() if not one
+    }
+
+
 def _delta(
-    how: Mapping[str, Any], tables: Sequence[Scored], base_tables: Sequence[Scored]
+    how: Mapping[str, Any], own: Sequence[Scored], base: Sequence[Scored]
 ) -> Mapping[str, float | None]:
-    common = set(pool(tables)[0]) & set(pool(base_tables)[0])
+    common = set(pool(own)[0]) & set(pool(base)[0])
     if not common:
-        return NO_DELTA
-    _, scores, per = pool(tables, common)
-    _, base_scores, base_per = pool(base_tables, common)
+        return {}
+    _, scores, per = pool(own, common)
+    _, base_scores, base_per = pool(base, common)
     found = stats.paired(how["kind"], scores, base_scores, per, base_per)
+    single = how["kind"] == "share" and len(own) == len(base) == 1
     return {
         "delta": found.delta,
         "delta_ci_low": found.ci_low,
         "delta_ci_high": found.ci_high,
         "delta_p": found.p if found.p_exact is None else found.p_exact,
+        **(_flips(scores[0], base_scores[0]) if single else {}),
     }
+
+
+def _flips(scores: Sequence[float], base: Sequence[float]) -> dict[str, int]:
+    """Samples that the base has not and this has, and the other way round."""
+    pairs = list(zip(base, scores, strict=True))
+    return {"gained": pairs.count((0.0, 1.0)), "lost": pairs.count((1.0, 0.0))}
 
 
 def scored(how: Mapping[str, Any], rows: Rows) -> Scored:
     """The samples of `rows` that have the score (and denominator) that `how` asks for."""
     out: Scored = {}
     for row in rows:
-        if how["where"] is not None and row.get("group") != how["where"]:
+        if not _matches(how, row):
             continue
         score = _number(row, how["score"])
         per = None if how["per"] is None else _number(row, how["per"])
@@ -118,19 +187,25 @@ def scored(how: Mapping[str, Any], rows: Rows) -> Scored:
 
 
 def pool(
-    tables: Sequence[Scored], only: set[str] | None = None
+    runs: Sequence[Scored], only: set[str] | None = None
 ) -> tuple[list[str], list[list[float]], list[list[float]] | None]:
-    """Ids in every table (and in `only`), sorted; scores and denominators as (runs, samples)."""
-    shared = set.intersection(*(set(table) for table in tables)) if tables else set()
+    """Ids in every run (and in `only`), sorted; scores and denominators as (runs, samples)."""
+    shared = set.intersection(*(set(table) for table in runs)) if runs else set()
     ids = sorted(shared if only is None else shared & only)
-    scores = [[table[key][0] for key in ids] for table in tables]
-    per = [[p for key in ids if (p := table[key][1]) is not None] for table in tables]
+    scores = [[table[key][0] for key in ids] for table in runs]
+    per = [[p for key in ids if (p := table[key][1]) is not None] for table in runs]
     return ids, scores, per if any(per) else None
 
 
-def _eligible(how: Mapping[str, Any], runs: Sequence[Rows]) -> set[str]:
+def _matches(how: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     where = how["where"]
-    return {row["id"] for rows in runs for row in rows if where in (None, row.get("group"))}
+    wanted = {"group": where} if isinstance(where, str) else where or {}
+    return all(row.get(key) == value for key, value in wanted.items())
+
+
+def _eligible(how: Mapping[str, Any], runs: Sequence[Rows], bases: Sequence[Scored]) -> set[str]:
+    found = {row["id"] for rows in runs for row in rows if _matches(how, row)}
+    return found & _right_in_all(bases) if how["kind"] == "retained" else found
 
 
 def _number(row: Mapping[str, Any], key: str) -> float | None:

@@ -6,6 +6,8 @@ on, what is scored and what is shown are the same tokens.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +102,22 @@ def end_tokens(tokenizer: Any, chat_template: str | None, model_config: Any) -> 
         if last in tokenizer.all_special_ids:
             found.add(last)
     return sorted(i for i in found if i is not None)
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """sha256 of what turns text into ids: figures per token need it to be equal.
+
+    The backend's own serialisation without padding and truncation, which calls may set; where
+    there is no backend, the vocabulary. The ids that begin and end a text count too.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        told: Any = sorted(tokenizer.get_vocab().items())
+    else:
+        told = {**json.loads(backend.to_str()), "padding": None, "truncation": None}
+    special = [getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "unk")]
+    text = json.dumps([type(tokenizer).__name__ if backend is None else "", told, special])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _conversation(

@@ -78,6 +78,13 @@ class Artifact:
     precision: Precision = "float32"
     chat_template: str | None = None
     """A Jinja template that replaces the tokenizer's own, or None."""
+    weights: ModelRef | None = None
+    """A model made elsewhere: its weights and tokenizer are opened instead of the base's."""
+
+    @property
+    def opened(self) -> ModelRef:
+        """Whose weights (but those in `path`) and tokenizer are opened."""
+        return self.weights or self.base
 
 
 @dataclass(frozen=True)
@@ -147,18 +154,20 @@ class Metric:
     """How a suite's figure is computed from the per-sample scores in its sample file.
 
     kinds: `mean` of `score`; `share`, the mean of a score that is 0 or 1;
-    `ratio`, sum(score) / sum(per); `exp_ratio`, exp of that (perplexity).
+    `ratio`, sum(score) / sum(per); `exp_ratio`, exp of that (perplexity per token); `retained`,
+    the share of the samples with score 1 at the base that have it still.
     """
 
     name: str
     higher_is_better: bool
-    kind: Literal["mean", "share", "ratio", "exp_ratio"] = "mean"
+    kind: Literal["mean", "share", "ratio", "exp_ratio", "retained"] = "mean"
     score: str = ""
     """Key in a sample row's `scores`; the metric's own name where empty."""
     per: str | None = None
     """Key of the denominator for the ratio kinds."""
-    where: str | None = None
-    """Only samples whose `group` is this; None means all."""
+    where: str | Mapping[str, str] | None = None
+    """Only samples whose `group` is this, or whose fields are these (`{"domain": "news"}`); None
+    means all."""
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,20 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import record, summary
-from harness.errors import CellFailed
-from harness.evaluate import SuiteFailure, evaluate
+from harness import record
+from harness.artifact_hash import artifact_hash
+from harness.errors import CellFailed, is_out_of_memory
+from harness.evaluate import Measured, SuiteFailure, evaluate
+from harness.leaks import leaks, leaks_of_rows
 from harness.manager import plugins
 from harness.measure import Meter
 from harness.plan import Cell
+from harness.sections import Sections
+from harness.suite import Suite
 from harness.training_data import training_rows
 from harness.types import Artifact, Job, Record, Status, SuiteResult
 
@@ -42,6 +47,8 @@ class Work:
     """Id of the base's record, to compare with; None for the base itself."""
     reuse: Path | None = None
     """An artifact of the same training, made for another cell."""
+    batch: int | None = None
+    """Sequences that run at once while it is measured; None finds what memory allows."""
 
 
 @dataclass
@@ -54,7 +61,8 @@ class _Running:
     evaluation: Meter = field(default_factory=Meter)
     notes: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    suites: dict[str, Any] = field(default_factory=dict)
+    sections: Sections | None = None
+    passes: Mapping[str, Any] | None = None
     trained: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     status: Status = "ok"
@@ -70,6 +78,7 @@ class _Running:
                 "traceback": traceback.format_exception(error)[-8:],
             }
         traceback.print_exception(error)
+        error.__traceback__ = None  # its frames hold what did not fit into the memory
 
 
 def main(arguments: list[str]) -> int:
@@ -101,10 +110,7 @@ def status_of(error: BaseException) -> Status:
     """The record's status for an exception."""
     if isinstance(error, CellFailed):
         return error.status  # type: ignore[return-value]
-    memory = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate")
-    if isinstance(error, MemoryError) or any(text in str(error) for text in memory):
-        return "oom"
-    return "error"
+    return "oom" if is_out_of_memory(error) else "error"
 
 
 def _train(running: _Running) -> Artifact | None:
@@ -115,6 +121,7 @@ def _train(running: _Running) -> Artifact | None:
         artifact = _found(running, folder)
         if artifact is None:
             artifact = _train_now(running, folder)
+        running.warnings += _leaks(work.cell)
         return artifact
     except Exception as error:
         running.fail(error, running.training.failed)
@@ -181,7 +188,6 @@ def _job(running: _Running, method: Any, folder: Path) -> Job:
     train, validation = training_rows(cell.data) if cell.data else ([], [])
     draws = cell.budget.steps * cell.budget.batch
     order = training_order(len(train), draws, cell.seed) if train else []
-    _warn_of_leaks(running, train)
     return Job(
         model=cell.model,
         options=method.Options.model_validate(cell.options),
@@ -199,73 +205,63 @@ def _job(running: _Running, method: Any, folder: Path) -> Job:
     )
 
 
-def _warn_of_leaks(running: _Running, train: Any) -> None:
-    """Training rows that a suite asks for, so that its scores would flatter."""
-    from harness.overlap import overlaps
-    from harness.suite import samples_of
+def _leaks(cell: Cell) -> list[str]:
+    """Of this cell's suites: an artifact that was found may have been trained for others."""
+    return leaks(training_rows(cell.data)[0], cell.suites) if cell.data else []
 
-    for suite in running.work.cell.suites if train else ():
-        if suite["ask"] not in {"generate", "choice"}:
-            continue
-        found = overlaps(train, samples_of(suite))
-        if found:
-            first = found[0]
-            running.warnings.append(
-                f"suite '{suite.name}': {len({o.sample_id for o in found})} samples overlap with "
-                f"training rows (first: sample {first.sample_id}, training row {first.row_id}, "
-                f"{first.kind})"
-            )
+
+def _leaks_of_tasks(cell: Cell, suite: Suite, result: SuiteResult) -> list[str]:
+    """Of a suite whose questions are known only when its tasks are loaded."""
+    if cell.data is None or suite["ask"] != "lm-eval":
+        return []
+    return leaks_of_rows(training_rows(cell.data)[0], suite.name, result.rows)
 
 
 def _evaluate(running: _Running, artifact: Artifact) -> None:
-    work = running.work
-    meter = running.evaluation
+    """Every suite that is not kept already; each is written as soon as it is scored."""
+    work, meter = running.work, running.evaluation
+    report = partial(running.emit, event="progress")
     try:
-        results = evaluate(
-            artifact,
-            work.cell.suites,
-            _phases(running, meter),
-            lambda **event: running.emit(event="progress", **event),
+        sections = running.sections = Sections(
+            out=work.out,
+            cell_id=work.cell.id,
+            base=work.base,
+            artifact_hash=artifact_hash(artifact),
+            warn=running.warnings.append,
         )
+        left = [suite for suite in work.cell.suites if _missing(running, sections, suite)]
+        phases = _phases(running, meter)
+        ran = evaluate(artifact, left, phases, report, work.batch) if left else ()
+        for measured in ran:
+            _keep(running, sections, measured)
     except Exception as error:
         running.fail(error, meter.failed)
+
+
+def _missing(running: _Running, sections: Sections, suite: Suite) -> bool:
+    """Whether the suite has to run: its answers are not kept anywhere."""
+    try:
+        cell = sections.reuse(suite)
+    except Exception as error:
+        running.fail(error, suite.name)
+        return False
+    if cell is not None:
+        running.emit(event="reused", suite=suite.name, cell=cell)
+    return cell is None
+
+
+def _keep(running: _Running, sections: Sections, measured: Measured) -> None:
+    name, result = measured.suite.name, measured.result
+    sections.tokenizer_hash = measured.tokenizer_hash
+    running.passes = measured.passes
+    if isinstance(result, SuiteFailure):
+        running.fail(result.error, result.phase)
         return
-    for suite in work.cell.suites:
-        result = results[suite.name]
-        if isinstance(result, SuiteFailure):
-            running.fail(result.error, suite.name)
-            continue
-        try:
-            running.suites[suite.name] = _summarised(running, suite, result)
-        except Exception as error:
-            running.fail(error, suite.name)
-
-
-def _summarised(running: _Running, suite: Any, result: SuiteResult) -> dict[str, Any]:
-    """Write the sample file; the record's section of one suite."""
-    work = running.work
-    samples = record.write_samples(work.out, work.cell.id, suite.name, result.rows)
-    running.warnings += result.warnings
-    return {
-        "hash": suite.hash,
-        "version": suite["version"],
-        "metrics": summary.summarise(result.metrics, result.rows, _base_rows(running, suite)),
-        "samples": samples,
-        "notes": dict(result.notes),
-    }
-
-
-def _base_rows(running: _Running, suite: Any) -> list[dict[str, Any]] | None:
-    """The base's rows of the same suite, where the base measured the same content."""
-    work = running.work
-    if work.base is None:
-        return None
-    base = record.read_record(work.out / "cells" / f"{work.base}.json")
-    theirs = ((base["evaluation"] or {}).get("suites") or {}).get(suite.name)
-    if theirs is None or theirs["hash"] != suite.hash:
-        running.warnings.append(f"suite '{suite.name}': the base has no result to compare with")
-        return None
-    return record.read_samples(work.out, base, suite.name)
+    try:
+        sections.keep(measured.suite, result)
+        running.warnings += _leaks_of_tasks(running.work.cell, measured.suite, result)
+    except Exception as error:
+        running.fail(error, name)
 
 
 def _record(running: _Running) -> Record:
@@ -273,12 +269,16 @@ def _record(running: _Running) -> Record:
     training = running.trained
     if training is None and running.training.phases:
         training = {"phases": running.training.phases, **running.notes}
-    evaluation = None
-    if running.evaluation.phases:
+    sections, evaluation = running.sections, None
+    if sections is not None and (running.evaluation.phases or sections.done):
+        done = sections.done
         evaluation = {
             "phases": running.evaluation.phases,
-            "suites": running.suites,
+            "suites": {s.name: done[s.name] for s in cell.suites if s.name in done},
             "base": running.work.base,
+            "artifact_hash": sections.artifact_hash,
+            "tokenizer_hash": sections.tokenizer_hash,
+            "passes": running.passes,
         }
     return Record(
         id=cell.id,

@@ -6,10 +6,11 @@ from harness import Artifact, Job, Method, hookimpl
 
 
 class Base(Method):
-    """Trains nothing."""
+    """Trains nothing: the untouched base."""
 
     name = "base"
     trains = False
+    untouched = True
 
     def train(self, job: Job) -> Artifact:
         """The untouched model."""

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from harness import Artifact, Job, LowRankOptions, Method, hookimpl, train_sft
+from harness.low_rank import four_bit
 
 
 class QloraOptions(LowRankOptions):
@@ -22,13 +23,12 @@ class QloraOptions(LowRankOptions):
 
     def quantization(self, precision: str) -> dict[str, Any]:
         """These options as keywords of transformers' BitsAndBytesConfig."""
-        compute = precision if self.compute_dtype == "auto" else self.compute_dtype
-        return {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": self.quant_type,
-            "bnb_4bit_use_double_quant": self.double_quant,
-            "bnb_4bit_compute_dtype": compute,
-        }
+        return four_bit(
+            precision,
+            quant_type=self.quant_type,
+            double_quant=self.double_quant,
+            compute_dtype=self.compute_dtype,
+        )
 
 
 class Qlora(Method):

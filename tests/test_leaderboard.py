@@ -23,6 +23,7 @@ from harness.types import Metric, Record, Status
 METRICS = [
     Metric("perplexity", False, "exp_ratio", score="nll", per="tokens"),
     Metric("right", True, "share"),
+    Metric("retained", True, "retained", score="right"),
 ]
 HARDNESS = np.random.default_rng(0).normal(0, 4, size=120)
 GPU = {"name": "Some GPU", "memory_bytes": 2**34}
@@ -56,6 +57,8 @@ class Results:
         hash: str = "5" * 64,
         training: dict[str, Any] | None = None,
         environment: dict[str, Any] | None = None,
+        section: dict[str, Any] | None = None,
+        tokenizer: str | None = None,
         **plan: Any,
     ) -> None:
         evaluation = None
@@ -63,12 +66,13 @@ class Results:
             rows = self.rows[id] = rows_of(gain, plan.get("seed", 0))
             metrics = summarise(METRICS, rows, self.rows[base] if base else None)
             samples = records.write_samples(self.out, id, "quiz", rows)
-            suite = {"hash": hash, "metrics": metrics, "samples": samples}
+            suite = {"hash": hash, "metrics": metrics, "samples": samples, **(section or {})}
             phases = {
                 "reload": {"seconds": 1.0, "peak_host_bytes": 700},
                 "quiz": {"seconds": 2.5, "peak_host_bytes": 800, "peak_allocated_bytes": 80},
             }
             evaluation = {"phases": phases, "suites": {"quiz": suite}, "base": base}
+            evaluation["tokenizer_hash"] = tokenizer
         whole_plan = {
             "model": {"name": "tiny", "content_hash": "c"},
             "method": method,

@@ -8,14 +8,19 @@ from harness.manager import BUILT_IN, Plugins, Registry
 
 def test_the_built_in_plugins_register_what_the_experiment_names():
     found = Plugins(discover=False)
-    assert set(found.methods.things) == {"base", "full", "lora", "qlora"}
+    assert set(found.methods.things) == {"base", "full", "lora", "qlora", "external"}
     assert {"perplexity", "similarity", "judge", "forgetting"} <= set(found.suites.things)
     assert {"cosine", "rougeL", "exact_match"} <= set(found.scorers.things)
     assert set(found.executors.things) == {"local"}
     assert set(found.judges.things) == {"expected_score"}
     assert set(found.datasets.things) == {"support"}
     assert found.methods.origin["lora"] == "harness.plugins.lora"
-    assert [name for name, m in found.methods.things.items() if not m.trains] == ["base"]
+    assert [name for name, m in found.methods.things.items() if not m.trains] == [
+        "base",
+        "external",
+    ]
+    assert found.method_that("untouched") == "base"
+    assert found.method_that("opens") == "external"
 
 
 def test_every_suite_and_data_set_that_is_registered_is_a_file():

@@ -57,7 +57,7 @@ def test_a_batch_answers_as_each_prompt_alone(model, prompts):
 @pytest.mark.parametrize("size", [1, 2])
 def test_the_size_of_a_batch_changes_nothing(tiny_model, model, prompts, size):
     other = opened(tiny_model)
-    other.generate_batch = size
+    other.limit.rows = size
     expected = model.generate(prompts, max_new_tokens=8)
     assert other.generate(prompts, max_new_tokens=8) == expected
 

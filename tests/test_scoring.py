@@ -5,7 +5,8 @@ import random
 import pytest
 
 from harness.model import LanguageModel, load_weights, open_artifact
-from harness.scoring import score_requests
+from harness.passes import Limit
+from harness.scoring import score_requests, why_not_shared
 from harness.types import Artifact, ModelRef
 
 MAX_LENGTH = 256
@@ -49,8 +50,8 @@ def naive(model, requests, max_length=MAX_LENGTH):
     return scores
 
 
-def check(model, requests, tokens_per_pass=512, tolerance=1e-5):
-    found = score_requests(model, requests, max_length=MAX_LENGTH, tokens_per_pass=tokens_per_pass)
+def check(model, requests, tokens_per_pass=512, tolerance=1e-5, **how):
+    found = score_requests(model, requests, max_length=MAX_LENGTH, limit=Limit(tokens_per_pass), **how)
     for score, (values, greedy) in zip(found, naive(model, requests), strict=True):
         assert score.token_logprobs == pytest.approx(values, abs=tolerance, rel=1e-5)
         assert score.logprob == pytest.approx(sum(values), abs=tolerance, rel=1e-5)
@@ -112,7 +113,7 @@ def test_bf16_is_no_coarser_than_its_hidden_states(tiny_model):
     artifact = Artifact("base", ModelRef("tiny", str(tiny_model)), precision="bf16")
     model = load_weights(artifact).eval()
     requests = requests_for(model.config.vocab_size)[:4]
-    (score, *_) = score_requests(model, requests, max_length=MAX_LENGTH, tokens_per_pass=512)
+    (score, *_) = score_requests(model, requests, max_length=MAX_LENGTH, limit=Limit(512))
     context, continuation = requests[0]
     ids = torch.tensor([[*context, *continuation][:-1]])
     with torch.inference_mode():
@@ -129,7 +130,7 @@ def test_progress_ends_at_the_total(plain):
         plain,
         requests_for(plain.config.vocab_size),
         max_length=MAX_LENGTH,
-        tokens_per_pass=256,
+        limit=Limit(256),
         progress=lambda done, total: told.append((done, total)),
     )
     assert told[-1][0] == told[-1][1]

@@ -139,6 +139,7 @@ WRITERS = {
     "packaged.py": "the cache",
     "measure.py": "/proc/self/clear_refs",
     "run.py": "the job file, in a temporary folder",
+    "suite_new.py": "a new suite, where the user wants it",
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.asks import Question
 from harness.manager import plugins
+from harness.scorers import uses
 from harness.suite import Suite, samples_of
 from harness.tokens import encode_prompt
 from harness.types import Metric, Output, Sample, SuiteResult
@@ -35,7 +36,8 @@ def _as_turn(sample: Sample) -> Sample:
 
 def metrics(suite: Suite) -> list[str] | None:
     """A metric per scorer, and the judge's `score`."""
-    return [*suite["scorers"], *(["score"] if suite["judge"] else [])]
+    labels = [one["label"] for one in suite["scorers"]]
+    return [*labels, *(["score"] if suite["judge"] else [])]
 
 
 def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
@@ -51,10 +53,9 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
         "capped_share": sum(o.capped for o in outputs) / len(outputs),
         "decoding": {"greedy": True, "max_new_tokens": suite["max_new_tokens"]},
     }
-    for name in suite["scorers"]:
-        scorer = plugins().scorers.get(name)
-        found[name] = scorer.rate(outputs, samples, tools)
-        metrics.append(Metric(name, scorer.higher_is_better, scorer.kind))
+    for label, scorer, options in uses(suite["scorers"], plugins()):
+        found[label] = scorer.rate(outputs, samples, tools, **options)
+        metrics.append(Metric(label, scorer.higher_is_better, scorer.kind))
     if suite["judge"]:
         judge = plugins().judges.get(suite["judge"]["name"])
         verdict = judge.judge(outputs, samples, rubric=suite["judge"]["rubric"], tools=tools)

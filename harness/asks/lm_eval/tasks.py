@@ -1,0 +1,161 @@
+"""Loads lm-eval's tasks, and finds out before any training whether they can be loaded.
+
+`python -m harness.asks.lm_eval.tasks` checks the suites on its standard input (JSON).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.asks.lm_eval import mirror
+from harness.child import command
+from harness.errors import UserError, nearest
+from harness.suite import Suite
+
+SHOT_SEED = 1234
+"""`fewshot_random_seed` of lm-eval's command line."""
+
+
+def check(suites: Sequence[Suite]) -> None:
+    """Whether the tasks of lm-eval suites can be loaded, data and all.
+
+    In a child process, for this one does not import lm-eval. Raises UserError with its reason.
+    """
+    from pydantic import TypeAdapter
+
+    asked = [s for s in suites if s["ask"] == "lm-eval"]
+    for suite in asked:
+        _check_files(suite)
+    asked = [s for s in asked if not _is_own(s)]
+    if not asked:
+        return
+    done = subprocess.run(
+        command("harness.asks.lm_eval.tasks"),
+        input=TypeAdapter(list[Suite]).dump_json(asked),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        raise UserError(lines[-1])
+
+
+def _task_files(suite: Suite) -> list[Path]:
+    return sorted(Path(suite.include_path).rglob("*.yaml")) if suite.include_path else []
+
+
+def _check_files(suite: Suite) -> None:
+    """A task file that is no YAML, or says nothing that lm-eval takes, which it would skip."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Knows lm-eval's `!function`."""
+
+    Loader.add_constructor("!function", lambda loader, node: node.value)
+    for file in _task_files(suite):
+        try:
+            told = yaml.load(file.read_text(encoding="utf-8"), Loader)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise UserError(f"{file}:{line}: broken task file: {error.problem}") from None
+        if not isinstance(told, dict):
+            raise UserError(f"{file}:1: broken task file: expected keys such as `task:`")
+
+
+def _is_own(suite: Suite) -> bool:
+    """Whether every task has a file in the suite's own folder, and so needs no Hub."""
+    text = "\n".join(file.read_text(encoding="utf-8") for file in _task_files(suite))
+    return all(re.search(rf"^task:\s*{re.escape(name)}\s*$", text, re.M) for name in suite["tasks"])
+
+
+def load_tasks(suite: Suite) -> Any:
+    """lm-eval's task objects; UserError with the nearest names where there is no such task."""
+    from lm_eval.tasks import TaskManager
+
+    own = TaskManager(include_path=suite.include_path, include_defaults=False)
+    strange = set(suite["tasks"]) - set(own.task_index)
+    # lm-eval's own index has 14,000 names and takes seconds, so it is read only when needed.
+    manager = TaskManager(include_path=suite.include_path) if strange else own
+    for name in suite["tasks"]:
+        if name not in manager.task_index:
+            raise UserError(f"{suite.file}: no lm-eval task '{name}': {_near(name, manager)}")
+    mirror.use(Path(suite.mirror) if suite.mirror else None)
+    try:
+        tasks = manager.load(list(suite["tasks"]))
+    except UserError as error:
+        raise UserError(f"{suite.file}: {error}") from error
+    except Exception as error:
+        raise UserError(
+            f"{suite.file}: the tasks {', '.join(suite['tasks'])} cannot be loaded "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+    for task in tasks["tasks"].values():
+        _set_shots(task, suite)
+        if not len(task.eval_docs):
+            raise UserError(f"{suite.file}: the task '{task.config.task}' has no questions")
+    return tasks
+
+
+def _set_shots(task: Any, suite: Suite) -> None:
+    """The suite's few-shot settings over the task's own; what is drawn, by lm-eval's own seed."""
+    task.set_fewshot_seed(seed=SHOT_SEED)
+    if suite["num_fewshot"] is not None:
+        task.set_config(key="num_fewshot", value=suite["num_fewshot"])
+    if suite["fixed_shots"] and task.config.num_fewshot:
+        from lm_eval.api.samplers import FirstNSampler
+
+        task.sampler = FirstNSampler(list(task.fewshot_docs()), rnd=None)
+        task.sampler.set_rnd(SHOT_SEED)
+
+
+def _near(name: str, manager: Any) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, manager.task_index, n=5, cutoff=0.5)
+    return nearest(name, close) if close else f"lm-eval knows {len(manager.task_index)} others"
+
+
+def data_hash(suite: Suite) -> str:
+    """sha256 over what the tasks ask: their configuration and every question, as loaded now.
+
+    It tells a mirror or Hub data set that changed, which the suite's own hash cannot know.
+    """
+    digest = hashlib.sha256()
+    for text in _content(load_tasks(suite), suite["limit"]):
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _content(tasks: Any, limit: int | None) -> Iterator[str]:
+    from lm_eval.utils import handle_non_serializable
+
+    for name, task in sorted(tasks["tasks"].items()):
+        yield name
+        docs = list(task.eval_docs)[:limit]
+        shots = list(task.fewshot_docs() or []) if task.config.num_fewshot else []
+        for doc in [*docs, *shots]:
+            yield json.dumps(doc, sort_keys=True, default=handle_non_serializable)
+
+
+def main() -> int:
+    """Load the tasks of the suites on standard input; 2 and one line where one fails."""
+    from pydantic import TypeAdapter
+
+    try:
+        for suite in TypeAdapter(list[Suite]).validate_json(sys.stdin.read()):
+            load_tasks(suite)
+    except UserError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return UserError.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

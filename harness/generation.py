@@ -1,0 +1,341 @@
+"""Greedy answers in batches: what all prompts of a batch begin with runs once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import prefix_attention
+from harness.errors import is_out_of_memory
+from harness.head import head_logits, unwrapped
+from harness.passes import Limit, Progress, free_memory
+from harness.prefix_attention import Block, Joined, Past, attend
+from harness.prefix_tree import MIN_SHARED
+
+ROWS = 64
+"""Answers at once where the user did not say: more is not faster on the machines tried."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """An answer as token ids, without the end token."""
+
+    ids: tuple[int, ...]
+    capped: bool
+    """True where `max_new_tokens` came before an end token."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What ends an answer."""
+
+    tokens: frozenset[int]
+    max_new_tokens: int
+    stops: tuple[str, ...] = ()
+    """Texts; the answer keeps what it said of one."""
+    decode: Callable[[Sequence[int]], str] | None = None
+    """Needed where there are `stops`."""
+
+    def met(self, ids: Sequence[int]) -> bool:
+        """Whether the answer so far says one of `stops`."""
+        if not self.stops or self.decode is None:
+            return False
+        tail = self.decode(ids[-max(map(len, self.stops)) - 4 :])
+        return any(stop in tail for stop in self.stops)
+
+
+def greedy(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    ending: Ending,
+    *,
+    limit: Limit,
+    share: bool,
+    pad: int,
+    progress: Progress | None = None,
+) -> list[Generated]:
+    """Greedy answers to prompts given as token ids, in their order, batched by length.
+
+    A batch that runs out of memory is halved. Without `share` transformers' `generate` is used.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers: dict[int, Generated] = {}
+    rows = limit.rows or ROWS
+    while order:
+        batch = order[:rows]
+        asked = [prompts[i] for i in batch]
+        ran: list[Generated] | None = None
+        try:
+            if share:
+                ran = _shared(model, asked, ending, limit)
+            else:
+                ran = _plain(model, asked, ending, pad)
+        except Exception as error:
+            if not is_out_of_memory(error) or len(batch) == 1:
+                raise
+            limit.halved += 1
+            rows = len(batch) // 2
+        if ran is None:
+            free_memory()
+            continue
+        answers.update(zip(batch, ran, strict=True))
+        order = order[rows:]
+        if progress:
+            progress(len(answers), len(prompts))
+    return [answers[i] for i in range(len(prompts))]
+
+
+# transformers' own way
+
+
+def _plain(
+    model: Any, prompts: Sequence[Sequence[int]], ending: Ending, pad: int
+) -> list[Generated]:
+    import torch
+    from transformers import GenerationConfig, StoppingCriteriaList
+
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=ending.max_new_tokens,
+        eos_token_id=sorted(ending.tokens),
+        pad_token_id=pad,
+    )
+
+    def said(ids: Any, scores: Any, **kwargs: Any) -> Any:
+        met = [ending.met(row) for row in ids[:, width:].tolist()]
+        return torch.tensor(met, device=ids.device)
+
+    with torch.inference_mode():
+        out = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([said] if ending.stops else []),
+        )
+    return [_until_end(row, ending) for row in out[:, width:].tolist()]
+
+
+def _until_end(ids: Sequence[int], ending: Ending) -> Generated:
+    for i, token in enumerate(ids):
+        if token in ending.tokens:
+            return Generated(tuple(ids[:i]), capped=False)
+        if ending.met(ids[: i + 1]):
+            return Generated(tuple(ids[: i + 1]), capped=False)
+    return Generated(tuple(ids), capped=True)
+
+
+# with shared beginnings
+
+
+@dataclass
+class _Row:
+    """An answer in the making."""
+
+    number: int
+    position: int
+    """Of its next token in the whole sequence."""
+    ids: list[int] = field(default_factory=list)
+
+
+def _shared(
+    model: Any, prompts: Sequence[Sequence[int]], ending: Ending, limit: Limit
+) -> list[Generated]:
+    import torch
+
+    inner = unwrapped(model)
+    done: dict[int, Generated] = {}
+    with torch.inference_mode(), prefix_attention.attending(inner):
+        steps = _Steps(inner, prompts, ending.max_new_tokens, limit)
+        rows = [_Row(i, len(prompt)) for i, prompt in enumerate(prompts)]
+        tokens = steps.begin()
+        while True:
+            rows = _advance(rows, tokens, ending, done)
+            if not rows:
+                break
+            tokens = steps.next([(row.number, row.ids[-1], row.position - 1) for row in rows])
+    return [done[i] for i in range(len(prompts))]
+
+
+def _advance(
+    rows: Sequence[_Row], tokens: Sequence[int], ending: Ending, done: dict[int, Generated]
+) -> list[_Row]:
+    """Give each row its next token; finished rows go to `done`, the others come back."""
+    left = []
+    for row, token in zip(rows, tokens, strict=True):
+        if token in ending.tokens:
+            done[row.number] = Generated(tuple(row.ids), capped=False)
+            continue
+        row.ids.append(token)
+        row.position += 1
+        stopped = ending.met(row.ids)
+        if stopped or len(row.ids) == ending.max_new_tokens:
+            done[row.number] = Generated(tuple(row.ids), capped=not stopped)
+        else:
+            left.append(row)
+    return left
+
+
+class _Steps:
+    """The forward passes of one batch."""
+
+    def __init__(
+        self, model: Any, prompts: Sequence[Sequence[int]], new_tokens: int, limit: Limit
+    ) -> None:
+        self.body = getattr(model, model.base_model_prefix)
+        self.head = model.get_output_embeddings()
+        self.device = model.device
+        self.prompts = prompts
+        self.new_tokens = new_tokens
+        self.limit = limit
+        self.cache: _Cache | None = None
+
+    def begin(self) -> list[int]:
+        """The first token after each prompt."""
+        shared = _common_length(self.prompts)
+        prefix = None
+        if shared >= MIN_SHARED and len(self.prompts) > 1:
+            prefix = Past()
+            self._pack([self.prompts[0][:shared]], 0, None, [prefix])
+        else:
+            shared = 0
+        pasts = [Past(prefix) for _ in self.prompts]
+        rests = [prompt[shared:] for prompt in self.prompts]
+        first: list[int] = []
+        for start, end in _fitting(rests, self.limit.tokens):
+            first += self._pack(rests[start:end], shared, prefix, pasts[start:end])
+        self.cache = _Cache(prefix, pasts, self.new_tokens)
+        return first
+
+    def next(self, rows: Sequence[tuple[int, int, int]]) -> list[int]:
+        """The token after each (number, token, position)."""
+        assert self.cache is not None
+        self.cache.advance([number for number, _, _ in rows])
+        with prefix_attention.laid_out(self.cache):
+            return self._run([t for _, t, _ in rows], [p for _, _, p in rows], range(len(rows)))
+
+    def _pack(
+        self,
+        parts: Sequence[Sequence[int]],
+        position: int,
+        past: Past | None,
+        keep: Sequence[Past],
+    ) -> list[int]:
+        """Run chains that continue `past`; the likeliest token after each."""
+        blocks, at = [], 0
+        for part, kept in zip(parts, keep, strict=True):
+            blocks.append(Block(at, len(part), past, range(-1, len(part) - 1), kept))
+            at += len(part)
+        tokens = [token for part in parts for token in part]
+        places = [position + i for part in parts for i in range(len(part))]
+        with prefix_attention.laid_out(prefix_attention.lay_out(blocks, self.device)):
+            return self._run(tokens, places, [block.end - 1 for block in blocks])
+
+    def _run(
+        self, tokens: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
+    ) -> list[int]:
+        import torch
+
+        hidden = self.body(
+            input_ids=torch.tensor([tokens], device=self.device),
+            position_ids=torch.tensor([positions], device=self.device),
+            use_cache=False,
+        ).last_hidden_state[0]
+        best = head_logits(self.head, hidden[list(wanted)]).argmax(dim=-1)
+        return [int(token) for token in best.tolist()]
+
+
+class _Cache:
+    """Keys and values of the rows that go on, and how one new token of each attends to them."""
+
+    def __init__(self, prefix: Past | None, pasts: Sequence[Past], new_tokens: int) -> None:
+        import torch
+
+        lengths = [past.keys[0].shape[2] for past in pasts]
+        self.prefix = prefix
+        self.end = max(lengths)
+        """Columns in use: the prompts on the left, what is generated after the longest of them."""
+        columns = self.end + new_tokens
+        self.keys = {k: _side_by_side([p.keys[k] for p in pasts], columns) for k in pasts[0].keys}
+        self.values = {
+            k: _side_by_side([p.values[k] for p in pasts], columns) for k in pasts[0].values
+        }
+        device = self.keys[0].device
+        column = torch.arange(columns, device=device)[None]
+        length = torch.tensor(lengths, device=device)[:, None]
+        self.hidden = (column >= length) & (column < self.end)
+        self.numbers = list(range(len(pasts)))
+        self.mask: Any = None
+        for past in pasts:
+            past.keys.clear()
+            past.values.clear()
+
+    def advance(self, numbers: Sequence[int]) -> None:
+        """One more column, for the rows `numbers`; those that ended are dropped."""
+        import torch
+
+        if list(numbers) != self.numbers:
+            self._keep(numbers)
+        self.end += 1
+        hidden = self.hidden[:, : self.end]
+        self.mask = torch.zeros(hidden.shape, dtype=self.keys[0].dtype, device=hidden.device)
+        self.mask = self.mask.masked_fill_(hidden, float("-inf"))[:, None, None]
+
+    def _keep(self, numbers: Sequence[int]) -> None:
+        rows = [self.numbers.index(number) for number in numbers]
+        for kept in (self.keys, self.values):
+            for layer in kept:
+                kept[layer] = kept[layer][rows]
+        self.hidden = self.hidden[rows]
+        self.numbers = list(numbers)
+
+    def attend(self, layer: int, query: Any, key: Any, value: Any, scale: float) -> Any:
+        """(1, heads, rows, size): each row's token to its own past and to the shared prefix."""
+        self.keys[layer][:, :, self.end - 1] = key[0].transpose(0, 1)
+        self.values[layer][:, :, self.end - 1] = value[0].transpose(0, 1)
+        own_keys = self.keys[layer][:, :, : self.end]
+        own_values = self.values[layer][:, :, : self.end]
+        each = query[0].transpose(0, 1)[:, :, None]
+        found, logsum = attend(each, own_keys, own_values, self.mask, False, scale)
+        joined = Joined(found[:, :, 0].transpose(0, 1)[None], logsum[:, :, 0].T[None])
+        if self.prefix is not None:
+            joined.out, joined.weight = joined.out.contiguous(), joined.weight.contiguous()
+            keys, values = self.prefix.keys[layer], self.prefix.values[layer]
+            joined.join(0, query.shape[2], query, keys, values, scale)
+        return joined.out
+
+
+def _side_by_side(parts: Sequence[Any], columns: int) -> Any:
+    """(1, heads, length, size) as rows of one (rows, heads, columns, size), padded by zeros."""
+    _, heads, _, size = parts[0].shape
+    whole = parts[0].new_zeros(len(parts), heads, columns, size)
+    for row, part in enumerate(parts):
+        whole[row, :, : part.shape[2]] = part[0]
+    return whole
+
+
+def _common_length(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with, at least one of each left over."""
+    length = min(map(len, prompts)) - 1
+    first = prompts[0]
+    for prompt in prompts:
+        length = next((i for i in range(length) if prompt[i] != first[i]), length)
+    return max(length, 0)
+
+
+def _fitting(parts: Sequence[Sequence[int]], tokens: int) -> Iterator[tuple[int, int]]:
+    """Stretches of parts of at most so many tokens, or of one part."""
+    start = held = 0
+    for i, part in enumerate(parts):
+        if i > start and held + len(part) > tokens:
+            yield start, i
+            start, held = i, 0
+        held += len(part)
+    yield start, len(parts)

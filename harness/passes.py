@@ -1,0 +1,242 @@
+"""Forward passes over prefix trees, sized to the memory that there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import prefix_attention
+from harness.errors import is_out_of_memory
+from harness.head import Head, unwrapped
+from harness.prefix_attention import Block, Past
+from harness.prefix_tree import Node, Wanted
+
+SMALL_TREE = 256
+"""Tokens up to which a whole tree is one block; of a larger one the stem runs first, by itself."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Limit:
+    """How much one forward pass may hold; halved where memory runs out."""
+
+    tokens: int
+    """Rows x length."""
+    rows: int | None = None
+    """Sequences, where the user set them (`--batch 8`)."""
+    halved: int = 0
+    """How often memory ran out."""
+
+    def halve(self, tokens: int, rows: int) -> None:
+        """After a pass of so many tokens and rows ran out of memory."""
+        self.tokens = max(1, min(self.tokens, tokens) // 2)
+        self.rows = None if self.rows is None else max(1, min(self.rows, rows) // 2)
+        self.halved += 1
+
+
+@dataclass
+class _Piece:
+    """What a pass runs as a unit: a node, or a small tree in depth-first order."""
+
+    past: Past | None
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    wanted: list[tuple[int, Wanted]] = field(default_factory=list)
+    """Offsets in the piece and what is wanted there."""
+    children: list[Node] = field(default_factory=list)
+    """What continues it in later passes, and `keep`, the keys and values they need."""
+    keep: Past | None = None
+
+    def add(self, node: Node, parent: int) -> None:
+        """Append a node's own tokens after the token at offset `parent`."""
+        at = len(self.tokens)
+        self.tokens += node.tokens
+        self.positions += range(node.start, node.end)
+        self.parents += [parent, *range(at, at + len(node.tokens) - 1)]
+        self.wanted += [(at + w.position - node.start, w) for w in node.wanted]
+
+    def add_tree(self, node: Node, parent: int = -1) -> None:
+        """Append a node and all below it."""
+        self.add(node, parent)
+        end = len(self.tokens) - 1
+        for child in node.children:
+            self.add_tree(child, end)
+
+
+class _Passes:
+    """Runs pieces batch by batch; a batch that does not fit is halved."""
+
+    def __init__(self, model: Any, head: Head, limit: Limit, progress: Progress | None) -> None:
+        inner = unwrapped(model)
+        self.model = inner
+        self.body = getattr(inner, inner.base_model_prefix)
+        self.head, self.limit, self.progress = head, limit, progress
+        self.device = model.device
+        self.done = self.total = 0
+
+    def _size(self, pieces: Sequence[_Piece]) -> int:
+        """Tokens that a pass over the pieces computes."""
+        raise NotImplementedError
+
+    def _forward(self, pieces: Sequence[_Piece]) -> None:
+        """Run the pieces in one pass and collect what is wanted."""
+        raise NotImplementedError
+
+    def _batches(self, pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+        batch: list[_Piece] = []
+        for piece in pieces:
+            more = [*batch, piece]
+            rows = self.limit.rows
+            full = self._size(more) > self.limit.tokens or (rows is not None and len(more) > rows)
+            if batch and full:
+                yield batch
+                more = [piece]
+            batch = more
+        if batch:
+            yield batch
+
+    def _pass(self, pieces: Sequence[_Piece]) -> None:
+        """One batch, in halves where it runs out of memory."""
+        try:
+            self._forward(pieces)
+        except Exception as error:
+            if not is_out_of_memory(error) or len(pieces) == 1:
+                raise
+            self.limit.halve(self._size(pieces), len(pieces))
+        else:
+            self._count(pieces)
+            return
+        free_memory()
+        middle = len(pieces) // 2
+        self._pass(pieces[:middle])
+        self._pass(pieces[middle:])
+
+    def _count(self, pieces: Sequence[_Piece]) -> None:
+        self.done += sum(len(piece.tokens) for piece in pieces)
+        if self.progress:
+            self.progress(self.done, self.total)
+
+
+class Packed(_Passes):
+    """Pieces one after the other in one row, without padding; prefixes are shared."""
+
+    def __init__(
+        self, model: Any, head: Head, limit: Limit, progress: Progress | None, small_tree: int
+    ) -> None:
+        super().__init__(model, head, limit, progress)
+        self.small_tree = small_tree
+
+    def run(self, roots: Sequence[Node]) -> None:
+        """Run trees."""
+        import torch
+
+        self.total = sum(root.count() for root in roots)
+        with torch.inference_mode(), prefix_attention.attending(self.model):
+            self._level([(root, None) for root in sorted(roots, key=Node.count)])
+
+    def _level(self, nodes: Sequence[tuple[Node, Past | None]]) -> None:
+        """Run nodes, and after each batch at once what continues it, so that few pasts live."""
+        for batch in self._batches([self._piece(node, past) for node, past in nodes]):
+            self._pass(batch)
+            below = [(child, piece.keep) for piece in batch for child in _by_length(piece)]
+            if below:
+                self._level(below)
+
+    def _piece(self, node: Node, past: Past | None) -> _Piece:
+        piece = _Piece(past)
+        if node.children and node.count() > self.small_tree:
+            piece.add(node, -1)
+            piece.children = node.children
+        else:
+            piece.add_tree(node)
+        return piece
+
+    def _size(self, pieces: Sequence[_Piece]) -> int:
+        return sum(len(piece.tokens) for piece in pieces)
+
+    def _forward(self, pieces: Sequence[_Piece]) -> None:
+        import torch
+
+        blocks, starts, at = [], [], 0
+        for piece in pieces:
+            piece.keep = Past(piece.past) if piece.children else None
+            blocks.append(
+                Block(at, len(piece.tokens), piece.past, tuple(piece.parents), piece.keep)
+            )
+            starts.append(at)
+            at += len(piece.tokens)
+        ids = torch.tensor([[token for piece in pieces for token in piece.tokens]])
+        positions = torch.tensor([[place for piece in pieces for place in piece.positions]])
+        with prefix_attention.laid_out(prefix_attention.lay_out(blocks, self.device)):
+            hidden = self.body(
+                input_ids=ids.to(self.device),
+                position_ids=positions.to(self.device),
+                use_cache=False,
+            ).last_hidden_state
+        self.head.collect(
+            hidden[0],
+            [
+                (start + offset, wanted)
+                for start, piece in zip(starts, pieces, strict=True)
+                for offset, wanted in piece.wanted
+            ],
+        )
+
+
+class Padded(_Passes):
+    """Whole sequences, padded to the longest of a batch: for models that cannot share."""
+
+    def run(self, roots: Sequence[Node]) -> None:
+        """Run lone nodes."""
+        import torch
+
+        self.total = sum(root.count() for root in roots)
+        pieces = []
+        for root in sorted(roots, key=Node.count):
+            pieces.append(_Piece(None))
+            pieces[-1].add_tree(root)
+        with torch.inference_mode():
+            for batch in self._batches(pieces):
+                self._pass(batch)
+
+    def _size(self, pieces: Sequence[_Piece]) -> int:
+        return len(pieces) * max(len(piece.tokens) for piece in pieces)
+
+    def _forward(self, pieces: Sequence[_Piece]) -> None:
+        import torch
+
+        width = max(len(piece.tokens) for piece in pieces)
+        ids = torch.zeros((len(pieces), width), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, piece in enumerate(pieces):
+            ids[row, : len(piece.tokens)] = torch.tensor(piece.tokens)
+            mask[row, : len(piece.tokens)] = 1
+        hidden = self.body(
+            input_ids=ids.to(self.device), attention_mask=mask.to(self.device), use_cache=False
+        ).last_hidden_state
+        self.head.collect(
+            hidden.flatten(0, 1),
+            [
+                (row * width + offset, wanted)
+                for row, piece in enumerate(pieces)
+                for offset, wanted in piece.wanted
+            ],
+        )
+
+
+def _by_length(piece: _Piece) -> list[Node]:
+    return sorted(piece.children, key=Node.count)
+
+
+def free_memory() -> None:
+    """Give what a failed pass still holds back to the device."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

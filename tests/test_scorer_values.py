@@ -1,0 +1,230 @@
+"""What the built-in scorers say of answers, against the reference implementations and by hand."""
+
+import pytest
+
+from harness import Sample
+from harness.manager import Plugins
+from harness.types import ModelRef, Output
+
+PLUGINS = Plugins(discover=False)
+
+
+class NoTools:
+    def progress(self, done, total):
+        assert done <= total
+
+
+def rate(name, answers, references=None, rows=(), **options):
+    """Scores of the answers, as the worker gets them."""
+    references = references or [None] * len(answers)
+    rows = rows or [{}] * len(answers)
+    outputs = [Output(str(i), text, 1, False) for i, text in enumerate(answers)]
+    samples = [
+        Sample(str(i), prompt="?", reference=reference, extra=row)
+        for i, (reference, row) in enumerate(zip(references, rows, strict=True))
+    ]
+    return list(PLUGINS.scorers.get(name).rate(outputs, samples, NoTools(), **options))
+
+
+# ---- words and strings ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "f1"),
+    [
+        ("The cat!", "a cat", 1.0),  # case, punctuation and articles do not count
+        ("Denver Broncos", "the Denver Broncos, 2015", 0.8),  # 2 of 2 and 2 of 3
+        ("cat cat dog", "cat dog dog", 2 / 3),  # bags: each word as often as it stands
+        ("two-day", "twoday", 1.0),
+        ("no", "yes", 0.0),
+        ("", "yes", 0.0),
+        ("an", "The", 1.0),  # nothing is left of either
+        ("theatre", "atre", 0.0),  # an article is a whole word
+    ],
+)
+def test_token_f1(answer, reference, f1):
+    assert rate("token_f1", [answer], [reference]) == [pytest.approx(f1)]
+
+
+def test_exact_match():
+    answers = ["Within 60 days!", "within  60\ndays", "60 days"]
+    assert rate("exact_match", answers, ["within 60 days"] * 3) == [1, 1, 0]
+
+
+def test_facts_that_must_and_must_not_stand():
+    rows = [{"must_contain": ["60 days", "tent"]}] * 2 + [{"must_contain": "Tent"}, {}]
+    answers = ["A TENT, 60 days.", "60 days", "tents", "tent"]
+    assert rate("must_contain", answers, rows=rows) == [1, 0, 1, None]
+    rows = [{"must_not_contain": ["free", "refund"]}] * 2 + [{"must_not_contain": "x"}, {}]
+    assert rate("must_not_contain", ["No Refund.", "No.", "", "y"], rows=rows) == [0, 1, 1, None]
+
+
+# ---- forms ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "score"),
+    [
+        ("So 18 + 54 = 72.", "48/2 = 24, 48+24 = 72\n#### 72", 1),
+        ("72", "#### 72 of 100 makes 73", 0),
+        ("It costs $1,234.50.", "1234.5", 1),
+        ("1,234,567", "#### 1234567", 1),
+        ("The numbers are 1,2,3", "3", 1),
+        ("about 50%", "50", 1),
+        ("€ 7", "7.00", 1),
+        ("-5", "5", 0),
+        ("It is -5 degrees", "-5", 1),
+        ("-$5", "-5", 1),
+        ("pages 3-5", "5", 1),
+        ("8 - 5", "5", 1),
+        (".5", "0.50", 1),
+        ("0.1 + 0.2 is 0.30000000000000004", "0.3", 0),
+        ("\\boxed{12}", "12", 1),
+        ("twelve", "12", 0),
+        ("12", "twelve", None),
+    ],
+)
+def test_final_number(answer, reference, score):
+    assert rate("final_number", [answer], [reference]) == [score]
+
+
+@pytest.mark.parametrize(
+    ("answer", "valid", "with_keys"),
+    [
+        ('{"a": 1, "b": null}', 1, 1),
+        (' {"a": 1}\n', 1, 0),
+        ("[1, 2]", 1, 0),
+        ('Here it is:\n```json\n{"a": 1, "b": 2}\n```\nDone.', 1, 1),
+        ('```\n{"a": 1, "b": 2}\n```', 1, 1),
+        ("```json\n{}\n```\n```json\n{}\n```", 0, 0),
+        ("{'a': 1}", 0, 0),
+        ('{"a": NaN}', 0, 0),
+        ('Sure: {"a": 1, "b": 2}', 0, 0),
+        ("[" * 100_000, 0, 0),
+        ("", 0, 0),
+    ],
+)
+def test_json_valid(answer, valid, with_keys):
+    assert rate("json_valid", [answer]) == [valid]
+    assert rate("json_valid", [answer], keys=["a", "b"]) == [with_keys]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "answer", "reference", "score"),
+    [
+        (r"A: (\w+)", "Well. A: paris", "Paris ", 1),
+        (r"A: (\w+)", "A: Rome. A: Paris", "Paris", 0),  # the first match
+        (r"A: (\w+)", "A: Rome", None, 1),
+        (r"A: (\w+)", "Paris", "Paris", 0),
+        (r"A: \w+", "A: Rome", "Paris", 1),  # no group, nothing to compare
+        (r"(?:yes|no)", "say no", "yes", 1),
+        (r"x(y)?", "x", "y", 0),  # a group that took no part
+        (r"colou?r", "Color", None, 0),
+        (r"(?i)colou?r", "Color", None, 1),
+    ],
+)
+def test_regex(pattern, answer, reference, score):
+    assert rate("regex", [answer], [reference], pattern=pattern) == [score]
+
+
+# ---- against the reference implementations -------------------------------------------------------
+
+ANSWERS = ["The tents were returned within sixty days.", "Never!", "", "Returns: 60 days, free"]
+REFERENCES = ["A tent returns within 60 days.", "A used stove, never.", "Yes.", "60 days, free"]
+
+
+@pytest.mark.parametrize("variant", ["rouge1", "rouge2", "rougeL"])
+def test_rouge_is_that_of_rouge_score(variant):
+    from rouge_score.rouge_scorer import RougeScorer
+
+    theirs = RougeScorer([variant], use_stemmer=True)
+    pairs = zip(REFERENCES, ANSWERS, strict=True)
+    wanted = [theirs.score(target, answer)[variant].fmeasure for target, answer in pairs]
+    assert rate(variant, ANSWERS, REFERENCES) == wanted
+    assert 0 < wanted[0] < 1
+
+
+def test_bleu_and_chrf_are_those_of_sacrebleu():
+    import sacrebleu
+
+    pairs = [(answer, [target]) for answer, target in zip(ANSWERS, REFERENCES, strict=True)]
+    bleu = [sacrebleu.sentence_bleu(*pair).score for pair in pairs]
+    assert rate("bleu", ANSWERS, REFERENCES) == pytest.approx(bleu)
+    assert 0 < bleu[3] < 100
+    char = [sacrebleu.sentence_bleu(*pair, tokenize="char", lowercase=True).score for pair in pairs]
+    assert rate("bleu", ANSWERS, REFERENCES, tokenize="char", lowercase=True) == pytest.approx(char)
+    for word_order in (0, 2):
+        chrf = [sacrebleu.sentence_chrf(*pair, word_order=word_order).score for pair in pairs]
+        assert rate("chrf", ANSWERS, REFERENCES, word_order=word_order) == pytest.approx(chrf)
+
+
+# ---- BERTScore -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A random BERT of two layers that knows the words of the answers, 32 positions."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words = sorted({w.strip(".,!:").lower() for t in ANSWERS + REFERENCES for w in t.split()})
+    vocabulary = {word: i for i, word in enumerate([*marks, *words])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    raw.normalizer = normalizers.Lowercase()
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), marks, strict=True))
+    folder = tmp_path_factory.mktemp("encoder")
+    PreTrainedTokenizerFast(tokenizer_object=raw, **names).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.5,
+    )
+    BertModel(config).save_pretrained(folder)
+    return ModelRef("encoder", str(folder))
+
+
+def by_definition(encoder, layer, answer, reference):
+    """Equations of the paper for one pair, token by token."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(encoder.path)
+    model = AutoModel.from_pretrained(encoder.path).eval()
+
+    def states(text):
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            return model(ids, output_hidden_states=True).hidden_states[layer][0]
+
+    def best(ours, theirs):
+        cosine = torch.nn.functional.cosine_similarity
+        found = [max(cosine(one, other, dim=0) for other in theirs) for one in ours[1:-1]]
+        return sum(found) / len(found)
+
+    a, r = states(answer), states(reference)
+    precision, recall = best(a, r), best(r, a)
+    return float(2 * precision * recall / (precision + recall))
+
+
+def test_bertscore_is_its_definition_whatever_the_batch(encoder):
+    for layer in (1, 2):
+        found = rate("bertscore", ANSWERS, REFERENCES, model=encoder, num_layers=layer)
+        pairs = zip(ANSWERS, REFERENCES, strict=True)
+        wanted = [by_definition(encoder, layer, *pair) if pair[0] else 0.0 for pair in pairs]
+        assert found == pytest.approx(wanted, abs=1e-5)
+        same = rate("bertscore", REFERENCES[:1], REFERENCES[:1], model=encoder, num_layers=layer)
+        assert same == [pytest.approx(1.0)]
+
+
+def test_bertscore_takes_a_text_longer_than_the_model(encoder):
+    (found,) = rate("bertscore", ["days " * 99], ["60 days"], model=encoder, num_layers=2)
+    assert -1 <= found <= 1
