@@ -154,12 +154,13 @@ class Bench:
         """(texts, dimensions) float32 unit vectors of the suite's embedder."""
         assert self.suite is not None
         assert self.suite.embedder is not None
-        path = self.suite.embedder.path
-        if path not in self._embedders:
+        embedder = self.suite.embedder
+        key = f"{embedder.path}@{embedder.revision}"
+        if key not in self._embedders:
             from sentence_transformers import SentenceTransformer
 
-            self._embedders[path] = SentenceTransformer(path)
-        return self._embedders[path].encode(
+            self._embedders[key] = SentenceTransformer(embedder.path, revision=embedder.revision)
+        return self._embedders[key].encode(
             list(texts), normalize_embeddings=True, show_progress_bar=False
         )
 

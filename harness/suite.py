@@ -21,6 +21,22 @@ from harness.yamlfile import KeyPath, Located, StrictModel
 EMBEDDER = "sentence-transformer"
 """The kind of packaged model that embeds texts."""
 
+OWN_KEYS = {
+    "data": ("generate", "perplexity", "choice"),
+    "max_new_tokens": ("generate",),
+    "scorers": ("generate",),
+    "embedder": ("generate",),
+    "judge": ("generate",),
+    "stride": ("perplexity",),
+    "prompt": ("choice",),
+    "tasks": ("lm-eval",),
+    "include_path": ("lm-eval",),
+    "num_fewshot": ("lm-eval",),
+    "fixed_shots": ("lm-eval",),
+    "apply_chat_template": ("generate", "lm-eval"),
+}
+"""Keys of a suite that only some ways of asking read."""
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -240,8 +256,10 @@ def _check_ask(located: Located, settings: SuiteFile, plugins: Plugins) -> None:
         raise located.error("ask: generate needs `scorers:` or a `judge:`", ("ask",))
     if ask == "choice" and "{question}" not in settings.prompt:
         raise located.error("prompt: has no {question}, where each row's goes", ("prompt",))
-    if ask != "generate" and settings.scorers:
-        raise located.error(f"ask: {ask} takes no scorers: it has its own metrics", ("scorers",))
+    for key in sorted(settings.model_fields_set & set(OWN_KEYS)):
+        if ask not in OWN_KEYS[key]:
+            takers = " and ".join(OWN_KEYS[key])
+            raise located.error(f"ask: {ask} takes no `{key}`, which is for {takers}", (key,))
     if settings.judge:
         plugins.judges.get(settings.judge.name)
 

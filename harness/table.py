@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ __all__ = ["FORMATS", "render"]
 
 METHODS_PER_BLOCK = 3
 """Methods side by side in the terminal: metrics stay readable in 100 columns."""
+DETAILED = 12
+"""Metrics of a suite up to which each subject and domain has its line."""
 
 _STYLES = {"better": "green", "worse": "red", "": "dim"}
 _MEMORY = {"cuda": "peak GPU memory", "host": "peak host memory"}
@@ -47,7 +50,7 @@ def _terminal(board: Mapping[str, Any]) -> RenderableType:
     from rich.text import Text
 
     rows = board["rows"]
-    names = _metric_names(rows)
+    names = _shown_names(rows)
     parts: list[RenderableType] = [_ranking(board)]
     if len(names) > 1:
         for start in range(0, len(rows), METHODS_PER_BLOCK):
@@ -112,7 +115,10 @@ def _table() -> Table:
 def _notes(board: Mapping[str, Any]) -> list[str]:
     """What the figures must be read with: ties, labels such as self-judged, unequal suites."""
     labels = [f"{suite}: {label}" for suite, label in board.get("labels", {}).items()]
-    return [*_tie_lines(board["rows"]), *labels, *board["incomparable"]]
+    rows = board["rows"]
+    left_out = len(_metric_names(rows)) - len(_shown_names(rows))
+    more = [f"{left_out} figures of single subjects and domains are in --format csv and json"]
+    return [*_tie_lines(rows), *labels, *board["incomparable"], *(more if left_out else [])]
 
 
 def _tie_lines(rows: Sequence[Row]) -> list[str]:
@@ -134,7 +140,7 @@ def _markdown(board: Mapping[str, Any]) -> str:
         "#": _rank,
         "method": lambda row: _title(row, rows) + _failure(row),
     }
-    for name in _metric_names(rows):
+    for name in _shown_names(rows):
         columns[f"{name} {_arrow(rows, name)}"] = lambda row, name=name: _value(row, name)  # type: ignore[misc]
         columns[f"{name} against base"] = lambda row, name=name: _delta(row, name)  # type: ignore[misc]
     columns |= _cost_columns(rows)
@@ -201,6 +207,26 @@ def _cost_columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
 
 def _metric_names(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+
+
+def _shown_names(rows: Sequence[Row]) -> list[str]:
+    """All metrics, or for a suite of many those that are not of a part of another."""
+    metrics = {name: m for row in rows for name, m in row["metrics"].items()}
+    sizes = Counter(name.partition(".")[0] for name in metrics)
+    return [
+        name
+        for name in _metric_names(rows)
+        if sizes[name.partition(".")[0]] <= DETAILED or not _is_part(name, metrics)
+    ]
+
+
+def _is_part(name: str, metrics: Mapping[str, Any]) -> bool:
+    """A domain, or a task whose name begins with that of its group (`mmlu_anatomy`)."""
+    where = metrics[name]["estimator"]["where"]
+    if where is None or isinstance(where, Mapping):
+        return where is not None
+    groups = [g for g, m in metrics.items() if m["estimator"]["where"] is None]
+    return any(name.startswith(f"{group}_") for group in groups)
 
 
 def _rank(row: Row) -> str:

@@ -373,3 +373,23 @@ def test_two_models_are_told_apart(results: Results) -> None:
     board = results.board()
     assert "lora (other\\|model)" in str(render(board, "markdown"))
     assert "lora (tiny)" in shown(board)
+
+
+def test_a_suite_of_many_subjects_shows_its_totals_and_the_spreadsheet_all(
+    results: Results,
+) -> None:
+    board = results.board()
+    for row in board["rows"]:
+        if "quiz.right" not in row["metrics"]:
+            continue
+        total = row["metrics"]["quiz.right"]
+        row["metrics"] |= {"forget.mmlu": total, "forget.arc": total}
+        for number in range(15):
+            estimator = {**total["estimator"], "where": f"mmlu_subject{number}"}
+            row["metrics"][f"forget.mmlu_subject{number}"] = {**total, "estimator": estimator}
+    text = shown(board)
+    assert "forget.mmlu " in text
+    assert "forget.arc " in text
+    assert "mmlu_subject" not in text
+    assert "15 figures of single subjects and domains" in " ".join(text.split())
+    assert "forget.mmlu_subject7.value" in str(render(board, "csv"))

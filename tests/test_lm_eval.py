@@ -1,13 +1,17 @@
 """lm-eval's tasks give on our scoring what they give on lm-eval's own `hf` model."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from test_scoring import NF4, with_adapter
 
-from conftest import ROOT, THINGS, write_jsonl
+from conftest import ROOT, THINGS, run_warm, write_experiment, write_jsonl
+from harness import record
+from harness.asks.lm_eval import data_hash
 from harness.asks.lm_eval.model import shared_prefix_lm
+from harness.errors import UserError
 from harness.model import LanguageModel, load_weights
 from harness.types import Artifact, ModelRef
 
@@ -110,8 +114,6 @@ def asked_for(texts, until, cap):
 
 
 def test_a_task_that_wants_sampling_is_refused(full):
-    from harness.errors import UserError
-
     asked = instances("generate_until", [("x", {"do_sample": True, "temperature": 0.7})])
     with pytest.raises(UserError, match="only greedy"):
         shared_prefix_lm(full).generate_until(asked)
@@ -135,15 +137,144 @@ def add_group(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def grouped(tmp_path_factory, tiny_model, warm, in_process_run):
-    from conftest import write_experiment
-
-    experiment = write_experiment(
+def grouped(tmp_path_factory, tiny_model, warm):
+    small = write_experiment(
         tmp_path_factory.mktemp("grouped"),
         tiny_model,
         methods=["base", {"name": "full", "lr": 0.05}],
         suites=[{"name": "tasks", "tasks": ["shop"]}],
     )
-    add_group(experiment.folder)
-    in_process_run(experiment)
-    return experiment
+    add_group(small.folder)
+    assert not run_warm(small, warm).failed
+    return small
+
+
+def verdicts(experiment, label):
+    found = experiment.records()[label]
+    rows = record.read_samples(experiment.out, found, "tasks")
+    return found["evaluation"]["suites"]["tasks"]["metrics"], {r["doc_hash"]: r for r in rows}
+
+
+def test_micro_and_macro_averages_of_a_group_are_told_apart(grouped):
+    metrics, rows = verdicts(grouped, "full-0")
+    by_task = {"tiny_choice": [], "few_choice": []}
+    for row in rows.values():
+        by_task[row["group"]].append(row["scores"]["acc"])
+    shares = [sum(scores) / len(scores) for scores in by_task.values()]
+    assert [len(scores) for scores in by_task.values()] == [8, 2]
+    assert metrics["shop"]["value"] == pytest.approx(sum(map(sum, by_task.values())) / 10)
+    assert metrics["shop.macro"]["value"] == pytest.approx(sum(shares) / 2)
+    assert metrics["tiny_choice"]["value"] == pytest.approx(shares[0])
+
+
+def test_each_question_is_paired_with_the_base_by_its_doc_hash(grouped):
+    metrics, tuned = verdicts(grouped, "full-0")
+    _, base = verdicts(grouped, "base-0")
+    assert tuned.keys() == base.keys()
+    pairs = [(base[key]["scores"]["acc"], tuned[key]["scores"]["acc"]) for key in base]
+    was_right = [after for before, after in pairs if before == 1]
+    assert metrics["shop"]["delta"] == pytest.approx(sum(b - a for a, b in pairs) / len(pairs))
+    assert metrics["shop"]["gained"] == sum(b > a for a, b in pairs)
+    assert metrics["shop"]["lost"] == sum(b < a for a, b in pairs)
+    assert 0 <= metrics["shop"]["delta_p"] <= 1
+    assert metrics["retained"]["n"] == len(was_right) > 0
+    assert metrics["retained"]["value"] == pytest.approx(sum(was_right) / len(was_right))
+
+
+def test_a_row_has_every_choice_with_its_log_probability(grouped):
+    _, rows = verdicts(grouped, "base-0")
+    for row in rows.values():
+        assert len(row["choices"]) == len(row["logprobs"]) == 3
+        assert row["output"] == row["choices"][row["logprobs"].index(max(row["logprobs"]))]
+
+
+# ---- a mirror ------------------------------------------------------------------------------------
+
+HUB_TASK = """\
+task: hub_choice
+dataset_path: shop/colours
+test_split: test
+output_type: multiple_choice
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_target: answer
+doc_to_choice: "{{choices}}"
+"""
+
+
+@pytest.fixture
+def mirrored(experiment):
+    """A suite whose task names a data set of the Hub, and a mirror that has it."""
+    small = experiment(suites=[{"name": "tasks", "tasks": ["hub_choice"]}])
+    rows = (small.folder / "choices.jsonl").read_text()
+    data = small.folder / "mirror/shop/colours/test.jsonl"
+    data.parent.mkdir(parents=True)
+    data.write_text(rows)
+    (small.folder / "tasks/hub_choice.yaml").write_text(HUB_TASK)
+    return small
+
+
+def test_a_hub_data_set_is_found_in_the_mirror(mirrored, harness):
+    mirror = mirrored.folder / "mirror"
+    ran = harness("run", mirrored.file, "--out", mirrored.out, "--mirror", mirror)
+    assert ran.code == 0, ran.stderr
+    metrics, rows = verdicts(mirrored, "base-0")
+    assert metrics["hub_choice"]["n"] == len(rows) == 8
+
+
+def test_a_data_set_that_is_not_in_the_mirror_is_told_before_any_model_is_opened(mirrored, harness):
+    empty = mirrored.folder / "empty"
+    empty.mkdir()
+    ran = harness("run", mirrored.file, "--out", mirrored.out, "--mirror", empty)
+    assert ran.code == 2
+    assert f"'shop/colours' is neither in the mirror {empty} nor on the Hub" in ran.error
+    assert not list(mirrored.out.glob("cells/*"))
+
+
+# ---- what is wrong with a suite ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("broken.yaml", "task: [a\ngroup: b", r"broken\.yaml:2: broken task file"),
+        ("list.yaml", "- task", r"list\.yaml:1: broken task file"),
+    ],
+)
+def test_a_broken_task_file_is_told(experiment, harness, file, text, told):
+    small = experiment(suites=["tasks"])
+    (small.folder / "tasks" / file).write_text(text)
+    ran = harness("run", small.file, "--out", small.out)
+    assert ran.code == 2
+    assert re.search(told, ran.error)
+
+
+def test_an_unknown_task_is_told_with_the_nearest_names(experiment, harness):
+    small = experiment(suites=[{"name": "tasks", "tasks": ["tiny_chioce"]}])
+    ran = harness("run", small.file, "--out", small.out)
+    assert ran.code == 2
+    assert "no lm-eval task 'tiny_chioce': did you mean 'tiny_choice'?" in ran.error
+
+
+def test_a_task_without_questions_is_told(experiment, warm):
+    small = experiment(suites=["tasks"])
+    (small.folder / "tasks/tiny_choice.jsonl").write_text("")
+    with pytest.raises(UserError, match="tiny_choice"):
+        data_hash_of(small)
+
+
+def test_the_hash_of_the_data_follows_a_question(experiment):
+    small = experiment(suites=["tasks"])
+    before = data_hash_of(small)
+    assert data_hash_of(small) == before
+    file = small.folder / "tasks/tiny_choice.jsonl"
+    file.write_text(file.read_text().replace("lamp", "lantern"))
+    assert data_hash_of(small) != before
+
+
+def data_hash_of(small):
+    from harness.config import load_experiment
+    from harness.manager import Plugins
+    from harness.plan import Settings, make_plan
+
+    plan = make_plan(load_experiment(small.file), Plugins(), Settings())
+    return data_hash(plan.base.suites[0])

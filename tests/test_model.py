@@ -134,3 +134,53 @@ def test_what_is_no_causal_language_model_is_the_users_to_mend(tmp_path, tiny_mo
     (odd / "config.json").write_text(json.dumps({**config, "model_type": "clip_vision_model"}))
     with pytest.raises(UserError, match="model 'tiny' cannot be opened"):
         opened(odd)
+
+
+def test_a_stop_text_ends_an_answer_where_it_is_said(model, prompts):
+    (free,) = model.generate(prompts[3:4], max_new_tokens=12)
+    stop = model.text(free.ids[4:6])
+    (answer,) = model.generate(prompts[3:4], max_new_tokens=12, stops=[stop])
+    assert not answer.capped
+    assert answer.ids == free.ids[: len(answer.ids)]
+    assert stop in model.text(answer.ids)
+    assert stop not in model.text(answer.ids[:-1])
+
+
+def test_answers_are_those_of_transformers_where_prefixes_are_not_shared(
+    tiny_model, model, prompts
+):
+    other = opened(tiny_model)
+    other.not_shared = "told so"
+    for stops in ((), (model.text(model.generate(prompts, max_new_tokens=4)[0].ids[2:3]),)):
+        expected = model.generate(prompts, max_new_tokens=8, stops=stops)
+        assert other.generate(prompts, max_new_tokens=8, stops=stops) == expected
+
+
+def test_a_batch_of_answers_that_runs_out_of_memory_is_halved(tiny_model, model, prompts):
+    import torch
+
+    other = opened(tiny_model)
+    assert other.not_shared is None
+
+    def hook(module, args, kwargs):
+        if kwargs["input_ids"].numel() > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    other.model.model.register_forward_pre_hook(hook, with_kwargs=True)
+    together = prompts[:3] * 5
+    answers = other.generate(together, max_new_tokens=6)
+    assert other.limit.halved > 0
+    assert answers == model.generate(together, max_new_tokens=6)
+
+
+def test_an_adapter_of_virtual_tokens_is_refused(tiny_model, tokenizer):
+    from peft import PromptTuningConfig, get_peft_model
+
+    from harness.model import LanguageModel, load_weights
+
+    artifact = Artifact("base", ModelRef("tiny", str(tiny_model)))
+    adapted = get_peft_model(
+        load_weights(artifact), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    )
+    with pytest.raises(UserError, match="PROMPT_TUNING"):
+        LanguageModel(adapted, tokenizer, artifact)

@@ -98,7 +98,7 @@ def test_the_judge_s_metric_is_no_label(folder):
 
 
 def test_only_answers_in_words_take_scorers(folder):
-    with pytest.raises(ConfigError, match=r"answers\.yaml:\d+: ask: choice takes no scorers"):
+    with pytest.raises(ConfigError, match=r"answers\.yaml:\d+: ask: choice takes no `scorers`"):
         load(folder, ["rougeL"], ask="choice", data="choices.jsonl")
 
 

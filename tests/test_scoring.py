@@ -50,8 +50,9 @@ def naive(model, requests, max_length=MAX_LENGTH):
     return scores
 
 
-def check(model, requests, tokens_per_pass=512, tolerance=1e-5, **how):
-    found = score_requests(model, requests, max_length=MAX_LENGTH, limit=Limit(tokens_per_pass), **how)
+def check(model, requests, tokens_per_pass=512, tolerance=1e-5, limit=None, **how):
+    limit = limit or Limit(tokens_per_pass)
+    found = score_requests(model, requests, max_length=MAX_LENGTH, limit=limit, **how)
     for score, (values, greedy) in zip(found, naive(model, requests), strict=True):
         assert score.token_logprobs == pytest.approx(values, abs=tolerance, rel=1e-5)
         assert score.logprob == pytest.approx(sum(values), abs=tolerance, rel=1e-5)
@@ -163,3 +164,91 @@ def test_too_long_requests_are_cut_as_lm_evals_hflm_cuts_them(tiny_artifact, pla
         assert score.logprob == pytest.approx(logprob, abs=1e-4, rel=1e-5)
         assert score.greedy == greedy
         assert score.cut == (len(context) + len(continuation) > MAX_LENGTH + 1)
+
+
+def memory_for(tokens):
+    """A forward hook under which a pass of more tokens runs out of memory."""
+    import torch
+
+    def hook(module, args, kwargs):
+        if kwargs["input_ids"].numel() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    return hook
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_pass_that_runs_out_of_memory_is_halved(tiny_artifact, share):
+    model = load_weights(tiny_artifact).eval()
+    requests = requests_for(model.config.vocab_size)
+    expected = naive(model, requests)
+    model.model.register_forward_pre_hook(memory_for(120), with_kwargs=True)
+    limit = Limit(2048)
+    found = score_requests(model, requests, max_length=MAX_LENGTH, limit=limit, share=share)
+    assert [s.logprob for s in found] == pytest.approx([sum(v) for v, _ in expected], abs=1e-5)
+    assert limit.halved > 0
+    assert limit.tokens < 2048
+
+
+def test_one_sequence_that_does_not_fit_is_an_error(tiny_artifact):
+    import torch
+
+    model = load_weights(tiny_artifact).eval()
+    model.model.register_forward_pre_hook(memory_for(10), with_kwargs=True)
+    requests = [(list(range(30)), [5])]
+    with pytest.raises(torch.OutOfMemoryError):
+        score_requests(model, requests, max_length=MAX_LENGTH, limit=Limit(2048))
+
+
+def test_the_rows_of_a_pass_can_be_set(plain):
+    requests = requests_for(plain.config.vocab_size)
+    seen = []
+    hook = plain.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    score_requests(
+        plain, requests, max_length=MAX_LENGTH, limit=Limit(2048, rows=2), share=False
+    )
+    hook.remove()
+    assert max(rows for rows, _ in seen) == 2
+    check(plain, requests, limit=Limit(2048, rows=2))
+
+
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,
+}
+
+
+def random_model(family, **settings):
+    import torch
+    from transformers import AutoModelForCausalLM, CONFIG_MAPPING
+
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**SMALL, **settings)).eval()
+
+
+@pytest.mark.parametrize(
+    "family", ["qwen2", "qwen3", "gemma", "phi3", "gpt2", "gpt_neox", "opt", "granite", "cohere"]
+)
+def test_other_families_score_as_their_own_forward_pass(family):
+    settings = {} if family in {"gpt2", "gpt_neox", "opt"} else {"num_key_value_heads": 2}
+    if family in {"gpt2", "opt"}:
+        pads = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    else:
+        settings |= {"intermediate_size": 64}
+        pads = {"pad_token_id": None} if family in {"phi3", "cohere"} else {}
+    model = random_model(family, **settings, **pads)
+    share = why_not_shared(model) is None
+    assert share or family in {"opt", "gpt2"}
+    check(model, requests_for(300), share=share, tolerance=1e-4)
+
+
+def test_a_model_that_looks_at_a_window_is_scored_without_sharing():
+    model = random_model("mistral", sliding_window=8, num_key_value_heads=2, intermediate_size=64)
+    assert "sliding_window" in (why_not_shared(model) or "")
+    check(model, requests_for(300), share=False, tolerance=1e-4)

@@ -1,8 +1,9 @@
 """The ways in which a suite asks a model: `generate`, `perplexity`, `choice`, `lm-eval`.
 
-Each module has `ask(suite, model) -> Question`, what is needed of the model in the two shared
-passes, and `answer(suite, question, tools) -> SuiteResult`, which scores what came back.
-`metrics(suite)` names the metrics that will come out, or is None where only the run can tell.
+Each module has `ask(suite, model) -> Question`, the prompts and pairs that the model is to run, and
+`answer(suite, question, tools) -> SuiteResult`, which scores what came back. `metrics(suite)` names
+the metrics that will come out, or is None where only the run can tell. `data_hash(suite)`, where a
+module has one, is the hash of data that the suite's own hash does not hold.
 """
 
 from __future__ import annotations

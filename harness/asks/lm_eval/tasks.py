@@ -70,8 +70,10 @@ def _check_files(suite: Suite) -> None:
 
 
 def _is_own(suite: Suite) -> bool:
-    """Whether every task has a file in the suite's own folder, and so needs no Hub."""
+    """Whether every task and its data lie in the suite's own folder, so that no Hub is needed."""
     text = "\n".join(file.read_text(encoding="utf-8") for file in _task_files(suite))
+    if re.search(r"^dataset_path:", text, re.M):
+        return False
     return all(re.search(rf"^task:\s*{re.escape(name)}\s*$", text, re.M) for name in suite["tasks"])
 
 
