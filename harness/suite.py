@@ -31,6 +31,7 @@ OWN_KEYS = {
     "prompt": ("choice",),
     "tasks": ("lm-eval",),
     "include_path": ("lm-eval",),
+    "limits": ("lm-eval",),
     "num_fewshot": ("lm-eval",),
     "fixed_shots": ("lm-eval",),
     "apply_chat_template": ("generate", "lm-eval"),
@@ -78,6 +79,8 @@ class SuiteFile(StrictModel):
     """For `lm-eval`: names of tasks, tags or groups."""
     include_path: str | None = None
     """For `lm-eval`: a folder of task files, beside the YAML."""
+    limits: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """For `lm-eval`: `limit` for single tasks, or for each task of a group."""
     num_fewshot: int | None = Field(None, ge=0)
     fixed_shots: bool = False
     """For `lm-eval`: the first shots for every question, as MMLU has them; else the task's own
@@ -148,8 +151,7 @@ def load_suite(
     settings = _settings(located, overrides)
     own = yamlfile.validate(SuiteFile, located, context="suite") if overrides else settings
     if where.limit is not None:
-        limit = min(where.limit, settings.limit or where.limit)
-        settings = settings.model_copy(update={"limit": limit})
+        settings = _cut(settings, where.limit)
     if settings.name != file.stem:
         raise located.error(
             f"the suite is called '{settings.name}' but its file {file.name}: make them equal",
@@ -241,6 +243,14 @@ def _marked(located: Located, overrides: Mapping[str, Any], name: str) -> Locate
     own = {at: mark for at, mark in located.marks.items() if not at or at[0] not in overrides}
     said = f"the experiment's settings of suite '{name}'"
     return replace(located, marks=own | {(key,): said for key in overrides})
+
+
+def _cut(settings: SuiteFile, limit: int) -> SuiteFile:
+    """With no more samples than `limit`."""
+    limits = {task: min(limit, own) for task, own in settings.limits.items()}
+    return settings.model_copy(
+        update={"limit": min(limit, settings.limit or limit), "limits": limits}
+    )
 
 
 def _check_ask(located: Located, settings: SuiteFile, plugins: Plugins) -> None:

@@ -271,10 +271,32 @@ def test_the_hash_of_the_data_follows_a_question(experiment):
     assert data_hash_of(small) != before
 
 
-def data_hash_of(small):
+def planned(small, **settings):
     from harness.config import load_experiment
     from harness.manager import Plugins
     from harness.plan import Settings, make_plan
 
-    plan = make_plan(load_experiment(small.file), Plugins(), Settings())
-    return data_hash(plan.base.suites[0])
+    return make_plan(load_experiment(small.file), Plugins(), Settings(**settings))
+
+
+def data_hash_of(small):
+    return data_hash(planned(small).base.suites[0])
+
+
+def test_limits_count_for_a_task_before_its_group(experiment):
+    from harness.asks.lm_eval.tasks import counts, load_tasks
+
+    wanted = {"shop": 5, "few_choice": 1}
+    small = experiment(suites=[{"name": "tasks", "tasks": ["shop"], "limits": wanted, "limit": 3}])
+    add_group(small.folder)
+    suite = planned(small).base.suites[0]
+    assert counts(suite, load_tasks(suite)) == {"tiny_choice": 5, "few_choice": 1}
+    suite = planned(small, limit=2).base.suites[0]
+    assert counts(suite, load_tasks(suite)) == {"tiny_choice": 2, "few_choice": 1}
+
+
+def test_limits_for_a_task_that_is_not_asked_are_told(experiment, harness):
+    small = experiment(suites=[{"name": "tasks", "limits": {"tiny_chioce": 5}}])
+    ran = harness("run", small.file, "--out", small.out)
+    assert ran.code == 2
+    assert "no task 'tiny_chioce' for `limits`: did you mean 'tiny_choice'?" in ran.error

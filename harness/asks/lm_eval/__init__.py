@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.asks import Question
 from harness.asks.lm_eval import rows
-from harness.asks.lm_eval.tasks import check, data_hash, load_tasks
+from harness.asks.lm_eval.tasks import check, counts, data_hash, load_tasks
 from harness.suite import Suite
 from harness.types import SuiteResult
 
@@ -32,11 +32,12 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
 
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     tasks = load_tasks(suite)
+    asked = counts(suite, tasks)
     lm = shared_prefix_lm(tools.model, tools.progress)
     result = lm_eval.evaluate(
         lm=lm,
         task_dict=tasks,
-        limit=suite["limit"],
+        samples={name: list(range(count)) for name, count in asked.items()},
         bootstrap_iters=0,
         apply_chat_template=bool(suite["apply_chat_template"]),
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.asks.lm_eval.tasks import groups
 from harness.types import Metric
 
 HEADLINE = ("acc", "exact_match", "f1", "mc2")
@@ -27,15 +28,15 @@ class Collected:
 
 def collect(samples: Mapping[str, Samples], tasks: Any) -> Collected:
     """A row per question; each task's metrics, each group's micro and macro average, `retained`."""
-    groups = _groups(tasks)
+    above_of = groups(tasks)
     out = Collected()
     for task, every in samples.items():
         better = tasks["tasks"][task].higher_is_better()
-        inside = [group for group, members in groups.items() if task in members]
+        inside = [group for group, members in above_of.items() if task in members]
         rows, metrics = _task(task, every, better, inside)
         out.rows += rows
         out.metrics += metrics
-    above = [metric for name, members in groups.items() for metric in _group(name, members)]
+    above = [metric for name, members in above_of.items() for metric in _group(name, members)]
     if any(RIGHT in row["scores"] for row in out.rows):
         above.append(Metric("retained", True, "retained", score=RIGHT))
     out.metrics = [*above, *out.metrics]
@@ -80,14 +81,6 @@ def _mark(rows: Sequence[dict[str, Any]], score: str, groups: Sequence[str], rig
         if groups:
             row["scores"] |= {WEIGHT: 1 / len(rows), **dict.fromkeys(groups, value)}
             row["scores"] |= {f"{group}.{MACRO}": value / len(rows) for group in groups}
-
-
-def _groups(tasks: Any) -> dict[str, set[str]]:
-    """lm-eval's groups (`mmlu` ...) with the names of all tasks below each."""
-    return {
-        name: {task.task_name for task in group.get_all_tasks()}
-        for name, group in tasks["groups"].items()
-    }
 
 
 def _group(name: str, members: set[str]) -> list[Metric]:

@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def check(suites: Sequence[Suite]) -> None:
     asked = [s for s in suites if s["ask"] == "lm-eval"]
     for suite in asked:
         _check_files(suite)
-    asked = [s for s in asked if not _is_own(s)]
+    asked = [s for s in asked if s["limits"] or not _is_own(s)]
     if not asked:
         return
     done = subprocess.run(
@@ -117,6 +117,34 @@ def _set_shots(task: Any, suite: Suite) -> None:
         task.sampler.set_rnd(SHOT_SEED)
 
 
+def groups(tasks: Any) -> dict[str, set[str]]:
+    """lm-eval's groups (`mmlu` ...) with the names of all tasks below each."""
+    return {
+        name: {task.task_name for task in group.get_all_tasks()}
+        for name, group in tasks["groups"].items()
+    }
+
+
+def counts(suite: Suite, tasks: Any) -> dict[str, int]:
+    """How many of its questions each task is asked, the first ones.
+
+    A task's own entry in `limits` counts before that of a group it is in, and both before `limit`.
+    Raises UserError where `limits` names what is not among the tasks.
+    """
+    limits, inside = suite["limits"], groups(tasks)
+    for name in limits:
+        if name not in inside and name not in tasks["tasks"]:
+            known = [*inside, *tasks["tasks"]]
+            raise UserError(f"{suite.file}: no task '{name}' for `limits`: {nearest(name, known)}")
+    found = {}
+    for name, task in tasks["tasks"].items():
+        near = [group for group, members in inside.items() if name in members]
+        stated = [limits[one] for one in [name, *near] if one in limits]
+        most = stated[0] if stated else suite["limit"]
+        found[name] = len(task.eval_docs) if most is None else min(most, len(task.eval_docs))
+    return found
+
+
 def _near(name: str, manager: Any) -> str:
     import difflib
 
@@ -125,22 +153,23 @@ def _near(name: str, manager: Any) -> str:
 
 
 def data_hash(suite: Suite) -> str:
-    """sha256 over what the tasks ask: their configuration and every question, as loaded now.
+    """sha256 over every question and few-shot example that the tasks ask, as loaded now.
 
     It tells a mirror or Hub data set that changed, which the suite's own hash cannot know.
     """
     digest = hashlib.sha256()
-    for text in _content(load_tasks(suite), suite["limit"]):
+    tasks = load_tasks(suite)
+    for text in _content(tasks, counts(suite, tasks)):
         digest.update(text.encode() + b"\0")
     return digest.hexdigest()
 
 
-def _content(tasks: Any, limit: int | None) -> Iterator[str]:
+def _content(tasks: Any, asked: Mapping[str, int]) -> Iterator[str]:
     from lm_eval.utils import handle_non_serializable
 
     for name, task in sorted(tasks["tasks"].items()):
         yield name
-        docs = list(task.eval_docs)[:limit]
+        docs = list(task.eval_docs)[: asked[name]]
         shots = list(task.fewshot_docs() or []) if task.config.num_fewshot else []
         for doc in [*docs, *shots]:
             yield json.dumps(doc, sort_keys=True, default=handle_non_serializable)
@@ -152,7 +181,7 @@ def main() -> int:
 
     try:
         for suite in TypeAdapter(list[Suite]).validate_json(sys.stdin.read()):
-            load_tasks(suite)
+            counts(suite, load_tasks(suite))
     except UserError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return UserError.exit_code
