@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -180,7 +181,9 @@ def _metric(
         pooled["delta"] = _mean_of([one["delta"] for one in own])
         if own[0]["estimator"]["kind"] == "retained":
             pooled |= {"value": _mean_of(values), "n": min(one["n"] for one in own)}
-    return {**pooled, "per_seed": values}
+    # as records hold them: of one sample there is no error, and no NaN either
+    lost = [k for k, v in pooled.items() if isinstance(v, float) and not math.isfinite(v)]
+    return {**pooled, **dict.fromkeys(lost), "per_seed": values}
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:

@@ -173,8 +173,8 @@ def attending(model: Any) -> Iterator[None]:
 
     AttentionInterface.register(NAME, _attention)
     before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
     try:
+        model.set_attn_implementation(NAME)
         yield
     finally:
         model.set_attn_implementation(before)

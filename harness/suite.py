@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from harness import scorers, yamlfile
-from harness.errors import ConfigError, DataError, UserError
+from harness import scorers, suite_hash, yamlfile
+from harness.errors import ConfigError, DataError
 from harness.manager import Plugins
 from harness.types import ModelRef, Row, Sample
 from harness.yamlfile import KeyPath, Located, StrictModel
@@ -23,8 +21,8 @@ EMBEDDER = "sentence-transformer"
 
 OWN_KEYS = {
     "data": ("generate", "perplexity", "choice"),
-    "max_new_tokens": ("generate",),
     "scorers": ("generate",),
+    "max_new_tokens": ("generate",),
     "embedder": ("generate",),
     "judge": ("generate",),
     "stride": ("perplexity",),
@@ -191,9 +189,9 @@ def load_suite(
         scorers.check_samples(
             used, samples_of(suite), located, plugins=plugins, source=Path(source)
         )
-    content = _content(suite, plugins, base_model) | {"chat_template": where.chat_template}
-    own_content = "" if _REPLACES & set(overrides) else _own_content(suite, own, content["data"])
-    return Suite(**{**vars(suite), "hash": _digest(content), "content": own_content})
+    data = _data_content(suite)
+    whole = suite_hash.everything(suite, data, plugins, base_model, where.chat_template)
+    return replace(suite, hash=whole, content=_own_content(suite, own, data, overrides))
 
 
 def rows_of(suite: Suite) -> list[tuple[str, Row]]:
@@ -247,10 +245,10 @@ def _marked(located: Located, overrides: Mapping[str, Any], name: str) -> Locate
 
 def _cut(settings: SuiteFile, limit: int) -> SuiteFile:
     """With no more samples than `limit`."""
-    limits = {task: min(limit, own) for task, own in settings.limits.items()}
-    return settings.model_copy(
-        update={"limit": min(limit, settings.limit or limit), "limits": limits}
-    )
+    update: dict[str, Any] = {"limit": min(limit, settings.limit or limit)}
+    if settings.limits:  # a copy counts what is updated as set
+        update["limits"] = {task: min(limit, own) for task, own in settings.limits.items()}
+    return settings.model_copy(update=update)
 
 
 def _check_ask(located: Located, settings: SuiteFile, plugins: Plugins) -> None:
@@ -266,10 +264,10 @@ def _check_ask(located: Located, settings: SuiteFile, plugins: Plugins) -> None:
         raise located.error("ask: generate needs `scorers:` or a `judge:`", ("ask",))
     if ask == "choice" and "{question}" not in settings.prompt:
         raise located.error("prompt: has no {question}, where each row's goes", ("prompt",))
-    for key in sorted(settings.model_fields_set & set(OWN_KEYS)):
-        if ask not in OWN_KEYS[key]:
-            takers = " and ".join(OWN_KEYS[key])
-            raise located.error(f"ask: {ask} takes no `{key}`, which is for {takers}", (key,))
+    for key, takers in OWN_KEYS.items():
+        if key in settings.model_fields_set and ask not in takers:
+            told = f"ask: {ask} takes no `{key}`, which is for {' and '.join(takers)}"
+            raise located.error(told, (key,))
     if settings.judge:
         plugins.judges.get(settings.judge.name)
 
@@ -312,44 +310,17 @@ def _model(
         raise ConfigError(str(error), file=mark) from None
 
 
-def _content(suite: Suite, plugins: Plugins, base: ModelRef) -> dict[str, Any]:
-    """Everything that a score of the suite depends on, but for the model that is scored."""
-    settings = {k: v for k, v in suite.settings.items() if k not in ("description", "scorers")}
-    content: dict[str, Any] = {"settings": settings, "data": _data_content(suite)}
-    content["scorers"] = scorers.content(suite["scorers"], plugins)
-    if suite.embedder:
-        embedder = suite.embedder
-        content["embedder"] = embedder.content_hash or f"{embedder.path}@{embedder.revision}"
-    if suite["judge"]:
-        judge = suite.judge_model or base
-        content["judge"] = [
-            plugins.judges.get(suite["judge"]["name"]).version,
-            judge.content_hash or f"{judge.path}@{judge.revision}",
-        ]
-    if suite["ask"] == "lm-eval":
-        from importlib.metadata import version
-
-        content["lm_eval"] = version("lm_eval")
-        content["tasks"] = _folder_digest(Path(suite.include_path)) if suite.include_path else None
-    return content
-
-
 _REPLACES = {"data", "include_path"}
 """With these an experiment puts other rows in the place of the suite's own."""
 
 
-def _own_content(suite: Suite, own: SuiteFile, rows: Any) -> str:
-    """Hash of what the suite's author wrote; `rows` are those of `suite`, under its limit.
-
-    Defaults are left out, so that a setting which a later harness adds changes nothing.
-    """
-    settings = own.model_dump(
-        mode="json", exclude={"name", "version", "description"}, exclude_defaults=True
-    )
+def _own_content(suite: Suite, own: SuiteFile, data: Any, overrides: Mapping[str, Any]) -> str:
+    """Hash of what the suite's author wrote; empty where an experiment replaced its rows."""
+    if _REPLACES & set(overrides):
+        return ""
     if own.limit != suite["limit"]:
-        rows = _data_content(replace(suite, settings={**suite.settings, "limit": own.limit}))
-    tasks = _folder_digest(Path(suite.include_path)) if suite.include_path else None
-    return _digest([settings, rows, tasks])
+        data = _data_content(replace(suite, settings={**suite.settings, "limit": own.limit}))
+    return suite_hash.written(suite, own, data)
 
 
 def _data_content(suite: Suite) -> Any:
@@ -377,25 +348,3 @@ def _reject_double(ids: Sequence[str], suite: Suite) -> None:
 
 def _plain(row: Row) -> dict[str, Any]:
     return {key: value for key, value in vars(row).items() if key != "line"}
-
-
-def _folder_digest(folder: Path) -> str:
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and "__pycache__" not in f.parts)
-    return _digest([(str(f.relative_to(folder)), _file_digest(f)) for f in files])
-
-
-def _file_digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=_jsonable)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, tuple):
-        return list(value)
-    raise UserError(f"a suite's row holds a {type(value).__name__}, which JSON cannot write")

@@ -134,34 +134,6 @@ def test_a_base_that_two_folders_measured_is_one_row(harness, finished, measured
 # ---- the command ---------------------------------------------------------------------------------
 
 
-def test_a_record_joins_an_experiments_leaderboard(
-    harness, finished, tiny_model, adapter, tmp_path
-):
-    out = tmp_path / "results"
-    shutil.copytree(finished.out, out)
-    suites = [part for name in finished.content["suites"] for part in ("--suite", name)]
-    asked = ["eval", tiny_model, "--adapter", adapter, "--suites", finished.folder, *suites]
-    asked += ["--precision", "float32", "--out", out]
-    first = harness(*asked, "--json")
-    assert (first.code, first.stderr) == (0, "")
-    board = json.loads(first.stdout)
-    assert {row["label"]: row["method"] for row in board["rows"]} == {
-        "base": "base",
-        "mine": "external",
-    }
-    mine = next(row for row in board["rows"] if row["label"] == "mine")
-    base = next(row for row in board["rows"] if row["label"] == "base")
-    assert {name.split(".")[0] for name in base["metrics"]} == set(NOTHING.suites)
-    measured = [name for name, one in base["metrics"].items() if one["value"] is not None]
-    assert all(mine["metrics"][name]["delta"] is not None for name in measured)
-    again = harness(*asked)
-    assert again.code == 0
-    assert "Nothing to do: all 2 cells are recorded" in again.stdout
-    rows = json.loads(harness("leaderboard", out, "--format", "json").stdout)["rows"]
-    assert {row["label"] for row in rows} == {"base", "full", "lora", "qlora", "mine"}
-    assert len({row["model"] for row in rows}) == 1
-
-
 @pytest.fixture
 def run_eval(warm, tiny_model, tmp_path, monkeypatch):
     """`run_eval(adapter=...)` runs the command in this process; exit code and label -> record."""
@@ -175,6 +147,36 @@ def run_eval(warm, tiny_model, tmp_path, monkeypatch):
         return code, {one["plan"]["label"]: one for one in found}
 
     return run
+
+
+def test_a_record_joins_an_experiments_leaderboard(
+    harness, run_eval, finished, tiny_model, adapter, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    asked = {"suites": NOTHING.suites, "folders": (finished.folder,), "limit": None}
+    code, _ = run_eval(adapter=str(adapter), as_json=True, **asked)
+    assert code == 0
+    board = json.loads(capsys.readouterr().out)
+    assert {row["label"]: row["method"] for row in board["rows"]} == {
+        "base": "base",
+        "mine": "external",
+    }
+    mine = next(row for row in board["rows"] if row["label"] == "mine")
+    base = next(row for row in board["rows"] if row["label"] == "base")
+    assert {name.split(".")[0] for name in base["metrics"]} == set(NOTHING.suites)
+    measured = [name for name, one in base["metrics"].items() if one["value"] is not None]
+    assert all(mine["metrics"][name]["delta"] is not None for name in measured)
+    suites = [part for name in NOTHING.suites for part in ("--suite", name)]
+    again = harness(
+        *("eval", tiny_model, "--adapter", adapter, "--suites", finished.folder, *suites),
+        *("--precision", "float32", "--out", out),
+    )
+    assert (again.code, again.stderr) == (0, "")
+    assert "Nothing to do: all 2 cells are recorded" in again.stdout
+    rows = json.loads(harness("leaderboard", out, "--format", "json").stdout)["rows"]
+    assert {row["label"] for row in rows} == {"base", "full", "lora", "qlora", "mine"}
+    assert len({row["model"] for row in rows}) == 1
 
 
 def test_what_does_not_fit_is_recorded_with_its_reason(run_eval, adapter, tmp_path, capsys):

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, THINGS, run_warm, write_experiment, write_jsonl
 from test_scoring import NF4, with_adapter
 
-from conftest import ROOT, THINGS, run_warm, write_experiment, write_jsonl
 from harness import record
 from harness.asks.lm_eval import data_hash
 from harness.asks.lm_eval.model import shared_prefix_lm
@@ -71,7 +71,7 @@ def test_predictions_are_lm_evals_and_log_probabilities_within_1e_4(model, way):
         lm = shared_prefix_lm(model)
         theirs, ours = run(reference(model, batch), **way), run(lm, **way)
         assert len(ours) == 6
-        assert (lm.cut > 0) == (way["num_fewshot"] > 0)
+        assert lm.cut > 0 or not way["num_fewshot"]
         for a, b in zip(theirs, ours, strict=True):
             assert a["doc_hash"] == b["doc_hash"]
             assert a["acc"] == b["acc"]
@@ -127,7 +127,9 @@ def add_group(folder: Path) -> None:
     tasks = folder / "tasks"
     rows = [json.loads(line) for line in (tasks / "tiny_choice.jsonl").read_text().splitlines()]
     text = (tasks / "tiny_choice.yaml").read_text()
-    write_jsonl(tasks / "few_choice.jsonl", [{**r, "question": r["question"][:-5]} for r in rows[:2]])
+    write_jsonl(
+        tasks / "few_choice.jsonl", [{**r, "question": r["question"][:-5]} for r in rows[:2]]
+    )
     (tasks / "few_choice.yaml").write_text(text.replace("tiny_choice", "few_choice"))
     (tasks / "few_choice.py").write_text((tasks / "tiny_choice.py").read_text())
     (tasks / "shop.yaml").write_text(

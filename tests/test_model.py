@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from harness.errors import UserError
 from harness.model import open_artifact
 from harness.types import Artifact, ModelRef
 

@@ -182,7 +182,7 @@ def test_a_pass_that_runs_out_of_memory_is_halved(tiny_artifact, share):
     model = load_weights(tiny_artifact).eval()
     requests = requests_for(model.config.vocab_size)
     expected = naive(model, requests)
-    model.model.register_forward_pre_hook(memory_for(120), with_kwargs=True)
+    model.model.register_forward_pre_hook(memory_for(200), with_kwargs=True)
     limit = Limit(2048)
     found = score_requests(model, requests, max_length=MAX_LENGTH, limit=limit, share=share)
     assert [s.logprob for s in found] == pytest.approx([sum(v) for v, _ in expected], abs=1e-5)
@@ -206,9 +206,7 @@ def test_the_rows_of_a_pass_can_be_set(plain):
     hook = plain.model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
     )
-    score_requests(
-        plain, requests, max_length=MAX_LENGTH, limit=Limit(2048, rows=2), share=False
-    )
+    score_requests(plain, requests, max_length=MAX_LENGTH, limit=Limit(2048, rows=2), share=False)
     hook.remove()
     assert max(rows for rows, _ in seen) == 2
     check(plain, requests, limit=Limit(2048, rows=2))
@@ -226,7 +224,7 @@ SMALL = {
 
 def random_model(family, **settings):
     import torch
-    from transformers import AutoModelForCausalLM, CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**SMALL, **settings)).eval()

@@ -44,9 +44,7 @@ def run(asked: Asked, executor: str, batch: int | None = None) -> int:
     return carry_out(_load(asked), asked, executor, batch)
 
 
-def carry_out(
-    experiment: config.Experiment, asked: Asked, executor: str, batch: int | None
-) -> int:
+def carry_out(experiment: config.Experiment, asked: Asked, executor: str, batch: int | None) -> int:
     """Run an experiment's cells, show the leaderboard; the exit code."""
     where = plugins().executors.get(executor)
     screen = progress(json=asked.as_json)

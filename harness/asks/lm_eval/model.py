@@ -20,7 +20,7 @@ def shared_prefix_lm(model: Any, progress: Callable[[int, int], None] | None = N
 
     class SharedPrefixLM(TemplateLM):
         tokenizer = model.tokenizer
-        tokenizer_name = model.artifact.base.name.replace("/", "__")
+        tokenizer_name = model.artifact.opened.name.replace("/", "__")
         cut = 0
 
         @property

@@ -96,7 +96,7 @@ def load_tasks(suite: Suite) -> Any:
     except Exception as error:
         raise UserError(
             f"{suite.file}: the tasks {', '.join(suite['tasks'])} cannot be loaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         ) from error
     for task in tasks["tasks"].values():
         _set_shots(task, suite)
