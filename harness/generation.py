@@ -11,8 +11,9 @@ from harness.errors import is_out_of_memory
 from harness.head import head_logits, unwrapped
 from harness.passes import Limit, Progress, free_memory
 from harness.prefix_attention import Block, Joined, Past, attend
-from harness.prefix_tree import MIN_SHARED
 
+MIN_PREFIX = 8
+"""Tokens that all prompts of a batch must begin with for a pass of their own."""
 ROWS = 64
 """Answers at once where the user did not say: more is not faster on the machines tried."""
 
@@ -201,7 +202,7 @@ class _Steps:
         """The first token after each prompt."""
         shared = _common_length(self.prompts)
         prefix = None
-        if shared >= MIN_SHARED and len(self.prompts) > 1:
+        if shared >= MIN_PREFIX and len(self.prompts) > 1:
             prefix = Past()
             self._pack([self.prompts[0][:shared]], 0, None, [prefix])
         else:

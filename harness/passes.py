@@ -12,7 +12,7 @@ from harness.head import Head, unwrapped
 from harness.prefix_attention import Block, Past
 from harness.prefix_tree import Node, Wanted
 
-SMALL_TREE = 256
+SMALL_TREE = 96
 """Tokens up to which a whole tree is one block; of a larger one the stem runs first, by itself."""
 
 Progress = Callable[[int, int], None]
@@ -135,15 +135,21 @@ class Packed(_Passes):
 
         self.total = sum(root.count() for root in roots)
         with torch.inference_mode(), prefix_attention.attending(self.model):
-            self._level([(root, None) for root in sorted(roots, key=Node.count)])
+            self._level([(root, None) for root in self._ordered(roots)])
 
     def _level(self, nodes: Sequence[tuple[Node, Past | None]]) -> None:
         """Run nodes, and after each batch at once what continues it, so that few pasts live."""
         for batch in self._batches([self._piece(node, past) for node, past in nodes]):
             self._pass(batch)
-            below = [(child, piece.keep) for piece in batch for child in _by_length(piece)]
+            below = [
+                (child, piece.keep) for piece in batch for child in self._ordered(piece.children)
+            ]
             if below:
                 self._level(below)
+
+    def _ordered(self, nodes: Sequence[Node]) -> list[Node]:
+        """Of like length side by side; first those that others wait for, so that passes are full."""
+        return sorted(nodes, key=lambda node: (node.count() <= self.small_tree, node.count()))
 
     def _piece(self, node: Node, past: Past | None) -> _Piece:
         piece = _Piece(past)
@@ -225,10 +231,6 @@ class Padded(_Passes):
                 for offset, wanted in piece.wanted
             ],
         )
-
-
-def _by_length(piece: _Piece) -> list[Node]:
-    return sorted(piece.children, key=Node.count)
 
 
 def free_memory() -> None:

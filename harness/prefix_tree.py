@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-MIN_SHARED = 8
-"""Tokens that a shared prefix must have to be worth a forward pass of its own."""
-MIN_SAVED = 32
+MIN_SHARED = 3
+"""Tokens that a shared prefix must have to be worth a node of its own."""
+MIN_SAVED = 12
 """Tokens that sharing it must save."""
 
 
