@@ -148,7 +148,7 @@ class Packed(_Passes):
                 self._level(below)
 
     def _ordered(self, nodes: Sequence[Node]) -> list[Node]:
-        """Of like length side by side; first those that others wait for, so that passes are full."""
+        """Of like length side by side; those that others wait for first, to fill the passes."""
         return sorted(nodes, key=lambda node: (node.count() <= self.small_tree, node.count()))
 
     def _piece(self, node: Node, past: Past | None) -> _Piece:
