@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.errors import UserError
 
@@ -22,6 +22,8 @@ def shared_prefix_lm(model: Any, progress: Callable[[int, int], None] | None = N
         tokenizer = model.tokenizer
         tokenizer_name = model.artifact.opened.name.replace("/", "__")
         cut = 0
+        encoded: ClassVar[dict[tuple[str, bool | None], list[int]]] = {}
+        """A question's context comes with each of its choices; forgotten after each call."""
 
         @property
         def eot_token_id(self) -> int:
@@ -44,7 +46,10 @@ def shared_prefix_lm(model: Any, progress: Callable[[int, int], None] | None = N
             if add_special_tokens is None and bos and string.startswith(bos):
                 add_special_tokens = False
             extra = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-            return list(model.tokenizer(string, **extra)["input_ids"])
+            key = string, add_special_tokens
+            if key not in self.encoded:
+                self.encoded[key] = list(model.tokenizer(string, **extra)["input_ids"])
+            return list(self.encoded[key])
 
         def _score(self, pairs: Sequence[Any]) -> list[Any]:
             scores = model.loglikelihood(pairs, progress)
@@ -60,7 +65,10 @@ def shared_prefix_lm(model: Any, progress: Callable[[int, int], None] | None = N
         def loglikelihood(
             self, requests: Sequence[Any], disable_tqdm: bool = True
         ) -> list[tuple[float, bool]]:
-            return list(super().loglikelihood(requests, disable_tqdm=True))
+            try:
+                return list(super().loglikelihood(requests, disable_tqdm=True))
+            finally:
+                self.encoded.clear()
 
         def loglikelihood_rolling(
             self, requests: Sequence[Any], disable_tqdm: bool = True
