@@ -20,7 +20,7 @@ __all__ = ["FORMATS", "render"]
 
 METHODS_PER_BLOCK = 3
 """Methods side by side in the terminal: metrics stay readable in 100 columns."""
-DETAILED = 12
+DETAILED = 8
 """Metrics of a suite up to which each subject and domain has its line."""
 
 _STYLES = {"better": "green", "worse": "red", "": "dim"}
