@@ -32,7 +32,7 @@ def artifact_hash(artifact: Artifact) -> str:
 
 
 def _content(model: ModelRef) -> list[Any]:
-    return [model.content_hash or f"{model.path}@{model.revision}", model.trust_remote_code]
+    return [model.identity, model.trust_remote_code]
 
 
 def _files(folder: Path) -> list[tuple[str, str]]:

@@ -141,8 +141,6 @@ class _Row:
     """An answer in the making."""
 
     number: int
-    position: int
-    """Of its next token in the whole sequence."""
     ids: list[int] = field(default_factory=list)
 
 
@@ -155,13 +153,13 @@ def _shared(
     done: dict[int, Generated] = {}
     with torch.inference_mode(), prefix_attention.attending(inner):
         steps = _Steps(inner, prompts, ending.max_new_tokens, limit)
-        rows = [_Row(i, len(prompt)) for i, prompt in enumerate(prompts)]
+        rows = [_Row(i) for i in range(len(prompts))]
         tokens = steps.begin()
         while True:
             rows = _advance(rows, tokens, ending, done)
             if not rows:
                 break
-            tokens = steps.next([(row.number, row.ids[-1], row.position - 1) for row in rows])
+            tokens = steps.next(rows)
     return [done[i] for i in range(len(prompts))]
 
 
@@ -175,7 +173,6 @@ def _advance(
             done[row.number] = Generated(tuple(row.ids), capped=False)
             continue
         row.ids.append(token)
-        row.position += 1
         stopped = ending.met(row.ids)
         if stopped or len(row.ids) == ending.max_new_tokens:
             done[row.number] = Generated(tuple(row.ids), capped=not stopped)
@@ -215,12 +212,13 @@ class _Steps:
         self.cache = _Cache(prefix, pasts, self.new_tokens)
         return first
 
-    def next(self, rows: Sequence[tuple[int, int, int]]) -> list[int]:
-        """The token after each (number, token, position)."""
+    def next(self, rows: Sequence[_Row]) -> list[int]:
+        """The token after the last one of each row."""
         assert self.cache is not None
-        self.cache.advance([number for number, _, _ in rows])
+        self.cache.advance([row.number for row in rows])
+        positions = [len(self.prompts[row.number]) + len(row.ids) - 1 for row in rows]
         with prefix_attention.laid_out(self.cache):
-            return self._run([t for _, t, _ in rows], [p for _, _, p in rows], range(len(rows)))
+            return self._run([row.ids[-1] for row in rows], positions, range(len(rows)))
 
     def _pack(
         self,
@@ -232,7 +230,7 @@ class _Steps:
         """Run chains that continue `past`; the likeliest token after each."""
         blocks, at = [], 0
         for part, kept in zip(parts, keep, strict=True):
-            blocks.append(Block(at, len(part), past, range(-1, len(part) - 1), kept))
+            blocks.append(Block(at, past, range(-1, len(part) - 1), kept))
             at += len(part)
         tokens = [token for part in parts for token in part]
         places = [position + i for part in parts for i in range(len(part))]

@@ -77,8 +77,8 @@ class _Passes:
         self.device = model.device
         self.done = self.total = 0
 
-    def _size(self, pieces: Sequence[_Piece]) -> int:
-        """Tokens that a pass over the pieces computes."""
+    def _grown(self, size: int, pieces: Sequence[_Piece]) -> int:
+        """Tokens that a pass over the pieces computes; `size` is that without the last one."""
         raise NotImplementedError
 
     def _forward(self, pieces: Sequence[_Piece]) -> None:
@@ -87,14 +87,16 @@ class _Passes:
 
     def _batches(self, pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
         batch: list[_Piece] = []
+        size = 0
         for piece in pieces:
-            more = [*batch, piece]
+            batch.append(piece)
+            size = self._grown(size, batch)
             rows = self.limit.rows
-            full = self._size(more) > self.limit.tokens or (rows is not None and len(more) > rows)
-            if batch and full:
-                yield batch
-                more = [piece]
-            batch = more
+            full = size > self.limit.tokens or (rows is not None and len(batch) > rows)
+            if full and len(batch) > 1:
+                yield batch[:-1]
+                batch = [piece]
+                size = self._grown(0, batch)
         if batch:
             yield batch
 
@@ -105,7 +107,7 @@ class _Passes:
         except Exception as error:
             if not is_out_of_memory(error) or len(pieces) == 1:
                 raise
-            self.limit.halve(self._size(pieces), len(pieces))
+            self.limit.halve(sum(len(piece.tokens) for piece in pieces), len(pieces))
         else:
             self._count(pieces)
             return
@@ -160,8 +162,8 @@ class Packed(_Passes):
             piece.add_tree(node)
         return piece
 
-    def _size(self, pieces: Sequence[_Piece]) -> int:
-        return sum(len(piece.tokens) for piece in pieces)
+    def _grown(self, size: int, pieces: Sequence[_Piece]) -> int:
+        return size + len(pieces[-1].tokens)
 
     def _forward(self, pieces: Sequence[_Piece]) -> None:
         import torch
@@ -169,9 +171,7 @@ class Packed(_Passes):
         blocks, starts, at = [], [], 0
         for piece in pieces:
             piece.keep = Past(piece.past) if piece.children else None
-            blocks.append(
-                Block(at, len(piece.tokens), piece.past, tuple(piece.parents), piece.keep)
-            )
+            blocks.append(Block(at, piece.past, piece.parents, piece.keep))
             starts.append(at)
             at += len(piece.tokens)
         ids = torch.tensor([[token for piece in pieces for token in piece.tokens]])
@@ -208,8 +208,8 @@ class Padded(_Passes):
             for batch in self._batches(pieces):
                 self._pass(batch)
 
-    def _size(self, pieces: Sequence[_Piece]) -> int:
-        return len(pieces) * max(len(piece.tokens) for piece in pieces)
+    def _grown(self, size: int, pieces: Sequence[_Piece]) -> int:
+        return len(pieces) * len(pieces[-1].tokens)  # the last is the longest
 
     def _forward(self, pieces: Sequence[_Piece]) -> None:
         import torch

@@ -349,7 +349,7 @@ def _content(value: Any) -> Any:
     """What an id knows of an option: of a model its contents alone."""
     if not _is_model(value):
         return value
-    return value["content_hash"] or f"{value['path']}@{value['revision']}"
+    return ModelRef(**value).identity
 
 
 def _told(value: Any) -> Any:

@@ -49,12 +49,16 @@ class Block:
 
     start: int
     """Of its first token in the pack."""
-    length: int
     past: Past | None
     parents: Sequence[int]
     """Per token the offset in the block of the token before it, -1 for the first."""
     keep: Past | None
     """Where its keys and values go, for blocks that will continue it."""
+
+    @property
+    def length(self) -> int:
+        """Its tokens."""
+        return len(self.parents)
 
     @property
     def end(self) -> int:

@@ -126,5 +126,5 @@ def content(entries: Sequence[Mapping[str, Any]], plugins: Plugins) -> list[Any]
 
 def _content(option: Any) -> Any:
     if isinstance(option, ModelRef):
-        return option.content_hash or f"{option.path}@{option.revision}"
+        return option.identity
     return option

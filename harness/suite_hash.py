@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import scorers
 from harness.errors import UserError
+from harness.hub import file_sha256
 from harness.manager import Plugins
 from harness.types import ModelRef
 
@@ -25,14 +26,10 @@ def everything(
     content: dict[str, Any] = {"settings": settings, "data": data}
     content["scorers"] = scorers.content(suite["scorers"], plugins)
     if suite.embedder:
-        embedder = suite.embedder
-        content["embedder"] = embedder.content_hash or f"{embedder.path}@{embedder.revision}"
+        content["embedder"] = suite.embedder.identity
     if suite["judge"]:
-        judge = suite.judge_model or base
-        content["judge"] = [
-            plugins.judges.get(suite["judge"]["name"]).version,
-            judge.content_hash or f"{judge.path}@{judge.revision}",
-        ]
+        judge = plugins.judges.get(suite["judge"]["name"])
+        content["judge"] = [judge.version, (suite.judge_model or base).identity]
     if suite["ask"] == "lm-eval":
         from importlib.metadata import version
 
@@ -55,11 +52,7 @@ def written(suite: Suite, own: SuiteFile, rows: Any) -> str:
 
 def _folder_digest(folder: Path) -> str:
     files = sorted(f for f in folder.rglob("*") if f.is_file() and "__pycache__" not in f.parts)
-    return _digest([(str(f.relative_to(folder)), _file_digest(f)) for f in files])
-
-
-def _file_digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return _digest([(str(f.relative_to(folder)), file_sha256(f)) for f in files])
 
 
 def _digest(value: Any) -> str:

@@ -151,9 +151,8 @@ def _count(suite: Suite) -> int:
         return len(rows_of(suite))
     if suite["ask"] != "lm-eval":
         return len(samples_of(suite))
-    tasks = asks.module("lm-eval").load_tasks(suite)["tasks"].values()
-    counts = [len(task.eval_docs) for task in tasks]
-    return sum(min(count, suite["limit"] or count) for count in counts)
+    module = asks.module("lm-eval")
+    return sum(module.counts(suite, module.load_tasks(suite)).values())
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:

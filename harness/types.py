@@ -30,6 +30,11 @@ class ModelRef:
     """A Hub revision; None for a folder."""
     trust_remote_code: bool = False
 
+    @property
+    def identity(self) -> str:
+        """What hashes know it by: its bytes, or its place and revision on the Hub."""
+        return self.content_hash or f"{self.path}@{self.revision}"
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from harness.plan import Cell
 from harness.sections import Sections
 from harness.suite import Suite
 from harness.training_data import training_rows
-from harness.types import Artifact, Job, Record, Status, SuiteResult
+from harness.types import Artifact, Job, Record, Row, Status
 
 TRAINING_FILE = "training.json"
 """Beside an artifact: what its training measured, so that it is never trained twice."""
@@ -66,6 +66,12 @@ class _Running:
     trained: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     status: Status = "ok"
+
+    @cached_property
+    def rows(self) -> tuple[list[Row], list[Row]]:
+        """Training and validation rows; empty where nothing is trained."""
+        data = self.work.cell.data
+        return training_rows(data) if data else ([], [])
 
     def fail(self, error: BaseException, phase: str | None) -> None:
         """Remember what broke; the first status stands."""
@@ -121,7 +127,7 @@ def _train(running: _Running) -> Artifact | None:
         artifact = _found(running, folder)
         if artifact is None:
             artifact = _train_now(running, folder)
-        running.warnings += _leaks(work.cell)
+        running.warnings += leaks(running.rows[0], work.cell.suites)
         return artifact
     except Exception as error:
         running.fail(error, running.training.failed)
@@ -185,7 +191,7 @@ def _job(running: _Running, method: Any, folder: Path) -> Job:
     from harness.data import training_order
 
     cell = running.work.cell
-    train, validation = training_rows(cell.data) if cell.data else ([], [])
+    train, validation = running.rows
     draws = cell.budget.steps * cell.budget.batch
     order = training_order(len(train), draws, cell.seed) if train else []
     return Job(
@@ -203,18 +209,6 @@ def _job(running: _Running, method: Any, folder: Path) -> Job:
         notes=running.notes,
         warn=running.warnings.append,
     )
-
-
-def _leaks(cell: Cell) -> list[str]:
-    """Of this cell's suites: an artifact that was found may have been trained for others."""
-    return leaks(training_rows(cell.data)[0], cell.suites) if cell.data else []
-
-
-def _leaks_of_tasks(cell: Cell, suite: Suite, result: SuiteResult) -> list[str]:
-    """Of a suite whose questions are known only when its tasks are loaded."""
-    if cell.data is None or suite["ask"] != "lm-eval":
-        return []
-    return leaks_of_rows(training_rows(cell.data)[0], suite.name, result.rows)
 
 
 def _evaluate(running: _Running, artifact: Artifact) -> None:
@@ -259,7 +253,8 @@ def _keep(running: _Running, sections: Sections, measured: Measured) -> None:
         return
     try:
         sections.keep(measured.suite, result)
-        running.warnings += _leaks_of_tasks(running.work.cell, measured.suite, result)
+        if measured.suite["ask"] == "lm-eval":  # its questions are known only now
+            running.warnings += leaks_of_rows(running.rows[0], name, result.rows)
     except Exception as error:
         running.fail(error, name)
 

@@ -11,7 +11,7 @@ from harness.asks.lm_eval.tasks import check, counts, data_hash, load_tasks
 from harness.suite import Suite
 from harness.types import SuiteResult
 
-__all__ = ["answer", "ask", "check", "data_hash", "metrics"]
+__all__ = ["answer", "ask", "check", "counts", "data_hash", "load_tasks", "metrics"]
 
 
 def ask(suite: Suite, model: Any) -> Question:
