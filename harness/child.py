@@ -1,9 +1,17 @@
-"""How the harness starts another Python of its own."""
+"""How the harness starts another Python of its own, and what such a one does first."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
 
 _START = (
     "import runpy, sys; sys.path[0] = sys.argv[1]; sys.argv[:] = sys.argv[2:]; "
@@ -19,3 +27,55 @@ def command(module: str, *arguments: str) -> list[str]:
     """
     root = Path(__file__).parent.parent
     return [sys.executable, "-c", _START, str(root), module, *arguments]
+
+
+def events(module: str, told: bytes) -> Iterator[dict[str, Any]]:
+    """What a module, given `told` on standard input, reports as JSON lines.
+
+    Raises UserError with the last line of its standard error where it ends without a report.
+    """
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command(module), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with process.stdin:
+                process.stdin.write(told)
+            last = None
+            for line in process.stdout:
+                last = json.loads(line)
+                yield last
+        finally:
+            process.terminate()
+            process.wait()
+        if last is None:
+            log.seek(0)
+            lines = log.read().decode(errors="replace").strip().splitlines()
+            raise UserError(lines[-1] if lines else f"{module} was killed")
+
+
+def event_stream() -> Any:
+    """Keep standard output for events; whatever else is printed goes to standard error."""
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+    def emit(**event: Any) -> None:
+        events.write(json.dumps(event) + "\n")
+
+    return emit
+
+
+def one_gpu() -> None:
+    """The first visible GPU only: Trainer would spread over several and multiply the batch."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[0]
+
+
+def quiet_libraries() -> None:
+    """No progress bars and no chatter in a log."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "warning")

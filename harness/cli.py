@@ -155,6 +155,63 @@ def leaderboard(folders: Sequence[Path], form: str, rank_by: str | None) -> None
     look.leaderboard(folders, form, rank_by)
 
 
+_results = click.option(
+    "--results",
+    "folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where names are looked for. Default: all folders under results/.",
+)
+
+
+@cli.command()
+@click.argument("names", nargs=-1, required=True, metavar="A [B ...]")
+@_results
+@click.option("--against", metavar="NAME", help="What all are compared with. Default: base.")
+@click.option("--suite", "only", multiple=True, metavar="NAME", help="Only this suite.")
+@click.option(
+    "--confidence", default=0.95, show_default=True, type=click.FloatRange(0.5, 1, True, True)
+)
+@click.option("--samples", "shown", default=3, show_default=True, type=click.IntRange(min=0))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+def compare(**asked: Any) -> None:
+    """A minus B on the same samples; or several rows, or a whole results folder, against the base.
+
+    A name is a record file, FOLDER/LABEL, or a label, method, cell id or prefix of one.
+    """
+    from harness.commands import compare as command
+
+    command.run(command.Asked(**asked))
+
+
+@cli.command()
+@click.argument("candidate")
+@click.option("--baseline", required=True, metavar="B", help="What it is held against; or `base`.")
+@click.option("--policy", type=click.Path(path_type=Path), help="Rules. Default: see the README.")
+@_results
+@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")
+@click.option("--summary", type=click.Path(path_type=Path), help="Write Markdown here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+@click.option(
+    "--until-decided", is_flag=True, help="CANDIDATE is a model: measure only what it takes."
+)
+@click.option("--adapter", metavar="DIR", help="An adapter on the model.")
+@click.option("--load-in-4bit", is_flag=True, help="Open the model in 4 bits (NF4).")
+@click.option("--precision", type=click.Choice(["auto", "float32", "bf16"]))
+@click.option("--limit", type=click.IntRange(min=1), help="As the baseline was measured with.")
+@click.option("--suites", multiple=True, type=click.Path(path_type=Path), help="A folder of them.")
+@click.option("--mirror", type=click.Path(path_type=Path), help="Stands in for the Hub.")
+@click.option("--batch", type=click.IntRange(min=1), help="Sequences at once.")
+def gate(**asked: Any) -> None:
+    """Whether CANDIDATE may be released: exit 0 pass, 1 worse, 3 cannot tell, 4 not comparable."""
+    from harness.commands import gate as command
+
+    names = ("adapter", "load_in_4bit", "precision", "limit", "suites", "mirror", "batch")
+    measuring = {name: asked.pop(name) for name in names}
+    sys.exit(command.run(command.Asked(**asked, measuring=measuring)))
+
+
 @cli.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True)
 @click.pass_context

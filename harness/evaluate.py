@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,17 +54,33 @@ def evaluate(
     suite's name for its scoring. Raises what opening the model raises; an exception in a suite
     is its SuiteFailure.
     """
-    with phase("reload"):
-        model = _open(artifact, batch)
-        tokens = tokenizer_hash(model.tokenizer)
-    bench = Bench(model, artifact, report, batch)
     judged = [suite for suite in suites if suite["judge"] is not None]
-    try:
+    with opened(artifact, phase, report, batch) as bench:
+        model = bench.model
         for together in [*([suite] for suite in suites if suite not in judged), judged]:
             for suite, result in _batch(bench, together, phase):
-                yield Measured(suite, result, tokens, model.passes())
+                yield Measured(suite, result, bench.tokenizer_hash, model.passes())
+
+
+@contextmanager
+def opened(
+    artifact: Artifact, phase: Phase, report: Report, batch: int | None = None
+) -> Iterator[Bench]:
+    """The model of an artifact, ready to be asked; closed at the end."""
+    with phase("reload"):
+        bench = Bench(_open(artifact, batch), artifact, report, batch)
+    try:
+        yield bench
     finally:
         bench.close()
+
+
+def rows(bench: Bench, suite: Suite, phase: Phase) -> Sequence[Mapping[str, Any]]:
+    """The sample rows of one suite. Raises what asking and scoring raise."""
+    ((_, result),) = _batch(bench, [suite], phase)
+    if isinstance(result, SuiteFailure):
+        raise result.error
+    return result.rows
 
 
 def _batch(
@@ -108,6 +124,7 @@ class Bench:
         self.report = report
         self.batch = batch
         self.suite: Suite | None = None
+        self.tokenizer_hash = tokenizer_hash(model.tokenizer)
         self._answers: dict[tuple[int, tuple[int, ...]], Any] = {}
         self._decode = model.decode
         self._embedders: dict[str, Any] = {}

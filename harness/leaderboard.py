@@ -2,60 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from harness import stats, summary
+from harness import summary
 from harness.cost import cost
 from harness.errors import UserError, nearest
+from harness.groups import Cell, Group, ReadRows, grouped, metrics, suites
 
-__all__ = ["SCHEMA", "ReadRows", "build"]
+__all__ = ["SCHEMA", "build"]
 
 SCHEMA = 1
 """Version of the leaderboard's layout."""
 
-Cell = Mapping[str, Any]
-"""A record's content."""
-
-ReadRows = Callable[[Cell, str], summary.Rows]
-"""`read_rows(record, suite)`: the rows of a sample file (`record.rows_reader`)."""
-
 _WORST_LAST = ("ok", "diverged", "oom", "error")
-
-
-@dataclass
-class _Group:
-    """The seeds of one model, method, options, label, data and budget."""
-
-    cells: list[Cell] = field(default_factory=list)
-
-    @property
-    def hashes(self) -> dict[str, str]:
-        return {
-            name: _identity(suite) for cell in self.cells for name, suite in _suites(cell).items()
-        }
-
-    @property
-    def tokenizer(self) -> str:
-        """What figures per token hang on: its hash, or the model where no record tells."""
-        told = [(cell["evaluation"] or {}).get("tokenizer_hash") for cell in self.cells]
-        model = self.cells[0]["plan"]["model"]
-        known = (*filter(None, told), model.get("content_hash"), model["name"])
-        return str(next(filter(None, known)))
-
-    def takes(self, cell: Cell) -> bool:
-        """One cell per seed, and seeds are averaged only where they answered the same suites."""
-        hashes = self.hashes
-        return cell["plan"]["seed"] not in [mine["plan"]["seed"] for mine in self.cells] and all(
-            hashes.get(name, _identity(suite)) == _identity(suite)
-            for name, suite in _suites(cell).items()
-        )
-
-    def having(self, suite: str, metric: str) -> list[Cell]:
-        return [cell for cell in self.cells if metric in _metrics(cell, suite)]
 
 
 def build(
@@ -71,7 +33,7 @@ def build(
     tokenizers. Raises UserError for an unknown `rank_by`, and what `read_rows` raises.
     """
     by_id = {record["id"]: record for record in records}
-    groups = _grouped(by_id.values())
+    groups = grouped(by_id.values())
     rows = [_row(group, by_id, read_rows) for group in groups]
     chosen = _ranked_by(groups, rank_by)
     ranked_by = ".".join(chosen) if chosen else None
@@ -102,37 +64,16 @@ def _labels(cells: Iterable[Cell]) -> dict[str, str]:
     return {
         name: suite["notes"]["label"]
         for cell in cells
-        for name, suite in _suites(cell).items()
+        for name, suite in suites(cell).items()
         if (suite.get("notes") or {}).get("label")
     }
 
 
-def _grouped(cells: Iterable[Cell]) -> list[_Group]:
-    groups: dict[str, list[_Group]] = {}
-    for cell in sorted(cells, key=lambda cell: str(cell["id"])):
-        alike = groups.setdefault(_key(cell["plan"]), [])
-        group = next((known for known in alike if known.takes(cell)), None)
-        if group is None:
-            alike.append(group := _Group())
-        group.cells.append(cell)
-    for group in (group for alike in groups.values() for group in alike):
-        group.cells.sort(key=lambda cell: (cell["plan"]["seed"] or 0, cell["id"]))
-    return [group for alike in groups.values() for group in alike]
-
-
-def _key(plan: Mapping[str, Any]) -> str:
-    model, data = plan["model"], plan.get("data") or {}
-    parts = [model["name"], model.get("content_hash"), model.get("revision"), plan["method"]]
-    parts += [_label(plan), plan["options"], plan.get("budget"), model.get("trust_remote_code")]
-    parts += [data.get(key) for key in ("hash", "rows", "format", "loss", "chat_template")]
-    return json.dumps(parts, sort_keys=True)
-
-
-def _row(group: _Group, by_id: Mapping[str, Cell], read_rows: ReadRows) -> dict[str, Any]:
-    plan = group.cells[0]["plan"]
+def _row(group: Group, by_id: Mapping[str, Cell], read_rows: ReadRows) -> dict[str, Any]:
+    plan = group.plan
     return {
         "rank": None,
-        "label": _label(plan),
+        "label": group.label,
         "model": plan["model"]["name"],
         "method": plan["method"],
         "options": plan["options"],
@@ -141,7 +82,7 @@ def _row(group: _Group, by_id: Mapping[str, Cell], read_rows: ReadRows) -> dict[
         "status": max((cell["status"] for cell in group.cells), key=_WORST_LAST.index),
         "metrics": {
             f"{suite}.{metric}": _metric(group, suite, metric, by_id, read_rows)
-            for suite, metric in _metric_names(group)
+            for suite, metric in group.metric_names()
         },
         "cost": cost(group.cells),
         "tied_with": [],
@@ -150,26 +91,15 @@ def _row(group: _Group, by_id: Mapping[str, Cell], read_rows: ReadRows) -> dict[
     }
 
 
-def _metric_names(group: _Group) -> list[tuple[str, str]]:
-    """In the order of the plan's suites, then of each suite's metrics."""
-    names = {
-        (suite, metric): None
-        for cell in group.cells
-        for suite in (*cell["plan"].get("suites", ()), *_suites(cell))
-        for metric in _metrics(cell, suite)
-    }
-    return list(names)
-
-
 def _metric(
-    group: _Group, suite: str, metric: str, by_id: Mapping[str, Cell], read_rows: ReadRows
+    group: Group, suite: str, metric: str, by_id: Mapping[str, Cell], read_rows: ReadRows
 ) -> dict[str, Any]:
     cells = group.having(suite, metric)
-    own = [_metrics(cell, suite)[metric] for cell in cells]
+    own = [metrics(cell, suite)[metric] for cell in cells]
     values = [one["value"] for one in own]
     if len(cells) == 1:
         return {**own[0], "per_seed": values}
-    bases = _bases(cells, suite, metric, by_id)
+    bases = group.bases(suite, metric, by_id)
     pooled = summary.measure(
         own[0]["estimator"],
         own[0]["higher_is_better"],
@@ -192,30 +122,17 @@ def _mean_of(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if len(known) == len(values) else None
 
 
-def _bases(cells: Sequence[Cell], suite: str, metric: str, by_id: Mapping[str, Cell]) -> list[Cell]:
-    """The base cells of `cells` (each once) that the metric may be compared with."""
-    ids = dict.fromkeys(cell["evaluation"].get("base") for cell in cells)
-    wanted = _identity(_suites(cells[0])[suite])
-    found = [by_id[key] for key in ids if key in by_id]
-    same = [base for base in found if suite in _suites(base)]
-    same = [base for base in same if _identity(_suites(base)[suite]) == wanted]
-    if _metrics(cells[0], suite)[metric]["estimator"]["kind"] != "exp_ratio":
-        return same
-    tokenizer = _Group(list(cells)).tokenizer
-    return [base for base in same if _Group([base]).tokenizer == tokenizer]
-
-
 # Ranks and ties
 
 
-def _ranked_by(groups: Sequence[_Group], asked: str | None) -> tuple[str, str] | None:
+def _ranked_by(groups: Sequence[Group], asked: str | None) -> tuple[str, str] | None:
     """The suite and the metric to rank by; None where no row has a metric at all."""
-    known = {".".join(name): name for group in groups for name in _metric_names(group)}
+    known = {".".join(name): name for group in groups for name in group.metric_names()}
     if asked is not None:
         if asked not in known:
             raise UserError(f"cannot rank by '{asked}': {nearest(asked, known)}")
         return known[asked]
-    planned = [name for group in groups for name in group.cells[0]["plan"].get("suites", ())]
+    planned = [name for group in groups for name in group.plan.get("suites", ())]
     names = [name for suite in planned for name in known.values() if name[0] == suite]
     names += known.values()
     comparable = (name for name in names if len(_tokenizers(groups, *name)) < 2)
@@ -239,7 +156,7 @@ def _order(rows: Sequence[Mapping[str, Any]], ranked_by: str | None) -> list[int
 
 
 def _ties(
-    groups: Sequence[_Group],
+    groups: Sequence[Group],
     rows: Sequence[Mapping[str, Any]],
     chosen: tuple[str, str],
     by_id: Mapping[str, Cell],
@@ -256,38 +173,27 @@ def _ties(
             tables = summary.tables(
                 how,
                 [read_rows(cell, suite) for cell in cells],
-                [read_rows(base, suite) for base in _bases(cells, suite, metric, by_id)],
+                [read_rows(base, suite) for base in group.bases(suite, metric, by_id)],
             )
             tokenizer = group.tokenizer if how["kind"] == "exp_ratio" else ""
             alike.setdefault((row["suite_hashes"][suite], tokenizer), {})[index] = tables
     ties: dict[int, set[int]] = {}
     for tables_of in alike.values():
-        kind = summary.figure(rows[next(iter(tables_of))]["metrics"][ranked_by]["estimator"])
-        for one, other in _tied_pairs(kind, tables_of):
+        how = rows[next(iter(tables_of))]["metrics"][ranked_by]["estimator"]
+        for one, other in _tied_pairs(how, tables_of):
             ties.setdefault(one, set()).add(other)
             ties.setdefault(other, set()).add(one)
     return ties
 
 
 def _tied_pairs(
-    kind: stats.Kind, tables_of: Mapping[int, Sequence[summary.Scored]]
+    how: Mapping[str, Any], tables_of: Mapping[int, Sequence[summary.Scored]]
 ) -> list[tuple[int, int]]:
-    ids_of = {index: set(summary.pool(tables)[0]) for index, tables in tables_of.items()}
-    boots: dict[frozenset[str], dict[int, stats.Bootstrap]] = {}
     tied = []
-    for one in tables_of:
-        for other in tables_of:
-            common = frozenset(ids_of[one] & ids_of[other])
-            if one >= other or not common:
-                continue
-            if common not in boots:
-                # one pass over the draws for every row that has these samples
-                having = [index for index, ids in ids_of.items() if ids >= common]
-                sides = [summary.pool(tables_of[index], set(common))[1:] for index in having]
-                boots[common] = dict(zip(having, stats.bootstrap(kind, sides), strict=True))
-            found = stats.subtract(boots[common][one], boots[common][other])
-            if not (found.ci_low > 0 or found.ci_high < 0):
-                tied.append((one, other))
+    for one, other in itertools.combinations(tables_of, 2):
+        found = summary.paired(how, tables_of[one], tables_of[other])
+        if found is not None and not (found.ci_low > 0 or found.ci_high < 0):
+            tied.append((one, other))
     return tied
 
 
@@ -307,56 +213,29 @@ def _incomparable(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return sentences
 
 
-def _tokenizers(groups: Sequence[_Group], suite: str, metric: str) -> dict[str, list[_Group]]:
+def _tokenizers(groups: Sequence[Group], suite: str, metric: str) -> dict[str, list[Group]]:
     """Tokenizer -> the groups with a metric per token; empty for another metric."""
-    found: dict[str, list[_Group]] = {}
+    found: dict[str, list[Group]] = {}
     for group in groups:
         for cell in group.having(suite, metric)[:1]:
-            if _metrics(cell, suite)[metric]["estimator"]["kind"] == "exp_ratio":
+            if metrics(cell, suite)[metric]["estimator"]["kind"] == "exp_ratio":
                 found.setdefault(group.tokenizer, []).append(group)
     return found
 
 
-def _other_tokenizers(groups: Sequence[_Group]) -> list[str]:
+def _other_tokenizers(groups: Sequence[Group]) -> list[str]:
     """A sentence for each set of rows that figures per token must not be compared between."""
     names: dict[str, list[str]] = {}
-    for name in dict.fromkeys(name for group in groups for name in _metric_names(group)):
+    for name in dict.fromkeys(name for group in groups for name in group.metric_names()):
         parts = _tokenizers(groups, *name)
         if len(parts) > 1:
-            told = " and ".join(", ".join(map(_title, of)) for of in parts.values())
+            told = " and ".join(", ".join(group.title for group in of) for of in parts.values())
             names.setdefault(told, []).append(".".join(name))
     return [
         f"{', '.join(of)}: per token, and {rows} are not known to have one tokenizer, so these "
         "are neither ranked nor tied by it; compare bits_per_byte"
         for rows, of in names.items()
     ]
-
-
-def _title(group: _Group) -> str:
-    plan = group.cells[0]["plan"]
-    return f"{_label(plan)} ({plan['model']['name']})"
-
-
-# Reading a record
-
-
-def _label(plan: Mapping[str, Any]) -> str:
-    return str(plan.get("label") or plan["method"])
-
-
-def _suites(cell: Cell) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = (cell["evaluation"] or {}).get("suites") or {}
-    return found
-
-
-def _metrics(cell: Cell, suite: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = _suites(cell).get(suite, {}).get("metrics", {})
-    return found
-
-
-def _identity(section: Mapping[str, Any]) -> str:
-    """What must be equal for figures of a suite to be compared."""
-    return "/".join(filter(None, (section["hash"], section.get("data_hash"))))
 
 
 def _short(identity: str) -> str:

@@ -26,7 +26,7 @@ __all__ = [
     "SCHEMA",
     "Stored",
     "environment",
-    "find_cell",
+    "plain",
     "read_record",
     "read_records",
     "read_samples",
@@ -38,6 +38,7 @@ __all__ = [
     "write_record",
     "write_samples",
     "write_section",
+    "write_text",
 ]
 
 SCHEMA = 1
@@ -86,9 +87,19 @@ def write_record(out: Path, record: Record) -> Path:
     return write_json(Path(out) / "cells" / f"{_checked_name(record.id)}.json", data)
 
 
+def plain(value: Any) -> Any:
+    """`value` as JSON types; NaN and infinity become null."""
+    return _plain(value, "", [])
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, atomically."""
+    _write_atomically(Path(path), text.encode())
+
+
 def write_json(path: Path, value: Any) -> Path:
     """Write `value` as JSON, atomically; NaN and infinity become null."""
-    text = json.dumps(_plain(value, "", []), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     _write_atomically(Path(path), (text + "\n").encode())
     return Path(path)
 
@@ -222,17 +233,27 @@ def _validator(name: str) -> Any:
 # Reading
 
 
+class _NotFinite(Exception):
+    """NaN or infinity, which are no JSON and are never written."""
+
+
+def _no_number(constant: str) -> None:
+    raise _NotFinite(constant)
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """A record file's content. Raises UserError where it is no record of this schema version."""
     again = "delete it and run the experiment again"
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_number)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: broken JSON ({error.msg}); {again}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file in UTF-8; {again}") from None
+    except _NotFinite as error:
+        raise UserError(f"{path}: holds {error}, which no record does; {again}") from None
     if not isinstance(data, dict) or "schema" not in data:
         raise UserError(f"{path}: not a record (it has no 'schema'); name a file under cells/")
     if (version := data["schema"]) != SCHEMA:
@@ -302,7 +323,7 @@ def read_samples(out: Path, record: Mapping[str, Any], suite: str) -> list[dict[
 
     Raises UserError where the record has no such suite, or its file is missing or was changed.
     """
-    suites = (record.get("evaluation") or {}).get("suites") or {}
+    suites = _suites(record)
     if suite not in suites:
         raise UserError(f"cell {record['id']} has no suite '{suite}': {nearest(suite, suites)}")
     told = suites[suite].get("samples")
@@ -323,7 +344,8 @@ def _read_rows(path: Path, sha256: str, cell_id: str) -> list[dict[str, Any]]:
             f"{path}: changed since it was recorded (sha256 differs); restore it, or delete "
             f"cells/{cell_id}.json and run the experiment again"
         )
-    return [json.loads(line) for line in gzip.decompress(content).decode().split("\n") if line]
+    lines = gzip.decompress(content).decode().split("\n")
+    return [json.loads(line, parse_constant=_no_number) for line in lines if line]
 
 
 def read_section(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -359,29 +381,3 @@ class _RowsReader:
 def rows_reader(records: Iterable[Stored]) -> _RowsReader:
     """`read_rows(record, suite) -> rows` for records from `read_records`; reads a file once."""
     return _RowsReader(records)
-
-
-def find_cell(records: Sequence[Stored], name: str) -> Stored:
-    """The record that `name` means: a record file, a cell id, a label or method that only one
-    cell has, or a unique prefix of an id. Raises UserError with what it could be otherwise.
-    """
-    if name.endswith(".json") or os.sep in name:
-        return next(_stored_in(Path(name))) if Path(name).is_file() else _no_file(name)
-    choices = (
-        [stored for stored in records if stored.id == name],
-        [stored for stored in records if stored.label == name],
-        [stored for stored in records if stored.data["plan"]["method"] == name],
-        [stored for stored in records if name and stored.id.startswith(name)],
-    )
-    for matches in choices:
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            ids = ", ".join(f"{stored.id} ({stored.label})" for stored in matches)
-            raise UserError(f"'{name}' names {len(matches)} cells: {ids}; give a whole id")
-    known = {stored.label for stored in records} | {stored.id for stored in records}
-    raise UserError(f"no cell '{name}': {nearest(name, known)}")
-
-
-def _no_file(name: str) -> Stored:
-    raise UserError(f"{name}: no such record file; give a cell id, or a file under cells/")

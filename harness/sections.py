@@ -40,7 +40,7 @@ class Sections:
         None where there are none. Files that are broken or were changed are passed over, with a
         warning. Raises what finding out the suite's data raises.
         """
-        self._data[suite.name] = _data_hash(suite)
+        self._data[suite.name] = asks.data_hash(suite)
         for file in self._places(suite.name):
             found = self._read(file, suite)
             if found is None:
@@ -76,6 +76,7 @@ class Sections:
             "hash": suite.hash,
             "version": suite["version"],
             "content": suite.content,
+            "parts": dict(suite.parts),
             "data_hash": self._data.get(suite.name),
             **reused,
             "metrics": summary.summarise(result.metrics, rows, base, same_tokens=same_tokens),
@@ -143,12 +144,6 @@ class Sections:
             )
             return None
         return section, rows, SuiteResult(rows, metrics, section["notes"], section["warnings"])
-
-
-def _data_hash(suite: Suite) -> str | None:
-    """Of data that the suite's own hash does not hold; None where it holds all."""
-    find = getattr(asks.module(suite["ask"]), "data_hash", None)
-    return None if find is None else str(find(suite))
 
 
 def _per_token(section: dict[str, Any]) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -36,6 +36,7 @@ OWN_KEYS = {
 }
 """Keys of a suite that only some ways of asking read."""
 
+Thing = TypeVar("Thing")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -63,6 +64,9 @@ class SuiteFile(StrictModel):
     limit: int | None = Field(None, ge=1)
     """Only the first so many samples (of each source or task)."""
     max_new_tokens: int = Field(64, ge=1)
+    cluster: str | None = Field(None, min_length=1)
+    """A column that says which samples hang together (questions on one passage): intervals then
+    come from whole clusters. `group` is each sample's group."""
     stride: int | None = Field(None, ge=1)
     """For `perplexity`: tokens by which the window moves on over a text that is longer than the
     model's context; by default half of the context."""
@@ -104,12 +108,20 @@ class Suite:
     """None where there is no judge, or the base judges."""
     mirror: str | None
     hash: str
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    """What the hash is of, part by part (`suite_hash.parts`)."""
+    picked: tuple[int, ...] | None = None
+    """Positions of the samples that are asked, rising, of those that `limit` leaves; None: all."""
     content: str = ""
     """sha256 of the suite's own file and rows, without description, version, an experiment's
     settings, `--limit` and models; empty where an experiment replaced its data."""
 
     def __getitem__(self, key: str) -> Any:
         return self.settings[key]
+
+    def pick(self, every: Sequence[Thing]) -> list[Thing]:
+        """Those that are asked."""
+        return list(every) if self.picked is None else [every[i] for i in self.picked]
 
 
 @dataclass(frozen=True)
@@ -190,19 +202,27 @@ def load_suite(
             used, samples_of(suite), located, plugins=plugins, source=Path(source)
         )
     data = _data_content(suite)
+    _check_clusters(suite)
     whole = suite_hash.everything(suite, data, plugins, base_model, where.chat_template)
-    return replace(suite, hash=whole, content=_own_content(suite, own, data, overrides))
+    return replace(
+        suite,
+        hash=suite_hash.digest(whole),
+        parts=suite_hash.parts(whole),
+        content=_own_content(suite, own, data, overrides),
+    )
 
 
 def rows_of(suite: Suite) -> list[tuple[str, Row]]:
     """(source, row) of a perplexity suite, the first `limit` of each source."""
     from harness.data import load_rows
 
-    return [
-        (source, row)
-        for source, file in suite.sources.items()
-        for row in load_rows(Path(file))[: suite["limit"]]
-    ]
+    return suite.pick(
+        [
+            (source, row)
+            for source, file in suite.sources.items()
+            for row in load_rows(Path(file))[: suite["limit"]]
+        ]
+    )
 
 
 def samples_of(suite: Suite) -> list[Sample]:
@@ -210,7 +230,7 @@ def samples_of(suite: Suite) -> list[Sample]:
     from harness.data import load_samples
 
     (file,) = suite.sources.values()
-    return load_samples(Path(file))[: suite["limit"]]
+    return suite.pick(load_samples(Path(file))[: suite["limit"]])
 
 
 def has_conversations(suite: Suite) -> bool:
@@ -336,6 +356,20 @@ def _data_content(suite: Suite) -> Any:
             if sample.choices is None or sample.answer is None:
                 raise DataError(f"sample {sample.id} has no choices and answer", file=suite.file)
     return [vars(sample) for sample in samples]
+
+
+def _check_clusters(suite: Suite) -> None:
+    """That every row has the column which `cluster:` names; lm-eval's are known only later."""
+    from harness.asks import cluster
+
+    if suite["cluster"] is None or suite["ask"] == "lm-eval":
+        return
+    if suite["ask"] == "perplexity":
+        found = [(row.id, {"group": source, **row.extra}) for source, row in rows_of(suite)]
+    else:
+        found = [(one.id, {"group": one.group, **one.extra}) for one in samples_of(suite)]
+    for key, columns in found:
+        cluster(suite["cluster"], columns, f"{suite.file}: row '{key}'")
 
 
 def _reject_double(ids: Sequence[str], suite: Suite) -> None:

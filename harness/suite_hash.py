@@ -18,11 +18,19 @@ if TYPE_CHECKING:
     from harness.suite import Suite, SuiteFile
 
 
+LATER = ("cluster",)
+"""Keys that came after hashes were in use: unset they leave a hash as it was."""
+
+_SHOWN = 60
+"""Characters up to which a part is told as it is."""
+
+
 def everything(
     suite: Suite, data: Any, plugins: Plugins, base: ModelRef, chat_template: str | None
-) -> str:
-    """Hash of all that a score of the suite depends on, but for the model that is scored."""
-    settings = {k: v for k, v in suite.settings.items() if k not in ("description", "scorers")}
+) -> dict[str, Any]:
+    """All that a score of the suite depends on, but for the model that is scored."""
+    left_out = {"description", "scorers", *(key for key in LATER if suite[key] is None)}
+    settings = {k: v for k, v in suite.settings.items() if k not in left_out}
     content: dict[str, Any] = {"settings": settings, "data": data}
     content["scorers"] = scorers.content(suite["scorers"], plugins)
     if suite.embedder:
@@ -35,7 +43,19 @@ def everything(
 
         content["lm_eval"] = version("lm_eval")
         content["tasks"] = _folder_digest(Path(suite.include_path)) if suite.include_path else None
-    return _digest(content | {"chat_template": chat_template})
+    return content | {"chat_template": chat_template}
+
+
+def parts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What `everything` found, short: each value, or the first digits of its hash.
+
+    Where two hashes differ, this tells in what.
+    """
+    flat = {**content["settings"], **{k: v for k, v in content.items() if k != "settings"}}
+    return {
+        key: value if len(json.dumps(value, default=_jsonable)) <= _SHOWN else digest(value)[:12]
+        for key, value in flat.items()
+    }
 
 
 def written(suite: Suite, own: SuiteFile, rows: Any) -> str:
@@ -47,15 +67,16 @@ def written(suite: Suite, own: SuiteFile, rows: Any) -> str:
         mode="json", exclude={"name", "version", "description"}, exclude_defaults=True
     )
     tasks = _folder_digest(Path(suite.include_path)) if suite.include_path else None
-    return _digest([settings, rows, tasks])
+    return digest([settings, rows, tasks])
 
 
 def _folder_digest(folder: Path) -> str:
     files = sorted(f for f in folder.rglob("*") if f.is_file() and "__pycache__" not in f.parts)
-    return _digest([(str(f.relative_to(folder)), file_sha256(f)) for f in files])
+    return digest([(str(f.relative_to(folder)), file_sha256(f)) for f in files])
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """sha256 of a value as JSON."""
     text = json.dumps(value, sort_keys=True, default=_jsonable)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness import stats
 from harness.types import Metric
 
 __all__ = [
     "NO_DELTA",
+    "Pooled",
     "Rows",
     "Scored",
+    "common",
     "estimator",
     "figure",
     "measure",
     "metrics_of",
+    "paired",
     "pool",
     "scored",
     "summarise",
@@ -26,8 +29,22 @@ __all__ = [
 Rows = Sequence[Mapping[str, Any]]
 """Sample rows, as a sample file holds them."""
 
-Scored = dict[str, tuple[float, "float | None"]]
-"""Sample id -> (score, denominator or None)."""
+Scored = dict[str, tuple[float, "float | None", "str | None"]]
+"""Sample id -> (score, denominator or None, its cluster or None)."""
+
+
+class Pooled(NamedTuple):
+    """The samples that several runs share."""
+
+    ids: list[str]
+    """Sorted."""
+    scores: list[list[float]]
+    """(runs, samples)"""
+    per: list[list[float]] | None
+    """Denominators, (runs, samples)."""
+    clusters: list[str] | None
+    """Of each sample, where the suite names them."""
+
 
 _HOW = ("kind", "score", "per", "where")
 
@@ -100,20 +117,20 @@ def measure(
     `retained` is counted on the samples that every run of the base has right, and has no delta.
     """
     own, base = tables(how, runs, bases), [scored(how, rows) for rows in bases]
-    ids, scores, per = pool(own)
+    pooled = pool(own)
     metric: dict[str, Any] = {
         "value": None,
         "stderr": None,
         "ci_low": None,
         "ci_high": None,
-        "n": len(ids),
+        "n": len(pooled.ids),
         "higher_is_better": higher_is_better,
         **NO_DELTA,
-        "left_out": len(_eligible(how, runs, base)) - len(ids),
+        "left_out": len(_eligible(how, runs, base)) - len(pooled.ids),
         "estimator": dict(how),
     }
-    if ids:
-        found = stats.estimate(figure(how), scores, per)
+    if pooled.ids:
+        found = stats.estimate(figure(how), pooled.scores, pooled.per, clusters=pooled.clusters)
         metric |= {
             "value": found.value,
             "stderr": found.stderr,
@@ -140,28 +157,56 @@ def tables(how: Mapping[str, Any], runs: Sequence[Rows], bases: Sequence[Rows]) 
 
 
 def _right_in_all(bases: Sequence[Scored]) -> set[str]:
-    return set(pool(bases)[0]) - {
-        key for base in bases for key, (one, _) in base.items() if not one
-    }
+    wrong = {key for base in bases for key, one in base.items() if not one[0]}
+    return set(pool(bases).ids) - wrong
 
 
 def _delta(
     how: Mapping[str, Any], own: Sequence[Scored], base: Sequence[Scored]
 ) -> Mapping[str, float | None]:
-    common = set(pool(own)[0]) & set(pool(base)[0])
-    if not common:
+    found = paired(how, own, base)
+    if found is None:
         return {}
-    _, scores, per = pool(own, common)
-    _, base_scores, base_per = pool(base, common)
-    found = stats.paired(how["kind"], scores, base_scores, per, base_per)
-    single = how["kind"] == "share" and len(own) == len(base) == 1
-    return {
+    told: dict[str, float | None] = {
         "delta": found.delta,
         "delta_ci_low": found.ci_low,
         "delta_ci_high": found.ci_high,
-        "delta_p": found.p if found.p_exact is None else found.p_exact,
-        **(_flips(scores[0], base_scores[0]) if single else {}),
+        "delta_p": found.p,
     }
+    if how["kind"] == "share" and len(own) == len(base) == 1:
+        a, b = common(own, base)
+        told |= _flips(a.scores[0], b.scores[0])
+    return told
+
+
+def paired(
+    how: Mapping[str, Any],
+    own: Sequence[Scored],
+    other: Sequence[Scored],
+    *,
+    confidence: float = 0.95,
+    draws: int = 2000,
+) -> stats.Difference | None:
+    """own - other on the samples that all runs of both have; None where there are none."""
+    a, b = common(own, other)
+    if not a.ids:
+        return None
+    return stats.paired(
+        figure(how),
+        a.scores,
+        b.scores,
+        a.per,
+        b.per,
+        clusters=a.clusters,
+        confidence=confidence,
+        draws=draws,
+    )
+
+
+def common(own: Sequence[Scored], other: Sequence[Scored]) -> tuple[Pooled, Pooled]:
+    """Both sides on the samples that all runs of both have, in one order."""
+    ids = set(pool(own).ids) & set(pool(other).ids)
+    return pool(own, ids), pool(other, ids)
 
 
 def _flips(scores: Sequence[float], base: Sequence[float]) -> dict[str, int]:
@@ -182,19 +227,18 @@ def scored(how: Mapping[str, Any], rows: Rows) -> Scored:
             continue
         if row["id"] in out:
             raise ValueError(f"sample id {row['id']!r} occurs twice")
-        out[row["id"]] = (score, per)
+        out[row["id"]] = (score, per, row.get("cluster"))
     return out
 
 
-def pool(
-    runs: Sequence[Scored], only: set[str] | None = None
-) -> tuple[list[str], list[list[float]], list[list[float]] | None]:
-    """Ids in every run (and in `only`), sorted; scores and denominators as (runs, samples)."""
+def pool(runs: Sequence[Scored], only: set[str] | None = None) -> Pooled:
+    """The samples that are in every run (and in `only`)."""
     shared = set.intersection(*(set(table) for table in runs)) if runs else set()
     ids = sorted(shared if only is None else shared & only)
     scores = [[table[key][0] for key in ids] for table in runs]
     per = [[p for key in ids if (p := table[key][1]) is not None] for table in runs]
-    return ids, scores, per if any(per) else None
+    clusters = [cluster for key in ids if (cluster := runs[0][key][2]) is not None]
+    return Pooled(ids, scores, per if any(per) else None, clusters or None)
 
 
 def _matches(how: Mapping[str, Any], row: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness import figures
 from harness.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -194,14 +195,14 @@ FORMATS: Mapping[str, Callable[[Mapping[str, Any]], RenderableType]] = {
 
 def _cost_columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
     columns: dict[str, Callable[[Row], str]] = {
-        "train time": lambda row: _duration(row["cost"]["train_seconds"]),
-        "eval time": lambda row: _duration(row["cost"]["evaluation_seconds"]),
+        "train time": lambda row: figures.duration(row["cost"]["train_seconds"]),
+        "eval time": lambda row: figures.duration(row["cost"]["evaluation_seconds"]),
     }
     for kind, title in _MEMORY.items():
         if any(row["cost"]["peak_memory_kind"] == kind for row in rows):
             columns[title] = lambda row, kind=kind: _memory(row["cost"], kind)  # type: ignore[misc]
-    columns["trainable"] = lambda row: _count(row["cost"]["trainable_parameters"])
-    columns["artifact"] = lambda row: _bytes(row["cost"]["artifact_bytes"])
+    columns["trainable"] = lambda row: figures.count(row["cost"]["trainable_parameters"])
+    columns["artifact"] = lambda row: figures.size(row["cost"]["artifact_bytes"])
     return columns
 
 
@@ -255,7 +256,7 @@ def _value(row: Row, name: str) -> str:
     metric = row["metrics"].get(name)
     if metric is None or metric["value"] is None:
         return "-"
-    return _number(metric["value"]) + _span(metric["ci_low"], metric["ci_high"])
+    return figures.number(metric["value"]) + figures.span(metric["ci_low"], metric["ci_high"])
 
 
 def _delta(row: Row, name: str, interval: bool = True) -> str:
@@ -263,8 +264,8 @@ def _delta(row: Row, name: str, interval: bool = True) -> str:
     metric = row["metrics"].get(name)
     if metric is None or metric["delta"] is None:
         return ""
-    span = _span(metric["delta_ci_low"], metric["delta_ci_high"], "+") if interval else ""
-    return f"{_number(metric['delta'], '+')}{span} {_verdict(metric)}".rstrip()
+    span = figures.span(metric["delta_ci_low"], metric["delta_ci_high"], "+") if interval else ""
+    return f"{figures.number(metric['delta'], '+')}{span} {_verdict(metric)}".rstrip()
 
 
 def _verdict(metric: Mapping[str, Any]) -> str:
@@ -274,40 +275,5 @@ def _verdict(metric: Mapping[str, Any]) -> str:
     return "better" if (low > 0) == metric["higher_is_better"] else "worse"
 
 
-def _span(low: float | None, high: float | None, sign: str = "") -> str:
-    return "" if low is None or high is None else f" [{_number(low, sign)}, {_number(high, sign)}]"
-
-
-def _number(value: float, sign: str = "") -> str:
-    digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
-    tiny = 0 < abs(value) < 0.001 or abs(value) >= 1e6
-    return f"{value:{sign}.2g}" if tiny else f"{value:{sign}.{digits}f}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    if seconds < 60:
-        return f"{seconds:.1f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
-
-
 def _memory(cost: Mapping[str, Any], kind: str) -> str:
-    return _bytes(cost["peak_memory_bytes"]) if cost["peak_memory_kind"] == kind else "-"
-
-
-def _bytes(count: int | None) -> str:
-    return "-" if count is None else _scaled(count, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))
-
-
-def _count(number: int | None) -> str:
-    return "-" if number is None else _scaled(number, 1000, ("", "k", "M", "B", "T"))
-
-
-def _scaled(value: float, step: int, units: Sequence[str]) -> str:
-    power = 0
-    while value >= step and power < len(units) - 1:
-        value, power = value / step, power + 1
-    return f"{value:.{0 if power == 0 else 1}f}{units[power]}"
+    return figures.size(cost["peak_memory_bytes"]) if cost["peak_memory_kind"] == kind else "-"

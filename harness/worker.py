@@ -22,6 +22,7 @@ from typing import Any
 
 from harness import record
 from harness.artifact_hash import artifact_hash
+from harness.child import event_stream, one_gpu, quiet_libraries
 from harness.errors import CellFailed, is_out_of_memory
 from harness.evaluate import Measured, SuiteFailure, evaluate
 from harness.leaks import leaks, leaks_of_rows
@@ -89,12 +90,12 @@ class _Running:
 
 def main(arguments: list[str]) -> int:
     """Run the cell of a job file. Returns 0 when its record says ok, else 5."""
-    emit = _event_stream()
+    emit = event_stream()
     from pydantic import TypeAdapter
 
     work = TypeAdapter(Work).validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
-    _one_gpu()
-    _quiet_libraries()
+    one_gpu()
+    quiet_libraries()
     running = _Running(work, emit)
     artifact = _train(running)
     if artifact is not None:
@@ -179,6 +180,11 @@ def _train_now(running: _Running, folder: Path) -> Artifact:
         },
     )
     return artifact
+
+
+def untrained(cell: Cell) -> Artifact:
+    """What a method that trains nothing opens."""
+    return _train_now(_Running(Work(cell, Path(), None), lambda **event: None), Path())
 
 
 def _artifact(kept: Mapping[str, Any], folder: Path) -> Artifact:
@@ -297,30 +303,6 @@ def _phases(running: _Running, meter: Meter) -> Any:
             yield
 
     return phase
-
-
-def _event_stream() -> Any:
-    """Keep standard output for events; whatever else is printed goes to standard error."""
-    events = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-
-    def emit(**event: Any) -> None:
-        events.write(json.dumps(event) + "\n")
-
-    return emit
-
-
-def _one_gpu() -> None:
-    """The first visible GPU only: Trainer would spread over several and multiply the batch."""
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-    os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[0]
-
-
-def _quiet_libraries() -> None:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "warning")
 
 
 if __name__ == "__main__":

@@ -224,36 +224,6 @@ def test_changed_samples_are_not_read(tmp_path: Path) -> None:
         records.read_samples(tmp_path, data, "quizz")
 
 
-def test_a_cell_is_found_by_every_name_it_has(tmp_path: Path) -> None:
-    path = records.write_record(tmp_path, result(tmp_path, "aa11"))
-    for id, label, method in (
-        ("ab22", "full", "full"),
-        ("bc33", "qlora", "qlora"),
-        ("cd44", "qlora", "qlora"),
-    ):
-        plan = PLAN | {"label": label, "method": method}
-        records.write_record(tmp_path, result(tmp_path, id, plan=plan))
-    known = records.read_records([tmp_path])
-    for name, id in {
-        str(path): "aa11",
-        "aa11": "aa11",
-        "aa": "aa11",
-        "lora-r8": "aa11",
-        "lora": "aa11",
-        "full": "ab22",
-        "b": "bc33",
-    }.items():
-        assert records.find_cell(known, name).id == id
-    with pytest.raises(UserError, match=r"'qlora' names 2 cells: bc33 \(qlora\), cd44"):
-        records.find_cell(known, "qlora")
-    with pytest.raises(UserError, match="'a' names 2 cells"):
-        records.find_cell(known, "a")
-    with pytest.raises(UserError, match=r"no cell 'fulll': did you mean 'full'"):
-        records.find_cell(known, "fulll")
-    with pytest.raises(UserError, match="no such record file"):
-        records.find_cell(known, str(tmp_path / "cells" / "zz.json"))
-
-
 def test_the_environment_is_told_without_importing_torch() -> None:
     program = (
         "import json, sys; from harness import record; told = record.environment();"

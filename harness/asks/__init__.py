@@ -9,10 +9,12 @@ module has one, is the hash of data that the suite's own hash does not hold.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
+
+from harness.errors import UserError
 
 MODULES = {
     "generate": "harness.asks.generate",
@@ -40,3 +42,21 @@ class Question:
 def module(ask: str) -> ModuleType:
     """The module of one way of asking."""
     return importlib.import_module(MODULES[ask])
+
+
+def data_hash(suite: Any) -> str | None:
+    """Hash of data that the suite's own hash does not hold; None where that holds all."""
+    find = getattr(module(suite["ask"]), "data_hash", None)
+    return None if find is None else str(find(suite))
+
+
+def cluster(name: str | None, columns: Mapping[str, Any], where: str) -> dict[str, str]:
+    """The part of a sample row that says what it hangs together with; none where `name` is None.
+
+    Raises UserError, naming `where` the row stands, where it has no such column.
+    """
+    if name is None:
+        return {}
+    if columns.get(name) is None:
+        raise UserError(f"{where}: no column '{name}', which the suite's `cluster:` names")
+    return {"cluster": str(columns[name])}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.asks import Question
+from harness.asks import Question, cluster
 from harness.suite import Suite, samples_of
 from harness.types import Metric, SuiteResult
 
@@ -41,6 +41,7 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
             {
                 "id": sample.id,
                 "group": sample.group,
+                **cluster(suite["cluster"], {"group": sample.group, **sample.extra}, sample.id),
                 "prompt": sample.question,
                 "reference": choices[sample.answer or 0],
                 "output": choices[best],

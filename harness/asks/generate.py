@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from harness.asks import Question
+from harness.asks import Question, cluster
 from harness.manager import plugins
 from harness.scorers import uses
 from harness.suite import Suite, samples_of
@@ -70,6 +70,7 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
         {
             "id": sample.id,
             "group": sample.group,
+            **cluster(suite["cluster"], {"group": sample.group, **sample.extra}, sample.id),
             "prompt": [dict(m) for m in sample.messages] if sample.messages else sample.prompt,
             "reference": sample.reference,
             "output": output.text,

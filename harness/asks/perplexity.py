@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.asks import Question
+from harness.asks import Question, cluster
 from harness.suite import Suite, rows_of
 from harness.tokens import IGNORED, Encoded, encode_row
 from harness.types import Metric, Row, SuiteResult
@@ -62,7 +62,7 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
     kept, stride, length = question.keep
     rows, at = [], 0
     for one in kept:
-        rows.append(_row(one, question.scores[at : at + one.pieces]))
+        rows.append(_row(one, question.scores[at : at + one.pieces], suite["cluster"]))
         at += one.pieces
     # The last token of a row is only predicted, so a row of `length` + 1 tokens fits.
     long = [one.source for one in kept if one.tokens > length + 1]
@@ -127,7 +127,7 @@ def _pieces(
     return pieces
 
 
-def _row(kept: _Kept, scores: Any) -> dict[str, Any]:
+def _row(kept: _Kept, scores: Any, clusters: str | None) -> dict[str, Any]:
     source, row = kept.source, kept.row
     nll = -sum(score.logprob for score in scores)
     text = row.text if row.text is not None else _answers(row)
@@ -135,6 +135,7 @@ def _row(kept: _Kept, scores: Any) -> dict[str, Any]:
         "id": f"{source}/{row.id}" if source else row.id,
         "group": source or None,
         "domain": _domain(row),
+        **cluster(clusters, {"group": source, **row.extra}, row.id),
         "prompt": None,
         "reference": text,
         "output": None,

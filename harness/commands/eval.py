@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from harness import adapters, config, packaged
-from harness.commands.run import Asked, carry_out
+from harness.commands.run import Asked, carry_out, plan_of
 from harness.errors import UserError
 from harness.manager import BUILT_IN, plugins
+from harness.plan import Plan
+from harness.progress import progress
 from harness.yamlfile import KeyPath, Located
 
 
@@ -41,13 +43,28 @@ class Given:
 
 def evaluate(given: Given, executor: str, batch: int | None = None) -> int:
     """Measure the base and what is given, where no record says it yet; the exit code."""
+    _check_names(given)
+    return carry_out(experiment_of(given), _asked(given), executor, batch)
+
+
+def planned(given: Given) -> Plan:
+    """The cells that `evaluate` would measure."""
+    _check_names(given)
+    with progress(json=True) as screen:
+        return plan_of(experiment_of(given), _asked(given), screen)
+
+
+def _check_names(given: Given) -> None:
     named = {"MODEL": given.model, "--base": given.base, "--adapter": given.adapter}
     for option, name in named.items():
         if name == "":
             raise UserError(f"{option} is empty: name a folder")
     _reject_adapter("MODEL", given.model)
     _reject_adapter("--base", given.base)
-    asked = Asked(
+
+
+def _asked(given: Given) -> Asked:
+    return Asked(
         experiment="",
         overrides=(),
         out=given.out,
@@ -58,7 +75,6 @@ def evaluate(given: Given, executor: str, batch: int | None = None) -> int:
         as_json=given.as_json,
         chat_template=_template(given.template),
     )
-    return carry_out(experiment_of(given), asked, executor, batch)
 
 
 def experiment_of(given: Given) -> config.Experiment:

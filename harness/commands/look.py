@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from harness.console import console
+
 
 def leaderboard(folders: Sequence[Path], form: str, rank_by: str | None) -> None:
     """Print the leaderboard of results folders."""
     from harness import leaderboard as boards
     from harness import record, table
+    from harness.commands.compare import results
     from harness.errors import UserError
 
-    places = list(folders) or sorted(cells.parent for cells in Path("results").glob("*/cells"))
+    places = results(folders)
     if not places:
         raise UserError("no results under results/: name a results folder, or run an experiment")
     stored = record.read_records(places)
@@ -28,7 +30,7 @@ def leaderboard(folders: Sequence[Path], form: str, rank_by: str | None) -> None
     if isinstance(shown, str):
         click.echo(shown.rstrip("\n"))
     else:
-        _console().print(shown)
+        console().print(shown)
 
 
 def models(as_json: bool) -> None:
@@ -109,7 +111,7 @@ def doctor(as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(doctors.to_json(checks), indent=2))
     else:
-        _console().print(doctors.render(checks))
+        console().print(doctors.render(checks))
     return UserError.exit_code if any(c.status == "missing" for c in checks) else 0
 
 
@@ -127,13 +129,7 @@ def _grid(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     grid = Table(*columns)
     for row in rows:
         grid.add_row(*map(str, row))
-    _console().print(grid)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 120)
+    console().print(grid)
 
 
 def _yes(value: object) -> str:

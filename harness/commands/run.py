@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from harness import config, suite_versions, table
 from harness.child import command
+from harness.console import console
 from harness.errors import UserError
 from harness.manager import plugins
 from harness.plan import Plan, Settings, is_recorded, make_plan
@@ -49,7 +49,7 @@ def carry_out(experiment: config.Experiment, asked: Asked, executor: str, batch:
     where = plugins().executors.get(executor)
     screen = progress(json=asked.as_json)
     with screen:
-        plan = _plan(experiment, asked, screen)
+        plan = plan_of(experiment, asked, screen)
         out = asked.out or Path("results") / plan.experiment
         _tell_of_changes(plan, out)
         _check_writable(plan, out)
@@ -66,7 +66,7 @@ def show_plan(asked: Asked, rows: int) -> None:
         raise UserError("--show-tokens prints text: leave out --json")
     experiment = _load(asked)
     with progress(json=asked.as_json) as screen:
-        plan = _plan(experiment, asked, screen)
+        plan = plan_of(experiment, asked, screen)
     out = asked.out or Path("results") / plan.experiment
     _tell_of_changes(plan, out)
     cells = [_described(cell, is_recorded(out, cell)) for cell in plan.cells]
@@ -86,7 +86,8 @@ def _load(asked: Asked) -> config.Experiment:
     return config.load_experiment(file, asked.overrides, untrained)
 
 
-def _plan(experiment: config.Experiment, asked: Asked, screen: Any) -> Plan:
+def plan_of(experiment: config.Experiment, asked: Asked, screen: Any) -> Plan:
+    """An experiment's cells, with every name resolved."""
     for folder in asked.folders:
         if not folder.is_dir():
             raise UserError(f"--suites {folder}: no such folder")
@@ -125,9 +126,7 @@ def _show(plan: Plan, outcome: Outcome, out: Path, as_json: bool) -> None:
     if as_json:
         click.echo(table.render(outcome.board, "json"))
         return
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 120).print(table.render(outcome.board))
+    console().print(table.render(outcome.board))
     if not outcome.ran:
         click.echo(f"Nothing to do: all {len(outcome.skipped)} cells are recorded in {out}.")
     else:
@@ -160,7 +159,6 @@ def _described(cell: Any, recorded: bool) -> dict[str, Any]:
 
 
 def _print_cells(cells: Sequence[dict[str, Any]], out: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     grid = Table("cell", "method", "seed", "steps", "precision", "suites", "recorded")
@@ -174,7 +172,7 @@ def _print_cells(cells: Sequence[dict[str, Any]], out: Path) -> None:
             ", ".join(cell["suites"]),
             "yes" if cell["recorded"] else "no",
         )
-    Console(width=None if sys.stdout.isatty() else 120).print(grid)
+    console().print(grid)
     click.echo(f"{sum(not cell['recorded'] for cell in cells)} cells to run into {out}.")
 
 

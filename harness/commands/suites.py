@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+
+from harness.console import console
 
 ROWS = 12
 """Rows of the table: three of each source or task can be many."""
@@ -50,7 +51,7 @@ def check(file: Path, model: str | None, mirror: Path | None, as_json: bool) -> 
     if as_json:
         click.echo(json.dumps(suite_check.try_out(suite, base), indent=2))
         return
-    with _console(stderr=True).status("running the first samples"):
+    with console(stderr=True).status("running the first samples"):
         told = suite_check.try_out(suite, base)
     show(told)
 
@@ -67,7 +68,7 @@ def show(told: Mapping[str, Any]) -> None:
     click.echo(f"metrics  {', '.join(told['suite'] + '.' + name for name in told['metrics'])}")
     _print_prompt(told["prompt"], tiny)
     click.echo(f"\nFirst samples on {_model(told['model'], tiny)}:")
-    _console().print(_table(told["rows"][:ROWS]))
+    console().print(_table(told["rows"][:ROWS]))
     if len(told["rows"]) > ROWS:
         click.echo(f"and {len(told['rows']) - ROWS} more rows: see --json")
     for warning in told["warnings"]:
@@ -121,10 +122,3 @@ def _short(value: Any) -> str:
 
 def _score(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
-
-
-def _console(*, stderr: bool = False) -> Any:
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 120)

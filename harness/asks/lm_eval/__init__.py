@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.asks import Question
 from harness.asks.lm_eval import rows
-from harness.asks.lm_eval.tasks import check, counts, data_hash, load_tasks
+from harness.asks.lm_eval.tasks import check, counts, data_hash, load_tasks, picked
 from harness.suite import Suite
 from harness.types import SuiteResult
 
@@ -32,16 +32,19 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
 
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     tasks = load_tasks(suite)
-    asked = counts(suite, tasks)
+    asked = picked(suite, tasks)
     lm = shared_prefix_lm(tools.model, tools.progress)
     result = lm_eval.evaluate(
         lm=lm,
-        task_dict=tasks,
-        samples={name: list(range(count)) for name, count in asked.items()},
+        # a task of which nothing is asked would be asked whole
+        task_dict={"tasks": {name: tasks["tasks"][name] for name in asked}, "groups": {}}
+        if suite.picked
+        else tasks,
+        samples=asked,
         bootstrap_iters=0,
         apply_chat_template=bool(suite["apply_chat_template"]),
     )
-    found = rows.collect(result["samples"], tasks)
+    found = rows.collect(result["samples"], tasks, suite["cluster"])
     shots = {name: task.config.num_fewshot or 0 for name, task in tasks["tasks"].items()}
     return SuiteResult(
         rows=found.rows,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.asks import cluster
 from harness.asks.lm_eval.tasks import groups
 from harness.types import Metric
 
@@ -26,14 +27,17 @@ class Collected:
     metrics: list[Metric] = field(default_factory=list)
 
 
-def collect(samples: Mapping[str, Samples], tasks: Any) -> Collected:
-    """A row per question; each task's metrics, each group's micro and macro average, `retained`."""
+def collect(samples: Mapping[str, Samples], tasks: Any, clusters: str | None = None) -> Collected:
+    """A row per question; each task's metrics, each group's micro and macro average, `retained`.
+
+    `clusters` names the column of a question that says what it hangs together with.
+    """
     above_of = groups(tasks)
     out = Collected()
     for task, every in samples.items():
         better = tasks["tasks"][task].higher_is_better()
         inside = [group for group, members in above_of.items() if task in members]
-        rows, metrics = _task(task, every, better, inside)
+        rows, metrics = _task(task, every, better, inside, clusters)
         out.rows += rows
         out.metrics += metrics
     above = [metric for name, members in above_of.items() for metric in _group(name, members)]
@@ -44,7 +48,11 @@ def collect(samples: Mapping[str, Samples], tasks: Any) -> Collected:
 
 
 def _task(
-    task: str, every: Samples, better: Mapping[str, bool], groups: Sequence[str]
+    task: str,
+    every: Samples,
+    better: Mapping[str, bool],
+    groups: Sequence[str],
+    clusters: str | None,
 ) -> tuple[list[dict[str, Any]], list[Metric]]:
     """A task's rows and metrics; the headline has the task's name alone (`forgetting.arc_easy`).
 
@@ -52,7 +60,7 @@ def _task(
     metrics of the others have the filter's name after theirs.
     """
     first = every[0]["filter"]
-    rows = _rows(task, [sample for sample in every if sample["filter"] == first])
+    rows = _rows(task, [sample for sample in every if sample["filter"] == first], clusters)
     metrics = []
     for sample_filter in dict.fromkeys(sample["filter"] for sample in every):
         same = [sample for sample in every if sample["filter"] == sample_filter]
@@ -90,7 +98,7 @@ def _group(name: str, members: set[str]) -> list[Metric]:
     return [micro, macro] if len(members) > 1 else [micro]
 
 
-def _rows(task: str, samples: Samples) -> list[dict[str, Any]]:
+def _rows(task: str, samples: Samples, clusters: str | None) -> list[dict[str, Any]]:
     """Sample rows without scores; a question that a task has twice gets two ids."""
     met: Counter[str] = Counter()
     rows = []
@@ -102,6 +110,7 @@ def _rows(task: str, samples: Samples) -> list[dict[str, Any]]:
             {
                 "id": f"{task}/{key[:16]}{number}",
                 "group": task,
+                **cluster(clusters, {"group": task, **sample["doc"]}, f"task {task}"),
                 "doc_hash": key,
                 "prompt": sample["arguments"][0][0],
                 "reference": sample["target"],

@@ -125,6 +125,15 @@ def groups(tasks: Any) -> dict[str, set[str]]:
     }
 
 
+def picked(suite: Suite, tasks: Any) -> dict[str, list[int]]:
+    """The questions that each task is asked; a task of which none is asked is left out."""
+    every = [(task, i) for task, count in counts(suite, tasks).items() for i in range(count)]
+    asked: dict[str, list[int]] = {}
+    for task, number in suite.pick(every):
+        asked.setdefault(task, []).append(number)
+    return asked
+
+
 def counts(suite: Suite, tasks: Any) -> dict[str, int]:
     """How many of its questions each task is asked, the first ones.
 

@@ -1,0 +1,105 @@
+"""`harness compare`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness import compare, compare_table, leaderboard, record, sides
+from harness.console import console
+from harness.errors import UserError
+from harness.groups import grouped
+from harness.sides import Side
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says."""
+
+    names: Sequence[str]
+    against: str | None
+    folders: Sequence[Path]
+    only: Sequence[str]
+    confidence: float
+    shown: int
+    as_json: bool
+
+
+def results(folders: Sequence[Path]) -> list[Path]:
+    """The results folders to find names in: those given, or all under results/."""
+    return list(folders) or sorted(cells.parent for cells in Path("results").glob("*/cells"))
+
+
+def run(asked: Asked) -> None:
+    """Print the comparison."""
+    folders = results(asked.folders)
+    if len(asked.names) == 2 and asked.against is None:
+        told = _pair(asked, *(sides.find(name, folders) for name in asked.names))
+        shown = compare_table.pair(told)
+    else:
+        told = _several(asked, folders)
+        shown = compare_table.several(told)
+    if asked.as_json:
+        click.echo(json.dumps(record.plain(told), indent=2, ensure_ascii=False))
+    else:
+        console().print(shown)
+
+
+def _pair(asked: Asked, candidate: Side, baseline: Side) -> dict[str, Any]:
+    return compare.compare(
+        candidate,
+        baseline,
+        only=asked.only,
+        confidence=asked.confidence,
+        shown=asked.shown,
+    )
+
+
+def _several(asked: Asked, folders: Sequence[Path]) -> dict[str, Any]:
+    rows = [side for name in asked.names for side in _rows(name, folders)]
+    against = asked.against or sides.BASE
+    told = []
+    for side in rows:
+        if against == sides.BASE and sides.is_base(side):
+            continue
+        other = sides.baseline(against, side, folders)
+        if other.group.cells != side.group.cells:
+            told.append(_pair(asked, side, other))
+    if not told:
+        raise UserError(f"nothing to compare with {against}: name rows, or a folder of several")
+    cells = {cell["id"]: cell for side in rows for cell in side.group.cells}
+    stored = {one.id: one for side in rows for one in side.stored}
+    board = leaderboard.build(list(cells.values()), read_rows=record.rows_reader(stored.values()))
+    return {
+        "schema": compare.SCHEMA,
+        "against": against,
+        "rows": [{k: v for k, v in one.items() if k != "samples"} for one in told],
+        "ranked_by": board["ranked_by"],
+        "groups": _tied_groups(board["rows"]),
+    }
+
+
+def _rows(name: str, folders: Sequence[Path]) -> list[Side]:
+    """One row, or all of a results folder."""
+    if not (Path(name) / "cells").is_dir():
+        return [sides.find(name, folders)]
+    stored = record.read_records([Path(name)])
+    return [Side(group, stored) for group in grouped(one.data for one in stored)]
+
+
+def _tied_groups(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in order of rank; each group holds those that are tied with its first."""
+    groups: list[dict[str, Any]] = []
+    first: dict[str, Any] = {}
+    for row in (row for row in rows if row["rank"] is not None):
+        if groups and row["label"] in first["tied_with"]:
+            groups[-1]["rows"].append(row["label"])
+        else:
+            first = row
+            groups.append({"rank": row["rank"], "rows": [row["label"]]})
+    return groups

@@ -1,0 +1,135 @@
+"""`harness gate`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness import child, comparable, gate, gate_reports, policy, record, sides, until_decided
+from harness.commands import eval as eval_
+from harness.commands.compare import results
+from harness.errors import HarnessError, NotComparable, UserError
+from harness.plan import Cell
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says."""
+
+    candidate: str
+    baseline: str
+    policy: Path | None
+    folders: Sequence[Path]
+    junit: Path | None
+    summary: Path | None
+    as_json: bool
+    until_decided: bool = False
+    measuring: Mapping[str, Any] = field(default_factory=dict)
+    """For --until-decided: how CANDIDATE, a model, is opened and asked."""
+
+
+def run(asked: Asked) -> int:
+    """Decide and report; the exit code."""
+    rules = policy.load(asked.policy) if asked.policy else None
+    folders = results(asked.folders)
+    if asked.until_decided:
+        return report(_measured(asked, rules, folders), asked)
+    given = [f"--{name.replace('_', '-')}" for name, value in asked.measuring.items() if value]
+    if given:
+        raise UserError(f"{given[0]} is for --until-decided, where CANDIDATE is a model")
+    candidate = sides.find(asked.candidate, folders)
+    baseline = sides.baseline(asked.baseline, candidate, folders)
+    return report(gate.decide(candidate, baseline, rules), asked)
+
+
+def report(decision: gate.Decision, asked: Asked) -> int:
+    """Print the decision, write what was asked for; the exit code."""
+    if asked.junit:
+        _write(asked.junit, gate_reports.junit(decision), "--junit")
+    if asked.summary:
+        _write(asked.summary, gate_reports.markdown(decision), "--summary")
+    if github := os.environ.get("GITHUB_STEP_SUMMARY"):
+        _append(Path(github), gate_reports.markdown(decision))
+    if asked.as_json:
+        click.echo(json.dumps(record.plain(decision.to_json()), indent=2, ensure_ascii=False))
+        return decision.exit_code
+    for line in gate_reports.lines(decision):
+        click.echo(line)
+    for warning in decision.warnings:
+        click.echo(f"Note: {warning}", err=True)
+    return decision.exit_code
+
+
+def _measured(asked: Asked, rules: policy.Loaded | None, folders: list[Path]) -> gate.Decision:
+    """The decision on a model that is measured only as far as it takes."""
+    baseline = sides.find(asked.baseline, folders)
+    _, checks = until_decided.checks_of(rules, baseline)
+    cell = _cell(asked, list(dict.fromkeys(check.suite for check in checks)))
+    for suite in cell.suites:
+        if suite["judge"]:
+            raise UserError(f"suite '{suite.name}' has a judge: leave --until-decided out")
+        comparable.check_planned(suite, asked.candidate, baseline.group)
+    task = until_decided.Task(cell, asked.baseline, folders, asked.policy, asked.measuring["batch"])
+    return _child(task)
+
+
+def _cell(asked: Asked, suites: list[str]) -> Cell:
+    """The cell that `harness eval` would measure."""
+    measuring = asked.measuring
+    given = eval_.Given(
+        model=asked.candidate,
+        adapter=measuring["adapter"],
+        load_in_4bit=measuring["load_in_4bit"],
+        base=None,
+        label=None,
+        suites=suites,
+        folders=measuring["suites"],
+        out=None,
+        limit=measuring["limit"],
+        mirror=measuring["mirror"],
+        precision=measuring["precision"] or "auto",
+        template=None,
+        as_json=True,
+    )
+    return eval_.planned(given).cells[-1]
+
+
+def _child(task: until_decided.Task) -> gate.Decision:
+    """Run the task in a child process and tell of its looks."""
+    from pydantic import TypeAdapter
+
+    told: Mapping[str, Any] = {}
+    for told in child.events("harness.until_decided", TypeAdapter(type(task)).dump_json(task)):
+        if "look" in told:
+            click.echo(_look(told["look"]), err=True)
+    if "error" in told:
+        errors = {NotComparable.exit_code: NotComparable, UserError.exit_code: UserError}
+        raise errors.get(told["exit_code"], HarnessError)(told["error"])
+    return TypeAdapter(gate.Decision).validate_python(told["decision"])
+
+
+def _look(look: Mapping[str, Any]) -> str:
+    samples = [f"{n} of {look['of'][suite]} of {suite}" for suite, n in look["samples"].items()]
+    return f"{', '.join(samples)}: {look['decided']} of {look['rules']} rules decided"
+
+
+def _write(file: Path, text: str, option: str) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(file, text)
+    except OSError as error:
+        raise UserError(f"{option} {file}: {error.strerror}; name a file to write") from None
+
+
+def _append(file: Path, text: str) -> None:
+    try:
+        with file.open("a", encoding="utf-8") as out:
+            out.write(text + "\n")
+    except OSError as error:
+        raise UserError(f"GITHUB_STEP_SUMMARY {file}: {error.strerror}") from None

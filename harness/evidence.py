@@ -1,0 +1,198 @@
+"""The paired evidence on one metric of two sides: what `compare` and `gate` judge by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from harness import comparable, stats, summary
+from harness.groups import Cell, Group, ReadRows, metrics
+from harness.stats import resampling, shares
+
+DRAWS = 10_000
+"""Of each bootstrap: the smallest p is 0.0002, which leaves room for Holm over 250 rules."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """An interval, and the p of the limit that it is held against."""
+
+    value: float
+    ci_low: float
+    ci_high: float
+    p: float
+    """Two-sided, of the value being at the limit."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One metric on the samples that both sides answered."""
+
+    name: str
+    """`suite.metric`"""
+    kind: stats.Kind
+    higher_is_better: bool
+    a: summary.Pooled
+    """The candidate's."""
+    b: summary.Pooled
+    """The baseline's."""
+    confidence: float
+
+    @property
+    def n(self) -> int:
+        """Samples."""
+        return len(self.a.ids)
+
+    @property
+    def _closed(self) -> bool:
+        """Whether shares of single runs are compared in closed form."""
+        single = len(self.a.scores) == len(self.b.scores) == 1
+        return self.kind == "share" and single and self.a.clusters is None
+
+    @cached_property
+    def _boots(self) -> tuple[stats.Bootstrap, stats.Bootstrap]:
+        sides = [(self.a.scores, self.a.per), (self.b.scores, self.b.per)]
+        a, b = stats.bootstrap(self.kind, sides, clusters=self.a.clusters, draws=DRAWS)
+        return a, b
+
+    @cached_property
+    def value(self) -> float:
+        """The candidate's figure."""
+        return self._figure(self.a)
+
+    @cached_property
+    def baseline(self) -> float:
+        """The baseline's figure."""
+        return self._figure(self.b)
+
+    def _figure(self, side: summary.Pooled) -> float:
+        return stats.figure(self.kind, side.scores, side.per)
+
+    def change(self, limit: float = 0.0) -> Limits:
+        """candidate - baseline, against `limit`."""
+        if self._closed:
+            return self._change_of_shares(limit)
+        return _held(resampling.difference(*self._boots), limit, self.confidence)
+
+    def relative_change(self, limit: float = 0.0) -> Limits:
+        """candidate / baseline - 1, against `limit`; NaN where the baseline is not above zero."""
+        a, b = self._boots
+        if b.value <= 0 or not (b.replicates > 0).all():
+            return Limits(math.nan, math.nan, math.nan, math.nan)
+        return _held(resampling.relative(a, b), limit, self.confidence)
+
+    def alone(self, limit: float) -> Limits:
+        """The candidate's own figure, against `limit`."""
+        if self.kind == "share" and len(self.a.scores) == 1 and self.a.clusters is None:
+            hits = sum(self.a.scores[0])
+            low, high = stats.wilson(hits, self.n, self.confidence)
+            return Limits(hits / self.n, low, high, shares.score_p(hits, self.n, limit))
+        return _held(self._boots[0], limit, self.confidence)
+
+    def _change_of_shares(self, limit: float) -> Limits:
+        a, b = self.a.scores[0], self.b.scores[0]
+        found = stats.paired_shares(a, b, self.confidence)
+        p = found.p if limit == 0 else shares.tango_p(a, b, limit)
+        return Limits(found.delta, found.ci_low, found.ci_high, p)
+
+
+def _held(boot: stats.Bootstrap, limit: float, confidence: float) -> Limits:
+    low, high = resampling.interval(boot, confidence)
+    p = resampling.p_value(resampling.shifted(boot, -limit))
+    return Limits(boot.value, low, high, p)
+
+
+class Pairs:
+    """The evidence on metrics of two sides, each sample file read once."""
+
+    def __init__(
+        self,
+        candidate: Group,
+        baseline: Group,
+        by_id: Mapping[str, Cell],
+        read_rows: ReadRows,
+        confidence: float,
+    ) -> None:
+        self.candidate, self.baseline = candidate, baseline
+        self._by_id, self._read_rows = by_id, read_rows
+        self._confidence = confidence
+
+    def against(self, other: Group) -> Pairs:
+        """The same candidate against another baseline."""
+        return Pairs(self.candidate, other, self._by_id, self._read_rows, self._confidence)
+
+    def shared(self) -> dict[str, Mapping[str, Any]]:
+        """`suite.metric` -> the metric as the candidate's record has it, where both have it."""
+        theirs = set(self.baseline.metric_names())
+        return {
+            f"{suite}.{metric}": self._told(suite, metric)
+            for suite, metric in self.candidate.metric_names()
+            if (suite, metric) in theirs
+        }
+
+    def headlines(self) -> dict[str, Mapping[str, Any]]:
+        """The first metric of each suite that both have."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for name, metric in self.shared().items():
+            if not any(known.split(".")[0] == name.split(".")[0] for known in found):
+                found[name] = metric
+        return found
+
+    def on(self, name: str, where: Mapping[str, str] | None = None) -> Evidence | None:
+        """The evidence on `suite.metric`, of the samples `where` alone; None where it is of none.
+
+        Raises NotComparable where the sides did not answer the same samples of the same suite.
+        """
+        suite, _, metric = name.partition(".")
+        comparable.check_suite(suite, self.candidate, self.baseline)
+        told = self._told(suite, metric)
+        how = _narrowed(told["estimator"], where or {})
+        own = self._tables(self.candidate, suite, metric, how)
+        other = self._tables(self.baseline, suite, metric, how)
+        a, b = summary.pool(own), summary.pool(other)
+        comparable.check_samples(suite, a.ids, b.ids)
+        if not a.ids or (how["kind"] == "exp_ratio" and not self._same_tokens()):
+            return None
+        return Evidence(
+            name,
+            summary.figure(how),
+            told["higher_is_better"],
+            a,
+            b,
+            self._confidence,
+        )
+
+    def rows(self, group: Group, suite: str, metric: str) -> list[summary.Rows]:
+        """The sample rows of each seed."""
+        return [self._read_rows(cell, suite) for cell in group.having(suite, metric)]
+
+    def _told(self, suite: str, metric: str) -> Mapping[str, Any]:
+        cell = self.candidate.having(suite, metric)[0]
+        found: Mapping[str, Any] = metrics(cell, suite)[metric]
+        return found
+
+    def _tables(
+        self, group: Group, suite: str, metric: str, how: Mapping[str, Any]
+    ) -> Sequence[summary.Scored]:
+        # what is retained is counted on what the candidate's base has right, on both sides
+        bases = (
+            [
+                self._read_rows(base, suite)
+                for base in self.candidate.bases(suite, metric, self._by_id)
+            ]
+            if how["kind"] == "retained"
+            else []
+        )
+        return summary.tables(how, self.rows(group, suite, metric), bases)
+
+    def _same_tokens(self) -> bool:
+        return self.candidate.tokenizer == self.baseline.tokenizer
+
+
+def _narrowed(how: Mapping[str, Any], where: Mapping[str, str]) -> Mapping[str, Any]:
+    own = how["where"]
+    mine = {"group": own} if isinstance(own, str) else own or {}
+    return {**how, "where": {**mine, **where}} if where else how

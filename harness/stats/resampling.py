@@ -1,0 +1,376 @@
+"""Figures and paired differences by the bootstrap.
+
+All resampling is the nonparametric bootstrap over samples (Efron & Tibshirani, An Introduction
+to the Bootstrap, 1993, ch. 13): samples are drawn with replacement, and every figure is computed
+anew from what was drawn. Ratios (perplexity) resample numerator and denominator together. Both
+sides of a difference see the same draw, so whatever makes a sample hard for both cancels out.
+Where samples come in clusters, whole clusters are drawn. Draws depend on (number of samples or
+clusters, draws, seed) alone.
+
+Percentile intervals are too narrow for few samples. An interval here is the wider, at each end, of
+two that are mended: the expanded percentile interval (Hesterberg, What teachers should know about
+the bootstrap, The American Statistician 69, 2015, sec. 4.3) and the t interval with the
+bootstrap's standard error. p is the larger of the two that belong to them.
+
+Scores may be one row per seed, `(seeds, samples)`: the figure is then the mean of the seeds'
+figures on the same samples, and seeds are a second level: their spread is in the interval, with
+degrees of freedom after Satterthwaite (Biometrics Bulletin 2, 1946). One seed tells nothing of it.
+
+One sample (or cluster) has no interval (NaN).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from harness.stats.means import t_quantile, t_two_sided
+from harness.stats.shares import paired_shares, wilson
+
+Kind = Literal["mean", "share", "ratio", "exp_ratio"]
+Floats = NDArray[np.float64]
+Side = tuple[ArrayLike, "ArrayLike | None"]
+
+_CELLS_PER_CHUNK = 2_000_000  # of the weight matrix: 16 MB at a time
+_CELLS_KEPT = 32_000_000  # a byte each
+_MANY = 4000
+"""Units above which their counts in a draw are taken as independent (Poisson)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its standard error and interval; `n` samples."""
+
+    value: float
+    stderr: float
+    ci_low: float
+    ci_high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference a - b over `n` samples; `p` is two-sided and agrees with the interval."""
+
+    delta: float
+    ci_low: float
+    ci_high: float
+    p: float
+    n: int
+    p_exact: float | None = None
+    """Exact McNemar p where both sides are single runs of a `share`, else None."""
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """A figure and its bootstrap replicates, shape `(draws,)`."""
+
+    value: float
+    replicates: Floats
+    n: int
+    units: int
+    """What was drawn: samples, or clusters of them."""
+    between_seeds: tuple[tuple[float, int], ...] = ()
+    """(variance of the mean over seeds, degrees of freedom), for each side with several seeds."""
+
+
+def estimate(
+    kind: Kind,
+    scores: ArrayLike,
+    per: ArrayLike | None = None,
+    *,
+    clusters: Sequence[object] | None = None,
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """A figure of kind `kind` (see `types.Metric`) from per-sample scores.
+
+    `scores` and `per` have shape `(samples,)` or `(seeds, samples)`; `clusters` names each
+    sample's. A `share` of one run without clusters gets a Wilson interval, everything else a
+    bootstrap. Raises ValueError on an empty or non-finite array, on a share that is not 0 or 1,
+    and where `per` is missing or sums to zero.
+    """
+    top, _ = _checked(kind, scores, per)
+    if kind == "share" and len(top) == 1 and clusters is None:
+        return _share(top[0], confidence)
+    [boot] = bootstrap(kind, [(scores, per)], clusters=clusters, draws=draws, seed=seed)
+    # a perplexity is symmetric, if anywhere, as a logarithm, and never below zero
+    bounds = _through_log if kind == "exp_ratio" else interval
+    low, high = bounds(boot, confidence)
+    stderr = float(boot.replicates.std(ddof=1)) if boot.units > 1 else math.nan
+    return Estimate(boot.value, stderr, low, high, boot.n)
+
+
+def figure(kind: Kind, scores: ArrayLike, per: ArrayLike | None = None) -> float:
+    """The figure alone; shapes and errors as for `estimate`."""
+    top, bottom = _checked(kind, scores, per)
+    sums = np.concatenate([top, bottom]).sum(axis=1)
+    return float(_figures(kind, sums[None])[0].mean())
+
+
+def paired(
+    kind: Kind,
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    per_a: ArrayLike | None = None,
+    per_b: ArrayLike | None = None,
+    *,
+    clusters: Sequence[object] | None = None,
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Difference:
+    """The difference a - b on the same samples in the same order.
+
+    Shapes and errors as for `estimate`; the sides may have different numbers of seeds, but not of
+    samples (ValueError). Single runs of a `share` without clusters: `shares.paired_shares`;
+    everything else a paired bootstrap.
+    """
+    if kind == "share":
+        (top_a, _), (top_b, _) = _checked(kind, scores_a, None), _checked(kind, scores_b, None)
+        if len(top_a) == len(top_b) == 1 and clusters is None and top_a.shape == top_b.shape:
+            found = paired_shares(top_a[0], top_b[0], confidence)
+            n = top_a.shape[1]
+            return Difference(found.delta, found.ci_low, found.ci_high, found.p, n, found.p)
+    sides: list[Side] = [(scores_a, per_a), (scores_b, per_b)]
+    a, b = bootstrap(kind, sides, clusters=clusters, draws=draws, seed=seed)
+    return subtract(a, b, confidence=confidence)
+
+
+def bootstrap(
+    kind: Kind,
+    sides: Sequence[Side],
+    *,
+    clusters: Sequence[object] | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> list[Bootstrap]:
+    """Replicates of a figure for each `(scores, per)` in `sides`, all from the same draws.
+
+    Raises ValueError as `estimate` does, and where the sides differ in their number of samples.
+    """
+    parts = [_checked(kind, scores, per) for scores, per in sides]
+    if len({top.shape[1] for top, _ in parts}) != 1:
+        counts = [top.shape[1] for top, _ in parts]
+        raise ValueError(f"sides must have the same samples, got {counts} of them")
+    n = parts[0][0].shape[1]
+    columns = np.concatenate([row for top, bottom in parts for row in (top, bottom)])
+    if clusters is not None:
+        columns = _by_cluster(columns, clusters)
+    sums = _resampled_sums(columns, draws, seed)
+    totals = columns.sum(axis=1)[None]
+    out, at = [], 0
+    for number, (top, _) in enumerate(parts):
+        part = slice(at, at + 2 * len(top))
+        of_seeds = _figures(kind, totals[:, part])[0]
+        replicates, between = _over_seeds(_figures(kind, sums[:, part]), of_seeds, seed, number)
+        value = float(of_seeds.mean())
+        out.append(Bootstrap(value, replicates, n, columns.shape[1], between))
+        at = part.stop
+    return out
+
+
+def subtract(a: Bootstrap, b: Bootstrap, *, confidence: float = 0.95) -> Difference:
+    """a - b of two bootstraps made with the same draws on the same samples."""
+    found = difference(a, b)
+    low, high = interval(found, confidence)
+    return Difference(found.value, low, high, p_value(found), found.n)
+
+
+def difference(a: Bootstrap, b: Bootstrap) -> Bootstrap:
+    """The bootstrap of a - b, of two made with the same draws on the same samples."""
+    if (a.n, a.units) != (b.n, b.units) or a.replicates.shape != b.replicates.shape:
+        raise ValueError("bootstraps of different samples or draws cannot be subtracted")
+    value, replicates = a.value - b.value, a.replicates - b.replicates
+    return Bootstrap(value, replicates, a.n, a.units, (*a.between_seeds, *b.between_seeds))
+
+
+def relative(a: Bootstrap, b: Bootstrap) -> Bootstrap:
+    """The bootstrap of a / b - 1, of two made with the same draws on the same samples."""
+    value, replicates = a.value / b.value - 1, a.replicates / b.replicates - 1
+    between = (
+        *((v / b.value**2, df) for v, df in a.between_seeds),
+        *((v * a.value**2 / b.value**4, df) for v, df in b.between_seeds),
+    )
+    return Bootstrap(value, replicates, a.n, a.units, between)
+
+
+def shifted(boot: Bootstrap, by: float) -> Bootstrap:
+    """The bootstrap of a figure plus a constant."""
+    return replace(boot, value=boot.value + by, replicates=boot.replicates + by)
+
+
+def interval(boot: Bootstrap, confidence: float) -> tuple[float, float]:
+    """The wider, at each end, of the expanded percentile and the t interval; NaN for one unit."""
+    if boot.units < 2:
+        return math.nan, math.nan
+    stretch = math.sqrt(boot.units / (boot.units - 1))
+    t = t_quantile((1 + confidence) / 2, _degrees(boot))
+    tail = NormalDist().cdf(-t * stretch)
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(boot.replicates, [tail, 1 - tail])
+    half = t * stretch * float(boot.replicates.std(ddof=1))
+    return min(float(low), boot.value - half), max(float(high), boot.value + half)
+
+
+def _through_log(boot: Bootstrap, confidence: float) -> tuple[float, float]:
+    if boot.units < 2:
+        return math.nan, math.nan
+    logs = replace(
+        boot,
+        value=math.log(boot.value),
+        replicates=np.log(boot.replicates),
+        between_seeds=tuple((v / boot.value**2, df) for v, df in boot.between_seeds),
+    )
+    with np.errstate(over="ignore"):
+        low, high = np.exp(interval(logs, confidence))
+    return float(low), float(high)
+
+
+def p_value(boot: Bootstrap) -> float:
+    """Two-sided p of the figure being zero: the larger of the two that the interval stands on.
+
+    The share of replicates beyond zero counts one more, so that p is never zero (Davison &
+    Hinkley, Bootstrap Methods and their Application, 1997, eq. 4.11); where none is beyond, the
+    draws can tell no more than that.
+    """
+    if boot.units < 2:
+        return math.nan
+    replicates = boot.replicates
+    beyond = min(int((replicates <= 0).sum()), int((replicates >= 0).sum()))
+    tail = (beyond + 1) / (len(replicates) + 1)
+    if tail >= 0.5:
+        return 1.0
+    stretch, df = math.sqrt(boot.units / (boot.units - 1)), _degrees(boot)
+    stderr = stretch * float(replicates.std(ddof=1))
+    by_t = t_two_sided(boot.value / stderr, df) if stderr else 0.0
+    by_share = t_two_sided(NormalDist().inv_cdf(tail) / stretch, df) if beyond else 2 * tail
+    return max(by_t, by_share)
+
+
+def _degrees(boot: Bootstrap) -> float:
+    """Degrees of freedom of its standard error, after Satterthwaite where seeds are a level."""
+    seeds = sum(variance for variance, _ in boot.between_seeds)
+    total = float(boot.replicates.var(ddof=1))
+    samples = max(0.0, total - seeds)
+    parts = [(samples, boot.units - 1), *boot.between_seeds]
+    below = sum(variance**2 / df for variance, df in parts)
+    whole = samples + seeds
+    return whole**2 / below if below > 0 and whole > 0 else boot.units - 1
+
+
+def _share(scores: Floats, confidence: float) -> Estimate:
+    n = len(scores)
+    value = float(scores.mean())
+    low, high = wilson(float(scores.sum()), n, confidence)
+    return Estimate(value, math.sqrt(value * (1 - value) / n), low, high, n)
+
+
+def _checked(kind: Kind, scores: ArrayLike, per: ArrayLike | None) -> tuple[Floats, Floats]:
+    """Scores and denominators, each `(seeds, samples)`; a mean's denominators are ones."""
+    top = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    if top.ndim != 2 or top.size == 0:
+        raise ValueError(f"scores must be (samples,) or (seeds, samples), got {np.shape(scores)}")
+    if kind in ("mean", "share"):
+        bottom = np.ones_like(top)
+    elif per is None:
+        raise ValueError(f"a {kind} needs `per`")
+    else:
+        bottom = np.atleast_2d(np.asarray(per, dtype=np.float64))
+    if bottom.shape != top.shape:
+        raise ValueError(f"scores {top.shape} and per {bottom.shape} differ in shape")
+    if not (np.isfinite(top).all() and np.isfinite(bottom).all()):
+        raise ValueError("scores must be finite: drop NaN and infinity first")
+    if kind == "share" and not np.isin(top, (0.0, 1.0)).all():
+        raise ValueError("a share needs scores that are 0 or 1; use kind 'mean'")
+    if (bottom < 0).any() or (bottom.sum(axis=1) == 0).any():
+        raise ValueError("`per` must not be negative and must not sum to zero")
+    return top, bottom
+
+
+def _by_cluster(columns: Floats, clusters: Sequence[object]) -> Floats:
+    """Sums over each cluster: `(columns, samples)` -> `(columns, clusters)`."""
+    if len(clusters) != columns.shape[1]:
+        raise ValueError(f"{len(clusters)} clusters named for {columns.shape[1]} samples")
+    names = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+    inverse = np.fromiter((names[name] for name in clusters), int, len(clusters))
+    return np.stack([np.bincount(inverse, weights=column) for column in columns])
+
+
+def _resampled_sums(columns: Floats, draws: int, seed: int) -> Floats:
+    """Sums of each column over each bootstrap draw: `(columns, units)` -> `(draws, columns)`."""
+    units = columns.shape[1]
+    chunks = _kept if units * draws <= _CELLS_KEPT else _weights
+    sums = [part.astype(np.float64) @ columns.T for part in chunks(units, draws, seed)]
+    return np.concatenate(sums)
+
+
+@lru_cache(maxsize=4)
+def _kept(units: int, draws: int, seed: int) -> tuple[NDArray[np.uint8], ...]:
+    """The weights of a size that is asked for again: the metrics of one suite."""
+    return tuple(_weights(units, draws, seed))
+
+
+def _weights(units: int, draws: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """How often each draw holds each unit, `(part of the draws, units)`."""
+    rng = np.random.Generator(np.random.SFC64(seed))
+    chunk = max(1, _CELLS_PER_CHUNK // units)
+    for start in range(0, draws, chunk):
+        count = min(chunk, draws - start)
+        yield _poisson(rng, count, units) if units > _MANY else _multinomial(rng, count, units)
+
+
+def _multinomial(rng: np.random.Generator, count: int, units: int) -> NDArray[np.uint8]:
+    picked = rng.integers(0, units, size=(count, units), dtype=np.int32)
+    picked += np.arange(count, dtype=np.int32)[:, None] * np.int32(units)
+    held = np.bincount(picked.ravel(), minlength=count * units)
+    return held.reshape(count, units).astype(np.uint8)
+
+
+def _poisson(rng: np.random.Generator, count: int, units: int) -> NDArray[np.uint8]:
+    """Counts that are independent Poisson(1), the limit of the multinomial for many units.
+
+    Chamandy et al., Estimating uncertainty for massive data streams, Google, 2012. Several times
+    faster. Figures are ratios of sums, so the draw's size cancels out.
+    """
+    random = np.frombuffer(rng.bytes(2 * count * units), dtype=np.uint16)
+    return _poisson_table()[random].reshape(count, units)
+
+
+@lru_cache(maxsize=1)
+def _poisson_table() -> NDArray[np.uint8]:
+    """A Poisson(1) count for each of 65,536 equal steps of probability."""
+    reached = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(12)])
+    steps = (np.arange(65536) + 0.5) / 65536
+    return np.searchsorted(reached, steps).astype(np.uint8)
+
+
+def _figures(kind: Kind, sums: Floats) -> Floats:
+    """The figure of each seed from sums, numerators before denominators: `(draws, seeds)`."""
+    seeds = sums.shape[1] // 2
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        figures: Floats = sums[:, :seeds] / sums[:, seeds:]
+        return np.exp(figures) if kind == "exp_ratio" else figures
+
+
+def _over_seeds(
+    figures: Floats, of_seeds: Floats, seed: int, side: int
+) -> tuple[Floats, tuple[tuple[float, int], ...]]:
+    """Means over drawn seeds, `(draws, seeds)` -> `(draws,)`, and the variance that seeds add."""
+    draws, seeds = figures.shape
+    if seeds == 1:
+        return figures[:, 0], ()
+    rng = np.random.Generator(np.random.SFC64([seed, side, seeds]))
+    drawn = rng.multinomial(seeds, [1 / seeds] * seeds, size=draws) / seeds
+    # draws of few seeds vary too little, by (seeds - 1) / seeds
+    weights = 1 / seeds + math.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
+    variance = float(of_seeds.var(ddof=1)) / seeds
+    return (figures * weights).sum(axis=1), ((variance, seeds - 1),)
