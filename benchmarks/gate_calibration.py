@@ -4,9 +4,9 @@
     python benchmarks/gate_calibration.py simulate --out DIR --to FILE.json
 
 `measure` trains LoRA twice (two seeds), plants regressions (one adapter's weights scaled in steps),
-and measures all on 1,000 questions of ARC-Easy and 1,000 paragraphs of WikiText-2: half an hour on
-two cores. DIR is laid out as the Hub. `simulate` draws comparisons from those per-sample scores and
-puts each before the gate: a quarter of an hour. Writes FILE.json and a table beside it.
+and measures all on 500 questions of ARC-Easy and 500 paragraphs of WikiText-2: a quarter of an hour
+on two cores. --mirror is laid out as the Hub. `simulate` draws comparisons from those per-sample
+scores and puts each before the gate: another quarter. Writes FILE.json and a table beside it.
 
 No difference: scores of the two seeds, each sample's pair swapped at random, so that the true
 difference is zero while samples differ as two trainings do. Planted: right answers made wrong at a
@@ -36,10 +36,10 @@ from harness.policy import Check, Rule
 from harness.summary import Pooled
 
 SIZES = (100, 300, 1000)
-SCALES = (4, 8, 12)
+SCALES = (4, 8)
 """Factors on the trained adapter's weights."""
-TEXTS = 1000
-QUESTIONS = 1000
+TEXTS = QUESTIONS = 500
+"""The pools. Comparisons draw from them with replacement, as if they were all that can be asked."""
 EXPERIMENT = """\
 name: gate-calibration
 model: smollm2-135m

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import NotComparable
 from harness.groups import Group, identity, suites
-from harness.suite import Suite
+
+if TYPE_CHECKING:
+    from harness.suite import Suite
 
 _PACKAGES = ("finetune-harness", "torch", "transformers", "peft", "bitsandbytes", "lm_eval")
 """Libraries whose version may move a score."""

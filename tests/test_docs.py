@@ -16,7 +16,8 @@ WORKFLOW = yaml.safe_load((ROOT / "docs/gate.yml").read_text(encoding="utf-8"))
 
 
 def test_the_workflows_gate_runs_as_it_is_written(tmp_path: Path) -> None:
-    steps = {step["name"]: step["run"] for step in WORKFLOW["jobs"]["gate"]["steps"] if "run" in step}
+    every = WORKFLOW["jobs"]["gate"]["steps"]
+    steps = {step["name"]: step["run"] for step in every if "run" in step}
     assert set(steps) == {"install", "gate"}
     # the runner's checkout, with what the install step puts there
     for name in ("results", "docs"):
@@ -32,7 +33,7 @@ def test_the_workflows_gate_runs_as_it_is_written(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    told = WORKFLOW["jobs"]["gate"]["steps"][-1]["with"]["path"].split()
+    told = every[-1]["with"]["path"].split()
     assert all((tmp_path / file).is_file() for file in told)
     assert (tmp_path / "step.md").read_text().startswith("### ✅")
 

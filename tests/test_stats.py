@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from harness import stats
+from harness.stats import student
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 7), (1, 1), (3, 10), (50, 100), (399, 400), (20, 20)])
@@ -209,15 +210,29 @@ def test_the_t_interval_agrees_with_scipy() -> None:
     assert all(map(math.isnan, stats.t_interval([1.0])))
 
 
+def test_students_t_and_beta_agree_with_scipy() -> None:
+    from scipy import special
+
+    for df in (1, 2.5, 11, 99, 1e4):
+        for p in (1e-6, 0.025, 0.3, 0.5, 0.9, 0.975, 1 - 1e-9):
+            expected = special.stdtrit(df, p)
+            assert student.t_quantile(p, df) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+        for t in (-3.0, 0.0, 1e-9, 0.7, 4.0, 60.0):
+            expected = 2 * special.stdtr(df, -abs(t))
+            assert student.t_two_sided(t, df) == pytest.approx(expected, rel=1e-9)
+    for a, b in ((0.5, 0.5), (1, 30), (400, 1.0), (5000, 9000)):
+        for p in (1e-9, 0.025, 0.6, 0.975):
+            expected = special.betaincinv(a, b, p)
+            assert student.beta_quantile(p, a, b) == pytest.approx(expected, rel=1e-8)
+
+
 def test_holm_agrees_with_statsmodels() -> None:
     from statsmodels.stats.multitest import multipletests
 
     rng = np.random.default_rng(2)
     for n in (1, 2, 7, 40):
         p = rng.random(n) ** 3
-        assert stats.holm(p.tolist()) == pytest.approx(
-            multipletests(p, method="holm")[1], abs=1e-9
-        )
+        assert stats.holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-9)
     assert stats.holm([]) == []
 
 

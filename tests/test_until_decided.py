@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from test_gate import PARTS, policy_file, rows, write
 
-from harness import policy, sides, until_decided
+from harness import policy, sides
 from harness.errors import ConfigError, NotComparable
 from harness.suite import Suite
 from harness.summary import Rows
@@ -115,11 +115,13 @@ def test_other_questions_than_the_baselines_are_refused(out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, harness: Callable[..., Any]) -> Path:
+def measured(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, harness: Callable[..., Any]
+) -> Path:
     """A folder with a suite of 100 texts, and the records of the tiny model on it and on tasks."""
     folder = tmp_path_factory.mktemp("measured")
-    lines = [json.dumps({"text": f"The {i}th lamp is {'red' if i % 3 else 'blue'}."} ) for i in range(100)]
-    (folder / "lamps.jsonl").write_text("\n".join(lines))
+    texts = [f"The {i}th lamp is {'red' if i % 3 else 'blue'}." for i in range(100)]
+    (folder / "lamps.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts))
     suite = {"name": "lamps", "version": 1, "ask": "perplexity", "data": "lamps.jsonl"}
     (folder / "lamps.yaml").write_text(yaml.safe_dump(suite))
     ran = harness(
@@ -133,10 +135,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, harness
 def test_a_model_is_measured_block_by_block(
     measured: Path, tiny_model: Path, harness: Callable[..., Any]
 ) -> None:
-    ran = gate_of(
-        harness, measured, tiny_model,
-        "{metric: lamps.perplexity, max_increase: 5%}, {metric: forgetting.mmlu_dev, max_drop: 0.2}",
-    )  # fmt: skip
+    texts = "{metric: lamps.perplexity, max_increase: 5%}"
+    tasks = "{metric: forgetting.mmlu_dev, max_drop: 0.2}"
+    ran = gate_of(harness, measured, tiny_model, f"{texts}, {tasks}")
     assert ran.code == 0, ran.stderr
     told = json.loads(ran.stdout)
     assert told["verdict"] == "pass"
@@ -178,9 +179,9 @@ def gate_of(
 
 
 def spoil(source: Path, target: Path) -> None:
-    """The same model with its last norm ten times as large: far too sure of itself."""
+    """The same model with its last norm a hundred times as large: far too sure of itself."""
     shutil.copytree(source, target)
     (file,) = target.glob("*.safetensors")
     weights = load_file(file)
-    weights["model.norm.weight"] *= 10
+    weights["model.norm.weight"] *= 100
     save_file(weights, file, metadata={"format": "pt"})

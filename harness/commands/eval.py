@@ -83,7 +83,7 @@ def experiment_of(given: Given) -> config.Experiment:
     Suites are found in the current folder too, as an experiment's are beside its file.
     """
     untouched = plugins().method_that("untouched")
-    label = given.label or (untouched if given.is_base else _default_label(given))
+    label = given.label or (untouched if given.is_base else default_label(given))
     methods: list[dict[str, Any]] = [{"name": untouched}]
     if given.is_base:
         methods[0]["label"] = label
@@ -144,7 +144,8 @@ def _template(file: Path | None) -> str | None:
         raise UserError(f"--chat-template {file}: not UTF-8 text") from None
 
 
-def _default_label(given: Given) -> str:
+def default_label(given: Given) -> str:
+    """The last part of what is measured."""
     label = _slug(_short(given.adapter or given.model))
     return f"{label}-4bit" if given.load_in_4bit else label
 

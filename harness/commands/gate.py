@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness import child, comparable, gate, gate_reports, policy, record, sides, until_decided
-from harness.commands import eval as eval_
+from harness import comparable, gate, gate_reports, policy, record, sides
 from harness.commands.compare import results
 from harness.errors import HarnessError, NotComparable, UserError
-from harness.plan import Cell
+
+if TYPE_CHECKING:
+    from harness.plan import Cell
+    from harness.until_decided import Task
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ def report(decision: gate.Decision, asked: Asked) -> int:
 
 def _measured(asked: Asked, rules: policy.Loaded | None, folders: list[Path]) -> gate.Decision:
     """The decision on a model that is measured only as far as it takes."""
+    from harness import until_decided
+
     baseline = sides.find(asked.baseline, folders)
     _, checks = until_decided.checks_of(rules, baseline)
     cell = _cell(asked, list(dict.fromkeys(check.suite for check in checks)))
@@ -81,6 +85,8 @@ def _measured(asked: Asked, rules: policy.Loaded | None, folders: list[Path]) ->
 
 def _cell(asked: Asked, suites: list[str]) -> Cell:
     """The cell that `harness eval` would measure."""
+    from harness.commands import eval as eval_
+
     measuring = asked.measuring
     given = eval_.Given(
         model=asked.candidate,
@@ -97,12 +103,14 @@ def _cell(asked: Asked, suites: list[str]) -> Cell:
         template=None,
         as_json=True,
     )
-    return eval_.planned(given).cells[-1]
+    return eval_.planned(replace(given, label=eval_.default_label(given))).cells[-1]
 
 
-def _child(task: until_decided.Task) -> gate.Decision:
+def _child(task: Task) -> gate.Decision:
     """Run the task in a child process and tell of its looks."""
     from pydantic import TypeAdapter
+
+    from harness import child
 
     told: Mapping[str, Any] = {}
     for told in child.events("harness.until_decided", TypeAdapter(type(task)).dump_json(task)):

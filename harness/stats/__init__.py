@@ -1,26 +1,19 @@
 """Figures with their uncertainty, paired differences, and what a test can see.
 
-- `resampling`: figures and paired differences by resampling samples or clusters, and seeds.
+- `figures`: a figure with its interval, and the paired difference of two.
+- `resampling`: the bootstrap over samples or clusters, and seeds.
+- `perplexities`: those through their logarithms.
 - `shares`: proportions, alone and paired, in closed form.
 - `means`: the t interval and clustered standard errors.
 - `power`: the smallest difference that a test can see, and the samples that a margin needs.
 - `multiple`: several tests at once, and looks at growing data.
 """
 
+from harness.stats.figures import Difference, Estimate, estimate, figure, paired, subtract
 from harness.stats.means import clustered_stderr, t_interval
 from harness.stats.multiple import holm, spent
 from harness.stats.power import detectable, samples_needed, stderr_of
-from harness.stats.resampling import (
-    Bootstrap,
-    Difference,
-    Estimate,
-    Kind,
-    bootstrap,
-    estimate,
-    figure,
-    paired,
-    subtract,
-)
+from harness.stats.resampling import Bootstrap, Kind, bootstrap
 from harness.stats.shares import clopper_pearson, mcnemar, paired_shares, tango, wilson
 
 __all__ = [

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from harness.stats.student import t_quantile
+
 
 def t_interval(scores: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
     """Student's interval of a mean, `scores` of shape `(samples,)`; NaN for one sample."""
@@ -32,17 +34,3 @@ def clustered_stderr(scores: ArrayLike, clusters: Sequence[object]) -> float:
     inverse = np.fromiter((names[name] for name in clusters), int, values.size)
     sums = np.bincount(inverse, weights=values - values.mean())
     return float(np.sqrt((sums**2).sum() * len(names) / (len(names) - 1)) / values.size)
-
-
-def t_quantile(probability: float, df: float) -> float:
-    """The quantile of Student's t with `df` degrees of freedom."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(df, probability))
-
-
-def t_two_sided(t: float, df: float) -> float:
-    """The two-sided p of a t statistic."""
-    from scipy.special import stdtr
-
-    return float(2 * stdtr(df, -abs(t)))

@@ -1,4 +1,4 @@
-"""Figures and paired differences by the bootstrap.
+"""The bootstrap over samples or clusters, and over seeds.
 
 All resampling is the nonparametric bootstrap over samples (Efron & Tibshirani, An Introduction
 to the Bootstrap, 1993, ch. 13): samples are drawn with replacement, and every figure is computed
@@ -31,8 +31,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.stats.means import t_quantile, t_two_sided
-from harness.stats.shares import paired_shares, wilson
+from harness.stats.student import t_quantile, t_two_sided
 
 Kind = Literal["mean", "share", "ratio", "exp_ratio"]
 Floats = NDArray[np.float64]
@@ -40,32 +39,8 @@ Side = tuple[ArrayLike, "ArrayLike | None"]
 
 _CELLS_PER_CHUNK = 2_000_000  # of the weight matrix: 16 MB at a time
 _CELLS_KEPT = 32_000_000  # a byte each
-_MANY = 4000
+MANY = 4000
 """Units above which their counts in a draw are taken as independent (Poisson)."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its standard error and interval; `n` samples."""
-
-    value: float
-    stderr: float
-    ci_low: float
-    ci_high: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference a - b over `n` samples; `p` is two-sided and agrees with the interval."""
-
-    delta: float
-    ci_low: float
-    ci_high: float
-    p: float
-    n: int
-    p_exact: float | None = None
-    """Exact McNemar p where both sides are single runs of a `share`, else None."""
 
 
 @dataclass(frozen=True)
@@ -81,70 +56,6 @@ class Bootstrap:
     """(variance of the mean over seeds, degrees of freedom), for each side with several seeds."""
 
 
-def estimate(
-    kind: Kind,
-    scores: ArrayLike,
-    per: ArrayLike | None = None,
-    *,
-    clusters: Sequence[object] | None = None,
-    confidence: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> Estimate:
-    """A figure of kind `kind` (see `types.Metric`) from per-sample scores.
-
-    `scores` and `per` have shape `(samples,)` or `(seeds, samples)`; `clusters` names each
-    sample's. A `share` of one run without clusters gets a Wilson interval, everything else a
-    bootstrap. Raises ValueError on an empty or non-finite array, on a share that is not 0 or 1,
-    and where `per` is missing or sums to zero.
-    """
-    top, _ = _checked(kind, scores, per)
-    if kind == "share" and len(top) == 1 and clusters is None:
-        return _share(top[0], confidence)
-    [boot] = bootstrap(kind, [(scores, per)], clusters=clusters, draws=draws, seed=seed)
-    # a perplexity is symmetric, if anywhere, as a logarithm, and never below zero
-    bounds = _through_log if kind == "exp_ratio" else interval
-    low, high = bounds(boot, confidence)
-    stderr = float(boot.replicates.std(ddof=1)) if boot.units > 1 else math.nan
-    return Estimate(boot.value, stderr, low, high, boot.n)
-
-
-def figure(kind: Kind, scores: ArrayLike, per: ArrayLike | None = None) -> float:
-    """The figure alone; shapes and errors as for `estimate`."""
-    top, bottom = _checked(kind, scores, per)
-    sums = np.concatenate([top, bottom]).sum(axis=1)
-    return float(_figures(kind, sums[None])[0].mean())
-
-
-def paired(
-    kind: Kind,
-    scores_a: ArrayLike,
-    scores_b: ArrayLike,
-    per_a: ArrayLike | None = None,
-    per_b: ArrayLike | None = None,
-    *,
-    clusters: Sequence[object] | None = None,
-    confidence: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> Difference:
-    """The difference a - b on the same samples in the same order.
-
-    Shapes and errors as for `estimate`; the sides may have different numbers of seeds, but not of
-    samples (ValueError). Single runs of a `share` without clusters: `shares.paired_shares`;
-    everything else a paired bootstrap.
-    """
-    if kind == "share":
-        (top_a, _), (top_b, _) = _checked(kind, scores_a, None), _checked(kind, scores_b, None)
-        if len(top_a) == len(top_b) == 1 and clusters is None and top_a.shape == top_b.shape:
-            found = paired_shares(top_a[0], top_b[0], confidence)
-            n = top_a.shape[1]
-            return Difference(found.delta, found.ci_low, found.ci_high, found.p, n, found.p)
-    sides: list[Side] = [(scores_a, per_a), (scores_b, per_b)]
-    a, b = bootstrap(kind, sides, clusters=clusters, draws=draws, seed=seed)
-    return subtract(a, b, confidence=confidence)
-
-
 def bootstrap(
     kind: Kind,
     sides: Sequence[Side],
@@ -155,9 +66,10 @@ def bootstrap(
 ) -> list[Bootstrap]:
     """Replicates of a figure for each `(scores, per)` in `sides`, all from the same draws.
 
-    Raises ValueError as `estimate` does, and where the sides differ in their number of samples.
+    Raises ValueError as `figures.estimate` does, and where the sides differ in their number of
+    samples.
     """
-    parts = [_checked(kind, scores, per) for scores, per in sides]
+    parts = [checked(kind, scores, per) for scores, per in sides]
     if len({top.shape[1] for top, _ in parts}) != 1:
         counts = [top.shape[1] for top, _ in parts]
         raise ValueError(f"sides must have the same samples, got {counts} of them")
@@ -170,19 +82,12 @@ def bootstrap(
     out, at = [], 0
     for number, (top, _) in enumerate(parts):
         part = slice(at, at + 2 * len(top))
-        of_seeds = _figures(kind, totals[:, part])[0]
-        replicates, between = _over_seeds(_figures(kind, sums[:, part]), of_seeds, seed, number)
+        of_seeds = figures(kind, totals[:, part])[0]
+        replicates, between = _over_seeds(figures(kind, sums[:, part]), of_seeds, seed, number)
         value = float(of_seeds.mean())
         out.append(Bootstrap(value, replicates, n, columns.shape[1], between))
         at = part.stop
     return out
-
-
-def subtract(a: Bootstrap, b: Bootstrap, *, confidence: float = 0.95) -> Difference:
-    """a - b of two bootstraps made with the same draws on the same samples."""
-    found = difference(a, b)
-    low, high = interval(found, confidence)
-    return Difference(found.value, low, high, p_value(found), found.n)
 
 
 def difference(a: Bootstrap, b: Bootstrap) -> Bootstrap:
@@ -212,26 +117,23 @@ def interval(boot: Bootstrap, confidence: float) -> tuple[float, float]:
     """The wider, at each end, of the expanded percentile and the t interval; NaN for one unit."""
     if boot.units < 2:
         return math.nan, math.nan
+    t, stretch = stretched_t(boot, confidence)
+    low, high = expanded(boot.replicates, t, stretch)
+    half = t * stretch * float(boot.replicates.std(ddof=1))
+    return min(low, boot.value - half), max(high, boot.value + half)
+
+
+def stretched_t(boot: Bootstrap, confidence: float) -> tuple[float, float]:
+    """The quantile of t, and by how much draws of few units vary too little."""
     stretch = math.sqrt(boot.units / (boot.units - 1))
-    t = t_quantile((1 + confidence) / 2, _degrees(boot))
+    return t_quantile((1 + confidence) / 2, _degrees(boot)), stretch
+
+
+def expanded(replicates: Floats, t: float, stretch: float) -> tuple[float, float]:
+    """Percentiles, as far out as t is beyond the normal distribution."""
     tail = NormalDist().cdf(-t * stretch)
     with np.errstate(invalid="ignore"):
-        low, high = np.quantile(boot.replicates, [tail, 1 - tail])
-    half = t * stretch * float(boot.replicates.std(ddof=1))
-    return min(float(low), boot.value - half), max(float(high), boot.value + half)
-
-
-def _through_log(boot: Bootstrap, confidence: float) -> tuple[float, float]:
-    if boot.units < 2:
-        return math.nan, math.nan
-    logs = replace(
-        boot,
-        value=math.log(boot.value),
-        replicates=np.log(boot.replicates),
-        between_seeds=tuple((v / boot.value**2, df) for v, df in boot.between_seeds),
-    )
-    with np.errstate(over="ignore"):
-        low, high = np.exp(interval(logs, confidence))
+        low, high = np.quantile(replicates, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -267,15 +169,11 @@ def _degrees(boot: Bootstrap) -> float:
     return whole**2 / below if below > 0 and whole > 0 else boot.units - 1
 
 
-def _share(scores: Floats, confidence: float) -> Estimate:
-    n = len(scores)
-    value = float(scores.mean())
-    low, high = wilson(float(scores.sum()), n, confidence)
-    return Estimate(value, math.sqrt(value * (1 - value) / n), low, high, n)
+def checked(kind: Kind, scores: ArrayLike, per: ArrayLike | None) -> tuple[Floats, Floats]:
+    """Scores and denominators, each `(seeds, samples)`; a mean's denominators are ones.
 
-
-def _checked(kind: Kind, scores: ArrayLike, per: ArrayLike | None) -> tuple[Floats, Floats]:
-    """Scores and denominators, each `(seeds, samples)`; a mean's denominators are ones."""
+    Raises ValueError as `figures.estimate` does.
+    """
     top = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     if top.ndim != 2 or top.size == 0:
         raise ValueError(f"scores must be (samples,) or (seeds, samples), got {np.shape(scores)}")
@@ -308,9 +206,14 @@ def _by_cluster(columns: Floats, clusters: Sequence[object]) -> Floats:
 def _resampled_sums(columns: Floats, draws: int, seed: int) -> Floats:
     """Sums of each column over each bootstrap draw: `(columns, units)` -> `(draws, columns)`."""
     units = columns.shape[1]
+    distinct: dict[bytes, int] = {}
+    place = [distinct.setdefault(column.tobytes(), len(distinct)) for column in columns]
+    once = columns[[place.index(i) for i in range(len(distinct))]].T
+    if units > MANY:  # to 1e-6 of a figure whose own error is a thousand times that
+        once = once.astype(np.float32)
     chunks = _kept if units * draws <= _CELLS_KEPT else _weights
-    sums = [part.astype(np.float64) @ columns.T for part in chunks(units, draws, seed)]
-    return np.concatenate(sums)
+    sums = [part.astype(once.dtype) @ once for part in chunks(units, draws, seed)]
+    return np.concatenate(sums).astype(np.float64)[:, place]
 
 
 @lru_cache(maxsize=4)
@@ -325,7 +228,7 @@ def _weights(units: int, draws: int, seed: int) -> Iterator[NDArray[np.uint8]]:
     chunk = max(1, _CELLS_PER_CHUNK // units)
     for start in range(0, draws, chunk):
         count = min(chunk, draws - start)
-        yield _poisson(rng, count, units) if units > _MANY else _multinomial(rng, count, units)
+        yield _poisson(rng, count, units) if units > MANY else _multinomial(rng, count, units)
 
 
 def _multinomial(rng: np.random.Generator, count: int, units: int) -> NDArray[np.uint8]:
@@ -353,7 +256,7 @@ def _poisson_table() -> NDArray[np.uint8]:
     return np.searchsorted(reached, steps).astype(np.uint8)
 
 
-def _figures(kind: Kind, sums: Floats) -> Floats:
+def figures(kind: Kind, sums: Floats) -> Floats:
     """The figure of each seed from sums, numerators before denominators: `(draws, seeds)`."""
     seeds = sums.shape[1] // 2
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

@@ -9,6 +9,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
+from harness.stats.student import beta_quantile
+
 
 def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """The score interval of a proportion (E. B. Wilson, JASA 22, 1927)."""
@@ -22,11 +24,9 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
 
 def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """The exact interval of a proportion (Clopper & Pearson, Biometrika 26, 1934)."""
-    from scipy.special import betaincinv
-
     tail = (1 - confidence) / 2
-    low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, tail))
-    high = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - tail))
+    low = 0.0 if successes == 0 else beta_quantile(tail, successes, n - successes + 1)
+    high = 1.0 if successes == n else beta_quantile(1 - tail, successes + 1, n - successes)
     return low, high
 
 
