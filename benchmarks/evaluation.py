@@ -5,7 +5,8 @@
 Both sides answer the same requests of the same task objects on the same model in one process, task
 by task in turn; memory is measured in a process of its own for each side. DIR is laid out as the
 Hub: cais/mmlu and allenai/ai2_arc. Prints both times, the ratio and the agreement, and writes all
-of it with the machine's description to --to. About an hour on two cores; --limit shortens it.
+of it with the machine's description to --to, where parts of an earlier call stay. About an hour on
+two cores; --limit shortens it.
 """
 
 from __future__ import annotations
@@ -336,6 +337,10 @@ def main() -> None:
         return
     told: dict[str, Any] = {"model": arguments.model, "environment": environment()}
     told["threads"] = __import__("torch").get_num_threads()
+    if arguments.to and arguments.to.is_file():  # parts of an earlier call on this machine
+        earlier = json.loads(arguments.to.read_text(encoding="utf-8"))
+        if all(earlier.get(key) == value for key, value in told.items()):
+            told = earlier
     bench = Bench(model, arguments.limit)
     for part in arguments.parts.split(","):
         told[part] = run(part, bench, base, arguments)

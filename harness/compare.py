@@ -53,9 +53,12 @@ def compare(
         "metrics": told,
         "samples": _samples(pairs, told, shown),
         "not_compared": [
-            f"{name}: per token, and the sides have not one tokenizer; see bits_per_byte"
-            for name, one in found.items()
-            if one is None
+            *_only_one_has(pairs, only),
+            *(
+                f"{name}: per token, and the sides have not one tokenizer; see bits_per_byte"
+                for name, one in found.items()
+                if one is None
+            ),
         ],
         "warnings": comparable.warnings(candidate.group, baseline.group),
     }
@@ -76,6 +79,17 @@ def _names(pairs: Pairs, only: Sequence[str]) -> list[str]:
             f"{', '.join(sorted(ours[0]))} and {', '.join(sorted(ours[1]))}"
         )
     return names
+
+
+def _only_one_has(pairs: Pairs, only: Sequence[str]) -> list[str]:
+    groups = (pairs.candidate, pairs.baseline)
+    ours = [{name for cell in group.cells for name in suites(cell)} for group in groups]
+    return [
+        f"suite '{name}': only {group.label} has a result of it"
+        for group, mine, theirs in ((groups[0], *ours), (groups[1], *reversed(ours)))
+        for name in sorted(mine - theirs)
+        if not only or name in only
+    ]
 
 
 def _told(one: Evidence, confidence: float) -> dict[str, Any]:

@@ -158,17 +158,17 @@ class Pairs:
         """`suite.metric` -> the metric as the candidate's record has it, where both have it."""
         theirs = set(self.baseline.metric_names())
         return {
-            f"{suite}.{metric}": self._told(suite, metric)
+            f"{suite}.{metric}": _told(self.candidate, suite, metric)
             for suite, metric in self.candidate.metric_names()
             if (suite, metric) in theirs
         }
 
     def headlines(self) -> dict[str, Mapping[str, Any]]:
-        """The first metric of each suite that both have."""
+        """The first metric of each suite that the baseline has."""
         found: dict[str, Mapping[str, Any]] = {}
-        for name, metric in self.shared().items():
-            if not any(known.split(".")[0] == name.split(".")[0] for known in found):
-                found[name] = metric
+        for suite, metric in self.baseline.metric_names():
+            if not any(name.startswith(f"{suite}.") for name in found):
+                found[f"{suite}.{metric}"] = _told(self.baseline, suite, metric)
         return found
 
     def on(self, name: str, where: Mapping[str, str] | None = None) -> Evidence | None:
@@ -178,7 +178,7 @@ class Pairs:
         """
         suite, _, metric = name.partition(".")
         comparable.check_suite(suite, self.candidate, self.baseline)
-        told = self._told(suite, metric)
+        told = _told(self.candidate, suite, metric)
         how = _narrowed(told["estimator"], where or {})
         own = self._tables(self.candidate, suite, metric, how)
         other = self._tables(self.baseline, suite, metric, how)
@@ -199,11 +199,6 @@ class Pairs:
         """The sample rows of each seed."""
         return [self._read_rows(cell, suite) for cell in group.having(suite, metric)]
 
-    def _told(self, suite: str, metric: str) -> Mapping[str, Any]:
-        cell = self.candidate.having(suite, metric)[0]
-        found: Mapping[str, Any] = metrics(cell, suite)[metric]
-        return found
-
     def _tables(
         self, group: Group, suite: str, metric: str, how: Mapping[str, Any]
     ) -> Sequence[summary.Scored]:
@@ -220,6 +215,12 @@ class Pairs:
 
     def _same_tokens(self) -> bool:
         return self.candidate.tokenizer == self.baseline.tokenizer
+
+
+def _told(group: Group, suite: str, metric: str) -> Mapping[str, Any]:
+    """A metric as a record has it."""
+    found: Mapping[str, Any] = metrics(group.having(suite, metric)[0], suite)[metric]
+    return found
 
 
 def _narrowed(how: Mapping[str, Any], where: Mapping[str, str]) -> Mapping[str, Any]:

@@ -57,6 +57,8 @@ def junit(decision: Decision) -> str:
     skipped = [f for f in findings if f.verdict == "inconclusive" and f not in failed]
     suite = ElementTree.Element(
         "testsuite",
+        id="0",
+        package="harness",
         name=f"harness gate {decision.candidate}",
         timestamp=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S"),
         hostname=platform.node() or "localhost",

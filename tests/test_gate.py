@@ -266,6 +266,19 @@ def test_a_model_without_results_is_no_candidate(out: Path) -> None:
         decide(out, "dead")
 
 
+def test_a_suite_that_the_candidate_lacks_is_not_passed_over(out: Path) -> None:
+    for key, name in (("good-s0", "quiz"), ("base-s0", "more")):
+        file = out / f"cells/{key}.json"
+        told = json.loads(file.read_text())
+        suites = told["evaluation"]["suites"]
+        suites[name] = suites["quiz"]
+        file.write_text(json.dumps(told))
+    with pytest.raises(NotComparable, match=r"good has no more.accuracy and base has"):
+        decide(out, "good")
+    told = compare(sides.find(str(out / "good"), []), sides.find(str(out / "base"), []))
+    assert told["not_compared"] == ["suite 'more': only base has a result of it"]
+
+
 def test_what_may_move_a_score_a_little_is_a_warning(out: Path) -> None:
     place = {"cpu": "two", "packages": {"torch": "2.14.0", "peft": "0.21.2"}}
     budget = {"precision": "bf16"}
