@@ -83,11 +83,12 @@ def _names(pairs: Pairs, only: Sequence[str]) -> list[str]:
 
 def _only_one_has(pairs: Pairs, only: Sequence[str]) -> list[str]:
     groups = (pairs.candidate, pairs.baseline)
-    ours = [{name for cell in group.cells for name in suites(cell)} for group in groups]
+    ours, theirs = ({name for cell in group.cells for name in suites(cell)} for group in groups)
+    single = ((groups[0], ours - theirs), (groups[1], theirs - ours))
     return [
         f"suite '{name}': only {group.label} has a result of it"
-        for group, mine, theirs in ((groups[0], *ours), (groups[1], *reversed(ours)))
-        for name in sorted(mine - theirs)
+        for group, names in single
+        for name in sorted(names)
         if not only or name in only
     ]
 

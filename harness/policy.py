@@ -181,8 +181,8 @@ def load(file: Path) -> Loaded:
 def default(headlines: Mapping[str, Mapping[str, Any]]) -> Loaded:
     """The policy without a file: no suite's first metric may get worse by much.
 
-    `headlines` are those metrics as the baseline's records hold them. A share may drop by 0.02 (2 points), any
-    other figure move by 5 %, the wrong way. Raises UserError where there are none.
+    `headlines` are those metrics as the baseline's records hold them. A share may drop by 0.02 (2
+    points), any other figure move by 5 %, the wrong way. Raises UserError where there are none.
     """
     if not headlines:
         raise UserError("the baseline has no suite: measure it with those that matter")
