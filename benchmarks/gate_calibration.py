@@ -21,8 +21,10 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,26 @@ def right_probability(row: Mapping[str, Any]) -> float:
 # simulating
 
 
+def as_it_is(scores: Scores, rng: np.random.Generator) -> Scores:
+    return scores
+
+
+def wrong(share: float, scores: Scores, rng: np.random.Generator) -> Scores:
+    """Right answers made wrong, `share` of all answers."""
+    lost = rng.random(len(scores)) < share / max(scores[:, 0].mean(), share)
+    return np.column_stack([np.where(lost, 0.0, scores[:, 0]), scores[:, 1]])
+
+
+def risen(share: float, scores: Scores, rng: np.random.Generator) -> Scores:
+    """Perplexity raised by `share`: every token's log-likelihood falls alike."""
+    return np.column_stack([scores[:, 0] + math.log1p(share) * scores[:, 1], scores[:, 1]])
+
+
+def fallen(share: float, scores: Scores, rng: np.random.Generator) -> Scores:
+    """Each score lower by `share` of itself."""
+    return np.column_stack([scores[:, 0] * (1 - share), scores[:, 1]])
+
+
 @dataclass(frozen=True)
 class Draws:
     """Where comparisons come from: two sides of a pool of samples."""
@@ -170,7 +192,7 @@ class Draws:
     b: Scores
     swap: bool
     """Whether each sample's pair is swapped at random, which makes the true difference zero."""
-    plant: Callable[[Scores, np.random.Generator], Scores] = lambda scores, rng: scores
+    plant: Callable[[Scores, np.random.Generator], Scores] = as_it_is
     paired: bool = True
 
     def one(self, n: int, rng: np.random.Generator) -> tuple[Scores, Scores]:
@@ -229,38 +251,10 @@ def families_together(pools: Mapping[str, Draws], n: int, times: int, seed: int)
     return failed
 
 
-def wrong(share: float) -> Callable[[Scores, np.random.Generator], Scores]:
-    """Right answers made wrong, `share` of all answers."""
-
-    def plant(scores: Scores, rng: np.random.Generator) -> Scores:
-        lost = rng.random(len(scores)) < share / max(scores[:, 0].mean(), share)
-        return np.column_stack([np.where(lost, 0.0, scores[:, 0]), scores[:, 1]])
-
-    return plant
-
-
-def risen(share: float) -> Callable[[Scores, np.random.Generator], Scores]:
-    """Perplexity raised by `share`: every token's log-likelihood falls alike."""
-
-    def plant(scores: Scores, rng: np.random.Generator) -> Scores:
-        return np.column_stack([scores[:, 0] + math.log1p(share) * scores[:, 1], scores[:, 1]])
-
-    return plant
-
-
-def fallen(share: float) -> Callable[[Scores, np.random.Generator], Scores]:
-    """Each score lower by `share` of itself."""
-
-    def plant(scores: Scores, rng: np.random.Generator) -> Scores:
-        return np.column_stack([scores[:, 0] * (1 - share), scores[:, 1]])
-
-    return plant
-
-
 PLANTED = {
-    "accuracy": ("5 points of right answers made wrong", wrong(0.05)),
-    "probability": ("every probability 10 % lower", fallen(0.10)),
-    "perplexity": ("perplexity 10 % higher", risen(0.10)),
+    "accuracy": ("5 points of right answers made wrong", partial(wrong, 0.05)),
+    "probability": ("every probability 10 % lower", partial(fallen, 0.10)),
+    "perplexity": ("perplexity 10 % higher", partial(risen, 0.10)),
 }
 
 
@@ -281,46 +275,52 @@ def simulate(out: Path, to: Path, times: int) -> None:
         },
         "scenarios": [],
     }
-    for name, family in FAMILIES.items():
-        one, two = models["lora-s0"][name], models["lora-s1"][name]
-        words, plant = PLANTED[name]
-        scenarios = {
-            "no difference: two seeds": (Draws(one, two, swap=True), times),
-            "no difference: the same model": (Draws(one, one, swap=False), times // 10),
-            "no difference, not paired": (Draws(one, two, True, paired=False), times // 4),
-            words: (Draws(one, two, True, plant), times // 4),
-            f"{words}, not paired": (Draws(one, two, True, plant, paired=False), times // 4),
-        }
-        for scale in SCALES:
-            worse = models[f"scaled-{scale}"][name]
-            scenarios[f"adapter times {scale}"] = (Draws(worse, one, swap=False), times // 4)
-        for words, (draws, gates) in scenarios.items():
-            for n in SIZES:
-                found = verdicts(family, draws, n, gates, seed=n)
-                told["scenarios"].append(
-                    {"family": name, "scenario": words, "n": n}
-                    | {"gates": gates}
-                    | shares(found, gates)
-                )
-                print(line(told["scenarios"][-1]), flush=True)
-    pools = {
+    together = {
         name: Draws(models["lora-s0"][name], models["lora-s1"][name], swap=True)
         for name in FAMILIES
     }
-    for n in SIZES:
-        failed = families_together(pools, n, times, seed=n)
-        told["scenarios"].append(
-            {
-                "family": "all three, Holm",
-                "n": n,
-                "gates": times,
-                "scenario": "no difference: two seeds",
-            }
-            | shares({"fail": failed}, times)
-        )
-        print(line(told["scenarios"][-1]), flush=True)
+    tasks = [(*scenario, n) for scenario in scenarios(models, times) for n in SIZES]
+    with ProcessPoolExecutor() as pool:
+        for row in pool.map(scenario_row, tasks):
+            told["scenarios"].append(row)
+            print(line(row), flush=True)
+        for row in pool.map(partial(holm_row, together, times), SIZES):
+            told["scenarios"].append(row)
+            print(line(row), flush=True)
     record.write_json(to, told)
     record.write_text(to.with_suffix(".md"), markdown(told))
+
+
+def scenarios(
+    models: Mapping[str, Mapping[str, Scores]], times: int
+) -> Iterator[tuple[str, str, Draws, int]]:
+    """(family, what happens, where from, gates)"""
+    for name in FAMILIES:
+        one, two = models["lora-s0"][name], models["lora-s1"][name]
+        words, plant = PLANTED[name]
+        yield name, "no difference: two seeds", Draws(one, two, True), times
+        yield name, "no difference: the same model", Draws(one, one, False), times // 10
+        unpaired = Draws(one, two, True, paired=False)
+        yield name, "no difference, not paired", unpaired, times // 4
+        yield name, words, Draws(one, two, True, plant), times // 4
+        unpaired = Draws(one, two, True, plant, paired=False)
+        yield name, f"{words}, not paired", unpaired, times // 4
+        for scale in SCALES:
+            worse = models[f"scaled-{scale}"][name]
+            yield name, f"adapter times {scale}", Draws(worse, one, False), times // 4
+
+
+def scenario_row(task: tuple[str, str, Draws, int, int]) -> dict[str, Any]:
+    name, words, draws, gates, n = task
+    found = verdicts(FAMILIES[name], draws, n, gates, seed=n)
+    told = {"family": name, "scenario": words, "n": n, "gates": gates}
+    return told | shares(found, gates)
+
+
+def holm_row(pools: Mapping[str, Draws], times: int, n: int) -> dict[str, Any]:
+    failed = families_together(pools, n, times, seed=n)
+    told = {"family": "all three, Holm", "scenario": "no difference: two seeds", "n": n}
+    return told | {"gates": times} | shares({"fail": failed}, times)
 
 
 def figure(family: Family, scores: Scores) -> float:
