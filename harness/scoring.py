@@ -11,6 +11,9 @@ from harness.passes import SMALL_TREE, Limit, Packed, Padded, Progress
 from harness.prefix_tree import build
 
 PROBE_LENGTH = 12
+COARSE = 0.1
+"""Nats a token by which two ways of attending differ in bf16 for rounding alone: SmolLM2-135M's
+sums over 12 random tokens differed by 0.55. Another attention is off by nats."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,10 @@ def why_not_shared(model: Any) -> str | None:
         difference = _largest_difference(model, config.vocab_size)
     except Exception as error:  # whatever an unknown architecture raises
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    tolerance = 1e-3 if str(model.dtype) == "torch.float32" else 0.25
-    if not difference <= tolerance:
+    exact = str(model.dtype) == "torch.float32"
+    if not exact and getattr(config, "attn_logit_softcapping", None):
+        return "its attention scores are capped"  # too little to be told from coarse arithmetic
+    if not difference <= (1e-3 if exact else COARSE * PROBE_LENGTH):
         return f"log-probabilities with shared prefixes differ by {difference:.2g}"
     return None
 
