@@ -346,6 +346,8 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(copy):
         stdin=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        # where tests run in the background Ctrl-C is ignored, and that is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not list((changed.out / "logs").glob("lora*.log")):
         assert running.poll() is None, "the run ended before its cell started"
