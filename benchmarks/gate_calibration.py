@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from harness import gate, record, stats
+from harness.compare import margin
 from harness.environment import environment
 from harness.evidence import Evidence
 from harness.groups import label
@@ -213,15 +214,14 @@ def verdicts(family: Family, draws: Draws, n: int, times: int, seed: int) -> dic
     found = dict.fromkeys(("fail", "fail_default", "block_default", "naive", "naive_any"), 0)
     for _ in range(times):
         a, b = draws.one(n, rng)
-        evidence = Evidence("q.x", family.kind, family.better, pooled(a), pooled(b), 0.95)
+        evidence = Evidence(family.kind, family.better, pooled(a), pooled(b), 0.95)
         strict, lenient = (judged(rule, evidence) for rule in (family.strict, family.lenient))
         found["fail"] += strict == "fail"
         found["fail_default"] += lenient == "fail"
         found["block_default"] += lenient != "pass"
         worse = evidence.baseline - evidence.value
         worse = worse if family.better else -worse
-        margin = 0.02 if family.kind == "share" else 0.05 * evidence.baseline
-        found["naive"] += worse > margin
+        found["naive"] += worse > margin(evidence)
         found["naive_any"] += worse > 0
     return found
 
@@ -244,7 +244,7 @@ def families_together(pools: Mapping[str, Draws], n: int, times: int, seed: int)
         findings = []
         for name, family in FAMILIES.items():
             a, b = pools[name].one(n, rng)
-            evidence = Evidence("q.x", family.kind, family.better, pooled(a), pooled(b), 0.95)
+            evidence = Evidence(family.kind, family.better, pooled(a), pooled(b), 0.95)
             check = Check(Rule(metric="q.x", **family.strict), "q", "x", ())
             findings.append(gate.judge(check, evidence))
         failed += any(f.verdict == "fail" for f in gate.corrected(findings, 0.95, holm=True))

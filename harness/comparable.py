@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import NotComparable
-from harness.groups import Group, identity, suites
+from harness.groups import Group, suites
 
 if TYPE_CHECKING:
     from harness.suite import Suite
@@ -18,14 +18,14 @@ _PACKAGES = ("finetune-harness", "torch", "transformers", "peft", "bitsandbytes"
 def check_suite(suite: str, candidate: Group, baseline: Group) -> None:
     """Raises NotComparable, saying in what, where the sides did not answer the same suite."""
     for side, other in ((candidate, baseline), (baseline, candidate)):
-        if not any(suite in suites(cell) for cell in side.cells):
+        if suite not in side.hashes:
             raise NotComparable(
                 f"suite '{suite}': {side.label} has no result of it and {other.label} has; "
                 f"measure {side.label} with it too"
             )
-    mine, theirs = _section(candidate, suite), _section(baseline, suite)
-    if identity(mine) == identity(theirs):
+    if candidate.hashes[suite] == baseline.hashes[suite]:
         return
+    mine, theirs = _section(candidate, suite), _section(baseline, suite)
     raise NotComparable(
         f"suite '{suite}' is not the same for {candidate.label} and {baseline.label}: "
         f"{'; '.join(_differences(mine, theirs))}; measure one of them again"

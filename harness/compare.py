@@ -9,9 +9,8 @@ from typing import Any
 from harness import comparable, stats, summary
 from harness.cost import cost
 from harness.errors import NotComparable, UserError, nearest
-from harness.evidence import Evidence, Pairs
-from harness.groups import suites
-from harness.sides import Side, reader
+from harness.evidence import SMALL_PART, SMALL_SHARE, Evidence, Pairs, between
+from harness.sides import Side
 
 SCHEMA = 1
 """Version of a comparison's layout."""
@@ -36,11 +35,10 @@ def compare(
     lies within `margin` both ways; else `cannot tell`. `samples` has those that changed most.
     Raises NotComparable where a suite of both is not the same, and where they share none.
     """
-    by_id = {**baseline.by_id, **candidate.by_id}
-    pairs = Pairs(candidate.group, baseline.group, by_id, reader(candidate, baseline), confidence)
-    names = _names(pairs, only)
-    found: dict[str, Evidence | None] = {name: pairs.on(name) for name in names}
-    told = {name: _told(one, confidence) for name, one in found.items() if one is not None}
+    pairs = between(candidate, baseline, confidence)
+    found = {name: pairs.on(*name) for name in _names(pairs, only)}
+    seen = {name: one for name, one in found.items() if one is not None}
+    told = {".".join(name): _told(one, confidence) for name, one in seen.items()}
     adjusted = stats.holm([one["p"] for one in told.values()])
     for one, p in zip(told.values(), adjusted, strict=True):
         one["p_adjusted"] = p
@@ -51,44 +49,43 @@ def compare(
         "candidate": _side(candidate),
         "baseline": _side(baseline),
         "metrics": told,
-        "samples": _samples(pairs, told, shown),
+        "samples": _samples(pairs, seen, shown),
         "not_compared": [
             *_only_one_has(pairs, only),
             *(
-                f"{name}: per token, and the sides have not one tokenizer; see bits_per_byte"
-                for name, one in found.items()
-                if one is None
+                f"{'.'.join(name)}: per token, and the sides have not one tokenizer; "
+                "see bits_per_byte"
+                for name in found
+                if name not in seen
             ),
         ],
         "warnings": comparable.warnings(candidate.group, baseline.group),
     }
 
 
-def _names(pairs: Pairs, only: Sequence[str]) -> list[str]:
-    ours = [set().union(*map(suites, g.cells)) for g in (pairs.candidate, pairs.baseline)]
+def _names(pairs: Pairs, only: Sequence[str]) -> list[tuple[str, str]]:
+    ours, theirs = set(pairs.candidate.hashes), set(pairs.baseline.hashes)
     for suite in only:
-        if suite not in ours[0] | ours[1]:
-            raise UserError(f"no suite '{suite}': {nearest(suite, ours[0] | ours[1])}")
-    wanted = [suite for suite in sorted(ours[0] & ours[1]) if not only or suite in only]
+        if suite not in ours | theirs:
+            raise UserError(f"no suite '{suite}': {nearest(suite, ours | theirs)}")
+    wanted = [suite for suite in sorted(ours & theirs) if not only or suite in only]
     for suite in wanted or only:
         comparable.check_suite(suite, pairs.candidate, pairs.baseline)
-    names = [name for name in pairs.shared() if name.split(".")[0] in wanted]
+    names = [name for name in pairs.shared() if name[0] in wanted]
     if not names:
         raise NotComparable(
             f"{pairs.candidate.label} and {pairs.baseline.label} have no suite in common: "
-            f"{', '.join(sorted(ours[0]))} and {', '.join(sorted(ours[1]))}"
+            f"{', '.join(sorted(ours))} and {', '.join(sorted(theirs))}"
         )
     return names
 
 
 def _only_one_has(pairs: Pairs, only: Sequence[str]) -> list[str]:
-    groups = (pairs.candidate, pairs.baseline)
-    ours, theirs = ({name for cell in group.cells for name in suites(cell)} for group in groups)
-    single = ((groups[0], ours - theirs), (groups[1], theirs - ours))
+    sides = ((pairs.candidate, pairs.baseline), (pairs.baseline, pairs.candidate))
     return [
         f"suite '{name}': only {group.label} has a result of it"
-        for group, names in single
-        for name in sorted(names)
+        for group, other in sides
+        for name in sorted(set(group.hashes) - set(other.hashes))
         if not only or name in only
     ]
 
@@ -112,7 +109,7 @@ def _told(one: Evidence, confidence: float) -> dict[str, Any]:
 
 def margin(one: Evidence) -> float:
     """Within this far of each other two figures are called tied: 0.02 of a share, else 5 %."""
-    return 0.02 if one.kind == "share" else 0.05 * abs(one.baseline)
+    return SMALL_SHARE if one.kind == "share" else SMALL_PART * abs(one.baseline)
 
 
 def _verdict(one: Mapping[str, Any], confidence: float) -> str:
@@ -134,28 +131,24 @@ def _side(side: Side) -> dict[str, Any]:
 
 
 def _samples(
-    pairs: Pairs, told: Mapping[str, Mapping[str, Any]], shown: int
+    pairs: Pairs, seen: Mapping[tuple[str, str], Evidence], shown: int
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Suite -> those that got worse and better most, by the suite's first metric."""
-    firsts = {name.split(".")[0]: name for name in reversed(list(told))}
-    return {
-        suite: _most_changed(pairs, suite, firsts[suite], told[firsts[suite]], shown)
-        for suite in dict.fromkeys(name.split(".")[0] for name in told)
-    }
+    firsts: dict[str, tuple[str, str]] = {}
+    for name in seen:
+        firsts.setdefault(name[0], name)
+    return {suite: _most_changed(pairs, name, seen[name], shown) for suite, name in firsts.items()}
 
 
 def _most_changed(
-    pairs: Pairs, suite: str, name: str, metric: Mapping[str, Any], shown: int
+    pairs: Pairs, name: tuple[str, str], one: Evidence, shown: int
 ) -> dict[str, list[dict[str, Any]]]:
-    one = pairs.on(name)
-    assert one is not None
     mine, theirs = _per_sample(one.a), _per_sample(one.b)
-    sign = 1 if metric["higher_is_better"] else -1
+    sign = 1 if one.higher_is_better else -1
     gains = {key: sign * (a - b) for key, a, b in zip(one.a.ids, mine, theirs, strict=True)}
     order = sorted(gains, key=lambda key: (gains[key], key))
-    metric_name = name.split(".", 1)[1]
     rows = [
-        {row["id"]: row for row in pairs.rows(group, suite, metric_name)[0]}
+        {row["id"]: row for row in pairs.rows(group, *name)[0]}
         for group in (pairs.candidate, pairs.baseline)
     ]
     values = [dict(zip(one.a.ids, side, strict=True)) for side in (mine, theirs)]

@@ -9,12 +9,18 @@ from functools import cached_property
 from typing import Any
 
 from harness import comparable, stats, summary
-from harness.groups import Cell, Group, ReadRows, metrics
+from harness.groups import Cell, Group, ReadRows
+from harness.sides import Side
 from harness.stats import perplexities, resampling, shares
 
 DRAWS, FEWER = 10_000, 4_000
 """Of each bootstrap, and of one over many samples. The smallest p is 0.0002 (0.0005), which leaves
 room for Holm over 250 (100) rules."""
+
+
+SMALL_SHARE, SMALL_PART = 0.02, 0.05
+"""Differences that do not matter unless somebody says so: of a share, and of any other figure as a
+part of the baseline's."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,6 @@ class Limits:
 class Evidence:
     """One metric on the samples that both sides answered."""
 
-    name: str
-    """`suite.metric`"""
     kind: stats.Kind
     higher_is_better: bool
     a: summary.Pooled
@@ -154,31 +158,20 @@ class Pairs:
         """The same candidate against another baseline."""
         return Pairs(self.candidate, other, self._by_id, self._read_rows, self._confidence)
 
-    def shared(self) -> dict[str, Mapping[str, Any]]:
-        """`suite.metric` -> the metric as the candidate's record has it, where both have it."""
+    def shared(self) -> list[tuple[str, str]]:
+        """(suite, metric) that both sides have."""
         theirs = set(self.baseline.metric_names())
-        return {
-            f"{suite}.{metric}": _told(self.candidate, suite, metric)
-            for suite, metric in self.candidate.metric_names()
-            if (suite, metric) in theirs
-        }
+        return [name for name in self.candidate.metric_names() if name in theirs]
 
-    def headlines(self) -> dict[str, Mapping[str, Any]]:
-        """The first metric of each suite that the baseline has."""
-        found: dict[str, Mapping[str, Any]] = {}
-        for suite, metric in self.baseline.metric_names():
-            if not any(name.startswith(f"{suite}.") for name in found):
-                found[f"{suite}.{metric}"] = _told(self.baseline, suite, metric)
-        return found
-
-    def on(self, name: str, where: Mapping[str, str] | None = None) -> Evidence | None:
-        """The evidence on `suite.metric`, of the samples `where` alone; None where it is of none.
+    def on(
+        self, suite: str, metric: str, where: Mapping[str, str] | None = None
+    ) -> Evidence | None:
+        """The evidence on one metric, of the samples `where` alone; None where it is of none.
 
         Raises NotComparable where the sides did not answer the same samples of the same suite.
         """
-        suite, _, metric = name.partition(".")
         comparable.check_suite(suite, self.candidate, self.baseline)
-        told = _told(self.candidate, suite, metric)
+        told = self.candidate.told(suite, metric)
         how = _narrowed(told["estimator"], where or {})
         own = self._tables(self.candidate, suite, metric, how)
         other = self._tables(self.baseline, suite, metric, how)
@@ -187,7 +180,6 @@ class Pairs:
         if not a.ids or (how["kind"] == "exp_ratio" and not self._same_tokens()):
             return None
         return Evidence(
-            name,
             summary.figure(how),
             told["higher_is_better"],
             a,
@@ -217,10 +209,16 @@ class Pairs:
         return self.candidate.tokenizer == self.baseline.tokenizer
 
 
-def _told(group: Group, suite: str, metric: str) -> Mapping[str, Any]:
-    """A metric as a record has it."""
-    found: Mapping[str, Any] = metrics(group.having(suite, metric)[0], suite)[metric]
-    return found
+def between(candidate: Side, baseline: Side, confidence: float) -> Pairs:
+    """The evidence between two sides that were found."""
+    by_id = {**baseline.found.by_id, **candidate.found.by_id}
+    own = candidate.found.by_id
+
+    def read(cell: Cell, suite: str) -> summary.Rows:
+        side = candidate if cell["id"] in own else baseline
+        return side.found.read_rows(cell, suite)
+
+    return Pairs(candidate.group, baseline.group, by_id, read, confidence)
 
 
 def _narrowed(how: Mapping[str, Any], where: Mapping[str, str]) -> Mapping[str, Any]:

@@ -17,10 +17,10 @@ from typing import Any, Literal
 from harness import comparable, stats
 from harness.cost import cost
 from harness.errors import NotComparable
-from harness.evidence import Evidence, Limits, Pairs
+from harness.evidence import Evidence, Limits, Pairs, between
 from harness.groups import Group
 from harness.policy import COST, Check, Loaded, default
-from harness.sides import Side, base_of, reader
+from harness.sides import Side, base_of
 
 SCHEMA = 1
 """Version of a decision's layout."""
@@ -98,12 +98,13 @@ def decide(candidate: Side, baseline: Side, policy: Loaded | None) -> Decision:
     Raises NotComparable, ConfigError for a rule on an unknown metric, UserError for sample files
     that are missing or were changed.
     """
-    confidence = policy.policy.confidence if policy else 0.95
-    pairs = _pairs(candidate, baseline, confidence)
-    policy = policy or default(pairs.headlines())
-    known = [*_known(pairs), *(f"{COST}.{name}" for name in costs(candidate.group))]
-    checks = policy.checks(known)
-    bases = _pairs(candidate, base_of(candidate), confidence) if needs_base(checks) else None
+    policy = policy or default(baseline.group)
+    pairs = between(candidate, baseline, policy.policy.confidence)
+    groups = (pairs.candidate, pairs.baseline)
+    # metrics of either side: one that a side lacks is an error of its own
+    known = [name for group in groups for name in group.metric_names()]
+    checks = policy.checks([*known, *((COST, name) for name in costs(candidate.group))])
+    bases = pairs.against(base_of(candidate).group) if needs_base(checks) else None
     return decision(pairs, policy, [finding(check, pairs, bases) for check in checks])
 
 
@@ -143,18 +144,6 @@ def _replaced(one: Finding, p: float, confidence: float) -> Finding:
         verdict="fail" if fails else "inconclusive",
         more_samples=None if fails else one.more_samples,
     )
-
-
-def _pairs(candidate: Side, baseline: Side, confidence: float) -> Pairs:
-    by_id = {**baseline.by_id, **candidate.by_id}
-    read = reader(candidate, baseline)
-    return Pairs(candidate.group, baseline.group, by_id, read, confidence)
-
-
-def _known(pairs: Pairs) -> dict[str, None]:
-    """Metrics of either side: one that a side lacks is an error of its own."""
-    groups = (pairs.candidate, pairs.baseline)
-    return {".".join(name): None for group in groups for name in group.metric_names()}
 
 
 def needs_base(checks: Sequence[Check]) -> bool:
@@ -207,7 +196,7 @@ def _evidence(check: Check, pairs: Pairs) -> Evidence:
                 f"{side.label} has no {suite}.{metric} and {other.label} has: measure "
                 f"{side.label} with the suite '{suite}' too"
             )
-    found = pairs.on(f"{suite}.{metric}", check.rule.where)
+    found = pairs.on(suite, metric, check.rule.where)
     if found is None:
         where = f" where {check.rule.where}" if check.rule.where else ""
         raise NotComparable(
@@ -219,22 +208,18 @@ def _evidence(check: Check, pairs: Pairs) -> Evidence:
 def _held(check: Check, evidence: Evidence) -> tuple[Limits, float, bool, bool]:
     """The figure, its bound, whether it must stay above it, and whether it is relative."""
     rule = check.rule
-    if rule.limit == "min":
-        bound = float(rule.min or 0.0)
-        return evidence.alone(bound), bound, True, False
-    if rule.limit == "max":
-        bound = float(rule.max or 0.0)
-        return evidence.alone(bound), bound, False, False
+    bound, upward = rule.bound(evidence.higher_is_better)
+    if rule.limit in ("min", "max"):
+        return evidence.alone(bound), bound, upward, False
     if rule.limit == "better_than":
-        return evidence.change(), 0.0, evidence.higher_is_better, False
-    upward, margin = rule.limit == "max_drop", rule.margin
-    bound = -margin.size if upward else margin.size
-    found = evidence.relative_change(bound) if margin.relative else evidence.change(bound)
+        return evidence.change(), bound, upward, False
+    relative = rule.margin.relative
+    found = evidence.relative_change(bound) if relative else evidence.change(bound)
     if math.isnan(found.value):
         raise NotComparable(
             f"{check.name}: a percentage of {evidence.baseline:g} is no limit; give an absolute one"
         )
-    return found, bound, upward, margin.relative
+    return found, bound, upward, relative
 
 
 def _more(found: Limits, evidence: Evidence, room: float) -> int | None:
@@ -266,14 +251,12 @@ def _of_cost(check: Check, pairs: Pairs) -> Finding:
     if mine is None or (theirs is None and not alone):
         side = pairs.candidate if mine is None else pairs.baseline
         raise NotComparable(f"{check.name}: {side.label} has none; name another baseline")
-    change, bound, relative, upward = float(mine), 0.0, False, rule.limit in ("min", "max_drop")
-    if alone:
-        bound = float((rule.min if upward else rule.max) or 0.0)
-    else:
+    bound, upward = rule.bound(higher_is_better=False)
+    change, relative = float(mine), False
+    if not alone:
         assert theirs is not None
         relative = rule.margin.relative
         change = mine / theirs - 1 if relative else mine - theirs
-        bound = -rule.margin.size if upward else rule.margin.size
     passes = change >= bound if upward else change <= bound
     return Finding(
         name=check.name,

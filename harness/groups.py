@@ -78,6 +78,18 @@ class Group:
         }
         return list(names)
 
+    def told(self, suite: str, metric: str) -> Mapping[str, Any]:
+        """A metric as the first record that has it tells."""
+        found: Mapping[str, Any] = metrics(self.having(suite, metric)[0], suite)[metric]
+        return found
+
+    def headlines(self) -> list[tuple[str, str]]:
+        """The first (suite, metric) of each suite."""
+        firsts: dict[str, str] = {}
+        for suite, metric in self.metric_names():
+            firsts.setdefault(suite, metric)
+        return list(firsts.items())
+
     def bases(self, suite: str, metric: str, by_id: Mapping[str, Cell]) -> list[Cell]:
         """The base cells (each once) that the metric may be compared with."""
         cells = self.having(suite, metric)

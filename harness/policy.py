@@ -15,15 +15,18 @@ rules:
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from harness import yamlfile
 from harness.errors import UserError, nearest
+from harness.evidence import SMALL_PART, SMALL_SHARE
+from harness.groups import Group
+from harness.summary import figure
 from harness.yamlfile import Located, StrictModel
 
 LIMITS = ("max_drop", "max_increase", "min", "max", "better_than")
@@ -90,6 +93,15 @@ class Rule(StrictModel):
         """Of `max_drop` and `max_increase`."""
         return amount(getattr(self, self.limit))
 
+    def bound(self, higher_is_better: bool) -> tuple[float, bool]:
+        """What the figure (or its change) is held against, and whether it must stay above it."""
+        if self.limit in ("min", "max"):
+            return float(getattr(self, self.limit)), self.limit == "min"
+        if self.limit == "better_than":
+            return 0.0, higher_is_better
+        upward = self.limit == "max_drop"
+        return -self.margin.size if upward else self.margin.size, upward
+
     def told(self) -> str:
         """The limit in words."""
         words = {
@@ -140,12 +152,12 @@ class Loaded:
     policy: Policy
     located: Located
 
-    def checks(self, known: Iterable[str]) -> list[Check]:
-        """The rules on the metrics that there are.
+    def checks(self, known: Iterable[tuple[str, str]]) -> list[Check]:
+        """The rules on the (suite, metric) that there are.
 
         Raises ConfigError with the nearest names where a rule has none.
         """
-        names = list(known)
+        names = {".".join(name): name for name in known}
         found = []
         for number, rule in enumerate(self.policy.rules):
             matching = [name for name in names if fnmatch.fnmatchcase(name, rule.metric)]
@@ -154,9 +166,7 @@ class Loaded:
                     f"no metric '{rule.metric}': {nearest(rule.metric, names)}",
                     ("rules", number, "metric"),
                 )
-            for name in matching:
-                suite, _, metric = name.partition(".")
-                found.append(Check(rule, suite, metric, ("rules", number)))
+            found += [Check(rule, *names[name], ("rules", number)) for name in matching]
         return found
 
 
@@ -178,18 +188,20 @@ def load(file: Path) -> Loaded:
     return Loaded(yamlfile.validate(Policy, located, context="policy"), located)
 
 
-def default(headlines: Mapping[str, Mapping[str, Any]]) -> Loaded:
-    """The policy without a file: no suite's first metric may get worse by much.
+def default(baseline: Group) -> Loaded:
+    """The policy without a file: no first metric of the baseline's suites may get worse by much.
 
-    `headlines` are those metrics as the baseline's records hold them. A share may drop by 0.02 (2
-    points), any other figure move by 5 %, the wrong way. Raises UserError where there are none.
+    A share may drop by 0.02 (2 points), any other figure move by 5 %, the wrong way. Raises
+    UserError where the baseline has no suite.
     """
+    headlines = baseline.headlines()
     if not headlines:
         raise UserError("the baseline has no suite: measure it with those that matter")
     rules = []
-    for name, metric in headlines.items():
-        share = metric["estimator"]["kind"] in ("share", "retained")
+    for name in headlines:
+        metric = baseline.told(*name)
+        share = figure(metric["estimator"]) == "share"
         way = "max_drop" if metric["higher_is_better"] else "max_increase"
-        rules.append({"metric": name, way: 0.02 if share else "5%"})
+        rules.append({"metric": ".".join(name), way: SMALL_SHARE if share else f"{SMALL_PART:%}"})
     located = Located(Path("default policy"), {"rules": rules}, {})
     return Loaded(yamlfile.validate(Policy, located, context="policy"), located)

@@ -5,70 +5,92 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from harness import record
 from harness.errors import NotComparable, UserError, nearest
 from harness.groups import Cell, Group, ReadRows, grouped, suites
 from harness.record import Stored
-from harness.summary import Rows
 
 BASE = "base"
 """As a baseline: the untouched base that the candidate was compared with when it was measured."""
 
 
 @dataclass(frozen=True)
-class Side:
-    """One side of a comparison, and all that lies in the results folders with it."""
+class Found:
+    """The records of some places, and their samples, each file read once."""
 
-    group: Group
+    places: Sequence[Path]
     stored: Sequence[Stored]
 
-    @property
+    @cached_property
     def by_id(self) -> Mapping[str, Cell]:
         """Cell id -> record."""
         return {stored.id: stored.data for stored in self.stored}
 
-    @property
+    @cached_property
     def read_rows(self) -> ReadRows:
         """The samples of any of the records."""
         return record.rows_reader(self.stored)
 
+    @property
+    def groups(self) -> list[Group]:
+        """All rows."""
+        return grouped(stored.data for stored in self.stored)
 
-def find(name: str, folders: Sequence[Path]) -> Side:
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison, and all that was found with it."""
+
+    group: Group
+    found: Found
+
+
+def find(name: str, folders: Sequence[Path], beside: Side | None = None) -> Side:
     """The side that `name` means.
 
     `name` is a record file, a results folder with just one row beside the base, FOLDER/NAME, or a
     cell id, a unique prefix of one, a label or a method in one of `folders`. A label that several
-    seeds share means all of them. Raises UserError with what it could be otherwise, and
-    NotComparable where it has no results.
+    seeds share means all of them. What was read for the side `beside` is not read again. Raises
+    UserError with what it could be otherwise, and NotComparable where it has no results.
     """
-    stored, wanted = _places(name, folders)
-    group = _only_row(name, stored) if wanted is None else _named(wanted, stored)
+    places, wanted = _places(name, folders)
+    found = beside.found if beside and beside.found.places == places else _read(places)
+    group = _only_row(name, found) if wanted is None else _named(wanted, found)
     failed = [cell for cell in group.cells if not suites(cell)]
     if failed:
         raise NotComparable(
             f"cell {failed[0]['id']} ended with '{failed[0]['status']}' and has no results: "
             "run it again, or leave it out"
         )
-    return Side(group, stored)
+    return Side(group, found)
+
+
+def every(name: str, folders: Sequence[Path]) -> list[Side]:
+    """All rows of a results folder; of another name the side that it means."""
+    if not (Path(name) / "cells").is_dir():
+        return [find(name, folders)]
+    found = _read([Path(name)])
+    return [Side(group, found) for group in found.groups]
 
 
 def base_of(side: Side) -> Side:
     """The untouched base that a side was compared with. Raises UserError where it is not there."""
     wanted = _bases([side.group])
-    found = [stored.data for stored in side.stored if stored.id in wanted]
-    if not found:
+    bases = [cell for key, cell in side.found.by_id.items() if key in wanted]
+    if not bases:
         raise UserError(
             f"the base of {side.group.label} is not in its results folder: keep cells/ whole, or "
             "name another baseline"
         )
-    return Side(grouped(found)[0], side.stored)
+    return Side(grouped(bases)[0], side.found)
 
 
 def baseline(name: str, candidate: Side, folders: Sequence[Path]) -> Side:
     """What a candidate is held against: `base`, or as `find`."""
-    return base_of(candidate) if name == BASE else find(name, folders)
+    return base_of(candidate) if name == BASE else find(name, folders, candidate)
 
 
 def is_base(side: Side) -> bool:
@@ -82,40 +104,43 @@ def _bases(groups: Sequence[Group]) -> set[str]:
     return {str(one) for one in told if one is not None}
 
 
-def _places(name: str, folders: Sequence[Path]) -> tuple[list[Stored], str | None]:
-    """The records to look in, and the name to look for; None means the only row."""
+def _read(places: Sequence[Path]) -> Found:
+    return Found(places, record.read_records(places))
+
+
+def _places(name: str, folders: Sequence[Path]) -> tuple[list[Path], str | None]:
+    """Where to look, and the name to look for; None means the only row."""
     path = Path(name)
     if path.is_file():
         whole = path.parent.parent if path.parent.name == "cells" else None
         wanted = record.read_record(path)["id"]
-        return record.read_records([whole or path]), str(wanted)
+        return [whole or path], str(wanted)
     if (path / "cells").is_dir():
-        return record.read_records([path]), None
+        return [path], None
     if (path.parent / "cells").is_dir() and os.sep in name:
-        return record.read_records([path.parent]), path.name
+        return [path.parent], path.name
     if os.sep in name or name.endswith(".json"):
         raise UserError(f"{name}: no such record or results folder; check the path")
     if not folders:
         raise UserError(
             f"no results to find '{name}' in: name FOLDER/{name}, or a folder with --results"
         )
-    return record.read_records(folders), name
+    return list(folders), name
 
 
-def _only_row(name: str, stored: Sequence[Stored]) -> Group:
-    groups = grouped(one.data for one in stored)
-    trained = [group for group in groups if group.cells[0]["training"]] or groups
+def _only_row(name: str, found: Found) -> Group:
+    groups = found.groups
     bases = _bases(groups)
-    rows = [group for group in groups if group.cells[0]["id"] not in bases] or trained
+    rows = [group for group in groups if group.cells[0]["id"] not in bases] or groups
     if len(rows) == 1:
         return rows[0]
     labels = ", ".join(sorted({group.label for group in rows}))
     raise UserError(f"{name} has {len(rows)} rows: name one, {name.rstrip('/')}/NAME of {labels}")
 
 
-def _named(name: str, stored: Sequence[Stored]) -> Group:
-    groups = grouped(one.data for one in stored)
-    single = [Group([one.data]) for one in stored]
+def _named(name: str, found: Found) -> Group:
+    groups = found.groups
+    single = [Group([cell]) for cell in found.by_id.values()]
     choices = (
         [group for group in single if group.cells[0]["id"] == name],
         [group for group in groups if group.label == name],
@@ -128,15 +153,5 @@ def _named(name: str, stored: Sequence[Stored]) -> Group:
         if matches:
             told = ", ".join(f"{group.cells[0]['id']} ({group.title})" for group in matches)
             raise UserError(f"'{name}' names {len(matches)} rows: {told}; give a whole id")
-    known = {one.label for one in stored} | {one.id for one in stored}
+    known = {group.label for group in groups} | set(found.by_id)
     raise UserError(f"no cell '{name}': {nearest(name, known)}")
-
-
-def reader(candidate: Side, baseline: Side) -> ReadRows:
-    """Rows of either side: each reads those of its own folders."""
-    mine, theirs, own = candidate.read_rows, baseline.read_rows, candidate.by_id
-
-    def read(record: Cell, suite: str) -> Rows:
-        return mine(record, suite) if record["id"] in own else theirs(record, suite)
-
-    return read

@@ -14,6 +14,7 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from harness.child import event_stream, one_gpu, quiet_libraries
 from harness.errors import HarnessError, NotComparable
 from harness.evidence import Pairs
 from harness.gate import Decision, Finding
-from harness.groups import Cell, Group, metrics, suites
+from harness.groups import Cell, Group, suites
 from harness.plan import Cell as Planned
 from harness.policy import Check, Loaded
 from harness.sides import Side
@@ -57,20 +58,21 @@ class Growing:
     planned: Planned
     baseline: Side
     tokenizer_hash: str | None = None
-    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Of the candidate; set before the first look."""
+    rows: dict[str, list[dict[str, Any]]] = field(init=False)
     """Suite -> rows."""
-    order: dict[str, list[int]] = field(default_factory=dict)
+    order: dict[str, list[int]] = field(init=False)
     """Suite -> positions of all its samples, in the order in which they are taken."""
 
     def __post_init__(self) -> None:
-        read = self.baseline.read_rows
-        self._known = {
-            suite.name: list(read(self.baseline.group.cells[0], suite.name))
-            for suite in self.planned.suites
+        read, cell = self.baseline.found.read_rows, self.baseline.group.cells[0]
+        names = [suite.name for suite in self.planned.suites]
+        self._known = {name: {row["id"]: row for row in read(cell, name)} for name in names}
+        self.rows = {name: [] for name in names}
+        self.order = {
+            name: random.Random(0).sample(range(len(known)), len(known))
+            for name, known in self._known.items()
         }
-        for name, known in self._known.items():
-            self.rows[name] = []
-            self.order[name] = random.Random(0).sample(range(len(known)), len(known))
 
     def taken(self, suite: str) -> int:
         """Samples that are answered."""
@@ -87,9 +89,8 @@ class Growing:
 
     def add(self, suite: Suite, rows: Rows) -> None:
         """Keep a block's answers. Raises NotComparable where they are not to the same questions."""
-        known = {row["id"]: row for row in self._known[suite.name]}
         for row in rows:
-            theirs = known.get(row["id"])
+            theirs = self._known[suite.name].get(row["id"])
             if theirs is None or theirs.get("prompt") != row.get("prompt"):
                 raise NotComparable(
                     f"suite '{suite.name}': sample '{row['id']}' is not the same when asked in "
@@ -99,7 +100,7 @@ class Growing:
 
     def pairs(self, confidence: float) -> Pairs:
         """Candidate and baseline on what is answered."""
-        mine, read = self.cell(), self.baseline.read_rows
+        mine, read = self.cell, self.baseline.found.read_rows
         ids = {name: {row["id"] for row in rows} for name, rows in self.rows.items()}
 
         def rows_of(cell: Cell, suite: str) -> Rows:
@@ -107,9 +108,10 @@ class Growing:
                 return self.rows[suite]
             return [row for row in read(cell, suite) if row["id"] in ids[suite]]
 
-        by_id = {**self.baseline.by_id, CANDIDATE: mine}
+        by_id = {**self.baseline.found.by_id, CANDIDATE: mine}
         return Pairs(Group([mine]), self.baseline.group, by_id, rows_of, confidence)
 
+    @cached_property
     def cell(self) -> Cell:
         """What the candidate's record would be."""
         theirs = self.baseline.group.cells[0]
@@ -208,7 +210,7 @@ def _look(
 
 
 def _against_base(growing: Growing, pairs: Pairs) -> Pairs:
-    base = sides.base_of(Side(Group([growing.cell()]), growing.baseline.stored))
+    base = sides.base_of(Side(Group([growing.cell]), growing.baseline.found))
     return pairs.against(base.group)
 
 
@@ -232,19 +234,16 @@ def checks_of(rules: Loaded | None, baseline: Side) -> tuple[Loaded, list[Check]
     Raises ConfigError for a rule that no block of samples can decide.
     """
     group = baseline.group
-    if rules is None:
-        itself = Pairs(group, group, baseline.by_id, baseline.read_rows, 0.95)
-        rules = policy.default(itself.headlines())
-    known = [".".join(name) for name in group.metric_names()]
+    rules = rules or policy.default(group)
     for number, rule in enumerate(rules.policy.rules):
         if rule.metric.startswith(f"{policy.COST}."):
             raise rules.located.error(
                 "a cost is known only when all is measured: leave --until-decided out",
                 ("rules", number),
             )
-    checks = rules.checks(known)
+    checks = rules.checks(group.metric_names())
     for check in checks:
-        estimator = metrics(group.cells[0], check.suite)[check.metric]["estimator"]
+        estimator = group.told(check.suite, check.metric)["estimator"]
         if estimator["per"] == MACRO_WEIGHT:
             raise rules.located.error(
                 f"{check.name} averages over tasks, which a block does not have whole: use "

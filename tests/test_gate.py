@@ -500,3 +500,18 @@ def test_gate_exit_codes_are_the_contracts(out: Path, tmp_path: Path) -> None:
     assert ran.exception.exit_code == 2
     ran = harness("gate", out / "good", "--baseline", "base", "--adapter", "x")
     assert "--until-decided" in str(ran.exception)
+
+
+def test_a_suites_name_may_hold_a_dot(out: Path) -> None:
+    for file in (out / "cells").glob("*.json"):
+        told = json.loads(file.read_text())
+        if told["evaluation"]:
+            suites = told["evaluation"]["suites"]
+            suites["quiz.v2"] = suites.pop("quiz")
+            file.write_text(json.dumps(told))
+    found = decide(out, "bad", "rules: [{metric: quiz.v2.accuracy, max_drop: 0.05}]")
+    assert [one.name for one in found.findings] == ["quiz.v2.accuracy"]
+    assert found.verdict == "fail"
+    told = compare(sides.find(str(out / "bad"), []), sides.find(str(out / "base"), []))
+    assert "quiz.v2.accuracy.north" in told["metrics"]
+    assert told["samples"]["quiz.v2"]["worse"]

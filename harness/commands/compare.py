@@ -13,7 +13,6 @@ import click
 from harness import compare, compare_table, leaderboard, record, sides
 from harness.console import console
 from harness.errors import UserError
-from harness.groups import grouped
 from harness.sides import Side
 
 
@@ -39,7 +38,8 @@ def run(asked: Asked) -> None:
     """Print the comparison."""
     folders = results(asked.folders)
     if len(asked.names) == 2 and asked.against is None:
-        told = _pair(asked, *(sides.find(name, folders) for name in asked.names))
+        candidate = sides.find(asked.names[0], folders)
+        told = _pair(asked, candidate, sides.find(asked.names[1], folders, candidate))
         shown = compare_table.pair(told)
     else:
         told = _several(asked, folders)
@@ -61,7 +61,7 @@ def _pair(asked: Asked, candidate: Side, baseline: Side) -> dict[str, Any]:
 
 
 def _several(asked: Asked, folders: Sequence[Path]) -> dict[str, Any]:
-    rows = [side for name in asked.names for side in _rows(name, folders)]
+    rows = [side for name in asked.names for side in sides.every(name, folders)]
     against = asked.against or sides.BASE
     told = []
     for side in rows:
@@ -73,8 +73,11 @@ def _several(asked: Asked, folders: Sequence[Path]) -> dict[str, Any]:
     if not told:
         raise UserError(f"nothing to compare with {against}: name rows, or a folder of several")
     cells = {cell["id"]: cell for side in rows for cell in side.group.cells}
-    stored = {one.id: one for side in rows for one in side.stored}
-    board = leaderboard.build(list(cells.values()), read_rows=record.rows_reader(stored.values()))
+    places = {key: side.found for side in rows for key in side.found.by_id}
+    board = leaderboard.build(
+        list(cells.values()),
+        read_rows=lambda cell, suite: places[cell["id"]].read_rows(cell, suite),
+    )
     return {
         "schema": compare.SCHEMA,
         "against": against,
@@ -82,14 +85,6 @@ def _several(asked: Asked, folders: Sequence[Path]) -> dict[str, Any]:
         "ranked_by": board["ranked_by"],
         "groups": _tied_groups(board["rows"]),
     }
-
-
-def _rows(name: str, folders: Sequence[Path]) -> list[Side]:
-    """One row, or all of a results folder."""
-    if not (Path(name) / "cells").is_dir():
-        return [sides.find(name, folders)]
-    stored = record.read_records([Path(name)])
-    return [Side(group, stored) for group in grouped(one.data for one in stored)]
 
 
 def _tied_groups(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
