@@ -34,7 +34,6 @@ from harness import gate, record, stats
 from harness.compare import margin
 from harness.environment import environment
 from harness.evidence import Evidence
-from harness.groups import label
 from harness.policy import Check, Rule
 from harness.summary import Pooled
 
@@ -144,7 +143,7 @@ def scores_of(folders: Sequence[Path]) -> dict[str, dict[str, Scores]]:
     read = record.rows_reader(stored)
     found: dict[str, dict[str, Scores]] = {}
     for one in stored:
-        name = label(one.data["plan"])
+        name = one.label
         name = f"{name}-s{one.data['plan']['seed']}" if name == "lora" else name
         questions = sorted(read(one.data, "questions"), key=lambda row: row["id"])
         texts = sorted(read(one.data, "texts"), key=lambda row: row["id"])

@@ -29,6 +29,18 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", _START, str(root), module, *arguments]
 
 
+def answer(module: str, told: bytes, otherwise: str) -> bytes:
+    """What a module, given `told` on standard input, prints.
+
+    Raises UserError with the last line of its standard error where it fails; with `otherwise`
+    where it says nothing.
+    """
+    done = subprocess.run(command(module), input=told, capture_output=True, check=False)
+    if done.returncode:
+        raise UserError(_last_line(done.stderr) or otherwise)
+    return done.stdout
+
+
 def events(module: str, told: bytes) -> Iterator[dict[str, Any]]:
     """What a module, given `told` on standard input, reports as JSON lines.
 
@@ -52,8 +64,12 @@ def events(module: str, told: bytes) -> Iterator[dict[str, Any]]:
             process.wait()
         if last is None:
             log.seek(0)
-            lines = log.read().decode(errors="replace").strip().splitlines()
-            raise UserError(lines[-1] if lines else f"{module} was killed")
+            raise UserError(_last_line(log.read()) or f"{module} was killed")
+
+
+def _last_line(said: bytes) -> str:
+    lines = said.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def event_stream() -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import NotComparable
-from harness.groups import Group, suites
+from harness.groups import Group
+from harness.record import suites
 
 if TYPE_CHECKING:
     from harness.suite import Suite

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from harness import figures
+from harness import readable
+from harness.console import plain_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,7 +35,7 @@ def several(told: Mapping[str, Any]) -> RenderableType:
     from rich.text import Text
 
     rows = told["rows"]
-    grid = _grid()
+    grid = plain_table()
     grid.add_column(Text(f"metric, against {told['against']}"), overflow="fold")
     for row in rows:
         grid.add_column(Text(row["candidate"]["label"]), overflow="fold")
@@ -49,22 +50,22 @@ def several(told: Mapping[str, Any]) -> RenderableType:
 def _metrics(told: Mapping[str, Any]) -> Table:
     from rich.text import Text
 
-    grid = _grid()
+    grid = plain_table()
     labels = [told[side]["label"] for side in ("candidate", "baseline")]
     grid.add_column("metric", overflow="fold")
     for title in (*labels, "difference", "p", "can see", "n"):
         grid.add_column(Text(title), justify="right")
     grid.add_column("verdict", no_wrap=True)
     for name, one in told["metrics"].items():
-        change = figures.number(one["delta"], "+")
-        change += figures.span(one["delta_ci_low"], one["delta_ci_high"], "+")
+        change = readable.number(one["delta"], "+")
+        change += readable.span(one["delta_ci_low"], one["delta_ci_high"], "+")
         grid.add_row(
             f"{name} {'↑' if one['higher_is_better'] else '↓'}",
-            figures.number(one["value"]),
-            figures.number(one["baseline"]),
+            readable.number(one["value"]),
+            readable.number(one["baseline"]),
             change,
             f"{one['p_adjusted']:.2g}",
-            figures.number(one["detectable"]),
+            readable.number(one["detectable"]),
             str(one["n"]),
             Text(one["verdict"], style=STYLES[one["verdict"]]),
         )
@@ -110,15 +111,15 @@ def _short(text: Any) -> str:
 
 
 def _costs(told: Mapping[str, Any]) -> Table:
-    grid = _grid()
+    grid = plain_table()
     for title in ("cost", told["candidate"]["label"], told["baseline"]["label"]):
         grid.add_column(title, justify="right" if title != "cost" else "left")
     shown = {
-        "train_seconds": figures.duration,
-        "evaluation_seconds": figures.duration,
-        "peak_memory_bytes": figures.size,
-        "trainable_parameters": figures.count,
-        "artifact_bytes": figures.size,
+        "train_seconds": readable.duration,
+        "evaluation_seconds": readable.duration,
+        "peak_memory_bytes": readable.size,
+        "trainable_parameters": readable.count,
+        "artifact_bytes": readable.size,
     }
     for key, show in shown.items():
         sides = [told[side]["cost"][key] for side in ("candidate", "baseline")]
@@ -131,13 +132,6 @@ def _change(one: Mapping[str, Any] | None) -> RenderableType:
 
     if one is None:
         return Text("-")
-    span = figures.span(one["delta_ci_low"], one["delta_ci_high"], "+")
-    change = figures.number(one["delta"], "+") + span
+    span = readable.span(one["delta_ci_low"], one["delta_ci_high"], "+")
+    change = readable.number(one["delta"], "+") + span
     return Text(change) + Text(f"\n{one['verdict']}", style=STYLES[one["verdict"]])
-
-
-def _grid(columns: Sequence[str] = ()) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")

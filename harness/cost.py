@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from harness.record import suites
+
 Cell = Mapping[str, Any]
 """A record's content."""
 
@@ -63,7 +65,5 @@ def _trained(cell: Cell) -> Mapping[str, Any]:
 
 def _evaluated(cell: Cell) -> Mapping[str, Any]:
     """The phases of evaluation; none where they leave out suites that were reused."""
-    evaluation = cell["evaluation"] or {}
-    found: Mapping[str, Any] = evaluation.get("phases") or {}
-    suites = evaluation.get("suites") or {}
-    return {} if any("reused" in suite for suite in suites.values()) else found
+    found: Mapping[str, Any] = (cell["evaluation"] or {}).get("phases") or {}
+    return {} if any("reused" in suite for suite in suites(cell).values()) else found

@@ -9,7 +9,8 @@ from typing import Any
 from harness import prefix_attention
 from harness.errors import is_out_of_memory
 from harness.head import head_logits, unwrapped
-from harness.passes import Limit, Progress, free_memory
+from harness.machine import free_memory
+from harness.passes import Limit, Progress, hidden_states
 from harness.prefix_attention import Block, Joined, Past, attend
 
 MIN_PREFIX = 8
@@ -240,13 +241,7 @@ class _Steps:
     def _run(
         self, tokens: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
     ) -> list[int]:
-        import torch
-
-        hidden = self.body(
-            input_ids=torch.tensor([tokens], device=self.device),
-            position_ids=torch.tensor([positions], device=self.device),
-            use_cache=False,
-        ).last_hidden_state[0]
+        hidden = hidden_states(self.body, tokens, positions, self.device)
         best = head_logits(self.head, hidden[list(wanted)]).argmax(dim=-1)
         return [int(token) for token in best.tolist()]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness import summary
+from harness.record import label, suites
 
 Cell = Mapping[str, Any]
 """A record's content."""
@@ -124,17 +125,6 @@ def _key(plan: Mapping[str, Any]) -> str:
     parts += [label(plan), plan["options"], plan.get("budget"), model.get("trust_remote_code")]
     parts += [data.get(key) for key in ("hash", "rows", "format", "loss", "chat_template")]
     return json.dumps(parts, sort_keys=True)
-
-
-def label(plan: Mapping[str, Any]) -> str:
-    """The label of a plan's method."""
-    return str(plan.get("label") or plan["method"])
-
-
-def suites(cell: Cell) -> Mapping[str, Any]:
-    """The suites of a record; none where it was not evaluated."""
-    found: Mapping[str, Any] = (cell["evaluation"] or {}).get("suites") or {}
-    return found
 
 
 def metrics(cell: Cell, suite: str) -> Mapping[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 from harness import summary
 from harness.cost import cost
 from harness.errors import UserError, nearest
-from harness.groups import Cell, Group, ReadRows, grouped, metrics, suites
+from harness.groups import Cell, Group, ReadRows, grouped, metrics
+from harness.record import suites
 
 __all__ = ["SCHEMA", "build"]
 

@@ -16,23 +16,17 @@ NAMED = 10
 """Pairs that a warning names; the others are counted."""
 
 
-def leaks(
-    train: Sequence[Row],
-    suites: Sequence[Suite],
-    samples: Mapping[str, Sequence[Sample]] | None = None,
-) -> list[str]:
+def leaks(train: Sequence[Row], suites: Sequence[Suite]) -> list[str]:
     """One warning per suite that shares a prompt or a 13-gram with training rows.
 
-    `samples` are those of suites whose own are not in a file of rows, by the suite's name;
-    lm-eval suites that are not there are left out.
+    lm-eval's suites are left out: `leaks_of_rows`, when their questions are known.
     """
     if not train:
         return []
     # The training rows are read through once for all suites; ids lead back to each.
-    given = samples or {}
     every: list[Sample] = []
     for suite in suites:
-        own = given[suite.name] if suite.name in given else _samples(suite)
+        own = _samples(suite)
         every += [replace(sample, id=f"{suite.name}\n{sample.id}") for sample in own]
     found: dict[str, list[Overlap]] = {suite.name: [] for suite in suites}
     for overlap in overlaps(train, every):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import re
@@ -20,7 +21,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from harness.types import Precision
 
-__all__ = ["Gpu", "Machine", "TorchBuild", "default_precision", "facts", "torch_build"]
+__all__ = [
+    "Gpu",
+    "Machine",
+    "TorchBuild",
+    "default_precision",
+    "facts",
+    "free_memory",
+    "torch_build",
+]
 
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
@@ -218,6 +227,14 @@ def torch_build() -> TorchBuild | None:
     text = _read(Path(spec.origin).parent / "version.py")
     values = dict(re.findall(r"^(\w+)\b[^=\n]*=\s*'([^']*)'", text, re.MULTILINE))
     return TorchBuild(values.get("__version__", "unknown"), values.get("cuda") or values.get("hip"))
+
+
+def free_memory() -> None:
+    """Give what nothing holds any more back to the device, where torch is loaded."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 from harness import adapters
 from harness.errors import UserError
 from harness.generation import Ending, Generated, greedy
+from harness.machine import free_memory
 from harness.passes import Limit, Progress
 from harness.scoring import Score, score_requests, why_not_shared
 from harness.tokens import end_tokens
@@ -122,12 +122,8 @@ class LanguageModel:
 
     def close(self) -> None:
         """Free the model's memory."""
-        import torch
-
         self.model = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
 
 def open_artifact(artifact: Artifact) -> LanguageModel:

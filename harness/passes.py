@@ -9,6 +9,7 @@ from typing import Any
 from harness import prefix_attention
 from harness.errors import is_out_of_memory
 from harness.head import Head, unwrapped
+from harness.machine import free_memory
 from harness.prefix_attention import Block, Past
 from harness.prefix_tree import Node, Wanted
 
@@ -122,6 +123,18 @@ class _Passes:
             self.progress(self.done, self.total)
 
 
+def hidden_states(body: Any, ids: Sequence[int], positions: Sequence[int], device: Any) -> Any:
+    """(tokens, width) of one row of tokens through the transformer's body."""
+    import torch
+
+    found = body(
+        input_ids=torch.tensor([ids], device=device),
+        position_ids=torch.tensor([positions], device=device),
+        use_cache=False,
+    )
+    return found.last_hidden_state[0]
+
+
 class Packed(_Passes):
     """Pieces one after the other in one row, without padding; prefixes are shared."""
 
@@ -166,24 +179,18 @@ class Packed(_Passes):
         return size + len(pieces[-1].tokens)
 
     def _forward(self, pieces: Sequence[_Piece]) -> None:
-        import torch
-
         blocks, starts, at = [], [], 0
         for piece in pieces:
             piece.keep = Past(piece.past) if piece.children else None
             blocks.append(Block(at, piece.past, piece.parents, piece.keep))
             starts.append(at)
             at += len(piece.tokens)
-        ids = torch.tensor([[token for piece in pieces for token in piece.tokens]])
-        positions = torch.tensor([[place for piece in pieces for place in piece.positions]])
+        ids = [token for piece in pieces for token in piece.tokens]
+        positions = [place for piece in pieces for place in piece.positions]
         with prefix_attention.laid_out(prefix_attention.lay_out(blocks, self.device)):
-            hidden = self.body(
-                input_ids=ids.to(self.device),
-                position_ids=positions.to(self.device),
-                use_cache=False,
-            ).last_hidden_state
+            hidden = hidden_states(self.body, ids, positions, self.device)
         self.head.collect(
-            hidden[0],
+            hidden,
             [
                 (start + offset, wanted)
                 for start, piece in zip(starts, pieces, strict=True)
@@ -231,14 +238,3 @@ class Padded(_Passes):
                 for offset, wanted in piece.wanted
             ],
         )
-
-
-def free_memory() -> None:
-    """Give what a failed pass still holds back to the device."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -26,6 +26,7 @@ __all__ = [
     "SCHEMA",
     "Stored",
     "environment",
+    "label",
     "plain",
     "read_record",
     "read_records",
@@ -33,6 +34,7 @@ __all__ = [
     "read_section",
     "rows_reader",
     "schema",
+    "suites",
     "validate",
     "write_json",
     "write_record",
@@ -66,8 +68,17 @@ class Stored:
     @property
     def label(self) -> str:
         """The label of the cell's method."""
-        plan = self.data["plan"]
-        return str(plan.get("label") or plan["method"])
+        return label(self.data["plan"])
+
+
+def label(plan: Mapping[str, Any]) -> str:
+    """The label of a plan's method."""
+    return str(plan.get("label") or plan["method"])
+
+
+def suites(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The suites of a record; none where it was not evaluated."""
+    return (record["evaluation"] or {}).get("suites") or {}
 
 
 # Writing
@@ -297,14 +308,10 @@ def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     if any(record["status"] != "ok" or record["training"] for record in both):
         return False
     figures, others = (
-        {name: [suite["hash"], suite["metrics"]] for name, suite in _suites(record).items()}
+        {name: [suite["hash"], suite["metrics"]] for name, suite in suites(record).items()}
         for record in both
     )
     return bool(figures) and figures == others
-
-
-def _suites(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    return (record["evaluation"] or {}).get("suites") or {}
 
 
 def _stored_in(place: Path) -> Iterator[Stored]:
@@ -326,10 +333,10 @@ def read_samples(out: Path, record: Mapping[str, Any], suite: str) -> list[dict[
 
     Raises UserError where the record has no such suite, or its file is missing or was changed.
     """
-    suites = _suites(record)
-    if suite not in suites:
-        raise UserError(f"cell {record['id']} has no suite '{suite}': {nearest(suite, suites)}")
-    told = suites[suite].get("samples")
+    known = suites(record)
+    if suite not in known:
+        raise UserError(f"cell {record['id']} has no suite '{suite}': {nearest(suite, known)}")
+    told = known[suite].get("samples")
     if told is None:
         raise UserError(f"cell {record['id']} has no sample file for '{suite}'; run it again")
     return _read_rows(Path(out) / told["file"], told["sha256"], record["id"])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from harness import record
 from harness.errors import NotComparable, UserError, nearest
-from harness.groups import Cell, Group, ReadRows, grouped, suites
-from harness.record import Stored
+from harness.groups import Cell, Group, ReadRows, grouped
+from harness.record import Stored, suites
 
 BASE = "base"
 """As a baseline: the untouched base that the candidate was compared with when it was measured."""

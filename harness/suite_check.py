@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from harness import asks
-from harness.child import command
-from harness.errors import UserError
+from harness.child import answer
 from harness.manager import Plugins
 from harness.packaged import resolve_model
 from harness.suite import Suite, Where, find_suite, load_suite
@@ -59,15 +57,8 @@ def try_out(suite: Suite, base: ModelRef | None) -> dict[str, Any]:
     """
     from pydantic import TypeAdapter
 
-    done = subprocess.run(
-        command("harness.suite_trial"),
-        input=TypeAdapter(Trial).dump_json(Trial(suite, SAMPLES, base)),
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise UserError(lines[-1] if lines else f"{suite.file}: the check was killed")
+    trial = TypeAdapter(Trial).dump_json(Trial(suite, SAMPLES, base))
+    said = answer("harness.suite_trial", trial, f"{suite.file}: the check was killed")
     return {
         "suite": suite.name,
         "version": suite["version"],
@@ -78,5 +69,5 @@ def try_out(suite: Suite, base: ModelRef | None) -> dict[str, Any]:
         "judged_by_model": suite["judge"] is not None and suite.judge_model is None,
         "model": base.name if base else NAME,
         "random_weights": base is None,
-        **json.loads(done.stdout.splitlines()[-1]),
+        **json.loads(said.splitlines()[-1]),
     }

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness import figures
+from harness import readable
+from harness.console import plain_table
 from harness.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _ranking(board: Mapping[str, Any]) -> Table:
     from rich.text import Text
 
     rows, by = board["rows"], board["ranked_by"]
-    table = _table()
+    table = plain_table()
     table.add_column("#", justify="right")
     table.add_column("method", overflow="fold")
     if by is not None:
@@ -87,7 +88,7 @@ def _metrics_block(block: Sequence[Row], rows: Sequence[Row], names: Sequence[st
     """Metrics as lines, methods as columns."""
     from rich.text import Text
 
-    table = _table()
+    table = plain_table()
     table.add_column("metric", overflow="fold")
     for row in block:
         table.add_column(Text(_title(row, rows)), overflow="fold")
@@ -104,13 +105,6 @@ def _figure(row: Row, name: str) -> Text:
     value, delta = Text(_value(row, name)), _delta(row, name, interval=False)
     style = _STYLES[_verdict(row["metrics"].get(name, {}))]
     return value + Text(f"\n{delta}", style=style) if delta else value
-
-
-def _table() -> Table:
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
 
 
 def _notes(board: Mapping[str, Any]) -> list[str]:
@@ -195,14 +189,14 @@ FORMATS: Mapping[str, Callable[[Mapping[str, Any]], RenderableType]] = {
 
 def _cost_columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
     columns: dict[str, Callable[[Row], str]] = {
-        "train time": lambda row: figures.duration(row["cost"]["train_seconds"]),
-        "eval time": lambda row: figures.duration(row["cost"]["evaluation_seconds"]),
+        "train time": lambda row: readable.duration(row["cost"]["train_seconds"]),
+        "eval time": lambda row: readable.duration(row["cost"]["evaluation_seconds"]),
     }
     for kind, title in _MEMORY.items():
         if any(row["cost"]["peak_memory_kind"] == kind for row in rows):
             columns[title] = lambda row, kind=kind: _memory(row["cost"], kind)  # type: ignore[misc]
-    columns["trainable"] = lambda row: figures.count(row["cost"]["trainable_parameters"])
-    columns["artifact"] = lambda row: figures.size(row["cost"]["artifact_bytes"])
+    columns["trainable"] = lambda row: readable.count(row["cost"]["trainable_parameters"])
+    columns["artifact"] = lambda row: readable.size(row["cost"]["artifact_bytes"])
     return columns
 
 
@@ -256,7 +250,7 @@ def _value(row: Row, name: str) -> str:
     metric = row["metrics"].get(name)
     if metric is None or metric["value"] is None:
         return "-"
-    return figures.number(metric["value"]) + figures.span(metric["ci_low"], metric["ci_high"])
+    return readable.number(metric["value"]) + readable.span(metric["ci_low"], metric["ci_high"])
 
 
 def _delta(row: Row, name: str, interval: bool = True) -> str:
@@ -264,8 +258,8 @@ def _delta(row: Row, name: str, interval: bool = True) -> str:
     metric = row["metrics"].get(name)
     if metric is None or metric["delta"] is None:
         return ""
-    span = figures.span(metric["delta_ci_low"], metric["delta_ci_high"], "+") if interval else ""
-    return f"{figures.number(metric['delta'], '+')}{span} {_verdict(metric)}".rstrip()
+    span = readable.span(metric["delta_ci_low"], metric["delta_ci_high"], "+") if interval else ""
+    return f"{readable.number(metric['delta'], '+')}{span} {_verdict(metric)}".rstrip()
 
 
 def _verdict(metric: Mapping[str, Any]) -> str:
@@ -276,4 +270,4 @@ def _verdict(metric: Mapping[str, Any]) -> str:
 
 
 def _memory(cost: Mapping[str, Any], kind: str) -> str:
-    return figures.size(cost["peak_memory_bytes"]) if cost["peak_memory_kind"] == kind else "-"
+    return readable.size(cost["peak_memory_bytes"]) if cost["peak_memory_kind"] == kind else "-"

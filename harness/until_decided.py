@@ -24,9 +24,10 @@ from harness.child import event_stream, one_gpu, quiet_libraries
 from harness.errors import HarnessError, NotComparable
 from harness.evidence import Pairs
 from harness.gate import Decision, Finding
-from harness.groups import Cell, Group, suites
+from harness.groups import Cell, Group
 from harness.plan import Cell as Planned
 from harness.policy import Check, Loaded
+from harness.record import suites
 from harness.sides import Side
 from harness.suite import Suite
 from harness.summary import Rows

@@ -7,7 +7,6 @@ libraries print goes to standard error. Whatever goes wrong becomes the record's
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from harness.child import event_stream, one_gpu, quiet_libraries
 from harness.errors import CellFailed, is_out_of_memory
 from harness.evaluate import Measured, SuiteFailure, evaluate
 from harness.leaks import leaks, leaks_of_rows
+from harness.machine import free_memory
 from harness.manager import plugins
 from harness.measure import Meter
 from harness.plan import Cell
@@ -99,18 +99,10 @@ def main(arguments: list[str]) -> int:
     running = _Running(work, emit)
     artifact = _train(running)
     if artifact is not None:
-        _free_memory()
+        free_memory()  # what training still holds would count as evaluation's
         _evaluate(running, artifact)
     record.write_record(work.out, _record(running))
     return 0 if running.status == "ok" else CellFailed.exit_code
-
-
-def _free_memory() -> None:
-    """What training still holds would count as evaluation's."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def status_of(error: BaseException) -> Status:

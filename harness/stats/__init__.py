@@ -9,7 +9,7 @@
 - `multiple`: several tests at once, and looks at growing data.
 """
 
-from harness.stats.figures import Difference, Estimate, estimate, figure, paired, subtract
+from harness.stats.figures import Difference, Estimate, estimate, figure, paired
 from harness.stats.means import clustered_stderr, t_interval
 from harness.stats.multiple import holm, spent
 from harness.stats.power import detectable, samples_needed, stderr_of
@@ -34,7 +34,6 @@ __all__ = [
     "samples_needed",
     "spent",
     "stderr_of",
-    "subtract",
     "t_interval",
     "tango",
     "wilson",

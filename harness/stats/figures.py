@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 
 from harness.stats import perplexities
 from harness.stats.resampling import (
-    Bootstrap,
     Floats,
     Kind,
     Side,
@@ -118,14 +117,8 @@ def paired(
         a, b = perplexities.bootstrap(sides, clusters=clusters, draws=draws, seed=seed)
         return Difference(*perplexities.subtract(a, b, confidence), p_value(difference(a, b)), a.n)
     a, b = bootstrap(kind, sides, clusters=clusters, draws=draws, seed=seed)
-    return subtract(a, b, confidence=confidence)
-
-
-def subtract(a: Bootstrap, b: Bootstrap, *, confidence: float = 0.95) -> Difference:
-    """a - b of two bootstraps made with the same draws on the same samples."""
-    found = difference(a, b)
-    low, high = interval(found, confidence)
-    return Difference(found.value, low, high, p_value(found), found.n)
+    apart = difference(a, b)
+    return Difference(apart.value, *interval(apart, confidence), p_value(apart), apart.n)
 
 
 def _share(scores: Floats, confidence: float) -> Estimate:
