@@ -32,19 +32,33 @@ _suite_folders = click.option(
 )
 
 
+_limit = click.option("--limit", type=click.IntRange(min=1), help="Samples per suite at most.")
+_mirror = click.option(
+    "--mirror",
+    type=click.Path(path_type=Path),
+    envvar="HARNESS_MIRROR",
+    help="A folder that stands in for the Hub.",
+)
+_adapter = click.option("--adapter", metavar="DIR", help="An adapter that peft saved, on MODEL.")
+_four_bit = click.option(
+    "--load-in-4bit", is_flag=True, help="Open MODEL in 4 bits (NF4), as QLoRA does."
+)
+_precision = click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "float32", "bf16"]),
+)
+
+
 def _measuring_options(*own: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A command's `own` options, and what all that measure have; they reach it as one dict."""
     shared = (
         *own,
         click.option("--out", type=click.Path(path_type=Path), help="Default: results/<name>."),
-        click.option("--limit", type=click.IntRange(min=1), help="Samples per suite at most."),
+        _limit,
         _suite_folders,
-        click.option(
-            "--mirror",
-            type=click.Path(path_type=Path),
-            envvar="HARNESS_MIRROR",
-            help="A folder that stands in for the Hub.",
-        ),
+        _mirror,
         click.option("--json", "as_json", is_flag=True, help="Print JSON only."),
     )
 
@@ -110,17 +124,12 @@ def plan(show_tokens: bool, rows: int, **asked: Any) -> None:
 @cli.command("eval")
 @_measuring_options(
     click.argument("model"),
-    click.option("--adapter", metavar="DIR", help="An adapter that peft saved, on MODEL."),
-    click.option("--load-in-4bit", is_flag=True, help="Open MODEL in 4 bits (NF4), as QLoRA does."),
+    _adapter,
+    _four_bit,
     click.option("--base", metavar="MODEL", help="What to compare with; default: MODEL untouched."),
     click.option("--label", metavar="TEXT", help="What its row is called."),
     click.option("--suite", "suites", multiple=True, metavar="NAME", help="Default: the built-in."),
-    click.option(
-        "--precision",
-        default="auto",
-        show_default=True,
-        type=click.Choice(["auto", "float32", "bf16"]),
-    ),
+    _precision,
     click.option(
         "--chat-template",
         "template",
@@ -157,7 +166,7 @@ def leaderboard(folders: Sequence[Path], form: str, rank_by: str | None) -> None
 
 _results = click.option(
     "--results",
-    "folders",
+    "places",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -196,20 +205,32 @@ def compare(**asked: Any) -> None:
 @click.option(
     "--until-decided", is_flag=True, help="CANDIDATE is a model: measure only what it takes."
 )
-@click.option("--adapter", metavar="DIR", help="An adapter on the model.")
-@click.option("--load-in-4bit", is_flag=True, help="Open the model in 4 bits (NF4).")
-@click.option("--precision", type=click.Choice(["auto", "float32", "bf16"]))
-@click.option("--limit", type=click.IntRange(min=1), help="As the baseline was measured with.")
-@click.option("--suites", multiple=True, type=click.Path(path_type=Path), help="A folder of them.")
-@click.option("--mirror", type=click.Path(path_type=Path), help="Stands in for the Hub.")
-@click.option("--batch", type=click.IntRange(min=1), help="Sequences at once.")
-def gate(**asked: Any) -> None:
+@_adapter
+@_four_bit
+@_precision
+@_limit
+@_suite_folders
+@_mirror
+@_batch
+@click.pass_context
+def gate(context: click.Context, /, until_decided: bool, **asked: Any) -> None:
     """Whether CANDIDATE may be released: exit 0 pass, 1 worse, 3 cannot tell, 4 not comparable."""
     from harness.commands import gate as command
 
-    names = ("adapter", "load_in_4bit", "precision", "limit", "suites", "mirror", "batch")
+    names = ("adapter", "load_in_4bit", "precision", "limit", "folders", "mirror", "batch")
     measuring = {name: asked.pop(name) for name in names}
-    sys.exit(command.run(command.Asked(**asked, measuring=measuring)))
+    if not until_decided:
+        _reject_given(context, names)
+    how = measuring if until_decided else None
+    sys.exit(command.run(command.Asked(**asked, measuring=how)))
+
+
+def _reject_given(context: click.Context, names: Sequence[str]) -> None:
+    """Options of a measurement, where records are compared that are there already."""
+    typed = click.core.ParameterSource.COMMANDLINE
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is typed:
+            raise UserError(f"{option.opts[0]} is for --until-decided, where CANDIDATE is a model")
 
 
 @cli.group(invoke_without_command=True)
@@ -271,12 +292,7 @@ def new(name: str, ask: str, folder: Path) -> None:
 @suites.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--model", metavar="MODEL", help="Instead of the tiny model: an alias or a folder.")
-@click.option(
-    "--mirror",
-    type=click.Path(path_type=Path),
-    envvar="HARNESS_MIRROR",
-    help="A folder that stands in for the Hub.",
-)
+@_mirror
 @click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 def check(file: Path, model: str | None, mirror: Path | None, as_json: bool) -> None:
     """Validate a suite FILE, show its first prompt and run three samples on a tiny model."""

@@ -79,9 +79,7 @@ def test_rows_that_only_a_run_can_tell(load):
     assert warning.startswith("suite 'tasks': 1 sample overlaps")
     assert "sample t/1 and row a (line 3)" in warning
     assert leaks(train, [load("tasks")]) == []
-    samples = {"tasks": samples_from_rows(rows)}
-    assert leaks(train, [load("tasks")], samples) == [warning]
-    assert samples["tasks"] == [
+    assert samples_from_rows(rows) == [
         Sample("t/1", prompt="Which colour has the bell?"),
         Sample("t/2", messages=({"role": "user", "content": "Hello"},), reference=LONG),
     ]

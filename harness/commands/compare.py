@@ -22,7 +22,7 @@ class Asked:
 
     names: Sequence[str]
     against: str | None
-    folders: Sequence[Path]
+    places: Sequence[Path]
     only: Sequence[str]
     confidence: float
     shown: int
@@ -36,13 +36,13 @@ def results(folders: Sequence[Path]) -> list[Path]:
 
 def run(asked: Asked) -> None:
     """Print the comparison."""
-    folders = results(asked.folders)
+    places = results(asked.places)
     if len(asked.names) == 2 and asked.against is None:
-        candidate = sides.find(asked.names[0], folders)
-        told = _pair(asked, candidate, sides.find(asked.names[1], folders, candidate))
+        candidate = sides.find(asked.names[0], places)
+        told = _pair(asked, candidate, sides.find(asked.names[1], places, candidate))
         shown = compare_table.pair(told)
     else:
-        told = _several(asked, folders)
+        told = _several(asked, places)
         shown = compare_table.several(told)
     if asked.as_json:
         click.echo(json.dumps(record.plain(told), indent=2, ensure_ascii=False))
@@ -60,23 +60,23 @@ def _pair(asked: Asked, candidate: Side, baseline: Side) -> dict[str, Any]:
     )
 
 
-def _several(asked: Asked, folders: Sequence[Path]) -> dict[str, Any]:
-    rows = [side for name in asked.names for side in sides.every(name, folders)]
+def _several(asked: Asked, places: Sequence[Path]) -> dict[str, Any]:
+    rows = [side for name in asked.names for side in sides.every(name, places)]
     against = asked.against or sides.BASE
     told = []
     for side in rows:
         if against == sides.BASE and sides.is_base(side):
             continue
-        other = sides.baseline(against, side, folders)
+        other = sides.baseline(against, side, places)
         if other.group.cells != side.group.cells:
             told.append(_pair(asked, side, other))
     if not told:
         raise UserError(f"nothing to compare with {against}: name rows, or a folder of several")
     cells = {cell["id"]: cell for side in rows for cell in side.group.cells}
-    places = {key: side.found for side in rows for key in side.found.by_id}
+    founds = {key: side.found for side in rows for key in side.found.by_id}
     board = leaderboard.build(
         list(cells.values()),
-        read_rows=lambda cell, suite: places[cell["id"]].read_rows(cell, suite),
+        read_rows=lambda cell, suite: founds[cell["id"]].read_rows(cell, suite),
     )
     return {
         "schema": compare.SCHEMA,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,26 +27,22 @@ class Asked:
     candidate: str
     baseline: str
     policy: Path | None
-    folders: Sequence[Path]
+    places: Sequence[Path]
     junit: Path | None
     summary: Path | None
     as_json: bool
-    until_decided: bool = False
-    measuring: Mapping[str, Any] = field(default_factory=dict)
-    """For --until-decided: how CANDIDATE, a model, is opened and asked."""
+    measuring: Mapping[str, Any] | None = None
+    """With --until-decided: how CANDIDATE, a model, is opened and asked."""
 
 
 def run(asked: Asked) -> int:
     """Decide and report; the exit code."""
     rules = policy.load(asked.policy) if asked.policy else None
-    folders = results(asked.folders)
-    if asked.until_decided:
-        return report(_measured(asked, rules, folders), asked)
-    given = [f"--{name.replace('_', '-')}" for name, value in asked.measuring.items() if value]
-    if given:
-        raise UserError(f"{given[0]} is for --until-decided, where CANDIDATE is a model")
-    candidate = sides.find(asked.candidate, folders)
-    baseline = sides.baseline(asked.baseline, candidate, folders)
+    places = results(asked.places)
+    if asked.measuring is not None:
+        return report(_measured(asked, asked.measuring, rules, places), asked)
+    candidate = sides.find(asked.candidate, places)
+    baseline = sides.baseline(asked.baseline, candidate, places)
     return report(gate.decide(candidate, baseline, rules), asked)
 
 
@@ -68,40 +64,37 @@ def report(decision: gate.Decision, asked: Asked) -> int:
     return decision.exit_code
 
 
-def _measured(asked: Asked, rules: policy.Loaded | None, folders: list[Path]) -> gate.Decision:
+def _measured(
+    asked: Asked, how: Mapping[str, Any], rules: policy.Loaded | None, places: list[Path]
+) -> gate.Decision:
     """The decision on a model that is measured only as far as it takes."""
     from harness import until_decided
 
-    baseline = sides.find(asked.baseline, folders)
+    baseline = sides.find(asked.baseline, places)
     _, checks = until_decided.checks_of(rules, baseline)
-    cell = _cell(asked, list(dict.fromkeys(check.suite for check in checks)))
+    cell = _cell(asked.candidate, how, list(dict.fromkeys(check.suite for check in checks)))
     for suite in cell.suites:
         if suite["judge"]:
             raise UserError(f"suite '{suite.name}' has a judge: leave --until-decided out")
         comparable.check_planned(suite, asked.candidate, baseline.group)
-    task = until_decided.Task(cell, asked.baseline, folders, asked.policy, asked.measuring["batch"])
+    task = until_decided.Task(cell, asked.baseline, places, asked.policy, how["batch"])
     return _child(task)
 
 
-def _cell(asked: Asked, suites: list[str]) -> Cell:
+def _cell(model: str, how: Mapping[str, Any], suites: list[str]) -> Cell:
     """The cell that `harness eval` would measure."""
     from harness.commands import eval as eval_
 
-    measuring = asked.measuring
+    options = {name: value for name, value in how.items() if name != "batch"}
     given = eval_.Given(
-        model=asked.candidate,
-        adapter=measuring["adapter"],
-        load_in_4bit=measuring["load_in_4bit"],
+        model=model,
         base=None,
         label=None,
         suites=suites,
-        folders=measuring["suites"],
         out=None,
-        limit=measuring["limit"],
-        mirror=measuring["mirror"],
-        precision=measuring["precision"] or "auto",
         template=None,
         as_json=True,
+        **options,
     )
     return eval_.planned(replace(given, label=eval_.default_label(given))).cells[-1]
 
