@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.hookspecs import hookimpl
     from harness.low_rank import LowRankOptions
-    from harness.method import Method, MethodOptions
+    from harness.method import Method, MethodOptions, usual
     from harness.roles import Executor, Judge, Judgement, Tools, Tracker, scorer
     from harness.sft import SftOptions, train_sft
     from harness.types import Artifact, Job, Output, Row, Sample
@@ -37,6 +37,7 @@ _HOME = {
     "hookimpl": "hookspecs",
     "scorer": "roles",
     "train_sft": "sft",
+    "usual": "method",
 }
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "hookimpl",
     "scorer",
     "train_sft",
+    "usual",
 ]
 
 

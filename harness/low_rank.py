@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from harness.method import usual
 from harness.sft import SftOptions
 
 
@@ -32,9 +33,9 @@ def four_bit(
 class LowRankOptions(SftOptions):
     """Options of an update of rank r to frozen weights, on top of the shared recipe's."""
 
-    lr: float = Field(2e-4, gt=0, le=1)
+    lr: float = Field(2e-4, gt=0, le=1, json_schema_extra=usual(2e-5, 2e-3, log=True))
     """Peak learning rate; about ten times that of full fine-tuning (Biderman et al. 2024)."""
-    r: int = Field(16, ge=1, le=4096)
+    r: int = Field(16, ge=1, le=4096, json_schema_extra=usual(4, 256, log=True))
     """Rank of the update."""
     alpha: int | None = Field(None, ge=1)
     """Scale of the update, divided by r; None means 2r."""

@@ -28,6 +28,14 @@ Named = Annotated[ModelRef, BeforeValidator(_named)]
 ids know it by its contents, not by its folder."""
 
 
+def usual(low: float, high: float, *, log: bool = False) -> dict[str, Any]:
+    """The range in which an option mostly lies: `Field(2e-4, json_schema_extra=usual(...))`.
+
+    Values outside are warned of, and tuning searches inside; `log` where ratios count.
+    """
+    return {"usual": {"low": low, "high": high, "log": log}}
+
+
 class Finder(Protocol):
     """Finds what an option names. Raises ConfigError with the option's place."""
 
@@ -43,6 +51,16 @@ class MethodOptions(StrictModel):
 
     Bounds come from `pydantic.Field(ge=..., le=...)`; a key that is no field is an error.
     """
+
+    @classmethod
+    def usual_ranges(cls) -> dict[str, dict[str, Any]]:
+        """Option name -> {low, high, log}, of the options that have a usual range."""
+        extras = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
+        return {
+            name: dict(extra["usual"])  # type: ignore[arg-type]
+            for name, extra in extras.items()
+            if isinstance(extra, dict) and "usual" in extra
+        }
 
     def check(self, precision: str) -> None:
         """Raise UserError for options that this machine or `precision` cannot serve.

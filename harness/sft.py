@@ -17,7 +17,7 @@ from pydantic import Field
 
 from harness.errors import CellFailed, UserError
 from harness.measure import StepClock
-from harness.method import MethodOptions
+from harness.method import MethodOptions, usual
 from harness.tokens import IGNORED, Encoded, encode_row
 from harness.types import Artifact, Job, Precision, Row
 
@@ -27,7 +27,7 @@ CURVE_POINTS = 500
 class SftOptions(MethodOptions):
     """What every method on the shared recipe lets a user set."""
 
-    lr: float = Field(5e-5, gt=0, le=1)
+    lr: float = Field(5e-5, gt=0, le=1, json_schema_extra=usual(1e-6, 2e-4, log=True))
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     """How the learning rate falls after the warm-up."""

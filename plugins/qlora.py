@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import Field
-
 from harness import Artifact, Job, LowRankOptions, Method, hookimpl, train_sft
 from harness.low_rank import four_bit
 
@@ -12,8 +10,6 @@ from harness.low_rank import four_bit
 class QloraOptions(LowRankOptions):
     """Options of QLoRA, on top of LoRA's."""
 
-    lr: float = Field(2e-4, gt=0, le=1)
-    """Peak learning rate."""
     quant_type: Literal["nf4", "fp4"] = "nf4"
     """Number format of the base: NormalFloat (the paper's) or 4-bit float."""
     double_quant: bool = True
