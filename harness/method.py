@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ConfigDict
 
 from harness.types import Artifact, Job, ModelRef
 from harness.yamlfile import StrictModel
@@ -51,6 +51,9 @@ class MethodOptions(StrictModel):
 
     Bounds come from `pydantic.Field(ge=..., le=...)`; a key that is no field is an error.
     """
+
+    # pydantic reads the source file of every such class, so other models go without
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     @classmethod
     def usual_ranges(cls) -> dict[str, dict[str, Any]]:

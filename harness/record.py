@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
 import importlib.resources
@@ -13,6 +14,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -355,10 +357,22 @@ def _read_rows(path: Path, sha256: str, cell_id: str) -> list[dict[str, Any]]:
             f"cells/{cell_id}.json and run the experiment again"
         )
     lines = gzip.decompress(content).decode().rstrip("\n").replace("\n", ",")
-    rows: list[dict[str, Any]] = _STRICT.decode(
-        f"[{lines}]"
-    )  # one call: lines one by one take twice
+    with _no_collection():
+        # one call: lines one by one take twice
+        rows: list[dict[str, Any]] = _STRICT.decode(f"[{lines}]")
     return rows
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without garbage collection, which would go through all rows again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def read_section(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -218,12 +218,11 @@ def _flips(scores: Sequence[float], base: Sequence[float]) -> dict[str, int]:
 def scored(how: Mapping[str, Any], rows: Rows) -> Scored:
     """The samples of `rows` that have the score (and denominator) that `how` asks for."""
     out: Scored = {}
-    for row in rows:
-        if not _matches(how, row):
-            continue
-        score = _number(row, how["score"])
-        per = None if how["per"] is None else _number(row, how["per"])
-        if score is None or (how["per"] is not None and per is None):
+    top, bottom = how["score"], how["per"]
+    for row in rows if how["where"] is None else (row for row in rows if _matches(how, row)):
+        score = _number(row, top)
+        per = None if bottom is None else _number(row, bottom)
+        if score is None or (bottom is not None and per is None):
             continue
         if row["id"] in out:
             raise ValueError(f"sample id {row['id']!r} occurs twice")

@@ -244,8 +244,11 @@ def _poisson(rng: np.random.Generator, count: int, units: int) -> NDArray[np.uin
     Chamandy et al., Estimating uncertainty for massive data streams, Google, 2012. Several times
     faster. Figures are ratios of sums, so the draw's size cancels out.
     """
-    random = np.frombuffer(rng.bytes(2 * count * units), dtype=np.uint16)
-    return _poisson_table()[random].reshape(count, units)
+    # four numbers of 16 bits in one: several times faster than `rng.bytes`
+    raw = rng.bit_generator.random_raw(-(-count * units // 4))
+    random = raw.view(np.uint16)[: count * units]
+    # `clip` spares a check of the indices, of which all are in the table
+    return _poisson_table().take(random, mode="clip").reshape(count, units)
 
 
 @lru_cache(maxsize=1)
