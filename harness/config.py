@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from harness import formats, yamlfile
 from harness.errors import ConfigError
+from harness.search import EntrySpace, Tune
 from harness.yamlfile import KeyPath, Located, StrictModel
 
 __all__ = [
@@ -100,6 +101,8 @@ class MethodEntry(StrictModel):
     """What its rows are called; unique."""
     options: dict[str, Any] = Field(default_factory=dict)
     """As written; the method's own Options checks them."""
+    tune: EntrySpace | None = None
+    """Which of the options are searched, and where; None means the learning rate alone."""
     line: int | None = None
     """In the experiment file; None where a `--set` put it there."""
 
@@ -135,6 +138,8 @@ class Experiment(StrictModel):
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     suites: tuple[SuiteEntry, ...]
+    tune: Tune | None = None
+    """Every method's options are looked for with the same number of trials."""
     mirror: str | None = None
     """A folder laid out as the Hub lays out data sets."""
     rank_by: str | None = None
@@ -216,7 +221,7 @@ def _normalise(located: Located) -> Any:
     if not isinstance(located.data, dict):
         return located.data
     data = {"name": located.file.stem, **located.data}
-    data["methods"] = _entries(located, "methods", "options", ("name", "label"))
+    data["methods"] = _entries(located, "methods", "options", ("name", "label", "tune"))
     data["suites"] = _entries(located, "suites", "overrides", ("name",))
     return {key: value for key, value in data.items() if key in located.data or key == "name"}
 

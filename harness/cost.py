@@ -17,6 +17,7 @@ def cost(cells: Sequence[Cell]) -> dict[str, Any]:
     peak, kind = _peak(cells)
     return {
         "train_seconds": _mean(_seconds(_trained(cell), "train") for cell in cells),
+        "tuning_seconds": _mean(_tuning(cell) for cell in cells),
         "evaluation_seconds": _mean(_seconds(_evaluated(cell)) for cell in cells),
         "peak_memory_bytes": peak,
         "peak_memory_kind": kind,
@@ -55,6 +56,12 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _largest(values: Iterable[int | None]) -> int | None:
     return max((value for value in values if value is not None), default=None)
+
+
+def _tuning(cell: Cell) -> float | None:
+    """All trials of the search; the seeds of a method share one."""
+    found: float | None = (cell["plan"].get("tuning") or {}).get("seconds")
+    return found
 
 
 def _trained(cell: Cell) -> Mapping[str, Any]:

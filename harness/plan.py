@@ -21,6 +21,7 @@ from harness.errors import ConfigError, UserError, nearest
 from harness.machine import default_precision, facts
 from harness.manager import Plugins
 from harness.method import MethodOptions
+from harness.search import Search, plan_searches
 from harness.suite import Suite, Where, find_suite, has_conversations, load_suite
 from harness.training_data import DataPlan, plan_data, training_rows, without_folder
 from harness.types import Budget, ModelRef
@@ -46,6 +47,10 @@ class Cell:
     data: DataPlan | None
     suites: tuple[Suite, ...]
     chat_template: str | None
+    search: Search | None = None
+    """How the options are looked for before the training; None where they are as they stand."""
+    tuned: Mapping[str, Any] | None = None
+    """What the search found: the record's `plan.tuning`, beside what was searched."""
 
     def as_record(self) -> dict[str, Any]:
         """The record's `plan` section: contents by their hashes, no folder of this machine."""
@@ -60,6 +65,7 @@ class Cell:
             "seed": self.seed,
             "suites": [suite.name for suite in self.suites],
             "training_id": self.training_id,
+            "tuning": {**self.search.as_record(), **(self.tuned or {})} if self.search else None,
         }
 
 
@@ -96,6 +102,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     """
     entries = _chosen(experiment, settings.methods)
     checked = {e.label: _options(experiment, plugins, e) for e in entries}
+    searches = plan_searches(experiment, plugins, checked, _budget(experiment))
     training_data = plan_data(experiment, plugins.datasets.things, settings.mirror)
     suite_files = _suite_files(experiment, plugins, settings)
     options = {e.label: _resolved(experiment, settings, e, checked[e.label]) for e in entries}
@@ -123,6 +130,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
             data=training_data if trains else None,
             suites=suites,
             chat_template=template,
+            search=searches.get(entry.label),
         )
 
     cells: dict[str, Cell] = {}
@@ -168,7 +176,7 @@ def _options(experiment: Experiment, plugins: Plugins, entry: MethodEntry) -> Me
         experiment.located,
         ("methods", at),
         what=f"method '{entry.label}'",
-        also=("name", "label"),
+        also=("name", "label", "tune"),
     )
     validated = experiment.data is not None and experiment.data.validation is not None
     try:
@@ -333,11 +341,20 @@ def _cell(**fields: Any) -> Cell:
         "data": [plan.hash, plan.rows, plan.format, plan.loss] if plan else None,
         "chat_template": fields["chat_template"],
     }
+    if fields["search"]:
+        training["search"] = fields["search"].as_record()
     training_id = _digest(training)
     suites = {suite.name: suite.hash for suite in fields["suites"]}
     whole = _digest([training, suites, fields["label"]])
     name = f"{_slug(fields['label'])}-s{fields['seed']}-{whole[:ID_LENGTH]}"
     return Cell(id=name, training_id=training_id, **fields)
+
+
+def with_options(cell: Cell, options: Mapping[str, Any], **changes: Any) -> Cell:
+    """A cell of the same content with other options, which are not searched for; its own id."""
+    names = {field.name for field in dataclasses.fields(Cell)} - {"id", "training_id", "tuned"}
+    fields = {name: getattr(cell, name) for name in names} | {"options": options, "search": None}
+    return _cell(**fields | changes)
 
 
 def _is_model(value: Any) -> bool:

@@ -73,6 +73,8 @@ class Live(Quiet):
             self._restart(f"{escape(cell.label)} (seed {cell.seed}): {event['name']}")
         elif kind == "progress":
             self._advance(event)
+        elif kind == "trial":
+            self._bars.console.print(escape(_trial(cell, event)))
         elif kind in {"skipped", "recorded"}:
             self._bars.advance(self._cells)
             if kind == "recorded":
@@ -97,6 +99,13 @@ class Live(Quiet):
         total = event.get("steps", event.get("total"))
         if done is not None:
             self._bars.update(self._now, completed=done, total=total)
+
+
+def _trial(cell: Cell, trial: Mapping[str, Any]) -> str:
+    loss, values = trial["validation_loss"], trial["options"].items()
+    came = trial["status"] if loss is None else f"validation loss {loss:.4f}"
+    told = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in values)
+    return f"{cell.label} trial {trial['number'] + 1}/{trial['trials']}: {told}: {came}"
 
 
 def progress(*, json: bool) -> Quiet:

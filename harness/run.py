@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import asks, record
+from harness import asks, record, study
 from harness.errors import CellFailed
 from harness.plan import Cell, Plan, is_recorded
 from harness.roles import Executor, Tracker
+from harness.tuning import Tuner, chosen, failure
 from harness.types import Record
 
 KILLED = (-9, 137)
@@ -46,6 +47,9 @@ def run_plan(
 ) -> Outcome:
     """Run the cells that have no record yet; a failing one does not stop the others.
 
+    A tuned cell's trials run before it, each once, and are told to `observe` alone, under a label
+    that says so; `{"event": "trial", ...}` of the tuned cell says what came of each.
+
     `batch` is the most sequences that run at once while a cell is measured; None: what fits.
     `observe(cell, event)` is called for every event of every cell, `{"event": "skipped"}` and
     `{"event": "recorded", "status": ...}` among them.
@@ -53,18 +57,37 @@ def run_plan(
     ran, skipped, failed = [], [], []
     if not all(is_recorded(out, cell) for cell in plan.cells):
         asks.module("lm-eval").check(plan.base.suites)
+    if any(cell.search and not is_recorded(out, cell) for cell in plan.cells):
+        study.check()
 
     def tell(cell: Cell, event: Mapping[str, Any]) -> None:
         observe(cell, event)
         for tracker in trackers:
             tracker.event(cell.id, event)
 
+    def run_trial(trial: Cell, folder: Path, title: str) -> None:
+        shown = replace(trial, label=title)
+        work = _trial_job(trial, folder, batch)
+        _run_cell(trial, work, folder, executor, lambda _, event: observe(shown, event))
+
+    tuner = Tuner(out, run_trial, tell)
+
+    def run_cell(cell: Cell) -> str:
+        if cell.search:
+            found = tuner.tune(cell)
+            if found["chosen"] is None:
+                failed = failure(cell, found, out)
+                record.write_record(out, failed)
+                return failed.status
+            cell = chosen(cell, found)
+        return _run_cell(cell, _job(plan, cell, out, batch), out, executor, tell)
+
     for cell in plan.cells:
         if is_recorded(out, cell):
             skipped.append(cell.id)
             tell(cell, {"event": "skipped"})
             continue
-        status = _run_cell(cell, _job(plan, cell, out, batch), out, executor, tell)
+        status = run_cell(cell)
         ran.append(cell.id)
         if status != "ok":
             failed.append(cell.id)
@@ -123,6 +146,15 @@ def _job(plan: Plan, cell: Cell, out: Path, batch: int | None) -> bytes:
     base = None if cell is plan.base or not is_recorded(out, plan.base) else plan.base.id
     work = Work(cell, out.resolve(), base, _same_training(cell, out), batch)
     return TypeAdapter(Work).dump_json(work)
+
+
+def _trial_job(trial: Cell, folder: Path, batch: int | None) -> bytes:
+    """What the worker of a trial is told."""
+    from pydantic import TypeAdapter
+
+    from harness.worker import Work
+
+    return TypeAdapter(Work).dump_json(Work(trial, folder.resolve(), None, None, batch, True))
 
 
 def _same_training(cell: Cell, out: Path) -> Path | None:

@@ -192,6 +192,8 @@ def _cost_columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
         "train time": lambda row: readable.duration(row["cost"]["train_seconds"]),
         "eval time": lambda row: readable.duration(row["cost"]["evaluation_seconds"]),
     }
+    if any(row["cost"].get("tuning_seconds") is not None for row in rows):
+        columns["tuning time"] = lambda row: readable.duration(row["cost"].get("tuning_seconds"))
     for kind, title in _MEMORY.items():
         if any(row["cost"]["peak_memory_kind"] == kind for row in rows):
             columns[title] = lambda row, kind=kind: _memory(row["cost"], kind)  # type: ignore[misc]

@@ -33,6 +33,7 @@ from harness.sections import Sections
 from harness.suite import Suite
 from harness.training_data import training_rows
 from harness.types import Artifact, Job, Record, Row, Status
+from harness.validation import validation_loss
 
 TRAINING_FILE = "training.json"
 """Beside an artifact: what its training measured, so that it is never trained twice."""
@@ -50,6 +51,8 @@ class Work:
     """An artifact of the same training, made for another cell."""
     batch: int | None = None
     """Sequences that run at once while it is measured; None finds what memory allows."""
+    trial: bool = False
+    """Whether it is judged on the validation rows instead of suites."""
 
 
 @dataclass
@@ -100,7 +103,10 @@ def main(arguments: list[str]) -> int:
     artifact = _train(running)
     if artifact is not None:
         free_memory()  # what training still holds would count as evaluation's
-        _evaluate(running, artifact)
+        if work.trial:
+            _judge(running, artifact)
+        else:
+            _evaluate(running, artifact)
     record.write_record(work.out, _record(running))
     return 0 if running.status == "ok" else CellFailed.exit_code
 
@@ -207,6 +213,27 @@ def _job(running: _Running, method: Any, folder: Path) -> Job:
         notes=running.notes,
         warn=running.warnings.append,
     )
+
+
+def _judge(running: _Running, artifact: Artifact) -> None:
+    """A trial's loss on the validation rows, beside what its training measured."""
+    cell, meter = running.work.cell, running.evaluation
+    assert running.trained is not None
+    assert cell.data is not None
+    try:
+        with _phases(running, meter)("validation loss"):
+            found = validation_loss(
+                artifact,
+                running.rows[1],
+                max_length=cell.budget.max_length,
+                loss=cell.data.loss,
+                batch=running.work.batch,
+                progress=lambda done, total: running.emit(event="progress", done=done, total=total),
+            )
+        spent = meter.phases["validation loss"]["seconds"]
+        running.trained["validation"] = {**found, "seconds": spent}
+    except Exception as error:
+        running.fail(error, meter.failed)
 
 
 def _evaluate(running: _Running, artifact: Artifact) -> None:

@@ -15,7 +15,16 @@ ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "harness").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 SUITES = sorted((ROOT / "suites").rglob("*.py"))
-HEAVY = ("torch", "transformers", "datasets", "lm_eval", "peft", "trl", "sentence_transformers")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "lm_eval",
+    "peft",
+    "trl",
+    "sentence_transformers",
+    "optuna",
+)
 
 
 def tree(file):

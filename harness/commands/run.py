@@ -13,6 +13,7 @@ import click
 
 from harness import config, suite_versions, table
 from harness.child import command
+from harness.commands import tuning
 from harness.console import console
 from harness.errors import UserError
 from harness.manager import plugins
@@ -71,9 +72,15 @@ def show_plan(asked: Asked, rows: int) -> None:
     _tell_of_changes(plan, out)
     cells = [_described(cell, is_recorded(out, cell)) for cell in plan.cells]
     if asked.as_json:
-        click.echo(json.dumps({"experiment": plan.experiment, "cells": cells}, indent=2))
+        told = {
+            "experiment": plan.experiment,
+            "cells": cells,
+            "tuning": tuning.described(plan, out),
+        }
+        click.echo(json.dumps(told, indent=2))
     else:
         _print_cells(cells, out)
+        tuning.print_planned(plan, out)
     if rows:
         _show_tokens(plan, rows)
 
@@ -127,6 +134,7 @@ def _show(plan: Plan, outcome: Outcome, out: Path, as_json: bool) -> None:
         click.echo(table.render(outcome.board, "json"))
         return
     console().print(table.render(outcome.board))
+    tuning.print_found(plan, out)
     if not outcome.ran:
         click.echo(f"Nothing to do: all {len(outcome.skipped)} cells are recorded in {out}.")
     else:
