@@ -191,7 +191,7 @@ class _Reader:
         log = bool(usual and usual["log"]) if told.log is None else told.log
         low, high = (self.number(option, bound) for bound in (told.low, told.high))
         if low >= high or (log and low <= 0):
-            need = "low must be above 0 where log is true" if low < high else "low must be below"
+            need = "low must be below high" if low >= high else "low must be above 0 for log: true"
             raise self.error(f"{option} of {self.title}: {need}, got {low} to {high}", option)
         return {"low": low, "high": high, "log": log}
 

@@ -36,6 +36,13 @@ def digest(search: Search) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
+def url(file: Path) -> str:
+    """Where Optuna finds a study's file, whatever signs its path has."""
+    import sqlalchemy
+
+    return str(sqlalchemy.URL.create("sqlite", database=str(file)).render_as_string())
+
+
 class Study:
     """Optuna's TPE sampler (Bergstra et al. 2011) with its storage in an SQLite file."""
 
@@ -87,7 +94,7 @@ class Study:
         try:
             study = self._optuna.create_study(
                 study_name=NAME,
-                storage=f"sqlite:///{self._file}",
+                storage=url(self._file),
                 directions=["minimize"] * len(self._search.objectives),
                 load_if_exists=True,
             )

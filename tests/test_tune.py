@@ -263,10 +263,11 @@ def test_the_front_is_optunas(tmp_path):
 
     space = {"lr": {"low": 1e-5, "high": 1e-2, "log": True}, "r": {"choices": [4, 8, 16]}}
     names = ("validation_loss", "peak_memory")
-    search = Search(12, Budget(1, 1, 8, "float32"), 0, names, space)
-    asked = study.Study(tmp_path / "study.db", search, {"lr": 1e-3, "r": 32})
+    search = Search(8, Budget(1, 1, 8, "float32"), 0, names, space)
+    file = tmp_path / "what? 100%" / "study.db"
+    asked = study.Study(file, search, {"lr": 1e-3, "r": 32})
     placed = {}
-    for number in range(12):
+    for number in range(8):
         values = asked.values(number)
         assert asked.values(number) == values
         assert 1e-5 <= values["lr"] <= 1e-2
@@ -277,9 +278,9 @@ def test_the_front_is_optunas(tmp_path):
         placed |= {} if place is None else {number: place}
         if number == 0:
             assert values["lr"] == 1e-3  # its own rank is not among the choices
-    stored = optuna.load_study(study_name=study.NAME, storage=f"sqlite:///{tmp_path}/study.db")
+    stored = optuna.load_study(study_name=study.NAME, storage=study.url(file))
     assert {trial.number for trial in stored.best_trials} == set(front(placed))
-    assert len(stored.trials) == 12
+    assert len(stored.trials) == 8
 
 
 # ---- wrong input ---------------------------------------------------------------------------------
@@ -295,11 +296,11 @@ WRONG = {
     ),
     "a value that the option does not take": (
         {"name": "lora", "tune": {"lr": {"low": 1e-5, "high": 5}}},
-        r"yaml:\d+: lr of method 'lora': must be at most 1, got 5",
+        r"yaml:\d+: lr of method 'lora': must be at most 1.0, got 5",
     ),
     "bounds the wrong way round": (
         {"name": "lora", "tune": {"lr": {"low": 0.1, "high": 0.01}}},
-        r"yaml:\d+: lr of method 'lora': low must be below, got 0.1 to 0.01",
+        r"yaml:\d+: lr of method 'lora': low must be below high, got 0.1 to 0.01",
     ),
     "an option without a usual range": (
         {"name": "lora", "tune": ["dropout"]},
