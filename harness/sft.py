@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from harness.errors import CellFailed, UserError
 from harness.measure import StepClock
 from harness.method import MethodOptions, usual
 from harness.tokens import IGNORED, Encoded, encode_row
+from harness.trainer import arguments, dataset, head_on_trained_positions, trainer_class
 from harness.types import Artifact, Job, Precision, Row
 
 CURVE_POINTS = 500
@@ -92,7 +92,7 @@ def train_sft(
         validation = _encode(job, tokenizer, job.validation) if settings.validate_every else []
         trainer = _trainer(job, settings, model, tokenizer, peft, train, validation)
     _note_parameters(job, trainer.model)
-    with job.phase("train"), _head_on_trained_positions():
+    with job.phase("train"), head_on_trained_positions():
         trainer.train()
     _note_curve(job, trainer, train)
     with job.phase("save"):
@@ -143,11 +143,11 @@ def _trainer(
 ) -> Any:
     import torch
 
-    trainer = _trainer_class(job)(
+    trainer = trainer_class(job)(
         model=model,
-        args=_arguments(job, settings),
-        train_dataset=_dataset(train),
-        eval_dataset=_dataset(validation) if validation else None,
+        args=arguments(job, settings),
+        train_dataset=dataset(train),
+        eval_dataset=dataset(validation) if validation else None,
         processing_class=tokenizer,
         peft_config=peft,
         callbacks=[_watcher(job)],
@@ -158,107 +158,6 @@ def _trainer(
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
     return trainer
-
-
-def _arguments(job: Job, settings: SftOptions) -> Any:
-    import torch
-    from trl import SFTConfig
-
-    budget = job.budget
-    micro = budget.micro_batch or budget.batch
-    every = settings.validate_every
-    gpu = torch.cuda.is_available()
-    return SFTConfig(
-        output_dir=str(job.folder / "checkpoints"),
-        max_steps=budget.steps,
-        per_device_train_batch_size=micro,
-        per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=budget.batch // micro,
-        learning_rate=settings.lr,
-        lr_scheduler_type=settings.schedule,
-        # The first step of a warm-up has rate zero: a few steps are too dear for one.
-        warmup_steps=math.floor(settings.warmup * budget.steps),
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        optim=settings.optimizer,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        bf16=budget.precision == "bf16",
-        fp16=False,
-        use_cpu=not gpu,
-        dataloader_pin_memory=gpu,
-        seed=job.seed,
-        data_seed=job.seed,
-        # The rows come in the plan's order already.
-        train_sampling_strategy="sequential",
-        max_length=None,
-        padding_free=settings.packing,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        eval_strategy="steps" if every else "no",
-        eval_steps=every or None,
-        save_strategy="best" if settings.keep_best else "no",
-        metric_for_best_model="eval_loss" if settings.keep_best else None,
-        greater_is_better=False if settings.keep_best else None,
-        load_best_model_at_end=settings.keep_best,
-        save_only_model=True,
-        save_total_limit=1,
-        # Every step, so that the first loss that is not finite is seen.
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to=[],
-        disable_tqdm=True,
-    )
-
-
-def _trainer_class(job: Job) -> type[Any]:
-    """SFTTrainer whose validation and checkpoints are phases of their own, not training time."""
-    from trl import SFTTrainer
-
-    class PhasedTrainer(SFTTrainer):
-        def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-            with job.phase("validate"):
-                return super().evaluate(*args, **kwargs)
-
-        def _save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-            with job.phase("checkpoint"):
-                return super()._save_checkpoint(*args, **kwargs)
-
-        def _load_best_model(self, *args: Any, **kwargs: Any) -> Any:
-            with job.phase("checkpoint"):
-                return super()._load_best_model(*args, **kwargs)
-
-    return PhasedTrainer
-
-
-@contextmanager
-def _head_on_trained_positions() -> Iterator[None]:
-    """Have TRL's fused head skip positions without a label on the CPU too.
-
-    TRL 1.16 does so on devices with Triton only and elsewhere scores the prompt as well; the loss
-    is the same. On two AVX2 cores a step of 400 tokens, 160 of them trained on, spent 2.1 of its
-    4.6 seconds there. Where TRL has moved the switch, training is slower and nothing else.
-    """
-    from trl.trainer import utils
-
-    switch = getattr(utils, "_use_triton", None)
-    if switch is None:
-        yield
-        return
-    utils._use_triton = lambda device: device.type == "cpu" or switch(device)
-    try:
-        yield
-    finally:
-        utils._use_triton = switch
-
-
-def _dataset(encoded: Sequence[Encoded]) -> Any:
-    from datasets import Dataset
-
-    return Dataset.from_dict(
-        {
-            "input_ids": [e.input_ids for e in encoded],
-            "labels": [e.labels for e in encoded],
-        }
-    )
 
 
 def _watcher(job: Job) -> Any:
