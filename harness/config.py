@@ -76,18 +76,26 @@ class BudgetConfig(StrictModel):
     """Optimizer steps."""
     batch: int = Field(ge=1)
     """Rows per optimizer step."""
-    micro_batch: int | None = Field(default=None, ge=1)
-    """Rows per forward pass; divides `batch`."""
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Rows per forward pass; divides `batch`. `auto` weighs padding against passes."""
     max_length: int = Field(default=512, ge=8)
     """Tokens per row."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Arithmetic of the forward and backward pass."""
+    group_by_length: bool = True
+    """Rows of like length share a forward pass; every step keeps its rows."""
+    liger: bool = False
+    """Liger's fused kernels; needs CUDA and the extra `liger`."""
+    compile: bool = False
+    """torch.compile; the first steps compile."""
+    on_oom: Literal["checkpoint", "halve", "stop"] = "checkpoint"
+    """Out of memory while training: halve micro_batch, then gradient checkpointing."""
 
     @field_validator("micro_batch")
     @classmethod
-    def _divides(cls, value: int | None, info: ValidationInfo) -> int | None:
+    def _divides(cls, value: int | str | None, info: ValidationInfo) -> int | str | None:
         batch = info.data.get("batch")
-        if value is not None and batch is not None and batch % value:
+        if isinstance(value, int) and batch is not None and batch % value:
             fits = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
             raise ValueError(f"{value} does not divide batch {batch}: take one of {fits}")
         return value

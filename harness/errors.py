@@ -80,5 +80,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory, the device's or the host's, ran out."""
-    told = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate")
+    told = (
+        "out of memory",
+        "not enough memory",
+        "can't allocate memory",
+        "Cannot allocate",
+        "bad_alloc",
+    )
     return isinstance(error, MemoryError) or any(text in str(error) for text in told)

@@ -25,6 +25,7 @@ __all__ = [
     "Gpu",
     "Machine",
     "TorchBuild",
+    "available_memory",
     "default_precision",
     "facts",
     "free_memory",
@@ -227,6 +228,20 @@ def torch_build() -> TorchBuild | None:
     text = _read(Path(spec.origin).parent / "version.py")
     values = dict(re.findall(r"^(\w+)\b[^=\n]*=\s*'([^']*)'", text, re.MULTILINE))
     return TorchBuild(values.get("__version__", "unknown"), values.get("cuda") or values.get("hip"))
+
+
+def available_memory() -> int:
+    """Bytes that a process here may use: the GPU's, else the host's or its own tighter limit."""
+    machine = facts()
+    if machine.device == "cuda":
+        return machine.gpus[0].memory_bytes
+    limits = [machine.memory_bytes]
+    with contextlib.suppress(ImportError):  # Windows
+        import resource
+
+        soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+        limits += [] if soft == resource.RLIM_INFINITY else [soft]
+    return min(limits)
 
 
 def free_memory() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import asks, packaged, yamlfile
+from harness import asks, packaged, speed, yamlfile
 from harness.adapters import resolve_adapter
 from harness.config import Experiment, MethodEntry
 from harness.errors import ConfigError, UserError, nearest
@@ -100,6 +100,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
 
     Raises ConfigError, DataError or UserError; downloads packaged models that are missing, last.
     """
+    _check_speed(experiment)
     entries = _chosen(experiment, settings.methods)
     checked = {e.label: _options(experiment, plugins, e) for e in entries}
     searches = plan_searches(experiment, plugins, checked, _budget(experiment))
@@ -213,7 +214,20 @@ def _budget(experiment: Experiment) -> Budget:
         max_length=budget.max_length,
         precision=default_precision(facts()) if budget.precision == "auto" else budget.precision,
         micro_batch=budget.micro_batch,
+        group_by_length=budget.group_by_length,
+        liger=budget.liger,
+        compile=budget.compile,
+        on_oom=budget.on_oom,
     )
+
+
+def _check_speed(experiment: Experiment) -> None:
+    budget = experiment.budget
+    try:
+        speed.check(liger=budget.liger, compile=budget.compile)
+    except UserError as error:
+        at = "liger" if budget.liger else "compile"
+        raise experiment.error(str(error), "budget", at) from None
 
 
 def _template(experiment: Experiment, settings: Settings) -> str | None:
@@ -336,7 +350,7 @@ def _cell(**fields: Any) -> Cell:
         "options": {key: _content(value) for key, value in fields["options"].items()},
         "model": _content(dataclasses.asdict(model)),
         "trust_remote_code": model.trust_remote_code,
-        "budget": dataclasses.asdict(fields["budget"]),
+        "budget": _budget_content(fields["budget"]),
         "seed": fields["seed"],
         "data": [plan.hash, plan.rows, plan.format, plan.loss] if plan else None,
         "chat_template": fields["chat_template"],
@@ -355,6 +369,17 @@ def with_options(cell: Cell, options: Mapping[str, Any], **changes: Any) -> Cell
     names = {field.name for field in dataclasses.fields(Cell)} - {"id", "training_id", "tuned"}
     fields = {name: getattr(cell, name) for name in names} | {"options": options, "search": None}
     return _cell(**fields | changes)
+
+
+def _budget_content(budget: Budget) -> dict[str, Any]:
+    """What an id knows of a budget: what came to it later counts where it is not the default."""
+    first = {"steps", "batch", "max_length", "precision", "micro_batch"}
+    return {
+        field.name: getattr(budget, field.name)
+        for field in dataclasses.fields(budget)
+        if field.name != "on_oom"
+        and (field.name in first or getattr(budget, field.name) != field.default)
+    }
 
 
 def _is_model(value: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from harness import speed
 from harness.errors import CellFailed, UserError
 from harness.measure import StepClock
 from harness.method import MethodOptions, usual
@@ -87,10 +88,12 @@ def train_sft(
     )
     with job.phase("load"):
         model, tokenizer = _load(base)
+        if job.budget.liger:
+            speed.apply_liger(model)
     with job.phase("prepare"):
-        train = _encode(job, tokenizer, job.train)
+        train, micro = _laid_out(job, settings, _encode(job, tokenizer, job.train))
         validation = _encode(job, tokenizer, job.validation) if settings.validate_every else []
-        trainer = _trainer(job, settings, model, tokenizer, peft, train, validation)
+        trainer = _trainer(job, settings, model, tokenizer, peft, train, validation, micro)
     _note_parameters(job, trainer.model)
     with job.phase("train"), head_on_trained_positions():
         trainer.train()
@@ -132,6 +135,19 @@ def _encode(job: Job, tokenizer: Any, rows: Sequence[Row]) -> list[Encoded]:
     return [distinct[row.id] for row in rows]
 
 
+def _laid_out(job: Job, settings: SftOptions, train: list[Encoded]) -> tuple[list[Encoded], int]:
+    """The rows in the order of their passes, and how many go into one; noted for the record."""
+    budget = job.budget
+    device = "cuda" if _has_gpu() else "cpu"
+    micro = speed.micro_batch(budget.micro_batch, train, budget.batch, device)
+    if budget.group_by_length and not settings.packing:
+        train = speed.grouped(train, budget.batch, micro)
+    job.notes["micro_batch"] = micro
+    job.notes["gradient_checkpointing"] = settings.gradient_checkpointing
+    job.report(micro_batch=micro)
+    return train, micro
+
+
 def _trainer(
     job: Job,
     settings: SftOptions,
@@ -140,12 +156,13 @@ def _trainer(
     peft: Any,
     train: Sequence[Encoded],
     validation: Sequence[Encoded],
+    micro: int,
 ) -> Any:
     import torch
 
     trainer = trainer_class(job)(
         model=model,
-        args=arguments(job, settings),
+        args=arguments(job, settings, micro),
         train_dataset=dataset(train),
         eval_dataset=dataset(validation) if validation else None,
         processing_class=tokenizer,

@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from harness.sft import SftOptions
 
 
-def arguments(job: Job, settings: SftOptions) -> Any:
-    """TRL's SFTConfig: the plan's budget and the method's recipe."""
+def arguments(job: Job, settings: SftOptions, micro: int) -> Any:
+    """TRL's SFTConfig: the plan's budget in passes of `micro` rows, and the method's recipe."""
     import torch
     from trl import SFTConfig
 
     budget = job.budget
-    micro = budget.micro_batch or budget.batch
     every = settings.validate_every
     gpu = torch.cuda.is_available()
     return SFTConfig(
@@ -37,6 +36,7 @@ def arguments(job: Job, settings: SftOptions) -> Any:
         max_grad_norm=settings.max_grad_norm,
         optim=settings.optimizer,
         gradient_checkpointing=settings.gradient_checkpointing,
+        torch_compile=budget.compile,
         bf16=budget.precision == "bf16",
         fp16=False,
         use_cpu=not gpu,

@@ -48,8 +48,17 @@ class Budget:
     """Tokens per row; longer rows are cut and counted."""
     precision: Precision
     """Arithmetic of the forward and backward pass; trainable weights are always float32."""
-    micro_batch: int | None = None
-    """Rows per forward pass; None means `batch`. Divides `batch`."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Rows per forward pass; None means `batch`, `auto` the cheapest. Divides `batch`."""
+    group_by_length: bool = True
+    """Sort the rows inside each batch, so that passes of fewer rows hold less padding."""
+    liger: bool = False
+    """Liger's fused kernels (CUDA)."""
+    compile: bool = False
+    """`torch.compile` the model for training."""
+    on_oom: Literal["checkpoint", "halve", "stop"] = "checkpoint"
+    """After an OOM while training: halve the micro-batch, and at 1 row checkpoint activations;
+    halve alone; or record it at once. No part of a cell's id: it changes no result."""
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from harness import record
+from harness import ladder, record
 from harness.artifact_hash import artifact_hash
 from harness.child import event_stream, one_gpu, quiet_libraries
 from harness.errors import CellFailed, is_out_of_memory
 from harness.evaluate import Measured, SuiteFailure, evaluate
+from harness.ladder import Rung
 from harness.leaks import leaks, leaks_of_rows
-from harness.machine import free_memory
+from harness.machine import available_memory, free_memory
 from harness.manager import plugins
 from harness.measure import Meter
 from harness.plan import Cell
@@ -53,6 +54,12 @@ class Work:
     """Sequences that run at once while it is measured; None finds what memory allows."""
     trial: bool = False
     """Whether it is judged on the validation rows instead of suites."""
+    rung: Rung = field(default_factory=Rung)
+    """How training splits the batch, after attempts that ran out of memory."""
+    failed: tuple[dict[str, Any], ...] = ()
+    """Those attempts, as the record's `training.ladder` tells them."""
+    predicted_bytes: int | None = None
+    """Peak memory that was predicted for the training, where somebody did."""
 
 
 @dataclass
@@ -68,6 +75,8 @@ class _Running:
     sections: Sections | None = None
     passes: Mapping[str, Any] | None = None
     trained: dict[str, Any] | None = None
+    attempt: dict[str, Any] | None = None
+    """This training, where it ran out of memory."""
     error: dict[str, Any] | None = None
     status: Status = "ok"
 
@@ -87,8 +96,22 @@ class _Running:
                 "phase": phase,
                 "traceback": traceback.format_exception(error)[-8:],
             }
+            if self.status == "oom":
+                self.error |= {
+                    "available_bytes": available_memory(),
+                    "predicted_bytes": self.work.predicted_bytes,
+                }
         traceback.print_exception(error)
-        error.__traceback__ = None  # its frames hold what did not fit into the memory
+        # frames hold what did not fit into the memory, those of the errors before it too
+        link: BaseException | None = error
+        while link is not None:
+            link.__traceback__, link = None, link.__context__
+
+    @property
+    def trying(self) -> dict[str, Any]:
+        """What the training measured so far, and the attempts before it."""
+        training = {"phases": self.training.phases, **self.notes}
+        return ladder.kept(training, self.work.failed, self.attempt)
 
 
 def main(arguments: list[str]) -> int:
@@ -130,6 +153,13 @@ def _train(running: _Running) -> Artifact | None:
         return artifact
     except Exception as error:
         running.fail(error, running.training.failed)
+        if running.status == "oom" and running.trained is None and "micro_batch" in running.notes:
+            running.attempt = ladder.failed_attempt(
+                running.notes,
+                phase=running.training.failed,
+                error=str(error),
+                phases=running.training.phases,
+            )
         return None
 
 
@@ -167,7 +197,9 @@ def _train_now(running: _Running, folder: Path) -> Artifact:
     artifact: Artifact = method.train(_job(running, method, folder))
     if not method.trains:
         return artifact
-    running.trained = {"phases": running.training.phases, **running.notes}
+    running.trained = running.trying
+    if running.work.failed:
+        running.warnings.append(ladder.told(running.work.failed, running.notes))
     record.write_json(
         folder / TRAINING_FILE,
         {
@@ -198,10 +230,15 @@ def _job(running: _Running, method: Any, folder: Path) -> Job:
     train, validation = running.rows
     draws = cell.budget.steps * cell.budget.batch
     order = training_order(len(train), draws, cell.seed) if train else []
+    budget = running.work.rung.budget(cell.budget)
+    options = running.work.rung.options(cell.options)
+    if train:
+        running.notes["micro_batch"] = ladder.first_micro_batch(budget)
+        running.notes["gradient_checkpointing"] = bool(options.get("gradient_checkpointing"))
     return Job(
         model=cell.model,
-        options=method.Options.model_validate(cell.options),
-        budget=cell.budget,
+        options=method.Options.model_validate(options),
+        budget=budget,
         seed=cell.seed,
         train=[train[i] for i in order],
         validation=validation,
@@ -288,7 +325,7 @@ def _record(running: _Running) -> Record:
     cell = running.work.cell
     training = running.trained
     if training is None and running.training.phases:
-        training = {"phases": running.training.phases, **running.notes}
+        training = running.trying
     sections, evaluation = running.sections, None
     if sections is not None and (running.evaluation.phases or sections.done):
         done = sections.done

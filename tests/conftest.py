@@ -327,10 +327,10 @@ def harness() -> Callable[..., Ran]:
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
     """An executor that saves the seconds of importing torch in each cell."""
-    trouble = write_distribution(
-        tmp_path_factory.mktemp("warm"), ROOT / "tests/plugins/trouble.py", "trouble"
-    )
-    executor = Warm(trouble)
+    site = tmp_path_factory.mktemp("warm")
+    for name in ("trouble", "narrow"):
+        write_distribution(site, ROOT / "tests/plugins" / f"{name}.py", name)
+    executor = Warm(site)
     yield executor
     executor.close()
 

@@ -61,6 +61,14 @@ CASES = {
         YAML + "budget.batch: expected a whole number",
     ),
     "steps 0": (lambda s: budget(s, steps=0), YAML + "budget.steps: must be at least 1, got 0"),
+    "Liger without a GPU": (
+        lambda s: budget(s, liger=True),
+        YAML + "budget.liger: Liger's kernels need a CUDA GPU: leave it out here",
+    ),
+    "micro_batch that is a word": (
+        lambda s: budget(s, micro_batch="all"),
+        YAML + "budget.micro_batch",
+    ),
     "micro_batch that does not divide": (
         lambda s: budget(s, micro_batch=3, batch=4),
         YAML + "budget.micro_batch: 3 does not divide batch 4: take one of 1, 2, 4",

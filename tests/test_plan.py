@@ -8,7 +8,7 @@ from conftest import conversations, write_jsonl
 from harness.config import load_experiment
 from harness.errors import UserError
 from harness.manager import Plugins
-from harness.plan import Settings, is_recorded, make_plan
+from harness.plan import Settings, _budget_content, is_recorded, make_plan
 from harness.training_data import training_rows
 
 PLUGINS = Plugins(discover=False)
@@ -68,6 +68,17 @@ def test_an_id_changes_with(small, what):
     CHANGES[what](small)
     after = {v for k, v in ids(small).items() if k.startswith("lora")}
     assert not after & before
+
+
+def test_keys_that_came_later_leave_earlier_ids_alone(small):
+    """Results are recorded under ids: a key at its default is not part of one."""
+    before = ids(small)["lora-0"]
+    budget = small.content["budget"]
+    assert _budget_content(planned(small).cells[1].budget) == {**budget, "micro_batch": None}
+    assert ids(small.write(budget={**budget, "on_oom": "stop"}))["lora-0"] == before
+    assert ids(small.write(budget={**budget, "group_by_length": True}))["lora-0"] == before
+    assert ids(small.write(budget={**budget, "group_by_length": False}))["lora-0"] != before
+    assert ids(small.write(budget={**budget, "micro_batch": "auto"}))["lora-0"] != before
 
 
 def test_an_id_changes_with_the_seed_and_the_limit(small):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import sft
+from harness import sft, speed
 from harness.errors import UserError
-from harness.tokens import IGNORED, encode_row
+from harness.tokens import IGNORED, Encoded, encode_row
 from harness.types import Budget, Job, ModelRef, Row
 
 ROWS = [
@@ -50,8 +50,9 @@ def trainer(tiny_model, tmp_path):
         from harness.types import Artifact
 
         model, tokenizer = sft._load(Artifact("base", work.model))
-        train = sft._encode(work, tokenizer, work.train)
-        return sft._trainer(work, sft.SftOptions(**options), model, tokenizer, None, train, [])
+        settings = sft.SftOptions(**options)
+        train, micro = sft._laid_out(work, settings, sft._encode(work, tokenizer, work.train))
+        return sft._trainer(work, settings, model, tokenizer, None, train, [], micro)
 
     return make
 
@@ -109,9 +110,43 @@ def test_trained_weights_are_float32_whatever_the_precision(tiny_model, tmp_path
     model, tokenizer = sft._load(Artifact("base", work.model, precision=precision))
     train = sft._encode(work, tokenizer, work.train)
     options = LowRankOptions(r=2)
-    made = sft._trainer(work, options, model, tokenizer, options.lora_config(), train, [])
+    made = sft._trainer(work, options, model, tokenizer, options.lora_config(), train, [], 2)
     kinds = {p.dtype for p in made.model.parameters() if p.requires_grad}
     assert kinds == {torch.float32}
+
+
+def test_rows_of_a_batch_are_grouped_by_length_and_no_batch_gets_another(trainer, tokenizer):
+    made = trainer({"batch": 4, "micro_batch": 2})
+    lengths = [len(row["input_ids"]) for row in made.train_dataset]
+    assert lengths == [n for at in (0, 4) for n in sorted(lengths[at : at + 4], reverse=True)]
+    plain = trainer({"batch": 4, "micro_batch": 2, "group_by_length": False}).train_dataset
+    for at in (0, 4):
+        mine, theirs = (sorted(d["input_ids"][at : at + 4]) for d in (made.train_dataset, plain))
+        assert mine == theirs
+    assert [row["input_ids"] for row in plain] == [encode_row(tokenizer, r).input_ids for r in ROWS]
+
+
+@pytest.mark.parametrize("changes", [{"micro_batch": 1}, {"micro_batch": 2}])
+def test_the_losses_are_the_same_however_a_batch_is_split(tiny_model, tmp_path, changes):
+    curves = []
+    for name, more in (("whole", {}), ("split", changes)):
+        work = job(tmp_path / name, tiny_model, batch=4, steps=2, **more)
+        sft.train_sft(work, lr=1e-2)
+        assert work.notes["micro_batch"] == more.get("micro_batch", 4)
+        curves.append([point["loss"] for point in work.notes["loss_curve"]])
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+
+
+def test_auto_takes_small_passes_where_padding_costs_more_than_passes():
+    def rows(*lengths):
+        return [Encoded([1] * n, [1] * n) for n in lengths]
+
+    assert speed.micro_batch("auto", rows(900, 20, 30, 900), 4, "cpu") == 2
+    assert speed.micro_batch("auto", rows(50, 50, 50, 50), 4, "cpu") == 4
+    assert speed.micro_batch("auto", rows(900, 500, 200, 30), 4, "cpu") == 1
+    assert speed.micro_batch("auto", rows(900, 20, 30, 900), 4, "cuda") == 4
+    assert speed.micro_batch(None, rows(900, 20), 2, "cpu") == 2
+    assert sum(speed.padded_passes(rows(900, 20, 30, 900), 4, 2)) == 1860
 
 
 def test_rows_that_are_cut_or_empty_are_warned_of(tiny_model, tmp_path, tokenizer):

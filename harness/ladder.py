@@ -1,0 +1,115 @@
+"""What training tries after it ran out of memory: smaller micro-batches, then checkpointing.
+
+Each attempt is a process of its own, so nothing of a failed one is left in memory, and a worker
+that the system killed is tried again like one that could still say what happened. The effective
+batch stays, and with it the result up to rounding: the loss is a mean over the tokens of the whole
+batch, however many passes it takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.types import Budget
+
+RETRIES = "oom_retries"
+"""The phase that holds the seconds of failed attempts."""
+
+_WHATEVER_THE_BATCH = frozenset({"load", "prepare", "checkpoint", "save"})
+"""Phases whose memory no micro-batch makes smaller."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """How one attempt splits the effective batch."""
+
+    micro_batch: int | None = None
+    """Rows per forward pass; None: as the budget says."""
+    gradient_checkpointing: bool = False
+    """Switched on here; False leaves it as the method's options have it."""
+
+    def budget(self, budget: Budget) -> Budget:
+        """The budget with this rung's micro-batch."""
+        if self.micro_batch is None:
+            return budget
+        return dataclasses.replace(budget, micro_batch=self.micro_batch)
+
+    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """A method's options with this rung's gradient checkpointing."""
+        more = {"gradient_checkpointing": True} if self.gradient_checkpointing else {}
+        return {**options, **more}
+
+
+def first_micro_batch(budget: Budget) -> int:
+    """Rows per pass where nothing was halved yet; the whole batch where it is chosen later."""
+    return budget.micro_batch if isinstance(budget.micro_batch, int) else budget.batch
+
+
+def failed_attempt(
+    notes: Mapping[str, Any],
+    *,
+    phase: str | None,
+    error: str,
+    phases: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """An item of a record's `training.ladder`: what ran, where it broke, what it cost."""
+    keys = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_host_bytes")
+    peaks = {key: [p[key] for p in phases.values() if p.get(key) is not None] for key in keys}
+    return {
+        "micro_batch": notes["micro_batch"],
+        "gradient_checkpointing": notes["gradient_checkpointing"],
+        "phase": phase,
+        "error": error,
+        "seconds": sum(p["seconds"] for p in phases.values()),
+        **{key: max(values, default=None) for key, values in peaks.items()},
+    }
+
+
+def lower(attempt: Mapping[str, Any], budget: Budget, options: Mapping[str, Any]) -> Rung | None:
+    """The rung below a failed attempt; None where there is none, or `budget.on_oom` forbids it.
+
+    The next micro-batch is the largest divisor of `budget.batch` that is at most half of the last.
+    """
+    if budget.on_oom == "stop" or (attempt["phase"] or "load") in _WHATEVER_THE_BATCH:
+        return None
+    micro = int(attempt["micro_batch"])
+    smaller = [n for n in range(1, micro // 2 + 1) if budget.batch % n == 0]
+    if smaller:
+        return Rung(smaller[-1], bool(attempt["gradient_checkpointing"]))
+    allowed = budget.on_oom == "checkpoint" and "gradient_checkpointing" in options
+    return Rung(micro, True) if allowed and not attempt["gradient_checkpointing"] else None
+
+
+def kept(
+    training: Mapping[str, Any],
+    before: Sequence[Mapping[str, Any]],
+    last: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A record's `training` with the attempts that failed before it, their seconds apart.
+
+    `last` is this training, where it failed like them.
+    """
+    found = dict(training)
+    if before:
+        seconds = sum(attempt["seconds"] for attempt in before)
+        found["phases"] = {RETRIES: {"seconds": seconds}, **training["phases"]}
+    if before or last:
+        found["ladder"] = [*before, *([last] if last else [])]
+    return found
+
+
+def told(attempts: Sequence[Mapping[str, Any]], notes: Mapping[str, Any]) -> str:
+    """One line about what failed and what ran in the end."""
+    tried = ", ".join(_words(attempt) for attempt in attempts)
+    return (
+        f"training ran out of memory with {tried}; it ran with {_words(notes)} "
+        "and the same effective batch"
+    )
+
+
+def _words(attempt: Mapping[str, Any]) -> str:
+    checkpointed = " and gradient checkpointing" if attempt["gradient_checkpointing"] else ""
+    return f"micro_batch {attempt['micro_batch']}{checkpointed}"
