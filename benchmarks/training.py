@@ -184,10 +184,8 @@ def contest(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
         keys = ("seconds_per_step", "tokens_per_second", "peak_bytes")
         told[side] = {key: median(run[key] for run in runs) for key in keys}
         told[side]["micro_batch"] = runs[0]["micro_batch"]
-        told[side]["largest_loss_difference"] = max(
-            abs(a - b)
-            for a, b in zip(runs[0]["losses"], rounds[sides[0]][0]["losses"], strict=True)
-        )
+        pairs = zip(runs[0]["losses"], reference, strict=True)
+        told[side]["largest_loss_difference"] = max(abs(a - b) for a, b in pairs)
     ours = told[sides[0]]
     for side in sides:
         other = told[side]
