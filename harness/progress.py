@@ -75,6 +75,12 @@ class Live(Quiet):
             self._advance(event)
         elif kind == "trial":
             self._bars.console.print(escape(_trial(cell, event)))
+        elif kind == "retry":
+            checkpointed = ", gradient checkpointing" if event["gradient_checkpointing"] else ""
+            self._bars.console.print(
+                f"{cell.id}: [yellow]out of memory[/], again with "
+                f"micro_batch {event['micro_batch']}{checkpointed}"
+            )
         elif kind in {"skipped", "recorded"}:
             self._bars.advance(self._cells)
             if kind == "recorded":
