@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from harness import summary
+from harness import health, summary
 from harness.cost import cost
 from harness.errors import UserError, nearest
 from harness.groups import Cell, Group, ReadRows, grouped, metrics
@@ -89,7 +89,14 @@ def _row(group: Group, by_id: Mapping[str, Cell], read_rows: ReadRows) -> dict[s
         "tied_with": [],
         "budget": plan.get("budget"),
         "suite_hashes": group.hashes,
+        **_health(group.cells),
     }
+
+
+def _health(cells: Iterable[Cell]) -> dict[str, list[str]]:
+    """Names of the health checks that spoke in any seed; nothing where none did."""
+    found = list(dict.fromkeys(name for cell in cells for name in health.names(cell)))
+    return {"health": found} if found else {}
 
 
 def _metric(

@@ -10,7 +10,7 @@ from harness.plan import Cell
 
 
 class Quiet:
-    """Says nothing (`--json`, or no terminal)."""
+    """Says nothing but warnings (`--json`, or no terminal)."""
 
     def __enter__(self) -> Quiet:
         return self
@@ -22,7 +22,9 @@ class Quiet:
         """So many cells are planned."""
 
     def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
-        """Ignore an event."""
+        """Tell a warning, in one line on standard error; ignore other events."""
+        if event["event"] == "warning":
+            print(_warning(cell, event), file=sys.stderr)
 
     def download(self, name: str, done: int, total: int) -> None:
         """Ignore a download's progress."""
@@ -69,7 +71,10 @@ class Live(Quiet):
         from rich.markup import escape
 
         kind = event["event"]
-        if kind == "phase":
+        if kind == "warning":
+            text = escape(_warning(cell, event))
+            self._bars.console.print(f"[yellow]{text}[/]", soft_wrap=True, highlight=False)
+        elif kind == "phase":
             self._restart(f"{escape(cell.label)} (seed {cell.seed}): {event['name']}")
         elif kind == "progress":
             self._advance(event)
@@ -112,6 +117,11 @@ def _trial(cell: Cell, trial: Mapping[str, Any]) -> str:
     came = trial["status"] if loss is None else f"validation loss {loss:.4f}"
     told = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in values)
     return f"{cell.label} trial {trial['number'] + 1}/{trial['trials']}: {told}: {came}"
+
+
+def _warning(cell: Cell, event: Mapping[str, Any]) -> str:
+    message = " ".join(str(event["message"]).split())
+    return f"Warning: {cell.label} (seed {cell.seed}): {message}"
 
 
 def progress(*, json: bool) -> Quiet:

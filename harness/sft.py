@@ -15,7 +15,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from harness import speed
-from harness.errors import CellFailed, UserError
+from harness.errors import UserError
+from harness.health import during as health
 from harness.measure import StepClock
 from harness.method import MethodOptions, usual
 from harness.tokens import IGNORED, Encoded, encode_row
@@ -95,8 +96,10 @@ def train_sft(
         validation = _encode(job, tokenizer, job.validation) if settings.validate_every else []
         trainer = _trainer(job, settings, model, tokenizer, peft, train, validation, micro)
     _note_parameters(job, trainer.model)
+    health.before_training(job, trainer, train)
     with job.phase("train"), head_on_trained_positions():
         trainer.train()
+    health.after_training(job, trainer)
     _note_curve(job, trainer, train)
     with job.phase("save"):
         artifact = _save(job, trainer, tokenizer, base, adapter=peft is not None)
@@ -110,7 +113,7 @@ def _load(artifact: Artifact) -> tuple[Any, Any]:
 
 
 def _encode(job: Job, tokenizer: Any, rows: Sequence[Row]) -> list[Encoded]:
-    """Token ids of the rows; what was cut or has nothing to learn is warned of."""
+    """Token ids of the rows, their health checked."""
     distinct = {
         row.id: encode_row(
             tokenizer,
@@ -121,16 +124,8 @@ def _encode(job: Job, tokenizer: Any, rows: Sequence[Row]) -> list[Encoded]:
         )
         for row in {row.id: row for row in rows}.values()
     }
-    cut = [key for key, e in distinct.items() if e.cut]
-    empty = [key for key, e in distinct.items() if all(i == IGNORED for i in e.labels)]
-    if cut:
-        job.warn(
-            f"{len(cut)} of {len(distinct)} rows are longer than budget.max_length "
-            f"{job.budget.max_length} and were cut (first: row {cut[0]})"
-        )
-    if empty:
-        job.warn(f"{len(empty)} rows have no token under the loss (first: row {empty[0]})")
-    if len(empty) == len(distinct):
+    health.after_encoding(job, tokenizer, distinct, rows)
+    if all(i == IGNORED for e in distinct.values() for i in e.labels):
         raise UserError("no row has a token to train on: raise budget.max_length")
     return [distinct[row.id] for row in rows]
 
@@ -185,6 +180,7 @@ def _watcher(job: Job) -> Any:
     curve: list[dict[str, float]] = []
     job.notes["loss_curve"] = curve
     job.notes["step_seconds"] = clock.seconds
+    monitor = health.Monitor(job, curve)
 
     class Watcher(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -201,14 +197,9 @@ def _watcher(job: Job) -> Any:
             point = {new: float(logs[old]) for old, new in names.items() if old in logs}
             if not {"loss", "validation_loss"} & set(point):
                 return
-            broken = [key for key, value in point.items() if not math.isfinite(value)]
-            if broken:
-                raise CellFailed(
-                    f"{broken[0]} is not finite at step {state.global_step}: "
-                    "lower the learning rate or raise the precision",
-                    status="diverged",
-                )
+            monitor.stop_where_not_finite(point, state.global_step)
             curve.append({"step": state.global_step, **point})
+            monitor.look()
             job.report(step=state.global_step, steps=state.max_steps, **point)
 
     return Watcher()

@@ -113,7 +113,17 @@ def _notes(board: Mapping[str, Any]) -> list[str]:
     rows = board["rows"]
     left_out = len(_metric_names(rows)) - len(_shown_names(rows))
     more = [f"{left_out} figures of single subjects and domains are in --format csv and json"]
-    return [*_tie_lines(rows), *labels, *board["incomparable"], *(more if left_out else [])]
+    ties = [*_tie_lines(rows), *_health_lines(rows)]
+    return [*ties, *labels, *board["incomparable"], *(more if left_out else [])]
+
+
+def _health_lines(rows: Sequence[Row]) -> list[str]:
+    return [
+        f"{_title(row, rows)}: its training was warned of {', '.join(row['health'])} "
+        "(warnings in its record)"
+        for row in rows
+        if row.get("health")
+    ]
 
 
 def _tie_lines(rows: Sequence[Row]) -> list[str]:

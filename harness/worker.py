@@ -19,11 +19,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from harness import ladder, record
+from harness import health, ladder, record
 from harness.artifact_hash import artifact_hash
 from harness.child import event_stream, one_gpu, quiet_libraries
 from harness.errors import CellFailed, is_out_of_memory
 from harness.evaluate import Measured, SuiteFailure, evaluate
+from harness.health.options import outside_usual
 from harness.ladder import Rung
 from harness.leaks import leaks, leaks_of_rows
 from harness.machine import available_memory, free_memory
@@ -85,6 +86,11 @@ class _Running:
         """Training and validation rows; empty where nothing is trained."""
         data = self.work.cell.data
         return training_rows(data) if data else ([], [])
+
+    def warn(self, message: str) -> None:
+        """A line for the record, told to the parent at once."""
+        self.warnings.append(message)
+        self.emit(event="warning", message=message)
 
     def fail(self, error: BaseException, phase: str | None) -> None:
         """Remember what broke; the first status stands."""
@@ -194,7 +200,10 @@ def _train_now(running: _Running, folder: Path) -> Artifact:
     if method.trains:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    artifact: Artifact = method.train(_job(running, method, folder))
+    job = _job(running, method, folder)
+    # Not told to the parent: it knew them before the first cell.
+    running.warnings += map(str, health.keep(running.notes, outside_usual(job.options)))
+    artifact: Artifact = method.train(job)
     if not method.trains:
         return artifact
     running.trained = running.trying
@@ -248,7 +257,7 @@ def _job(running: _Running, method: Any, folder: Path) -> Job:
         phase=_phases(running, running.training),
         report=lambda **event: running.emit(event="progress", **event),
         notes=running.notes,
-        warn=running.warnings.append,
+        warn=running.warn,
     )
 
 

@@ -16,6 +16,7 @@ from harness.child import command
 from harness.commands import tuning
 from harness.console import console
 from harness.errors import UserError
+from harness.health.options import outside_usual
 from harness.manager import plugins
 from harness.plan import Plan, Settings, is_recorded, make_plan
 from harness.progress import progress
@@ -53,6 +54,7 @@ def carry_out(experiment: config.Experiment, asked: Asked, executor: str, batch:
         plan = plan_of(experiment, asked, screen)
         out = asked.out or Path("results") / plan.experiment
         _tell_of_changes(plan, out)
+        _tell_of_options(plan)
         _check_writable(plan, out)
         screen.begin(len(plan.cells))
         trackers = list(plugins().trackers.things.values())
@@ -70,6 +72,7 @@ def show_plan(asked: Asked, rows: int) -> None:
         plan = plan_of(experiment, asked, screen)
     out = asked.out or Path("results") / plan.experiment
     _tell_of_changes(plan, out)
+    _tell_of_options(plan)
     cells = [_described(cell, is_recorded(out, cell)) for cell in plan.cells]
     if asked.as_json:
         told = {
@@ -118,6 +121,14 @@ def _tell_of_changes(plan: Plan, out: Path) -> None:
     """On standard error, so that `--json` stays JSON."""
     for notice in suite_versions.changed(plan.base.suites, suite_versions.records_in(out)):
         click.echo(f"Note: {notice}", err=True)
+
+
+def _tell_of_options(plan: Plan) -> None:
+    """What is far from the usual, before anything is trained; each label once."""
+    for label, cell in {cell.label: cell for cell in plan.cells}.items():
+        options = plugins().methods.get(cell.method).Options.model_validate(cell.options)
+        for finding in outside_usual(options):
+            click.echo(f"Note: method '{label}': {finding}", err=True)
 
 
 def _check_writable(plan: Plan, out: Path) -> None:
