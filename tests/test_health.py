@@ -293,7 +293,7 @@ def test_the_ends_of_the_usual_range_are_usual():
 
 # ---- the record, the screen, the plan ------------------------------------------------------------
 
-LONG = {"steps": 2, "batch": 2, "max_length": 24, "precision": "float32"}
+SHORT = {"steps": 2, "batch": 2, "max_length": 32, "precision": "float32"}
 
 
 def run_watched(small, executor):
@@ -312,7 +312,7 @@ def test_findings_are_in_the_record_on_the_screen_and_kept_with_the_artifact(
     experiment, warm, capsys
 ):
     small = experiment(
-        methods=["base", {"name": "lora", "r": 2, "lr": 0.5}], budget=LONG, suites=["picks"]
+        methods=["base", {"name": "lora", "r": 2, "lr": 0.5}], budget=SHORT, suites=["picks"]
     )
     outcome, events = run_watched(small, warm)
     assert not outcome.failed
@@ -347,7 +347,7 @@ def test_a_diverged_cell_says_so_by_name(experiment, warm, tiny_model, tmp_path)
     broken = tmp_path / "broken"
     shutil.copytree(tiny_model, broken)
     RUNS._broken_weight(broken)
-    small = experiment(model=str(broken), methods=["full"], suites=["picks"])
+    small = experiment(methods=["full"], suites=["picks"]).write(model=str(broken))
     run_watched(small, warm)
     found = small.records()["full-0"]
     assert found["status"] == "diverged"
