@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.hookspecs import hookimpl
-    from harness.low_rank import LowRankOptions
+    from harness.low_rank import LowRankOptions, QuantizedOptions
     from harness.method import Method, MethodOptions, usual
     from harness.roles import Executor, Judge, Judgement, Tools, Tracker, scorer
     from harness.sft import SftOptions, train_sft
@@ -29,6 +29,7 @@ _HOME = {
     "Method": "method",
     "MethodOptions": "method",
     "Output": "types",
+    "QuantizedOptions": "low_rank",
     "Row": "types",
     "Sample": "types",
     "SftOptions": "sft",
@@ -50,6 +51,7 @@ __all__ = [
     "Method",
     "MethodOptions",
     "Output",
+    "QuantizedOptions",
     "Row",
     "Sample",
     "SftOptions",

@@ -21,6 +21,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 TEMPLATE = "chat_template.jinja"
+_EMBEDDING = re.compile(r"(embed_tokens|lm_head|wte|embed_in|embed_out)\.weight$")
+"""Whole layers that peft may save beside an adapter of them."""
 
 
 def resolve_adapter(name: str, *, file: Path | None = None, line: int | None = None) -> ModelRef:
@@ -120,13 +122,18 @@ def put_on(model: Any, tokens: int, folder: Path) -> Any:
 
 def _check_used(adapted: Any, folder: Path, said: str) -> None:
     """Tensors for layers that the model lacks are left out by peft without a word."""
+    from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
     with safe_open(folder / WEIGHTS, framework="pt") as file:
-        saved = sum(".lora_" in name for name in file.keys())  # noqa: SIM118
-    used = sum(".lora_" in name for name, _ in adapted.named_parameters())
-    if saved > used:
-        raise UserError(f"{said}: it has {saved} tensors, of which the model has layers for {used}")
+        saved = {name for name in file.keys() if not _EMBEDDING.search(name)}  # noqa: SIM118
+    # What it would save itself, of any kind of adapter, is what it has.
+    own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    used = len([name for name in own if not _EMBEDDING.search(name)])
+    if len(saved) > used:
+        raise UserError(
+            f"{said}: it has {len(saved)} tensors, of which the model has layers for {used}"
+        )
 
 
 def _config(folder: Path) -> dict[str, Any]:

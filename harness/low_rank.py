@@ -1,13 +1,17 @@
-"""What methods with low-rank adapters share: their options, and a base in 4 bits."""
+"""What methods with low-rank adapters share: their options, and a base in 4 or 8 bits."""
 
 from __future__ import annotations
 
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 from pydantic import Field
 
+from harness import layers
+from harness.errors import EnvironmentLack, UserError
 from harness.method import usual
 from harness.sft import SftOptions
+from harness.types import ModelRef
 
 
 def four_bit(
@@ -30,6 +34,46 @@ def four_bit(
     }
 
 
+class QuantizedOptions(SftOptions):
+    """Options of a frozen base that may be quantised."""
+
+    quant_type: Literal["none", "nf4", "fp4", "int8"] = "none"
+    """Number format of the base: full precision, 4-bit NormalFloat or float, or 8-bit integers."""
+    double_quant: bool = True
+    """In 4 bits, quantise the quantisation constants too: 0.37 bits a weight less."""
+    compute_dtype: Literal["auto", "float32", "bf16"] = "auto"
+    """In 4 bits, arithmetic on the dequantised weights; `auto` is the plan's precision."""
+
+    def check(self, precision: str) -> None:
+        """Raise UserError where bitsandbytes is missing, or 4-bit options are set for another."""
+        super().check(precision)
+        if self.quant_type == "none":
+            return
+        if find_spec("bitsandbytes") is None:
+            raise EnvironmentLack(
+                f"quant_type {self.quant_type} needs bitsandbytes: pip install bitsandbytes"
+            )
+        set_too = sorted({"double_quant", "compute_dtype"} & self.model_fields_set)
+        if self.quant_type == "int8" and set_too:
+            raise UserError(f"{set_too[0]} is for 4 bits: leave it out with quant_type int8")
+
+    def quantization(self, precision: str) -> dict[str, Any] | None:
+        """These options as keywords of transformers' BitsAndBytesConfig; None: full precision.
+
+        8 bits are those of LLM.int8() (Dettmers et al. 2022, arXiv 2208.07339).
+        """
+        if self.quant_type == "none":
+            return None
+        if self.quant_type == "int8":
+            return {"load_in_8bit": True}
+        return four_bit(
+            precision,
+            quant_type=self.quant_type,
+            double_quant=self.double_quant,
+            compute_dtype=self.compute_dtype,
+        )
+
+
 class LowRankOptions(SftOptions):
     """Options of an update of rank r to frozen weights, on top of the shared recipe's."""
 
@@ -46,15 +90,19 @@ class LowRankOptions(SftOptions):
     rslora: bool = False
     """Scale by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023, arXiv 2312.03732)."""
 
-    def lora_config(self) -> Any:
-        """These options as peft's LoraConfig."""
+    def fits(self, model: ModelRef) -> None:
+        """Raise UserError where a target matches no layer, or r is above a layer's width."""
+        layers.check_fit(model, self.target_modules, self.r)
+
+    def lora_config(self, **changes: Any) -> Any:
+        """These options as peft's LoraConfig; `changes` are further fields of it."""
         from peft import LoraConfig
 
-        return LoraConfig(
-            task_type="CAUSAL_LM",
-            r=self.r,
-            lora_alpha=self.alpha or 2 * self.r,
-            lora_dropout=self.dropout,
-            target_modules=self.target_modules,
-            use_rslora=self.rslora,
-        )
+        stated = {
+            "r": self.r,
+            "lora_alpha": self.alpha or 2 * self.r,
+            "lora_dropout": self.dropout,
+            "target_modules": self.target_modules,
+            "use_rslora": self.rslora,
+        }
+        return LoraConfig(task_type="CAUSAL_LM", **{**stated, **changes})

@@ -71,6 +71,12 @@ class MethodOptions(StrictModel):
         Called before anything is loaded.
         """
 
+    def fits(self, model: ModelRef) -> None:
+        """Raise UserError for options that `model` cannot serve, such as layers that it lacks.
+
+        Called by the plan, after the model was found and before it is loaded.
+        """
+
     def resolve(self: Options, find: Finder) -> Options:
         """The options with every `Named` one found; called by the plan, after `check`."""
         return self

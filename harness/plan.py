@@ -108,6 +108,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     suite_files = _suite_files(experiment, plugins, settings)
     options = {e.label: _resolved(experiment, settings, e, checked[e.label]) for e in entries}
     model = _model(experiment, settings, experiment.model, ("model",))
+    _check_fits(experiment, entries, checked, model)
     template = _template(experiment, settings)
     _check_template(experiment, model, training_data)
     suites = _suites(experiment, plugins, settings, model, suite_files)
@@ -187,6 +188,21 @@ def _options(experiment: Experiment, plugins: Plugins, entry: MethodEntry) -> Me
     except UserError as error:
         raise experiment.error(f"method '{entry.label}': {error}", "methods", at) from None
     return chosen
+
+
+def _check_fits(
+    experiment: Experiment,
+    entries: Iterable[MethodEntry],
+    options: Mapping[str, MethodOptions],
+    model: ModelRef,
+) -> None:
+    """Whether the model has what each method's options ask of it."""
+    for entry in entries:
+        try:
+            options[entry.label].fits(model)
+        except UserError as error:
+            at = experiment.methods.index(entry)
+            raise experiment.error(f"method '{entry.label}': {error}", "methods", at) from None
 
 
 def _resolved(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from harness import speed
+from harness import initial_adapter, speed
 from harness.errors import UserError
 from harness.health import during as health
 from harness.measure import StepClock
@@ -68,12 +68,14 @@ def train_sft(
     lr: float,
     peft: Any = None,
     quantization: Mapping[str, Any] | None = None,
+    adapted: Callable[[Any], None] | None = None,
     **recipe: Any,
 ) -> Artifact:
     """Train with TRL's SFTTrainer and save safetensors in `job.folder`.
 
     `peft` is a PeftConfig, or None to train every weight. `quantization` holds JSON-able keywords
-    of BitsAndBytesConfig for the frozen base. Other keywords are fields of `SftOptions`.
+    of BitsAndBytesConfig for the frozen base. `adapted(model)` may set the adapter's initial
+    values. Other keywords are fields of `SftOptions`.
     Trainable weights are float32 and the arithmetic has the plan's precision, for all methods.
     Raises CellFailed (status `diverged`) at the first loss that is not finite.
     """
@@ -92,9 +94,14 @@ def train_sft(
         if job.budget.liger:
             speed.apply_liger(model)
     with job.phase("prepare"):
+        initial_adapter.check(model, peft)
         train, micro = _laid_out(job, settings, _encode(job, tokenizer, job.train))
         validation = _encode(job, tokenizer, job.validation) if settings.validate_every else []
-        trainer = _trainer(job, settings, model, tokenizer, peft, train, validation, micro)
+        with initial_adapter.refused(peft):
+            trainer = _trainer(job, settings, model, tokenizer, peft, train, validation, micro)
+        if adapted is not None:
+            adapted(trainer.model)
+        initial = initial_adapter.keep(trainer.model, peft, job.folder)
     _note_parameters(job, trainer.model)
     health.before_training(job, trainer, train)
     with job.phase("train"), head_on_trained_positions():
@@ -102,7 +109,7 @@ def train_sft(
     health.after_training(job, trainer)
     _note_curve(job, trainer, train)
     with job.phase("save"):
-        artifact = _save(job, trainer, tokenizer, base, adapter=peft is not None)
+        artifact = _save(job, trainer, tokenizer, base, initial, adapter=peft is not None)
     return artifact
 
 
@@ -240,7 +247,9 @@ def _thinned(curve: Sequence[dict[str, float]]) -> list[dict[str, float]]:
     ]
 
 
-def _save(job: Job, trainer: Any, tokenizer: Any, base: Artifact, *, adapter: bool) -> Artifact:
+def _save(
+    job: Job, trainer: Any, tokenizer: Any, base: Artifact, initial: Path | None, *, adapter: bool
+) -> Artifact:
     """Write the adapter, or the weights in the plan's precision, and drop the checkpoints."""
     from harness.model import torch_dtype
 
@@ -248,7 +257,11 @@ def _save(job: Job, trainer: Any, tokenizer: Any, base: Artifact, *, adapter: bo
     if not adapter:
         model.to(torch_dtype(job.budget.precision))
         tokenizer.save_pretrained(job.folder)
-    model.save_pretrained(job.folder)
+    job.trained(model, tokenizer)
+    if initial is None:
+        model.save_pretrained(job.folder)
+    else:
+        initial_adapter.save(model, job.folder, initial)
     shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
     job.notes["artifact_bytes"] = folder_bytes(job.folder)
     return Artifact(

@@ -126,6 +126,8 @@ class Job:
     """Figures for the record's `training` section (`loss_curve`, `tokens` ...)."""
     warn: Callable[[str], None] = lambda message: None
     """Adds a line to the record's `warnings`."""
+    trained: Callable[[Any, Any], None] = lambda model, tokenizer: None
+    """`job.trained(model, tokenizer)`, before saving: whoever wants to compare what is saved."""
 
 
 @dataclass(frozen=True)

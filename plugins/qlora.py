@@ -1,39 +1,25 @@
 """QLoRA (Dettmers et al. 2023, arXiv 2305.14314): LoRA on a base in 4 bits."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from harness import Artifact, Job, LowRankOptions, Method, hookimpl, train_sft
-from harness.low_rank import four_bit
+from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl, train_sft
 
 
-class QloraOptions(LowRankOptions):
+class QloraOptions(LowRankOptions, QuantizedOptions):
     """Options of QLoRA, on top of LoRA's."""
 
-    quant_type: Literal["nf4", "fp4"] = "nf4"
-    """Number format of the base: NormalFloat (the paper's) or 4-bit float."""
-    double_quant: bool = True
-    """Quantise the quantisation constants too: 0.37 bits a weight less."""
-    compute_dtype: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic on the dequantised weights; `auto` is the plan's precision."""
-
-    def quantization(self, precision: str) -> dict[str, Any]:
-        """These options as keywords of transformers' BitsAndBytesConfig."""
-        return four_bit(
-            precision,
-            quant_type=self.quant_type,
-            double_quant=self.double_quant,
-            compute_dtype=self.compute_dtype,
-        )
+    quant_type: Literal["nf4", "fp4", "int8"] = "nf4"  # type: ignore[assignment]
+    """Number format of the base: NormalFloat (the paper's), 4-bit float, or 8-bit integers."""
 
 
 class Qlora(Method):
-    """Trains low-rank updates of a base that is frozen in 4 bits."""
+    """Trains low-rank updates of a base that is frozen in 4 (or 8) bits."""
 
     name, Options = "qlora", QloraOptions
 
     def train(self, job: Job) -> Artifact:
-        """An adapter in `job.folder`; it is evaluated on the 4-bit base it was trained on."""
+        """An adapter in `job.folder`; it is evaluated on the quantised base it was trained on."""
         options = job.options
         return train_sft(
             job,

@@ -1,0 +1,31 @@
+"""DoRA (Liu et al. 2024, arXiv 2402.09353): a weight's magnitude and direction trained apart."""
+
+from collections.abc import Callable
+
+from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl, train_sft
+
+
+class DoraOptions(LowRankOptions, QuantizedOptions):
+    """LoRA's options; with `quant_type: nf4` it is QDoRA."""
+
+
+class Dora(Method):
+    """Trains a low-rank update of each weight's direction, and its magnitudes beside it."""
+
+    name, Options = "dora", DoraOptions
+
+    def train(self, job: Job) -> Artifact:
+        """An adapter in `job.folder`."""
+        options = job.options
+        return train_sft(
+            job,
+            peft=options.lora_config(use_dora=True),
+            quantization=options.quantization(job.budget.precision),
+            **options.recipe(),
+        )
+
+
+@hookimpl
+def register_methods(register: Callable[[Method], None]) -> None:
+    """The method `dora`."""
+    register(Dora())

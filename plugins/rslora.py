@@ -1,0 +1,39 @@
+"""rsLoRA (Kalajdzievski 2023, arXiv 2312.03732): LoRA whose scale is right at any rank."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from pydantic import Field
+
+from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl, train_sft
+
+
+class RsloraOptions(LowRankOptions, QuantizedOptions):
+    """LoRA's options; the scale is alpha / sqrt(r)."""
+
+    alpha: int | None = Field(16, ge=1)
+    """Scale of the update, divided by sqrt(r): the same for every rank, 16 as in the paper."""
+    rslora: Literal[True] = True
+    """Always: without it the method is lora."""
+
+
+class Rslora(Method):
+    """Trains low-rank updates that are scaled by alpha / sqrt(r) instead of alpha / r."""
+
+    name, Options = "rslora", RsloraOptions
+
+    def train(self, job: Job) -> Artifact:
+        """An adapter in `job.folder`."""
+        options = job.options
+        return train_sft(
+            job,
+            peft=options.lora_config(),
+            quantization=options.quantization(job.budget.precision),
+            **options.recipe(),
+        )
+
+
+@hookimpl
+def register_methods(register: Callable[[Method], None]) -> None:
+    """The method `rslora`."""
+    register(Rslora())
