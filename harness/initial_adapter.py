@@ -79,4 +79,3 @@ def save(model: Any, folder: Path, initial: Path) -> None:
     """Save what training changed as an adapter for the untouched base."""
     model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(initial))
     shutil.rmtree(initial)
-

@@ -172,9 +172,7 @@ def _main() -> None:
     told = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
     config = AutoConfig.from_pretrained(ref.path, **told)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=ref.trust_remote_code
-        )
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=ref.trust_remote_code)
     print(json.dumps([asdict(layer) for layer in loaded_layers(model)]))
 
 

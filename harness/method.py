@@ -103,11 +103,16 @@ class Method:
 
     def help(self) -> dict[str, Any]:
         """Option name -> {type, default, help}, for `harness plugins`."""
-        return {
-            key: {
-                "type": str(info.annotation).replace("typing.", ""),
-                "default": info.default,
-                "help": info.description or "",
-            }
-            for key, info in self.Options.model_fields.items()
+        return options_help(self.Options)
+
+
+def options_help(options: type[MethodOptions]) -> dict[str, Any]:
+    """Option name -> {type, default, help} of an Options class."""
+    return {
+        key: {
+            "type": str(info.annotation).replace("typing.", ""),
+            "default": info.get_default(call_default_factory=True),
+            "help": info.description or "",
         }
+        for key, info in options.model_fields.items()
+    }

@@ -10,7 +10,7 @@ class DoraOptions(LowRankOptions, QuantizedOptions):
 
 
 class Dora(Method):
-    """Trains a low-rank update of each weight's direction, and its magnitudes beside it."""
+    """LoRA with magnitude and direction trained apart (Liu et al. 2024, arXiv 2402.09353)."""
 
     name, Options = "dora", DoraOptions
 

@@ -33,7 +33,7 @@ class Ia3Options(QuantizedOptions):
 
 
 class Ia3(Method):
-    """Trains a vector for each attention and feed-forward block: very few parameters."""
+    """Rescales keys, values and hidden states by vectors (Liu et al. 2022, arXiv 2205.05638)."""
 
     name, Options = "ia3", Ia3Options
 

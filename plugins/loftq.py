@@ -25,7 +25,7 @@ class LoftqOptions(LowRankOptions, QuantizedOptions):
 
 
 class Loftq(Method):
-    """Trains low-rank updates of a 4-bit base, which begin as what the quantisation lost."""
+    """QLoRA that begins as what the quantisation lost (Li et al. 2023, arXiv 2310.08659)."""
 
     name, Options = "loftq", LoftqOptions
 

@@ -6,7 +6,7 @@ from harness import Artifact, Job, LowRankOptions, Method, hookimpl, train_sft
 
 
 class Lora(Method):
-    """Trains low-rank updates of frozen weights."""
+    """Trains low-rank updates of frozen weights (Hu et al. 2021, arXiv 2106.09685)."""
 
     name, Options = "lora", LowRankOptions
 

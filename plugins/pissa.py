@@ -20,7 +20,7 @@ class PissaOptions(LowRankOptions):
 
 
 class Pissa(Method):
-    """Trains the principal components of each weight, with the rest of it frozen."""
+    """Trains each weight's principal components, the rest frozen (Meng et al. 2024, 2404.02948)."""
 
     name, Options = "pissa", PissaOptions
 

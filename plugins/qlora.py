@@ -14,7 +14,7 @@ class QloraOptions(LowRankOptions, QuantizedOptions):
 
 
 class Qlora(Method):
-    """Trains low-rank updates of a base that is frozen in 4 (or 8) bits."""
+    """LoRA on a base that is frozen in 4 (or 8) bits (Dettmers et al. 2023, arXiv 2305.14314)."""
 
     name, Options = "qlora", QloraOptions
 

@@ -18,7 +18,7 @@ class RsloraOptions(LowRankOptions, QuantizedOptions):
 
 
 class Rslora(Method):
-    """Trains low-rank updates that are scaled by alpha / sqrt(r) instead of alpha / r."""
+    """LoRA scaled by alpha / sqrt(r), not alpha / r (Kalajdzievski 2023, arXiv 2312.03732)."""
 
     name, Options = "rslora", RsloraOptions
 

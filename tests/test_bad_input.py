@@ -122,6 +122,18 @@ CASES = {
         lambda s: method(s, name="lora", keep_best=True),
         YAML + "method 'lora': keep_best needs validate_every",
     ),
+    "target module that matches nothing": (
+        lambda s: method(s, name="lora", target_modules=["q_prj"]),
+        YAML + "method 'lora': target_modules: 'q_prj' matches no layer.*q_proj.*self_attn: k_proj",
+    ),
+    "rank above the layer's width": (
+        lambda s: method(s, name="dora", r=64),
+        YAML + "method 'dora': r: rank 64 is above the width 32 of",
+    ),
+    "unknown field of a peft configuration": (
+        lambda s: method(s, name="peft", config="VeraConfig", fields={"rr": 3}),
+        YAML + "fields.rr of method 'peft': VeraConfig has no such field: did you mean 'r'",
+    ),
     "two methods without a label": (
         lambda s: s.write(methods=["base", "lora", {"name": "lora", "r": 2}]),
         YAML + "the method 'lora' stands twice.*give one a `label`",

@@ -8,46 +8,46 @@ from pathlib import Path
 import pytest
 from conftest import write_distribution
 
-EXAMPLE = Path(__file__).parent / "plugins/dora"
+EXAMPLE = Path(__file__).parent / "plugins/vera"
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """A folder with the distribution in it, built and installed by pip where that is possible."""
     folder = tmp_path_factory.mktemp("site")
-    source = tmp_path_factory.mktemp("source") / "dora"
+    source = tmp_path_factory.mktemp("source") / "vera"
     shutil.copytree(EXAMPLE, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps"]
     pip += ["--no-index", "--no-build-isolation", "--target", str(folder), str(source)]
     done = subprocess.run(pip, capture_output=True, text=True, check=False)
     if done.returncode:  # an environment without pip or setuptools
-        write_distribution(folder, EXAMPLE / "harness_dora", "dora")
-        entry = folder / "dora-1.0.dist-info/entry_points.txt"
-        entry.write_text("[harness]\ndora = harness_dora\n")
+        write_distribution(folder, EXAMPLE / "harness_vera", "vera")
+        entry = folder / "vera-1.0.dist-info/entry_points.txt"
+        entry.write_text("[harness]\nvera = harness_vera\n")
     return {"PYTHONPATH": str(folder)}
 
 
 def test_the_plugin_and_the_suite_are_short():
-    plugin = (EXAMPLE / "harness_dora/__init__.py").read_text().splitlines()
-    suite = (EXAMPLE / "harness_dora/opening-hours.yaml").read_text().splitlines()
-    assert len(plugin) <= 30
+    plugin = (EXAMPLE / "harness_vera/__init__.py").read_text().splitlines()
+    suite = (EXAMPLE / "harness_vera/opening-hours.yaml").read_text().splitlines()
+    assert len(plugin) <= 34
     assert len(suite) <= 12
 
 
 def test_what_it_registers_is_listed(harness, site):
     listed = harness("plugins", env=site).stdout
-    assert "dora" in listed
+    assert "vera" in listed
     assert "opening-hours" in harness("suites", env=site).stdout
 
 
 @pytest.mark.slow
 def test_its_method_trains_and_its_suite_measures(harness, site, experiment):
-    small = experiment(methods=[{"name": "dora", "r": 2}], suites=["opening-hours"])
+    small = experiment(methods=[{"name": "vera", "r": 2}], suites=["opening-hours"])
     ran = harness("run", small.file, "--out", small.out, env=site)
     assert ran.code == 0, ran.stderr
     records = small.records()
-    assert set(records) == {"base-0", "dora-0"}
-    record = records["dora-0"]
+    assert set(records) == {"base-0", "vera-0"}
+    record = records["vera-0"]
     assert record["status"] == "ok"
     assert record["plan"]["options"]["r"] == 2
     metrics = record["evaluation"]["suites"]["opening-hours"]["metrics"]
@@ -57,4 +57,4 @@ def test_its_method_trains_and_its_suite_measures(harness, site, experiment):
 
     weights = small.out / "artifacts" / record["id"] / "adapter_model.safetensors"
     with safe_open(weights, "pt") as stored:
-        assert any("magnitude" in name for name in stored.keys())  # noqa: SIM118
+        assert any("vera_lambda" in name for name in stored.keys())  # noqa: SIM118

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,8 @@ def suites(folders: Sequence[Path], as_json: bool) -> None:
 def plugins(as_json: bool) -> None:
     """List what plugins registered."""
     from harness.manager import plugins as load
+    from harness.method import options_help
+    from harness.sft import SftOptions
 
     loaded = load()
     kinds = (
@@ -94,12 +96,19 @@ def plugins(as_json: bool) -> None:
     _list(["kind", "name", "plugin"], rows, as_json)
     if as_json:
         return
+    shared = options_help(SftOptions)
+    _options("options of every method on the shared recipe, where it says nothing else:", shared)
     for name, method in loaded.methods.things.items():
-        options = method.help()
-        if options:
-            click.echo(f"\n{name}: {(method.__doc__ or '').splitlines()[0]}")
-        for key, told in options.items():
-            click.echo(f"  {key} = {told['default']!r}: {told['help']}")
+        told = method.help()
+        own = {key: one for key, one in told.items() if one != shared.get(key)}
+        if told:
+            _options(f"{name}: {(method.__doc__ or '').splitlines()[0]}", own)
+
+
+def _options(title: str, options: Mapping[str, Mapping[str, Any]]) -> None:
+    click.echo(f"\n{title}")
+    for key, told in options.items():
+        click.echo(f"  {key} = {told['default']!r}: {told['help']}")
 
 
 def doctor(as_json: bool) -> int:

@@ -1,0 +1,151 @@
+"""Which adapters fit a model: layers, ranks, configurations of peft, what is saved and reopened."""
+
+import json
+import shutil
+
+import pytest
+from harness.plugins.peft import PeftOptions
+
+from harness import layers
+from harness.errors import ConfigError, UserError
+from harness.types import ModelRef
+from harness.yamlfile import parse, validate_options
+
+GROUPED = "model: embed_tokens; mlp: down_proj, gate_proj, up_proj; self_attn: k_proj, o_proj, q_"
+
+
+@pytest.fixture(scope="module")
+def ref(tiny_model):
+    return ModelRef("tiny", str(tiny_model))
+
+
+@pytest.mark.parametrize(
+    ("targets", "rank", "said"),
+    [
+        (["q_prj"], 4, rf"'q_prj' matches no layer: did you mean q_proj\? the model has {GROUPED}"),
+        (["q_proj", "w1"], 4, "'w1' matches no layer; the model has"),
+        (
+            "q_proj",
+            4,
+            r"'q_proj' matches no layer as a pattern for the whole name: write \[q_proj\]",
+        ),
+        ("q_(", 4, r"'q_\(' is no regular expression"),
+        ("all-linear", 64, r"rank 64 is above the width 32 of model\.layers\.self_attn\.k_proj"),
+        (["q_proj"], 65, "rank 65 is above the width 64"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_line(ref, targets, rank, said):
+    with pytest.raises(UserError, match=said) as caught:
+        layers.check_fit(ref, targets, rank)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("targets", "rank"),
+    [("all-linear", 32), (["q_proj"], 64), (r".*\.[qk]_proj", 8), (["lm_head"], 8), (None, 999)],
+)
+def test_what_fits_is_let_through(ref, targets, rank):
+    layers.check_fit(ref, targets, rank)
+
+
+def test_stored_names_and_widths_are_those_of_the_loaded_model(ref, tiny_artifact):
+    from harness.model import load_weights
+
+    stored = {one for one in layers.stored_layers(layers.Path(ref.path)) if one.width}
+    loaded = {one for one in layers.loaded_layers(load_weights(tiny_artifact)) if one.width}
+    assert stored == {one for one in loaded if one.name != "lm_head"}  # it is tied
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("config: VeraConfg", r"f\.yaml:1: .*no configuration class 'VeraConfg': .*'VeraConfig'"),
+        (
+            "config: VeraConfig\nfields:\n  r: 64\n  dropout: 0.1",
+            r"f\.yaml:4: fields\.dropout .*VeraConfig has no such field: .*'vera_dropout'",
+        ),
+        (
+            "config: VeraConfig\nfields:\n  r: wide",
+            r"f\.yaml:3: fields\.r of method 'peft': expected a whole number, got 'wide'",
+        ),
+        ("config: PromptTuningConfig", "virtual tokens; use the methods prefix or prompt"),
+        ("config: AdaLoraConfig", "AdaLoraConfig cannot be trained here: its ranks"),
+        ("fields: {task_type: SEQ_CLS}", "only CAUSAL_LM is trained here"),
+        ("fields: {init_lora_weights: eva}", "not possible here: it needs activations"),
+    ],
+)
+def test_a_configuration_of_peft_is_checked_without_peft(text, said):
+    with pytest.raises(ConfigError, match=said):
+        options(text)
+
+
+def options(text):
+    read = parse(text, "f.yaml")
+    return validate_options(PeftOptions, read.data, read, (), "method 'peft'")
+
+
+def test_every_class_that_is_offered_has_the_fields_that_peft_gives_it():
+    import dataclasses
+
+    import peft
+
+    from harness import peft_configs
+
+    known = [n for n in peft_configs._classes() if peft_configs.ROOT in peft_configs._ancestors(n)]
+    offered = [n for n in known if hasattr(peft, n) and not peft_configs._refusal(n)]
+    assert {"LoraConfig", "LoHaConfig", "VeraConfig", "OFTConfig"} <= set(offered)
+    own = {field.name for field in dataclasses.fields(peft.PeftConfig)}
+    for name in set(offered) - {peft_configs.ROOT, "LycorisConfig"}:
+        real = {f.name for f in dataclasses.fields(getattr(peft, name)) if f.init} - own
+        assert real == set(peft_configs._model(name).model_fields), name
+
+
+@pytest.mark.parametrize("kind", ["IA3Config", "VeraConfig"])
+def test_an_adapter_of_any_kind_for_more_layers_is_not_opened_in_part(
+    ref, tiny_artifact, tmp_path, kind
+):
+    import peft
+    from safetensors.torch import load_file, save_file
+
+    from harness import adapters
+    from harness.model import load_weights, open_artifact
+    from harness.types import Artifact
+
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", target_modules=["q_proj", "o_proj"])
+    if kind == "IA3Config":
+        config.feedforward_modules = set()
+    peft.get_peft_model(load_weights(tiny_artifact), config).save_pretrained(tmp_path / "good")
+    found = Artifact("adapter", ref, path=str(tmp_path / "good"))
+    open_artifact(found)
+    tensors = load_file(tmp_path / "good" / adapters.WEIGHTS)
+    third = {k.replace("layers.1.", "layers.2."): v.clone() for k, v in tensors.items()}
+    shutil.copytree(tmp_path / "good", tmp_path / "deeper")
+    save_file({**tensors, **third}, tmp_path / "deeper" / adapters.WEIGHTS)
+    with pytest.raises(UserError, match="tensors, of which the model has layers for"):
+        open_artifact(Artifact("adapter", ref, path=str(tmp_path / "deeper")))
+
+
+def test_a_converted_adapter_is_a_plain_lora_of_twice_the_rank(tmp_path):
+    from harness.manager import plugins
+    from harness.testing import Trial, check_answers_when_reopened
+
+    how = {"fields": {"init_lora_weights": "olora", "r": 4, "target_modules": ["q_proj"]}}
+    trial = Trial(plugins().methods.get("peft"), tmp_path, how)
+    check_answers_when_reopened(trial)
+    saved = json.loads((trial.trained.job.folder / "adapter_config.json").read_text())
+    assert (saved["r"], saved["init_lora_weights"]) == (8, True)
+
+
+def test_an_initialisation_that_changes_the_base_is_refused_where_it_cannot_be_saved(tmp_path):
+    from harness.manager import plugins
+    from harness.testing import Trial
+
+    fields = {"init_lora_weights": "pissa", "use_dora": True, "target_modules": ["q_proj"]}
+    for how, said in (
+        ({"fields": fields}, "cannot be saved together with use_dora"),
+        ({"fields": {"init_lora_weights": "pissa"}, "quant_type": "nf4"}, "which are quantised"),
+    ):
+        trial = Trial(plugins().methods.get("peft"), tmp_path / said[:6], how)
+        trial.folder.mkdir()
+        with pytest.raises(UserError, match=said):
+            _ = trial.trained
