@@ -2,25 +2,22 @@
 
 from pathlib import Path
 
-from harness import Method, SftOptions, hookimpl, train_sft
-
-
-class VeraOptions(SftOptions):
-    """The shared recipe's options, and a rank."""
-
-    r: int = 64
+from harness import LowRankOptions, Method, hookimpl, train_sft
 
 
 class Vera(Method):
     """Scales of random matrices that all layers share (Kopiczko et al. 2024, 2310.11454)."""
 
-    name, Options = "vera", VeraOptions
+    name, Options = "vera", LowRankOptions
 
     def train(self, job):
         from peft import VeraConfig
 
-        config = VeraConfig(r=job.options.r, target_modules="all-linear", task_type="CAUSAL_LM")
-        return train_sft(job, peft=config, **job.options.recipe())
+        options = job.options
+        config = VeraConfig(
+            r=options.r, target_modules=options.target_modules, task_type="CAUSAL_LM"
+        )
+        return train_sft(job, peft=config, **options.recipe())
 
 
 @hookimpl
