@@ -14,6 +14,7 @@ from harness.errors import ConfigError, UserError, is_out_of_memory
 from harness.hub import content_hash
 from harness.packaged import registry
 from harness.types import ModelRef
+from harness.virtual_tokens import misfit, refusal
 
 __all__ = ["CONFIG", "TEMPLATE", "has_tokenizer", "other_base", "put_on", "resolve_adapter"]
 
@@ -57,11 +58,8 @@ def _check(name: str, folder: Path, fail: Callable[[str], ConfigError]) -> None:
     task = config.get("task_type") or "CAUSAL_LM"
     if task != "CAUSAL_LM":
         raise fail(f"adapter {name!r} is for task {task}; a causal language model's is needed")
-    if config.get("num_virtual_tokens"):
-        raise fail(
-            f"adapter {name!r} is {config.get('peft_type')}: what adds virtual tokens to the "
-            "prompt cannot be measured here, only what changes weights (LoRA and its kin)"
-        )
+    if reason := refusal(config):
+        raise fail(f"adapter {name!r} {reason}")
     if (folder / WEIGHTS).is_file():
         return
     if (folder / PICKLE).is_file():
@@ -117,6 +115,8 @@ def put_on(model: Any, tokens: int, folder: Path) -> Any:
             raise
         raise UserError(f"{said}: {' '.join(str(error).split())[:200]}") from error
     _check_used(adapted, folder, said)
+    if reason := misfit(adapted):
+        raise UserError(f"{said}: {reason}")
     return adapted
 
 

@@ -12,6 +12,7 @@ from harness.head import head_logits, unwrapped
 from harness.machine import free_memory
 from harness.passes import Limit, Progress, hidden_states
 from harness.prefix_attention import Block, Joined, Past, attend
+from harness.virtual_tokens import VirtualTokens, virtual_tokens
 
 MIN_PREFIX = 8
 """Tokens that all prompts of a batch must begin with for a pass of their own."""
@@ -64,8 +65,12 @@ def greedy(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: dict[int, Generated] = {}
     rows = limit.rows or ROWS
+    # peft's own way puts the padding between virtual tokens and prompt, which changes answers.
+    alike = not share and virtual_tokens(model) is not None
     while order:
         batch = order[:rows]
+        if alike:
+            batch = [i for i in batch if len(prompts[i]) == len(prompts[batch[0]])]
         asked = [prompts[i] for i in batch]
         ran: list[Generated] | None = None
         try:
@@ -82,7 +87,7 @@ def greedy(
             free_memory()
             continue
         answers.update(zip(batch, ran, strict=True))
-        order = order[rows:]
+        order = order[len(batch) :]
         if progress:
             progress(len(answers), len(prompts))
     return [answers[i] for i in range(len(prompts))]
@@ -153,7 +158,8 @@ def _shared(
     inner = unwrapped(model)
     done: dict[int, Generated] = {}
     with torch.inference_mode(), prefix_attention.attending(inner):
-        steps = _Steps(inner, prompts, ending.max_new_tokens, limit)
+        virtual = virtual_tokens(model)
+        steps = _Steps(inner, prompts, ending.max_new_tokens, limit, virtual)
         rows = [_Row(i) for i in range(len(prompts))]
         tokens = steps.begin()
         while True:
@@ -186,7 +192,12 @@ class _Steps:
     """The forward passes of one batch."""
 
     def __init__(
-        self, model: Any, prompts: Sequence[Sequence[int]], new_tokens: int, limit: Limit
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        new_tokens: int,
+        limit: Limit,
+        virtual: VirtualTokens | None,
     ) -> None:
         self.body = getattr(model, model.base_model_prefix)
         self.head = model.get_output_embeddings()
@@ -194,15 +205,16 @@ class _Steps:
         self.prompts = prompts
         self.new_tokens = new_tokens
         self.limit = limit
+        self.virtual = virtual
         self.cache: _Cache | None = None
 
     def begin(self) -> list[int]:
         """The first token after each prompt."""
         shared = _common_length(self.prompts)
-        prefix = None
+        root = prefix = self.virtual.past() if self.virtual else None
         if shared >= MIN_PREFIX and len(self.prompts) > 1:
-            prefix = Past()
-            self._pack([self.prompts[0][:shared]], 0, None, [prefix])
+            prefix = Past(root)
+            self._pack([self.prompts[0][:shared]], 0, root, [prefix])
         else:
             shared = 0
         pasts = [Past(prefix) for _ in self.prompts]
@@ -241,7 +253,8 @@ class _Steps:
     def _run(
         self, tokens: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
     ) -> list[int]:
-        hidden = hidden_states(self.body, tokens, positions, self.device)
+        before = self.virtual.count if self.virtual else 0
+        hidden = hidden_states(self.body, tokens, [before + p for p in positions], self.device)
         best = head_logits(self.head, hidden[list(wanted)]).argmax(dim=-1)
         return [int(token) for token in best.tolist()]
 
@@ -301,8 +314,9 @@ class _Cache:
         joined = Joined(found[:, :, 0].transpose(0, 1)[None], logsum[:, :, 0].T[None])
         if self.prefix is not None:
             joined.out, joined.weight = joined.out.contiguous(), joined.weight.contiguous()
-            keys, values = self.prefix.keys[layer], self.prefix.values[layer]
-            joined.join(0, query.shape[2], query, keys, values, scale)
+            for part in self.prefix.chain():
+                keys, values = part.keys[layer], part.values[layer]
+                joined.join(0, query.shape[2], query, keys, values, scale)
         return joined.out
 
 

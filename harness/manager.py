@@ -26,6 +26,8 @@ BUILT_IN = (
     "harness.plugins.loftq",
     "harness.plugins.ia3",
     "harness.plugins.peft",
+    "harness.plugins.prompt",
+    "harness.plugins.prefix",
     "harness.plugins.external",
     "harness.plugins.scorers_match",
     "harness.plugins.scorers_format",

@@ -11,11 +11,13 @@ from typing import Any
 from harness import adapters
 from harness.errors import UserError
 from harness.generation import Ending, Generated, greedy
+from harness.head import unwrapped
 from harness.machine import free_memory
 from harness.passes import Limit, Progress
 from harness.scoring import Score, score_requests, why_not_shared
 from harness.tokens import end_tokens
 from harness.types import Artifact
+from harness.virtual_tokens import virtual_tokens
 
 CPU_TOKENS, CUDA_TOKENS = 2048, 32768
 """Tokens of a pass beyond which it gets no faster."""
@@ -37,8 +39,10 @@ class LanguageModel:
     ) -> None:
         from transformers import GenerationConfig
 
-        _reject_prompt_learning(model)
         self.model = model.eval()
+        virtual = virtual_tokens(model)
+        self.virtual_tokens = virtual.count if virtual else 0
+        """What the adapter puts before every request, in tokens."""
         self.tokenizer = tokenizer
         self.artifact = artifact
         self.chat_template = artifact.chat_template
@@ -46,6 +50,13 @@ class LanguageModel:
         self.end_ids = end_tokens(tokenizer, self.chat_template, model.generation_config)
         # Decoding is stated by the suite; nothing is inherited from the model's own file.
         model.generation_config = GenerationConfig()
+        # With virtual tokens peft's `generate` asks the model inside for it.
+        unwrapped(model).generation_config = GenerationConfig()
+        if self.max_length < 1:
+            raise UserError(
+                f"the adapter's {self.virtual_tokens} virtual tokens leave no room in the "
+                f"model's length of {self.max_length + self.virtual_tokens}"
+            )
 
     @cached_property
     def not_shared(self) -> str | None:
@@ -64,9 +75,10 @@ class LanguageModel:
 
     @property
     def max_length(self) -> int:
-        """Longest sequence that the model can attend to, in tokens."""
+        """Longest sequence that the model can attend to, in tokens, virtual ones left out."""
         config = self.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", None) or 2048)
+        longest = int(getattr(config, "max_position_embeddings", None) or 2048)
+        return longest - self.virtual_tokens
 
     @property
     def prefix_token(self) -> int:
@@ -200,15 +212,6 @@ def _bitsandbytes(quantization: Mapping[str, Any] | None) -> Any:
     with suppress(KeyError):
         keywords["bnb_4bit_compute_dtype"] = torch_dtype(keywords["bnb_4bit_compute_dtype"])
     return BitsAndBytesConfig(**keywords)
-
-
-def _reject_prompt_learning(model: Any) -> None:
-    for config in getattr(model, "peft_config", {}).values():
-        if getattr(config, "is_prompt_learning", False):
-            raise UserError(
-                f"the adapter is a {config.peft_type.value}: its virtual tokens stand outside the "
-                "model, which is not supported; use one that changes weights, such as LoRA"
-            )
 
 
 def tokens_that_fit(model: Any) -> int:

@@ -12,6 +12,7 @@ from harness.head import Head, unwrapped
 from harness.machine import free_memory
 from harness.prefix_attention import Block, Past
 from harness.prefix_tree import Node, Wanted
+from harness.virtual_tokens import virtual_tokens
 
 SMALL_TREE = 96
 """Tokens up to which a whole tree is one block; of a larger one the stem runs first, by itself."""
@@ -77,6 +78,9 @@ class _Passes:
         self.head, self.limit, self.progress = head, limit, progress
         self.device = model.device
         self.done = self.total = 0
+        self.virtual = virtual_tokens(model)
+        self.before = self.virtual.count if self.virtual else 0
+        """Positions taken before a request's first token."""
 
     def _grown(self, size: int, pieces: Sequence[_Piece]) -> int:
         """Tokens that a pass over the pieces computes; `size` is that without the last one."""
@@ -150,7 +154,8 @@ class Packed(_Passes):
 
         self.total = sum(root.count() for root in roots)
         with torch.inference_mode(), prefix_attention.attending(self.model):
-            self._level([(root, None) for root in self._ordered(roots)])
+            past = self.virtual.past() if self.virtual else None
+            self._level([(root, past) for root in self._ordered(roots)])
 
     def _level(self, nodes: Sequence[tuple[Node, Past | None]]) -> None:
         """Run nodes, and after each batch at once what continues it, so that few pasts live."""
@@ -186,7 +191,7 @@ class Packed(_Passes):
             starts.append(at)
             at += len(piece.tokens)
         ids = [token for piece in pieces for token in piece.tokens]
-        positions = [place for piece in pieces for place in piece.positions]
+        positions = [self.before + place for piece in pieces for place in piece.positions]
         with prefix_attention.laid_out(prefix_attention.lay_out(blocks, self.device)):
             hidden = hidden_states(self.body, ids, positions, self.device)
         self.head.collect(
@@ -216,7 +221,7 @@ class Padded(_Passes):
                 self._pass(batch)
 
     def _grown(self, size: int, pieces: Sequence[_Piece]) -> int:
-        return len(pieces) * len(pieces[-1].tokens)  # the last is the longest
+        return len(pieces) * (self.before + len(pieces[-1].tokens))  # the last is the longest
 
     def _forward(self, pieces: Sequence[_Piece]) -> None:
         import torch
@@ -227,9 +232,11 @@ class Padded(_Passes):
         for row, piece in enumerate(pieces):
             ids[row, : len(piece.tokens)] = torch.tensor(piece.tokens)
             mask[row, : len(piece.tokens)] = 1
-        hidden = self.body(
-            input_ids=ids.to(self.device), attention_mask=mask.to(self.device), use_cache=False
-        ).last_hidden_state
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self.virtual:
+            inputs = self.virtual.before(ids, mask)
+        hidden = self.body(**inputs, use_cache=False).last_hidden_state[:, -width:]
         self.head.collect(
             hidden.flatten(0, 1),
             [

@@ -68,14 +68,14 @@ def train_sft(
     lr: float,
     peft: Any = None,
     quantization: Mapping[str, Any] | None = None,
-    adapted: Callable[[Any], None] | None = None,
+    started: Callable[[Any], None] | None = None,
     **recipe: Any,
 ) -> Artifact:
     """Train with TRL's SFTTrainer and save safetensors in `job.folder`.
 
     `peft` is a PeftConfig, or None to train every weight. `quantization` holds JSON-able keywords
-    of BitsAndBytesConfig for the frozen base. `adapted(model)` may set the adapter's initial
-    values. Other keywords are fields of `SftOptions`.
+    of BitsAndBytesConfig for the frozen base. `started(trainer)` is called before the first step,
+    for what peft cannot initialise. Other keywords are fields of `SftOptions`.
     Trainable weights are float32 and the arithmetic has the plan's precision, for all methods.
     Raises CellFailed (status `diverged`) at the first loss that is not finite.
     """
@@ -99,8 +99,8 @@ def train_sft(
         validation = _encode(job, tokenizer, job.validation) if settings.validate_every else []
         with initial_adapter.refused(peft):
             trainer = _trainer(job, settings, model, tokenizer, peft, train, validation, micro)
-        if adapted is not None:
-            adapted(trainer.model)
+        if started is not None:
+            started(trainer)
         initial = initial_adapter.keep(trainer.model, peft, job.folder)
     _note_parameters(job, trainer.model)
     health.before_training(job, trainer, train)

@@ -36,12 +36,12 @@ class Loftq(Method):
             job,
             peft=options.lora_config(lora_alpha=options.alpha or options.r),
             quantization=options.quantization(job.budget.precision),
-            adapted=partial(start_from_error, job),
+            started=partial(start_from_error, job),
             **options.recipe(),
         )
 
 
-def start_from_error(job: Job, model: Any) -> None:
+def start_from_error(job: Job, trainer: Any) -> None:
     """Set each adapter to the rank-r part of (weight - quantised weight), which it then adds.
 
     The weights come from the model in the plan's precision, opened beside the quantised one.
@@ -53,7 +53,7 @@ def start_from_error(job: Job, model: Any) -> None:
     from harness.model import load_weights
 
     whole = load_weights(Artifact("base", job.model, precision=job.budget.precision))
-    inner = model.get_base_model()
+    inner = trainer.model.get_base_model()
     for name, layer in inner.named_modules():
         if not isinstance(layer, Linear4bit):
             continue
