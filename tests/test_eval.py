@@ -327,7 +327,7 @@ def stating(**changes):
         (without_weights, "no adapter_model.safetensors: save the adapter again"),
         (pickled, r"holds a pickle .* convert it .*weights_only=True"),
         (stating(task_type="SEQ_CLS"), "for task SEQ_CLS"),
-        (stating(peft_type="PREFIX_TUNING", num_virtual_tokens=8), "virtual tokens"),
+        (stating(peft_type="CPT", num_virtual_tokens=8), "virtual tokens"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused_before_anything_runs(

@@ -8,7 +8,9 @@ from harness.manager import BUILT_IN, Plugins, Registry
 
 def test_the_built_in_plugins_register_what_the_experiment_names():
     found = Plugins(discover=False)
-    assert set(found.methods.things) == {"base", "full", "lora", "qlora", "external"}
+    assert set(found.methods.things) == {
+        *("base", "full", "lora", "qlora", "prompt", "prefix", "external")
+    }
     assert {"perplexity", "similarity", "judge", "forgetting"} <= set(found.suites.things)
     assert {"cosine", "rougeL", "exact_match"} <= set(found.scorers.things)
     assert set(found.executors.things) == {"local"}

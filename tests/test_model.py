@@ -127,7 +127,6 @@ def test_an_adapter_is_opened_on_its_base(tiny_model, tiny_artifact, tmp_path, m
 
 
 def test_what_is_no_causal_language_model_is_the_users_to_mend(tmp_path, tiny_model):
-    from harness.errors import UserError
 
     odd = tmp_path / "odd"
     shutil.copytree(tiny_model, odd)
@@ -172,16 +171,3 @@ def test_a_batch_of_answers_that_runs_out_of_memory_is_halved(tiny_model, model,
     answers = other.generate(together, max_new_tokens=6)
     assert other.limit.halved > 0
     assert answers == model.generate(together, max_new_tokens=6)
-
-
-def test_an_adapter_of_virtual_tokens_is_refused(tiny_model, tokenizer):
-    from peft import PromptTuningConfig, get_peft_model
-
-    from harness.model import LanguageModel, load_weights
-
-    artifact = Artifact("base", ModelRef("tiny", str(tiny_model)))
-    adapted = get_peft_model(
-        load_weights(artifact), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
-    )
-    with pytest.raises(UserError, match="PROMPT_TUNING"):
-        LanguageModel(adapted, tokenizer, artifact)
