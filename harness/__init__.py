@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.hookspecs import hookimpl
     from harness.low_rank import LowRankOptions, QuantizedOptions
+    from harness.memory.footprint import Footprint
     from harness.method import Method, MethodOptions, usual
     from harness.roles import Executor, Judge, Judgement, Tools, Tracker, scorer
     from harness.sft import SftOptions, train_sft
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Artifact": "types",
     "Executor": "roles",
+    "Footprint": "memory.footprint",
     "Job": "types",
     "Judge": "roles",
     "Judgement": "roles",
@@ -44,6 +46,7 @@ _HOME = {
 __all__ = [
     "Artifact",
     "Executor",
+    "Footprint",
     "Job",
     "Judge",
     "Judgement",

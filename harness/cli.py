@@ -114,11 +114,31 @@ def run(executor: str, batch: int | None, **asked: Any) -> None:
     "--show-tokens", is_flag=True, help="Show training rows as tokens, what is trained on marked."
 )
 @click.option("--rows", type=click.IntRange(min=1), default=2, help="Rows for --show-tokens.")
-def plan(show_tokens: bool, rows: int, **asked: Any) -> None:
-    """Show an experiment's cells and which are recorded already. Trains nothing."""
-    from harness.commands import run as command
+@click.option("--memory", metavar="SIZE", help="Tell what fits, such as 24GB or 80GiB.")
+@click.option(
+    "--trace", is_flag=True, help="Run a step symbolically too, for each method: a minute or so."
+)
+@click.option(
+    "--price-per-hour", "price", type=click.FloatRange(min=0), help="Of this machine, in dollars."
+)
+def plan(
+    show_tokens: bool,
+    rows: int,
+    memory: str | None,
+    trace: bool,
+    price: float | None,
+    **asked: Any,
+) -> None:
+    """Show an experiment's cells, which are recorded, and predicted memory. Trains nothing.
 
-    command.show_plan(command.Asked(**asked), rows if show_tokens else 0)
+    Peak memory and time are predicted by formula from the model's configuration, its tokenizer and
+    the rows; --trace runs the real model's code without weights, for what is not quantised.
+    """
+    from harness.commands import run as command
+    from harness.memory.report import Wanted
+
+    wanted = Wanted(memory, trace, price)
+    command.show_plan(command.Asked(**asked), rows if show_tokens else 0, wanted)
 
 
 @cli.command("eval")

@@ -152,6 +152,8 @@ class Experiment(StrictModel):
     """A folder laid out as the Hub lays out data sets."""
     rank_by: str | None = None
     """`suite.metric` that orders the leaderboard."""
+    price_per_hour: float | None = Field(default=None, ge=0)
+    """Of the machine, in dollars: the leaderboard then says what a row cost."""
     _located: Located = PrivateAttr()
 
     @field_validator("name")

@@ -15,6 +15,7 @@ def cost(cells: Sequence[Cell]) -> dict[str, Any]:
     """The `cost` of a row: figures of its seeds, each null where no seed has it."""
     trainings = [cell["training"] or {} for cell in cells]
     peak, kind = _peak(cells)
+    dollars = _mean(_dollars(cell) for cell in cells)
     return {
         "train_seconds": _mean(_seconds(_trained(cell), "train") for cell in cells),
         "tuning_seconds": _mean(_tuning(cell) for cell in cells),
@@ -23,7 +24,16 @@ def cost(cells: Sequence[Cell]) -> dict[str, Any]:
         "peak_memory_kind": kind,
         "trainable_parameters": _largest(one.get("trainable_parameters") for one in trainings),
         "artifact_bytes": _largest(one.get("artifact_bytes") for one in trainings),
+        **({} if dollars is None else {"dollars": dollars}),
     }
+
+
+def _dollars(cell: Cell) -> float | None:
+    """Every phase at the plan's price; None where it has none, or where nothing was measured."""
+    price = cell["plan"].get("price_per_hour")
+    spent = [_seconds(_trained(cell)), _seconds(_evaluated(cell))]
+    known = [seconds for seconds in spent if seconds is not None]
+    return None if price is None or not known else price * sum(known) / 3600
 
 
 def _peak(cells: Sequence[Cell]) -> tuple[int | None, str | None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +13,9 @@ from harness.errors import EnvironmentLack, UserError
 from harness.method import usual
 from harness.sft import SftOptions
 from harness.types import ModelRef
+
+if TYPE_CHECKING:
+    from harness.memory.footprint import Footprint
 
 
 def four_bit(
@@ -57,6 +61,12 @@ class QuantizedOptions(SftOptions):
         if self.quant_type == "int8" and set_too:
             raise UserError(f"{set_too[0]} is for 4 bits: leave it out with quant_type int8")
 
+    def footprint(self) -> Footprint | None:
+        """That of what it is mixed with, on a base of so many bits."""
+        found = super().footprint()
+        bits = {"none": None, "int8": 8}.get(self.quant_type, 4)
+        return found and dataclasses.replace(found, bits=bits, double_quant=self.double_quant)
+
     def quantization(self, precision: str) -> dict[str, Any] | None:
         """These options as keywords of transformers' BitsAndBytesConfig; None: full precision.
 
@@ -93,6 +103,19 @@ class LowRankOptions(SftOptions):
     def fits(self, model: ModelRef) -> None:
         """Raise UserError where a target matches no layer, or r is above a layer's width."""
         layers.check_fit(model, self.target_modules, self.r)
+
+    def footprint(self) -> Footprint | None:
+        """Two matrices of rank r beside each target; autograd keeps what is between them."""
+        found = super().footprint()
+        return found and dataclasses.replace(
+            found,
+            trains="adapter",
+            targets=self.target_modules,
+            adapter=lambda inputs, outputs: self.r * (inputs + outputs),
+            # with dropout, the mask and what it leaves of the input
+            keeps=lambda inputs, outputs: self.r + (2 * inputs if self.dropout else 0),
+            peft=self.lora_config,
+        )
 
     def lora_config(self, **changes: Any) -> Any:
         """These options as peft's LoraConfig; `changes` are further fields of it."""

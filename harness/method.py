@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict
 
 from harness.types import Artifact, Job, ModelRef
 from harness.yamlfile import StrictModel
+
+if TYPE_CHECKING:
+    from harness.memory.footprint import Footprint
 
 Options = TypeVar("Options", bound="MethodOptions")
 
@@ -77,6 +80,10 @@ class MethodOptions(StrictModel):
         Called by the plan, after the model was found and before it is loaded.
         """
 
+    def footprint(self) -> Footprint | None:
+        """What training with them holds in memory; None where they do not tell."""
+        return None
+
     def resolve(self: Options, find: Finder) -> Options:
         """The options with every `Named` one found; called by the plan, after `check`."""
         return self
@@ -100,6 +107,15 @@ class Method:
         Heavy libraries are imported here, not at the top of the plugin.
         """
         raise NotImplementedError
+
+    def footprint(self, options: Any) -> Footprint | None:
+        """What training with these options holds in memory; None: it is not predicted.
+
+        By default what the options say: those of the shared recipe train every weight, low-rank
+        ones an adapter. A method that does anything else overrides this.
+        """
+        found: Footprint | None = options.footprint()
+        return found
 
     def help(self) -> dict[str, Any]:
         """Option name -> {type, default, help}, for `harness plugins`."""

@@ -51,6 +51,8 @@ class Cell:
     """How the options are looked for before the training; None where they are as they stand."""
     tuned: Mapping[str, Any] | None = None
     """What the search found: the record's `plan.tuning`, beside what was searched."""
+    price_per_hour: float | None = None
+    """Dollars; changes no result and so no id."""
 
     def as_record(self) -> dict[str, Any]:
         """The record's `plan` section: contents by their hashes, no folder of this machine."""
@@ -66,6 +68,7 @@ class Cell:
             "suites": [suite.name for suite in self.suites],
             "training_id": self.training_id,
             "tuning": {**self.search.as_record(), **(self.tuned or {})} if self.search else None,
+            **({} if self.price_per_hour is None else {"price_per_hour": self.price_per_hour}),
         }
 
 
@@ -133,6 +136,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
             suites=suites,
             chat_template=template,
             search=searches.get(entry.label),
+            price_per_hour=experiment.price_per_hour,
         )
 
     cells: dict[str, Cell] = {}

@@ -28,6 +28,9 @@ class VirtualTokenOptions(SftOptions):
     packing: bool = False
     """Not possible here: the virtual tokens stand before every row."""
 
+    def footprint(self) -> None:
+        """Not predicted."""
+
     def check(self, precision: str) -> None:
         """Raise UserError where the options contradict each other or the machine."""
         super().check(precision)

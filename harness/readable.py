@@ -28,6 +28,13 @@ def duration(seconds: float | None) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
 
 
+def dollars(value: float | None) -> str:
+    """`$1.20`; with more digits where it is less than a cent."""
+    return (
+        "-" if value is None else f"${value:.2f}" if value >= 0.01 or not value else f"${value:.2g}"
+    )
+
+
 def size(value: int | None) -> str:
     """Bytes as KiB, MiB ..."""
     return "-" if value is None else _scaled(value, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))

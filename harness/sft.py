@@ -10,7 +10,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,9 @@ from harness.method import MethodOptions, usual
 from harness.tokens import IGNORED, Encoded, encode_row
 from harness.trainer import arguments, dataset, head_on_trained_positions, trainer_class
 from harness.types import Artifact, Job, Precision, Row
+
+if TYPE_CHECKING:
+    from harness.memory.footprint import Footprint
 
 CURVE_POINTS = 500
 
@@ -56,6 +59,17 @@ class SftOptions(MethodOptions):
             raise UserError("keep_best needs validate_every: set it to a number of steps")
         if self.optimizer == "paged_adamw_8bit" and not _has_gpu():
             raise UserError("optimizer paged_adamw_8bit needs a CUDA GPU: use adamw_torch here")
+
+    def footprint(self) -> Footprint | None:
+        """Every weight is trained."""
+        from harness.memory.footprint import Footprint
+
+        return Footprint(
+            trains="all",
+            optimizer=self.optimizer,
+            gradient_checkpointing=self.gradient_checkpointing,
+            packing=self.packing,
+        )
 
     def recipe(self) -> dict[str, Any]:
         """The recipe's part of the options, as keywords for `train_sft`."""

@@ -164,7 +164,7 @@ def _csv(board: Mapping[str, Any]) -> str:
     rows = board["rows"]
     names = _metric_names(rows)
     fields = _CSV_FIELDS.split()
-    costs = list(rows[0]["cost"]) if rows else []
+    costs = list(dict.fromkeys(key for row in rows for key in row["cost"]))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = ["rank", "label", "model", "method", "options", "seeds", "status"]
@@ -175,7 +175,7 @@ def _csv(board: Mapping[str, Any]) -> str:
         seeds = ";".join(map(str, row["seeds"]))
         line = [row["rank"], row["label"], row["model"], row["method"], options, seeds]
         metrics = [row["metrics"].get(name, {}).get(key) for name in names for key in fields]
-        cost = [row["cost"][key] for key in costs]
+        cost = [row["cost"].get(key) for key in costs]
         ends = [";".join(row["tied_with"]), ";".join(row["cells"])]
         writer.writerow([*line, row["status"], *metrics, *cost, *ends])
     return out.getvalue()
@@ -209,6 +209,8 @@ def _cost_columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
             columns[title] = lambda row, kind=kind: _memory(row["cost"], kind)  # type: ignore[misc]
     columns["trainable"] = lambda row: readable.count(row["cost"]["trainable_parameters"])
     columns["artifact"] = lambda row: readable.size(row["cost"]["artifact_bytes"])
+    if any(row["cost"].get("dollars") is not None for row in rows):
+        columns["dollars"] = lambda row: readable.dollars(row["cost"].get("dollars"))
     return columns
 
 

@@ -8,6 +8,9 @@ from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hoo
 class DoraOptions(LowRankOptions, QuantizedOptions):
     """LoRA's options; with `quant_type: nf4` it is QDoRA."""
 
+    def footprint(self) -> None:
+        """Not predicted: the norms of whole weights are beside LoRA's part."""
+
 
 class Dora(Method):
     """LoRA with magnitude and direction trained apart (Liu et al. 2024, arXiv 2402.09353)."""

@@ -20,6 +20,9 @@ class Ia3Options(QuantizedOptions):
     feedforward_modules: list[str] | None = None
     """Those of them whose input is rescaled instead; None means the architecture's usual ones."""
 
+    def footprint(self) -> None:
+        """Not predicted."""
+
     def check(self, precision: str) -> None:
         """Raise UserError where a feed-forward layer is no target."""
         super().check(precision)

@@ -23,6 +23,9 @@ class LoftqOptions(LowRankOptions, QuantizedOptions):
     quant_type: Literal["nf4", "fp4"] = "nf4"  # type: ignore[assignment]
     """Number format of the base: 4-bit NormalFloat (the paper's) or float."""
 
+    def footprint(self) -> None:
+        """Not predicted: the full-precision model is open beside the quantised one."""
+
 
 class Loftq(Method):
     """QLoRA that begins as what the quantisation lost (Li et al. 2023, arXiv 2310.08659)."""

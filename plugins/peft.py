@@ -26,6 +26,9 @@ class PeftOptions(QuantizedOptions):
 
     @field_validator("config")
     @classmethod
+    def footprint(self) -> None:
+        """Not predicted: configurations differ too much."""
+
     def _known(cls, value: str) -> str:
         return config_name(value)
 

@@ -18,6 +18,7 @@ from harness.console import console
 from harness.errors import UserError
 from harness.health.options import outside_usual
 from harness.manager import plugins
+from harness.memory.report import Wanted, report
 from harness.plan import Plan, Settings, is_recorded, make_plan
 from harness.progress import progress
 from harness.run import Outcome, run_plan
@@ -63,10 +64,11 @@ def carry_out(experiment: config.Experiment, asked: Asked, executor: str, batch:
     return outcome.exit_code
 
 
-def show_plan(asked: Asked, rows: int) -> None:
-    """Print the cells of an experiment, whether they are recorded, and `rows` as tokens."""
+def show_plan(asked: Asked, rows: int, wanted: Wanted = Wanted()) -> None:  # noqa: B008
+    """Print an experiment's cells, whether they are recorded, memory, and `rows` as tokens."""
     if rows and asked.as_json:
         raise UserError("--show-tokens prints text: leave out --json")
+    wanted.check()
     experiment = _load(asked)
     with progress(json=asked.as_json) as screen:
         plan = plan_of(experiment, asked, screen)
@@ -74,16 +76,21 @@ def show_plan(asked: Asked, rows: int) -> None:
     _tell_of_changes(plan, out)
     _tell_of_options(plan)
     cells = [_described(cell, is_recorded(out, cell)) for cell in plan.cells]
+    memory = report(plan.cells, wanted)
     if asked.as_json:
-        told = {
+        for cell, told in zip(cells, memory.cells, strict=True):
+            cell["memory"] = told
+        found = {
             "experiment": plan.experiment,
             "cells": cells,
             "tuning": tuning.described(plan, out),
+            "advice": memory.advice,
         }
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(found, indent=2))
     else:
         _print_cells(cells, out)
         tuning.print_planned(plan, out)
+        memory.show()
     if rows:
         _show_tokens(plan, rows)
 

@@ -1,0 +1,192 @@
+"""One training step run symbolically: no weights, no device, the real model and adapter code.
+
+`python -m harness.memory.trace` reads a question as JSON and answers with bytes by category, from
+torch's FakeTensorMode and MemTracker. Two depths of the model are run and the rest of its layers,
+which are alike, follow from their difference. A quantised base cannot be traced.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from harness.child import answer
+from harness.memory.predict import Prediction, footprint_of, setting_of
+from harness.memory.shapes import NotPredicted, config_of
+
+if TYPE_CHECKING:
+    from harness.plan import Cell
+
+DEPTHS = (2, 4)
+"""Layers of the two models that are run."""
+NAMES = {"PARAM": "weights", "GRAD": "gradients", "OPT": "optimizer", "ACT": "activations"}
+"""MemTracker's reference types; temporaries (TEMP) are activations and buffers too."""
+
+
+def traced(cell: Cell, device: str) -> Prediction:
+    """The cell's peak from a symbolic step in a child process; about half a minute.
+
+    What the device's allocator and process hold beside tensors is not in it.
+    """
+    kind: Any = "cuda" if device == "cuda" else "host"
+    try:
+        footprint, setting = footprint_of(cell), setting_of(cell, device)
+        if footprint.bits is not None:
+            raise NotPredicted("a quantised base cannot be traced")
+        config = config_of(cell.model)
+    except NotPredicted as why:
+        return Prediction(None, {}, kind, "not traced", why_not=str(why))
+    batch = setting.batch
+    asked = {
+        "method": cell.method,
+        "options": dict(cell.options),
+        "config": config,
+        "precision": cell.budget.precision,
+        "device": device,
+        "rows": batch.rows if not footprint.packing else 1,
+        "length": batch.length if not footprint.packing else batch.tokens,
+        "supervised": batch.supervised,
+    }
+    said = answer("harness.memory.trace", json.dumps(asked).encode(), "the trace says nothing")
+    by_category: dict[str, int] = json.loads(said.splitlines()[-1])
+    total = sum(by_category.values())
+    return Prediction(total, by_category, kind, f"trace; {batch.source}", batch=batch)
+
+
+def main() -> None:
+    """Answer the question on standard input."""
+    asked = json.loads(sys.stdin.read())
+    layers = int(asked["config"]["num_hidden_layers"])
+    depths = [d for d in DEPTHS if d <= layers] or [layers]
+    runs = {depth: _peak(asked, depth) for depth in depths}
+    print(json.dumps(_extended(runs, layers)))
+
+
+def _extended(runs: Mapping[int, Mapping[str, int]], layers: int) -> dict[str, int]:
+    """The peak at `layers`, along the line through two depths."""
+    low, high = min(runs), max(runs)
+    if low == high:
+        return dict(runs[low])
+    share = (layers - low) / (high - low)
+    return {k: round(v + share * (runs[high][k] - v)) for k, v in runs[low].items()}
+
+
+def _peak(asked: Mapping[str, Any], layers: int) -> dict[str, int]:
+    """Bytes by category at the peak of a step that is not the first."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    # built outside the mode: peft moves and casts parameters, which fake ones do not allow
+    model, settings = _model(asked, layers)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _faked(model, asked["device"])
+        optimizer = _optimizer(model, asked["device"], settings.optimizer)
+        tracker = MemTracker()
+        tracker.track_external(model, optimizer)
+        with tracker:
+            for step in range(2):
+                if step:
+                    tracker.reset_mod_stats()
+                _loss(model, asked).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        peaks = tracker.get_tracker_snapshot("peak")
+    found = dict.fromkeys(NAMES.values(), 0)
+    for by_type in peaks.values():
+        for reference, size in by_type.items():
+            name = getattr(reference, "value", str(reference))
+            if name != "Total":
+                key = NAMES.get(getattr(reference, "name", name), "activations")
+                found[key] += int(size)
+    return found
+
+
+def _model(asked: Mapping[str, Any], layers: int) -> tuple[Any, Any]:
+    """The model with its adapter, as the recipe prepares it, and the method's footprint."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from harness.manager import plugins
+    from harness.model import torch_dtype
+
+    method = plugins().methods.get(asked["method"])
+    settings = method.footprint(method.Options.model_validate(asked["options"]))
+    told = {**asked["config"], "num_hidden_layers": layers}
+    if isinstance(told.get("layer_types"), list):
+        told["layer_types"] = told["layer_types"][:layers]
+    config = AutoConfig.for_model(**told)
+    whole = settings.trains == "all"
+    dtype = torch.float32 if whole else torch_dtype(asked["precision"])
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    if not whole:
+        if settings.peft is None:
+            raise SystemExit(f"the method '{asked['method']}' names no peft configuration")
+        from peft import get_peft_model
+
+        model = get_peft_model(model, settings.peft())
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        if not whole:
+            model.enable_input_require_grads()
+    return model.train(), settings
+
+
+def _faked(model: Any, device: str) -> None:
+    """Put fake tensors of `device` in the place of meta ones; what trains is float32."""
+    import torch
+
+    made: dict[int, Any] = {}
+    for module in model.modules():
+        for name, old in list(module._parameters.items()):
+            if old is None:
+                continue
+            if id(old) not in made:
+                dtype = torch.float32 if old.requires_grad else old.dtype
+                new = torch.empty(old.shape, dtype=dtype, device=device)
+                made[id(old)] = torch.nn.Parameter(new, requires_grad=old.requires_grad)
+            module._parameters[name] = made[id(old)]
+        for name, old in list(module._buffers.items()):
+            if old is not None:
+                module._buffers[name] = torch.empty(old.shape, dtype=old.dtype, device=device)
+        for name, old in list(vars(module).items()):
+            if isinstance(old, torch.Tensor) and old.device.type == "meta":
+                setattr(module, name, torch.empty(old.shape, dtype=old.dtype, device=device))
+
+
+def _optimizer(model: Any, device: str, name: str) -> Any:
+    import torch
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    fused = name == "adamw_torch_fused"
+    # fake tensors have no device, so torch cannot choose as it does on a real one
+    foreach = device == "cuda" and not fused
+    return torch.optim.AdamW(trained, foreach=foreach, fused=fused)
+
+
+def _loss(model: Any, asked: Mapping[str, Any]) -> Any:
+    """The recipe's loss: the body, then TRL's fused head on the trained positions alone."""
+    import torch
+    from trl.trainer import utils
+
+    device, count = asked["device"], asked["supervised"]
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    ids = torch.zeros(asked["rows"], asked["length"], dtype=torch.long, device=device)
+    with torch.autocast(device, torch.bfloat16, enabled=asked["precision"] == "bf16"):
+        hidden = inner.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        scored = hidden.reshape(-1, hidden.size(-1))[:count]
+        log_probabilities = utils._ChunkedLogProbFunction.apply(
+            scored,
+            inner.get_output_embeddings().weight,
+            None,
+            torch.zeros(count, dtype=torch.long, device=device),
+            1.0,
+            utils._CHUNKED_LOGPROB_CHUNK_SIZE,
+        )[0]
+        return -log_probabilities.sum() / count
+
+
+if __name__ == "__main__":
+    main()
