@@ -26,9 +26,6 @@ class PeftOptions(QuantizedOptions):
 
     @field_validator("config")
     @classmethod
-    def footprint(self) -> None:
-        """Not predicted: configurations differ too much."""
-
     def _known(cls, value: str) -> str:
         return config_name(value)
 
@@ -43,6 +40,9 @@ class PeftOptions(QuantizedOptions):
         """Raise UserError where a target matches no layer, or a LoRA's r is above a width."""
         rank = self.fields.get("r") if self.config == "LoraConfig" else None
         check_fit(model, self.fields.get("target_modules"), rank)
+
+    def footprint(self) -> None:
+        """Not predicted: configurations differ too much."""
 
 
 class Peft(Method):

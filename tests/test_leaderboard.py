@@ -393,3 +393,16 @@ def test_a_suite_of_many_subjects_shows_its_totals_and_the_spreadsheet_all(
     assert "mmlu_subject" not in text
     assert "15 figures of single subjects and domains" in " ".join(text.split())
     assert "forget.mmlu_subject7.value" in str(render(board, "csv"))
+
+
+def test_dollars_are_of_all_phases_at_the_plans_price(results: Results) -> None:
+    assert "dollars" not in by_label(results.board())["lora"]["cost"]
+    results.add("p0", "paid", 0.2, training=trained(3600, host=1), price_per_hour=2.5)
+    board = results.board()
+    paid = by_label(board)["paid"]["cost"]
+    seconds = 3600 + paid["evaluation_seconds"]
+    assert paid["dollars"] >= 2.5 * seconds / 3600
+    assert "dollars" in render(board, "markdown")
+    heads, *lines = render(board, "csv").splitlines()
+    assert "dollars" in heads.split(",")
+    assert all(len(row) == len(heads.split(",")) for row in csv.reader(lines))
