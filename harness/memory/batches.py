@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data import training_order
+from harness.ladder import first_micro_batch
 from harness.training_data import DataPlan, training_rows
 from harness.types import Budget, Message, ModelRef, Row
 
@@ -46,8 +47,19 @@ class Batch:
 
 def longest_batch(budget: Budget, packing: bool = False) -> Batch:
     """A batch whose rows all fill `max_length`, half of their tokens learnt."""
-    rows, length = budget.micro_batch or budget.batch, budget.max_length
+    rows, length = first_micro_batch(budget), budget.max_length
     return Batch(rows, length, rows * length, rows * length // 2, False, "every row at max_length")
+
+
+def _passes(
+    order: Sequence[int], sizes: Sequence[int], budget: Budget, packing: bool
+) -> list[Sequence[int]]:
+    """The rows of each forward pass; rows of like length together where the budget says so."""
+    micro, batch = first_micro_batch(budget), budget.batch
+    steps = [order[i : i + batch] for i in range(0, len(order), batch)]
+    if micro < batch and budget.group_by_length and not packing:
+        steps = [sorted(step, key=lambda i: -sizes[i]) for step in steps]
+    return [step[i : i + micro] for step in steps for i in range(0, len(step), micro)]
 
 
 def largest_batch(
@@ -60,9 +72,8 @@ def largest_batch(
 ) -> Batch:
     """The batch of the training with the most computed positions, in the plan's own order."""
     rows = _rows(data)
-    micro = budget.micro_batch or budget.batch
     order = training_order(len(rows), budget.steps * budget.batch, seed)
-    parts = [order[i : i + micro] for i in range(0, len(order), micro)]
+    parts = _passes(order, [characters for _, characters in rows], budget, packing)
 
     def characters(part: Sequence[int]) -> int:
         sizes = [rows[i][1] for i in part]

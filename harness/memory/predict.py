@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.ladder import first_micro_batch
 from harness.machine import Machine, facts
 from harness.memory import batches, speed
 from harness.memory.batches import Batch
@@ -103,7 +104,7 @@ def setting_of(cell: Cell, device: str) -> Setting:
         batch=batch_of(cell, footprint.packing),
         precision=cell.budget.precision,
         device=device,
-        accumulates=(cell.budget.micro_batch or cell.budget.batch) < cell.budget.batch,
+        accumulates=first_micro_batch(cell.budget) < cell.budget.batch,
     )
 
 
