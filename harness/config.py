@@ -13,6 +13,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from harness import formats, yamlfile
 from harness.errors import ConfigError
+from harness.mix_config import Mix
 from harness.search import EntrySpace, Tune
 from harness.yamlfile import KeyPath, Located, StrictModel
 
@@ -21,6 +22,7 @@ __all__ = [
     "Data",
     "Experiment",
     "MethodEntry",
+    "Mix",
     "SuiteEntry",
     "check_experiment",
     "load_experiment",
@@ -40,6 +42,10 @@ class Data(StrictModel):
     """Our column name to the file's own."""
     format: Literal["auto", "messages", "prompt", "instruction", "text"] = "auto"
     """How rows are written; auto looks at the columns."""
+    mix: Mix | tuple[Mix | None, ...] | None = None
+    """General rows among the training rows; of a list each in turn, null being none."""
+    balance: Text | None = None
+    """A column whose values should be about equally frequent; checked, nothing is changed."""
     chat_template: str | None = None
     """A chat template in place of the tokenizer's own."""
     loss: Literal["assistant", "all"] = "assistant"
@@ -48,6 +54,18 @@ class Data(StrictModel):
     """Of a Hub data set."""
     config: str | None = None
     """Of a Hub data set."""
+
+    @property
+    def mixes(self) -> tuple[Mix | None, ...]:
+        """What each method is trained with in turn."""
+        return self.mix if isinstance(self.mix, tuple) else (self.mix,)
+
+    @field_validator("mix")
+    @classmethod
+    def _some(cls, value: Mix | tuple[Mix | None, ...] | None) -> Any:
+        if value == ():
+            raise ValueError("expected a mix, or a list of mixes and null")
+        return value
 
     @field_validator("validation")
     @classmethod

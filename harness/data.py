@@ -16,6 +16,7 @@ from typing import Any
 from harness.errors import DataError, nearest
 from harness.formats import EXTENSIONS, Record, no_such_file, read_records, shown
 from harness.types import Message, Row, Sample
+from harness.well_known import DATA_SETS
 
 __all__ = [
     "load_rows",
@@ -277,9 +278,8 @@ def resolve(
 ) -> Path:
     """The file that a data name stands for.
 
-    In this order: a bundled name; a file, or a folder laid out as the Hub's, from `base` on; a
-    Hub id `org/name[@revision]` under `mirror`; the Hub itself where there is no mirror. Raises
-    DataError.
+    In this order: a bundled name; a file, or a folder laid out as the Hub's, from `base` on; a Hub
+    id `org/name[@revision]`, or a short name of one, under `mirror`, else on the Hub. DataError.
     """
     if name in bundled:
         return bundled[name]
@@ -290,10 +290,11 @@ def resolve(
         return _split_file(path, split, config)
     if path.suffix.lower() in EXTENSIONS:
         raise DataError(no_such_file(path))
+    name = DATA_SETS.get(name, name)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", name):
         raise DataError(
             f"no data '{name}': no bundled name, no file from {base} on and no Hub id: "
-            f"{nearest(name, bundled)}"
+            f"{nearest(name, [*bundled, *DATA_SETS])}"
         )
     if mirror is None:
         from harness.hub import fetch_dataset
@@ -369,7 +370,7 @@ def split_rows(
     return train, [rows[i] for i in sorted(aside)]
 
 
-def training_order(n_rows: int, count: int, seed: int) -> list[int]:
+def training_order(n_rows: int, count: int, seed: int | str) -> list[int]:
     """Indices of `count` draws from `n_rows` rows: every row once per epoch, newly mixed in each.
 
     Epoch e is the order of the values that `random.Random(f"{seed}:{e}").random()` gives the

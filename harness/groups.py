@@ -124,6 +124,7 @@ def _key(plan: Mapping[str, Any]) -> str:
     parts = [model["name"], model.get("content_hash"), model.get("revision"), plan["method"]]
     parts += [label(plan), plan["options"], plan.get("budget"), model.get("trust_remote_code")]
     parts += [data.get(key) for key in ("hash", "rows", "format", "loss", "chat_template")]
+    parts += [(data.get("mix") or {}).get(key) for key in ("share", "hash")]
     return json.dumps(parts, sort_keys=True)
 
 

@@ -88,6 +88,7 @@ def _row(group: Group, by_id: Mapping[str, Cell], read_rows: ReadRows) -> dict[s
         "cost": cost(group.cells),
         "tied_with": [],
         "budget": plan.get("budget"),
+        "mix": (plan.get("data") or {}).get("mix"),
         "suite_hashes": group.hashes,
         **_health(group.cells),
     }

@@ -16,7 +16,7 @@ from harness.types import Message, Row, Sample
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Overlap", "closest", "overlaps"]
+__all__ = ["Overlap", "asked_of", "closest", "grams_of", "overlaps"]
 
 COMMON_SHARE = 0.1
 """An n-gram in more of the training rows than this share is boilerplate, not a leak."""
@@ -151,6 +151,16 @@ class _Index:
 
 
 # Texts of a row or sample
+
+
+def asked_of(row: Row) -> str:
+    """What a row asks, or its text, in normalised words."""
+    return _prompt(_row_asked(row))
+
+
+def grams_of(row: Row, n: int = 13) -> set[str]:
+    """The word n-grams of what a row's user and assistant say, or of its text."""
+    return set(_grams(_row_texts(row), n))
 
 
 def _words(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,14 @@ from harness.manager import Plugins
 from harness.method import MethodOptions
 from harness.search import Search, plan_searches
 from harness.suite import Suite, Where, find_suite, has_conversations, load_suite
-from harness.training_data import DataPlan, plan_data, training_rows, without_folder
+from harness.training_data import (
+    DataPlan,
+    mixed_rows,
+    plan_data,
+    training_rows,
+    with_mixes,
+    without_folder,
+)
 from harness.types import Budget, ModelRef
 
 ID_LENGTH = 10
@@ -107,13 +115,18 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     entries = _chosen(experiment, settings.methods)
     checked = {e.label: _options(experiment, plugins, e) for e in entries}
     searches = plan_searches(experiment, plugins, checked, _budget(experiment))
-    training_data = plan_data(experiment, plugins.datasets.things, settings.mirror)
+    sets = plugins.datasets.things
+    training_data = plan_data(experiment, sets, settings.mirror)
+    mixes: list[DataPlan | None] = [None]
+    if training_data is not None:
+        mixes = [*with_mixes(experiment, training_data, sets, settings.mirror)]
     suite_files = _suite_files(experiment, plugins, settings)
     options = {e.label: _resolved(experiment, settings, e, checked[e.label]) for e in entries}
     model = _model(experiment, settings, experiment.model, ("model",))
     _check_fits(experiment, entries, checked, model)
     template = _template(experiment, settings)
-    _check_template(experiment, model, training_data)
+    for data in mixes:
+        _check_template(experiment, model, data)
     suites = _suites(experiment, plugins, settings, model, suite_files)
     if not template:
         _check_suite_templates(experiment, model, options.values(), suites)
@@ -121,18 +134,20 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     budget = _budget(experiment)
     untouched = plugins.method_that("untouched")
 
-    def cell(entry: MethodEntry, options: Mapping[str, Any], seed: int) -> Cell:
+    def cell(
+        entry: MethodEntry, options: Mapping[str, Any], seed: int, data: DataPlan | None = None
+    ) -> Cell:
         trains = plugins.methods.get(entry.name).trains
         return _cell(
             experiment=experiment.name,
             method=entry.name,
-            label=entry.label,
+            label=f"{entry.label}{data.suffix}" if trains and data else entry.label,
             options=options,
             model=model,
             # What is not trained has no budget but its precision.
             budget=budget if trains else Budget(0, 1, 0, budget.precision),
             seed=seed if trains else 0,
-            data=training_data if trains else None,
+            data=data if trains else None,
             suites=suites,
             chat_template=template,
             search=searches.get(entry.label),
@@ -141,8 +156,8 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
 
     cells: dict[str, Cell] = {}
     for entry in entries:
-        for seed in experiment.seeds:
-            one = cell(entry, options[entry.label], seed)
+        for seed, data in itertools.product(experiment.seeds, mixes):
+            one = cell(entry, options[entry.label], seed, data)
             cells[one.id] = one
     if not any(c.method == untouched for c in cells.values()):
         base = cell(MethodEntry(name=untouched, label=untouched), {}, 0)
@@ -274,7 +289,7 @@ def _check_template(experiment: Experiment, model: ModelRef, plan: DataPlan | No
     if plan is None or plan.chat_template or not folder.is_dir() or _has_template(folder):
         return
     rows, _ = training_rows(plan)
-    if any(row.messages for row in rows):
+    if any(row.messages for row in (*rows, *mixed_rows(plan))):
         raise experiment.error(
             f"model '{model.name}' has no chat template: set data.chat_template, or give "
             "prompt/completion rows with data.format: prompt",
@@ -372,7 +387,7 @@ def _cell(**fields: Any) -> Cell:
         "trust_remote_code": model.trust_remote_code,
         "budget": _budget_content(fields["budget"]),
         "seed": fields["seed"],
-        "data": [plan.hash, plan.rows, plan.format, plan.loss] if plan else None,
+        "data": plan.identity if plan else None,
         "chat_template": fields["chat_template"],
     }
     if fields["search"]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from harness import data
-from harness.config import Experiment
+from harness.config import Data, Experiment, Mix
 from harness.errors import UserError
+from harness.mix import Drawn, MixPlan, draw, is_new, short_name
 from harness.types import Row
 
 
@@ -31,6 +32,21 @@ class DataPlan:
     """sha256 over the training and validation rows."""
     rows: int
     validation_rows: int
+    balance: str | None = None
+    """A column whose values should be about equally frequent."""
+    mix: MixPlan | None = None
+    """What is blended into the training rows."""
+
+    @property
+    def suffix(self) -> str:
+        """What labels of cells with its mix end with."""
+        return self.mix.suffix if self.mix else ""
+
+    @property
+    def identity(self) -> list[Any]:
+        """What a cell's id knows of it."""
+        own = [self.hash, self.rows, self.format, self.loss]
+        return [*own, {"share": self.mix.share, "hash": self.mix.hash}] if self.mix else own
 
     def as_record(self) -> dict[str, Any]:
         """As the record says it: files by their names alone."""
@@ -38,6 +54,9 @@ class DataPlan:
             "name": without_folder(self.name),
             "source": Path(self.source).name,
         }
+        if self.mix:
+            file, source = Path(self.mix.file).name, without_folder(self.mix.source)
+            told["mix"] = dataclasses.asdict(self.mix) | {"file": file, "source": source}
         if isinstance(self.validation, str):
             told["validation"] = Path(self.validation).name
         return told
@@ -54,29 +73,19 @@ def plan_data(
     if wanted is None:
         return None
 
-    def resolve(name: str, key: str) -> str:
-        try:
-            file = data.resolve(
-                name,
-                base=experiment.folder.resolve(),
-                bundled=bundled,
-                mirror=mirror,
-                split=wanted.split,
-                config=wanted.config,
-            )
-        except UserError as error:
-            raise experiment.error(str(error), "data", key) from None
-        return str(file)
+    def find(name: str, key: str) -> str:
+        return _resolve(experiment, name, wanted, bundled, mirror, key)
 
     validation = wanted.validation
     plan = DataPlan(
         name=wanted.train,
-        source=resolve(wanted.train, "train"),
+        source=find(wanted.train, "train"),
         format=wanted.format,
         columns=wanted.columns,
-        validation=resolve(validation, "validation") if isinstance(validation, str) else validation,
+        validation=find(validation, "validation") if isinstance(validation, str) else validation,
         chat_template=wanted.chat_template,
         loss=wanted.loss,
+        balance=wanted.balance,
         hash="",
         rows=0,
         validation_rows=0,
@@ -88,6 +97,93 @@ def plan_data(
         rows=len(train),
         validation_rows=len(validation_rows),
     )
+
+
+def with_mixes(
+    experiment: Experiment, plan: DataPlan, bundled: Mapping[str, Path], mirror: Path | None
+) -> list[DataPlan]:
+    """The data plan with each mix of the experiment; alone where it has none.
+
+    Raises ConfigError for a name, DataError for a row or a mix that has nothing new.
+    """
+    assert experiment.data is not None
+    listed, plans = isinstance(experiment.data.mix, tuple), []
+    for at, mix in enumerate(experiment.data.mixes):
+        path = ("mix", at) if listed else ("mix",)
+        one = _mix_plan(experiment, mix, bundled, mirror, path) if mix else None
+        plans.append(dataclasses.replace(plan, mix=one))
+        if one and not any(map(is_new(*training_rows(plan)), mixed_rows(plans[-1]))):
+            told = f"every row of the mix '{one.source}' stands in the training or validation data"
+            raise experiment.error(f"{told}: name another", "data", *path, "source")
+    _check_labels(experiment, [one.suffix for one in plans])
+    return plans
+
+
+def _check_labels(experiment: Experiment, suffixes: Sequence[str]) -> None:
+    """No two cells with another training have one label."""
+    seen = set()
+    for label in (f"{entry.label}{end}" for entry in experiment.methods for end in suffixes):
+        if label in seen:
+            told = f"two rows would be called '{label}': give a mix a `name` of its own"
+            raise experiment.error(told, "data", "mix")
+        seen.add(label)
+
+
+def _mix_plan(
+    experiment: Experiment,
+    mix: Mix,
+    bundled: Mapping[str, Path],
+    mirror: Path | None,
+    path: tuple[str | int, ...],
+) -> MixPlan:
+    plan = MixPlan(
+        name=mix.name or short_name(mix.source),
+        source=mix.source,
+        file=_resolve(experiment, mix.source, mix, bundled, mirror, *path, "source"),
+        share=mix.share,
+        format=mix.format,
+        columns=mix.columns,
+        hash="",
+        rows=0,
+    )
+    rows = _load(plan.file, plan.columns, plan.format)
+    return dataclasses.replace(plan, hash=data.rows_hash(rows), rows=len(rows))
+
+
+def _resolve(
+    experiment: Experiment,
+    name: str,
+    where: Data | Mix,
+    bundled: Mapping[str, Path],
+    mirror: Path | None,
+    *key: str | int,
+) -> str:
+    """The file of a name that stands at `data.<key>`, in its split and config."""
+    try:
+        file = data.resolve(
+            name,
+            base=experiment.folder.resolve(),
+            bundled=bundled,
+            mirror=mirror,
+            split=where.split,
+            config=where.config,
+        )
+    except UserError as error:
+        raise experiment.error(str(error), "data", *key) from None
+    return str(file)
+
+
+def mixed_rows(plan: DataPlan) -> list[Row]:
+    """All rows of the plan's mix."""
+    return _load(plan.mix.file, plan.mix.columns, plan.mix.format) if plan.mix else []
+
+
+def drawn_rows(
+    plan: DataPlan, train: Sequence[Row], validation: Sequence[Row], count: int, seed: int
+) -> Drawn:
+    """The `count` rows that training gets, in order: the same for every method."""
+    share = plan.mix.share if plan.mix else 0.0
+    return draw(train, validation, mixed_rows(plan), share, count, seed)
 
 
 def training_rows(plan: DataPlan) -> tuple[list[Row], list[Row]]:

@@ -30,10 +30,11 @@ from harness.leaks import leaks, leaks_of_rows
 from harness.machine import available_memory, free_memory
 from harness.manager import plugins
 from harness.measure import Meter
+from harness.mix import Drawn
 from harness.plan import Cell
 from harness.sections import Sections
 from harness.suite import Suite
-from harness.training_data import training_rows
+from harness.training_data import drawn_rows, training_rows
 from harness.types import Artifact, Job, Record, Row, Status
 from harness.validation import validation_loss
 
@@ -86,6 +87,18 @@ class _Running:
         """Training and validation rows; empty where nothing is trained."""
         data = self.work.cell.data
         return training_rows(data) if data else ([], [])
+
+    @cached_property
+    def drawn(self) -> Drawn:
+        """The rows that training gets, in order."""
+        cell = self.work.cell
+        count = cell.budget.steps * cell.budget.batch
+        return drawn_rows(cell.data, *self.rows, count, cell.seed) if cell.data else Drawn([])
+
+    @property
+    def read(self) -> list[Row]:
+        """What the model may have read in training."""
+        return [*self.rows[0], *self.drawn.mixed]
 
     def warn(self, message: str) -> None:
         """A line for the record, told to the parent at once."""
@@ -155,7 +168,7 @@ def _train(running: _Running) -> Artifact | None:
         artifact = _found(running, folder)
         if artifact is None:
             artifact = _train_now(running, folder)
-        running.warnings += leaks(running.rows[0], work.cell.suites)
+        running.warnings += leaks(running.read, work.cell.suites)
         return artifact
     except Exception as error:
         running.fail(error, running.training.failed)
@@ -233,24 +246,24 @@ def _artifact(kept: Mapping[str, Any], folder: Path) -> Artifact:
 
 
 def _job(running: _Running, method: Any, folder: Path) -> Job:
-    from harness.data import training_order
-
-    cell = running.work.cell
-    train, validation = running.rows
-    draws = cell.budget.steps * cell.budget.batch
-    order = training_order(len(train), draws, cell.seed) if train else []
+    cell, drawn = running.work.cell, running.drawn
     budget = running.work.rung.budget(cell.budget)
     options = running.work.rung.options(cell.options)
-    if train:
+    if drawn.rows:
         running.notes["micro_batch"] = ladder.first_micro_batch(budget)
         running.notes["gradient_checkpointing"] = bool(options.get("gradient_checkpointing"))
+    if drawn.mixed:
+        mixed = {row.id for row in drawn.mixed}
+        draws = sum(row.id in mixed for row in drawn.rows)
+        told = {"draws": draws, "rows": len(mixed), "left_out": drawn.left_out}
+        running.notes["mix"] = told
     return Job(
         model=cell.model,
         options=method.Options.model_validate(options),
         budget=budget,
         seed=cell.seed,
-        train=[train[i] for i in order],
-        validation=validation,
+        train=drawn.rows,
+        validation=running.rows[1],
         folder=folder,
         chat_template=cell.chat_template,
         loss=cell.data.loss if cell.data else "assistant",
@@ -325,7 +338,7 @@ def _keep(running: _Running, sections: Sections, measured: Measured) -> None:
     try:
         sections.keep(measured.suite, result)
         if measured.suite["ask"] == "lm-eval":  # its questions are known only now
-            running.warnings += leaks_of_rows(running.rows[0], name, result.rows)
+            running.warnings += leaks_of_rows(running.read, name, result.rows)
     except Exception as error:
         running.fail(error, name)
 
