@@ -18,6 +18,7 @@ from typing import Any
 from harness import asks, packaged, speed, yamlfile
 from harness.adapters import resolve_adapter
 from harness.config import Experiment, MethodEntry
+from harness.data_checks import check_column
 from harness.errors import ConfigError, UserError, nearest
 from harness.machine import default_precision, facts
 from harness.manager import Plugins
@@ -119,6 +120,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     training_data = plan_data(experiment, sets, settings.mirror)
     mixes: list[DataPlan | None] = [None]
     if training_data is not None:
+        check_column(training_data, experiment)
         mixes = [*with_mixes(experiment, training_data, sets, settings.mirror)]
     suite_files = _suite_files(experiment, plugins, settings)
     options = {e.label: _resolved(experiment, settings, e, checked[e.label]) for e in entries}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import asks, ladder, record, study
+from harness import asks, data_checks, ladder, record, study
 from harness.errors import CellFailed
 from harness.machine import available_memory
 from harness.measure import Meter
@@ -185,7 +185,14 @@ def _work(plan: Plan, cell: Cell, out: Path, batch: int | None) -> Work:
     from harness.worker import Work
 
     base = None if cell is plan.base or not is_recorded(out, plan.base) else plan.base.id
-    return Work(cell, out.resolve(), base, _same_training(cell, out), batch)
+    return Work(
+        cell,
+        out.resolve(),
+        base,
+        _same_training(cell, out),
+        batch,
+        warnings=data_checks.warnings(cell.data),
+    )
 
 
 def _trial_work(trial: Cell, folder: Path, batch: int | None) -> Work:
@@ -218,6 +225,7 @@ def _record_crash(work: Work, end: _End, log: Path) -> None:
             plan=cell.as_record(),
             training=_training(cell, out) or _killed_training(work, end, status, why),
             environment=record.environment(),
+            warnings=data_checks.warnings(cell.data),
             error={
                 "type": "WorkerDied",
                 "message": f"the worker ended with exit code {end.code}: {why} ({log})",

@@ -62,6 +62,8 @@ class Work:
     """Those attempts, as the record's `training.ladder` tells them."""
     predicted_bytes: int | None = None
     """Peak memory that was predicted for the training, where somebody did."""
+    warnings: tuple[str, ...] = ()
+    """What is suspicious in the training data."""
 
 
 @dataclass
@@ -366,7 +368,7 @@ def _record(running: _Running) -> Record:
         training=training,
         evaluation=evaluation,
         environment=record.environment(),
-        warnings=running.warnings,
+        warnings=[*running.work.warnings, *running.warnings],
         error=running.error,
     )
 

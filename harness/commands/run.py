@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from harness import config, suite_versions, table
+from harness import config, data_checks, suite_versions, table
 from harness.child import command
 from harness.commands import tuning
 from harness.console import console
@@ -77,6 +77,7 @@ def show_plan(asked: Asked, rows: int, wanted: Wanted = Wanted()) -> None:  # no
     _tell_of_options(plan)
     cells = [_described(cell, is_recorded(out, cell)) for cell in plan.cells]
     memory = report(plan.cells, wanted)
+    notes = [*dict.fromkeys(n for cell in plan.cells for n in data_checks.warnings(cell.data))]
     if asked.as_json:
         for cell, told in zip(cells, memory.cells, strict=True):
             cell["memory"] = told
@@ -85,12 +86,15 @@ def show_plan(asked: Asked, rows: int, wanted: Wanted = Wanted()) -> None:  # no
             "cells": cells,
             "tuning": tuning.described(plan, out),
             "advice": memory.advice,
+            "notes": notes,
         }
         click.echo(json.dumps(found, indent=2))
     else:
         _print_cells(cells, out)
         tuning.print_planned(plan, out)
         memory.show()
+        for note in notes:
+            click.echo(f"Note: {note}")
     if rows:
         _show_tokens(plan, rows)
 
