@@ -101,6 +101,7 @@ _batch = click.option(
 @_experiment_options
 @_executor
 @_batch
+@click.option("--tracker", "trackers", multiple=True, metavar="NAME", help="Also tell NAME.")
 def run(executor: str, batch: int | None, **asked: Any) -> None:
     """Run an experiment FILE, or `quickstart`. What is recorded already is not run again."""
     from harness.commands import run as command

@@ -172,6 +172,8 @@ class Experiment(StrictModel):
     """`suite.metric` that orders the leaderboard."""
     price_per_hour: float | None = Field(default=None, ge=0)
     """Of the machine, in dollars: the leaderboard then says what a row cost."""
+    track: tuple[Text, ...] = ()
+    """Trackers that are told of the run, by name."""
     _located: Located = PrivateAttr()
 
     @field_validator("name")

@@ -37,6 +37,10 @@ BUILT_IN = (
     "harness.plugins.local",
     "harness.plugins.bundled",
     "harness.plugins.transformers_model",
+    "harness.plugins.tensorboard",
+    "harness.plugins.wandb",
+    "harness.plugins.mlflow",
+    "harness.plugins.trackio",
 )
 ENTRY_POINT_GROUP = "harness"
 

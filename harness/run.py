@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ from harness.errors import CellFailed
 from harness.machine import available_memory
 from harness.measure import Meter
 from harness.plan import Cell, Plan, is_recorded
-from harness.roles import Executor, Tracker
+from harness.roles import Executor
+from harness.tracking import Tracking
 from harness.tuning import Tuner, chosen, failure
 from harness.types import Record
 
@@ -48,7 +49,7 @@ def run_plan(
     out: Path,
     executor: Executor,
     observe: Observer,
-    trackers: Sequence[Tracker] = (),
+    tracking: Tracking | None = None,
     batch: int | None = None,
 ) -> Outcome:
     """Run the cells that have no record yet; a failing one does not stop the others.
@@ -57,8 +58,9 @@ def run_plan(
     that says so; `{"event": "trial", ...}` of the tuned cell says what came of each.
 
     `batch` is the most sequences that run at once while a cell is measured; None: what fits.
-    `observe(cell, event)` is called for every event of every cell, `{"event": "skipped"}` and
-    `{"event": "recorded", "status": ...}` among them.
+    `observe(cell, event)` is called for every event of every cell, `{"event": "skipped"}`,
+    `{"event": "started", "plan": ...}` and `{"event": "recorded", "status": ..., "record": ...}`
+    among them; `tracking` is told the same.
     """
     ran, skipped, failed = [], [], []
     if not all(is_recorded(out, cell) for cell in plan.cells):
@@ -68,8 +70,8 @@ def run_plan(
 
     def tell(cell: Cell, event: Mapping[str, Any]) -> None:
         observe(cell, event)
-        for tracker in trackers:
-            tracker.event(cell.id, event)
+        if tracking is not None:
+            tracking.event(cell.id, event)
 
     def run_trial(trial: Cell, folder: Path, title: str) -> None:
         shown = replace(trial, label=title)
@@ -97,7 +99,8 @@ def run_plan(
         ran.append(cell.id)
         if status != "ok":
             failed.append(cell.id)
-        tell(cell, {"event": "recorded", "status": status})
+        kept = record.read_record(out / "cells" / f"{cell.id}.json")
+        tell(cell, {"event": "recorded", "status": status, "record": kept})
     board = write_leaderboard(plan, out, stale=bool(ran))
     return Outcome(board, tuple(ran), tuple(skipped), tuple(failed))
 
@@ -151,7 +154,7 @@ def _attempt(work: Work, executor: Executor, tell: Observer) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.json"
         job.write_bytes(TypeAdapter(type(work)).dump_json(work))
-        tell(cell, {"event": "started", "log": str(log)})
+        tell(cell, {"event": "started", "log": str(log), "plan": cell.as_record()})
         with end.clock.phase("attempt"):
             for event in executor.run(job, log):
                 end.see(event)

@@ -214,7 +214,8 @@ def _watcher(job: Job) -> Any:
         def on_log(
             self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
         ) -> None:
-            names = {"loss": "loss", "eval_loss": "validation_loss", "grad_norm": "grad_norm"}
+            names = {"loss": "loss", "eval_loss": "validation_loss"}
+            names |= {same: same for same in ("grad_norm", "learning_rate")}
             point = {new: float(logs[old]) for old, new in names.items() if old in logs}
             if not {"loss", "validation_loss"} & set(point):
                 return

@@ -22,6 +22,7 @@ from harness.memory.report import Wanted, report
 from harness.plan import Plan, Settings, is_recorded, make_plan
 from harness.progress import progress
 from harness.run import Outcome, run_plan
+from harness.tracking import Tracking, chosen
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 
@@ -38,6 +39,8 @@ class Asked:
     folders: Sequence[Path]
     mirror: Path | None
     as_json: bool
+    trackers: Sequence[str] = ()
+    """Beside those of the experiment."""
     chat_template: str | None = None
     """The template's text, in place of the experiment's own."""
 
@@ -50,6 +53,7 @@ def run(asked: Asked, executor: str, batch: int | None = None) -> int:
 def carry_out(experiment: config.Experiment, asked: Asked, executor: str, batch: int | None) -> int:
     """Run an experiment's cells, show the leaderboard; the exit code."""
     where = plugins().executors.get(executor)
+    trackers = chosen(plugins(), experiment, asked.trackers)
     screen = progress(json=asked.as_json)
     with screen:
         plan = plan_of(experiment, asked, screen)
@@ -58,10 +62,14 @@ def carry_out(experiment: config.Experiment, asked: Asked, executor: str, batch:
         _tell_of_options(plan)
         _check_writable(plan, out)
         screen.begin(len(plan.cells))
-        trackers = list(plugins().trackers.things.values())
-        outcome = run_plan(plan, out, where, screen.observe, trackers, batch)
+        with Tracking(trackers, plan.experiment, out, _tell) as tracking:
+            outcome = run_plan(plan, out, where, screen.observe, tracking, batch)
     _show(plan, outcome, out, asked.as_json)
     return outcome.exit_code
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def show_plan(asked: Asked, rows: int, wanted: Wanted = Wanted()) -> None:  # noqa: B008
