@@ -20,7 +20,11 @@ class MLflow(Tracker):
 
     def open(self, experiment: str, folder: Path) -> None:
         """Find or create the experiment."""
+        import logging
+
         from mlflow import MlflowClient
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # not each table that it creates
 
         place = folder / self.name
         self.uri = os.environ.get("MLFLOW_TRACKING_URI")
