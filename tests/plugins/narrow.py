@@ -1,6 +1,6 @@
 """Training, and a scorer, in a process whose address space is limited for real."""
 
-import ctypes
+import contextlib
 import dataclasses
 import os
 import resource
@@ -8,30 +8,31 @@ import signal
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import Field
-
 from harness import LowRankOptions, Method, hookimpl, scorer, train_sft
 
 PAGE = resource.getpagesize()
-M_MMAP_THRESHOLD = -3  # malloc.h
 
 
 @contextmanager
 def room(mebibytes):
-    """No more address space than there is now and so much."""
-    # tensors are mapped one by one then, and not cut from what earlier ones left
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
+    """So much more memory and none beside it: no more address space, and the free heap filled."""
     kept = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
+    resource.setrlimit(resource.RLIMIT_AS, (used, kept[1]))
+    filled = []
+    with contextlib.suppress(MemoryError):
+        while True:
+            filled.append(bytearray(2**18))
     resource.setrlimit(resource.RLIMIT_AS, (used + mebibytes * 2**20, kept[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, kept)
+        filled.clear()
 
 
 class NarrowOptions(LowRankOptions):
-    room: int = Field(64, ge=0)
+    room: int = 64
     """MiB of address space that training may add."""
     killed_above: int = 0
     """The system kills it where a pass has more rows; 0: never."""
