@@ -8,7 +8,7 @@ from typing import Any
 from harness.errors import CellFailed, is_out_of_memory
 from harness.health import curve as curves
 from harness.health import rows as checks
-from harness.health import tell, weights
+from harness.health import Finding, tell, weights
 from harness.tokens import IGNORED, Encoded
 from harness.types import Job, Row
 
@@ -51,7 +51,7 @@ def before_training(job: Job, trainer: Any, rows: Sequence[Encoded]) -> None:
     )
 
 
-def _unmatched(model: Any) -> Any:
+def _unmatched(model: Any) -> Finding | None:
     """Of the names of target modules; a pattern, or an adapter without any, matches or fails."""
     for config in getattr(model, "peft_config", {}).values():
         targets = getattr(config, "target_modules", None)

@@ -134,7 +134,9 @@ def unknown_markers(template: str | None, tokenizer: Any) -> Finding | None:
     )
 
 
-def masked_ends(rows: Sequence[Encoded], labels: Sequence[Sequence[int]], tokenizer: Any) -> Any:
+def masked_ends(
+    rows: Sequence[Encoded], labels: Sequence[Sequence[int]], tokenizer: Any
+) -> Finding | None:
     """`eos_masked`: ends under the loss that a batch made of `rows` does not count.
 
     `labels` are the batch's, (rows, length) or one packed row. Where padding is the end token,
