@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.errors import CellFailed, is_out_of_memory
+from harness.health import Finding, tell, weights
 from harness.health import curve as curves
 from harness.health import rows as checks
-from harness.health import Finding, tell, weights
 from harness.tokens import IGNORED, Encoded
 from harness.types import Job, Row
 
