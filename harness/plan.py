@@ -6,8 +6,6 @@ seed and precision. A method owns its options. Nothing here imports torch.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,13 +15,14 @@ from typing import Any
 
 from harness import asks, packaged, speed, yamlfile
 from harness.adapters import resolve_adapter
+from harness.cell import Cell, is_model, new_cell
 from harness.config import Experiment, MethodEntry
 from harness.data_checks import check_column
 from harness.errors import ConfigError, UserError, nearest
 from harness.machine import default_precision, facts
 from harness.manager import Plugins
 from harness.method import MethodOptions
-from harness.search import Search, plan_searches
+from harness.search import plan_searches
 from harness.suite import Suite, Where, find_suite, has_conversations, load_suite
 from harness.training_data import (
     DataPlan,
@@ -31,54 +30,8 @@ from harness.training_data import (
     plan_data,
     training_rows,
     with_mixes,
-    without_folder,
 )
 from harness.types import Budget, ModelRef
-
-ID_LENGTH = 10
-_MODEL_KEYS = {field.name for field in dataclasses.fields(ModelRef)}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One model, trained by one method with one seed, and the suites that it runs through."""
-
-    id: str
-    training_id: str
-    """Hash of what the training depends on: cells that differ in suites alone share it."""
-    experiment: str
-    method: str
-    label: str
-    options: Mapping[str, Any]
-    model: ModelRef
-    budget: Budget
-    seed: int
-    data: DataPlan | None
-    suites: tuple[Suite, ...]
-    chat_template: str | None
-    search: Search | None = None
-    """How the options are looked for before the training; None where they are as they stand."""
-    tuned: Mapping[str, Any] | None = None
-    """What the search found: the record's `plan.tuning`, beside what was searched."""
-    price_per_hour: float | None = None
-    """Dollars; changes no result and so no id."""
-
-    def as_record(self) -> dict[str, Any]:
-        """The record's `plan` section: contents by their hashes, no folder of this machine."""
-        return {
-            "experiment": self.experiment,
-            "model": _told(dataclasses.asdict(self.model)),
-            "method": self.method,
-            "label": self.label,
-            "options": {key: _told(value) for key, value in self.options.items()},
-            "data": self.data.as_record() if self.data else None,
-            "budget": dataclasses.asdict(self.budget),
-            "seed": self.seed,
-            "suites": [suite.name for suite in self.suites],
-            "training_id": self.training_id,
-            "tuning": {**self.search.as_record(), **(self.tuned or {})} if self.search else None,
-            **({} if self.price_per_hour is None else {"price_per_hour": self.price_per_hour}),
-        }
 
 
 @dataclass(frozen=True)
@@ -140,7 +93,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
         entry: MethodEntry, options: Mapping[str, Any], seed: int, data: DataPlan | None = None
     ) -> Cell:
         trains = plugins.methods.get(entry.name).trains
-        return _cell(
+        return new_cell(
             experiment=experiment.name,
             method=entry.name,
             label=f"{entry.label}{data.suffix}" if trains and data else entry.label,
@@ -167,17 +120,6 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     base = next(c for c in cells.values() if c.method == untouched)
     rest = [c for c in cells.values() if c is not base]
     return Plan(experiment.name, base, (base, *rest), experiment.rank_by)
-
-
-def is_recorded(out: Path, cell: Cell) -> bool:
-    """Whether the cell has a record with status `ok`; other statuses are run again."""
-    file = out / "cells" / f"{cell.id}.json"
-    if not file.is_file():
-        return False
-    try:
-        return bool(json.loads(file.read_text(encoding="utf-8"))["status"] == "ok")
-    except (json.JSONDecodeError, KeyError) as error:
-        raise UserError(f"{file}: broken record ({error}); delete it and run again") from None
 
 
 def _chosen(experiment: Experiment, wanted: Sequence[str]) -> list[MethodEntry]:
@@ -306,7 +248,7 @@ def _check_suite_templates(
     suites: Sequence[Suite],
 ) -> None:
     """The same for a suite's conversations, with the base and with models made elsewhere."""
-    named = [value for one in options for value in one.values() if _is_model(value)]
+    named = [value for one in options for value in one.values() if is_model(value)]
     models = [(base.name, Path(base.path)), *((m["name"], Path(m["path"])) for m in named)]
     whole = [(name, folder) for name, folder in models if (folder / "config.json").is_file()]
     lacking = [name for name, folder in whole if not _has_template(folder)]
@@ -377,71 +319,3 @@ def _check_rank_by(experiment: Experiment, suites: Sequence[Suite]) -> None:
     known = [f"{name}.{one}" for name, metrics in named.items() for one in metrics or ["..."]]
     hint = nearest(experiment.rank_by, known)
     raise experiment.error(f"cannot rank by '{experiment.rank_by}': {hint}", "rank_by")
-
-
-def _cell(**fields: Any) -> Cell:
-    """A cell with its two hashes."""
-    model, plan = fields["model"], fields["data"]
-    training = {
-        "method": fields["method"],
-        "options": {key: _content(value) for key, value in fields["options"].items()},
-        "model": _content(dataclasses.asdict(model)),
-        "trust_remote_code": model.trust_remote_code,
-        "budget": _budget_content(fields["budget"]),
-        "seed": fields["seed"],
-        "data": plan.identity if plan else None,
-        "chat_template": fields["chat_template"],
-    }
-    if fields["search"]:
-        training["search"] = fields["search"].as_record()
-    training_id = _digest(training)
-    suites = {suite.name: suite.hash for suite in fields["suites"]}
-    whole = _digest([training, suites, fields["label"]])
-    name = f"{_slug(fields['label'])}-s{fields['seed']}-{whole[:ID_LENGTH]}"
-    return Cell(id=name, training_id=training_id, **fields)
-
-
-def with_options(cell: Cell, options: Mapping[str, Any], **changes: Any) -> Cell:
-    """A cell of the same content with other options, which are not searched for; its own id."""
-    names = {field.name for field in dataclasses.fields(Cell)} - {"id", "training_id", "tuned"}
-    fields = {name: getattr(cell, name) for name in names} | {"options": options, "search": None}
-    return _cell(**fields | changes)
-
-
-def _budget_content(budget: Budget) -> dict[str, Any]:
-    """What an id knows of a budget: what came to it later counts where it is not the default."""
-    first = {"steps", "batch", "max_length", "precision", "micro_batch"}
-    return {
-        field.name: getattr(budget, field.name)
-        for field in dataclasses.fields(budget)
-        if field.name != "on_oom"
-        and (field.name in first or getattr(budget, field.name) != field.default)
-    }
-
-
-def _is_model(value: Any) -> bool:
-    """Whether this is a ModelRef as plain data."""
-    return isinstance(value, Mapping) and set(value) == _MODEL_KEYS
-
-
-def _content(value: Any) -> Any:
-    """What an id knows of an option: of a model its contents alone."""
-    if not _is_model(value):
-        return value
-    return ModelRef(**value).identity
-
-
-def _told(value: Any) -> Any:
-    """What a record says of an option: of a model no folder of this machine."""
-    if not _is_model(value) or not value["content_hash"]:
-        return value
-    return {**value, "path": None, "name": without_folder(value["name"])}
-
-
-def _slug(label: str) -> str:
-    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in label).strip("-")
-    return kept or "cell"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from harness.plan import Cell
+from harness.cell import Cell
 
 
 class Quiet:

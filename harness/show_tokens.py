@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from harness.plan import Cell
+from harness.cell import Cell
 from harness.tokens import IGNORED, encode_row
 from harness.training_data import training_rows
 from harness.types import Artifact

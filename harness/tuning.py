@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import record, study
+from harness.cell import Cell, with_options
 from harness.cost import cost
-from harness.plan import Cell, with_options
 from harness.search import Search
 from harness.types import Record
 

@@ -20,12 +20,12 @@ from typing import Any
 
 from harness import gate, policy, record, sides, stats
 from harness.asks.lm_eval.rows import WEIGHT as MACRO_WEIGHT
+from harness.cell import Cell as Planned
 from harness.child import event_stream, one_gpu, quiet_libraries
 from harness.errors import HarnessError, NotComparable
 from harness.evidence import Pairs
 from harness.gate import Decision, Finding
 from harness.groups import Cell, Group
-from harness.plan import Cell as Planned
 from harness.policy import Check, Loaded
 from harness.record import suites
 from harness.sides import Side

@@ -21,6 +21,7 @@ from typing import Any
 
 from harness import health, ladder, record
 from harness.artifact_hash import artifact_hash
+from harness.cell import Cell
 from harness.child import event_stream, one_gpu, quiet_libraries
 from harness.errors import CellFailed, is_out_of_memory
 from harness.evaluate import Measured, SuiteFailure, evaluate
@@ -31,7 +32,6 @@ from harness.machine import available_memory, free_memory
 from harness.manager import plugins
 from harness.measure import Meter
 from harness.mix import Drawn
-from harness.plan import Cell
 from harness.sections import Sections
 from harness.suite import Suite
 from harness.training_data import drawn_rows, training_rows

@@ -5,10 +5,11 @@ import json
 import pytest
 from conftest import conversations, write_jsonl
 
+from harness.cell import budget_content, is_recorded
 from harness.config import load_experiment
 from harness.errors import UserError
 from harness.manager import Plugins
-from harness.plan import Settings, _budget_content, is_recorded, make_plan
+from harness.plan import Settings, make_plan
 from harness.training_data import training_rows
 
 PLUGINS = Plugins(discover=False)
@@ -74,7 +75,7 @@ def test_keys_that_came_later_leave_earlier_ids_alone(small):
     """Results are recorded under ids: a key at its default is not part of one."""
     before = ids(small)["lora-0"]
     budget = small.content["budget"]
-    assert _budget_content(planned(small).cells[1].budget) == {**budget, "micro_batch": None}
+    assert budget_content(planned(small).cells[1].budget) == {**budget, "micro_batch": None}
     assert ids(small.write(budget={**budget, "on_oom": "stop"}))["lora-0"] == before
     assert ids(small.write(budget={**budget, "group_by_length": True}))["lora-0"] == before
     assert ids(small.write(budget={**budget, "group_by_length": False}))["lora-0"] != before

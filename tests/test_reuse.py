@@ -16,10 +16,11 @@ from warm import Warm
 
 from harness import record
 from harness.artifact_hash import artifact_hash
+from harness.cell import Cell
 from harness.config import load_experiment
 from harness.errors import UserError
 from harness.manager import Plugins
-from harness.plan import Cell, Settings, make_plan
+from harness.plan import Settings, make_plan
 from harness.sections import Sections
 from harness.types import Artifact, ModelRef
 

@@ -16,7 +16,7 @@ from harness.commands.compare import results
 from harness.errors import HarnessError, NotComparable, UserError
 
 if TYPE_CHECKING:
-    from harness.plan import Cell
+    from harness.cell import Cell
     from harness.until_decided import Task
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from harness import config, data_checks, suite_versions, table
+from harness.cell import is_recorded
 from harness.child import command
 from harness.commands import tuning
 from harness.console import console
@@ -19,7 +20,7 @@ from harness.errors import UserError
 from harness.health.options import outside_usual
 from harness.manager import plugins
 from harness.memory.report import Wanted, report
-from harness.plan import Plan, Settings, is_recorded, make_plan
+from harness.plan import Plan, Settings, make_plan
 from harness.progress import progress
 from harness.run import Outcome, run_plan
 from harness.tracking import Tracking, chosen
@@ -218,7 +219,7 @@ def _show_tokens(plan: Plan, count: int) -> None:
     """Tokenise in a child process: this one never imports transformers."""
     from pydantic import TypeAdapter
 
-    from harness.plan import Cell
+    from harness.cell import Cell
 
     cell = next((c for c in plan.cells if c.data), None)
     if cell is None:

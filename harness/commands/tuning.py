@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from harness import readable
+from harness.cell import Cell
 from harness.console import console
-from harness.plan import Cell, Plan
+from harness.plan import Plan
 from harness.tuning import folder_of, recorded_trials
 
 

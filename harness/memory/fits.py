@@ -14,7 +14,7 @@ from harness.memory.formula import Setting, peak
 from harness.memory.predict import Prediction
 
 if TYPE_CHECKING:
-    from harness.plan import Cell
+    from harness.cell import Cell
 
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}

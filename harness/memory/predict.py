@@ -15,7 +15,7 @@ from harness.memory.formula import Setting, peak
 from harness.memory.shapes import NotPredicted, Shapes, config_of, shapes_of
 
 if TYPE_CHECKING:
-    from harness.plan import Cell
+    from harness.cell import Cell
 
 
 @dataclass(frozen=True)

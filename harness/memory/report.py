@@ -11,7 +11,7 @@ from harness.memory.fits import Fit, advice, bytes_of, fit
 from harness.memory.predict import Prediction, predict
 
 if TYPE_CHECKING:
-    from harness.plan import Cell
+    from harness.cell import Cell
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from harness.memory.predict import Prediction, footprint_of, setting_of
 from harness.memory.shapes import NotPredicted, config_of
 
 if TYPE_CHECKING:
-    from harness.plan import Cell
+    from harness.cell import Cell
 
 DEPTHS = (2, 4)
 """Layers of the two models that are run."""
