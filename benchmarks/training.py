@@ -34,7 +34,7 @@ from harness.environment import environment
 from harness.machine import default_precision, facts
 from harness.measure import Meter, StepClock
 from harness.packaged import resolve_model
-from harness.tokens import IGNORED, encode_row
+from harness.tokens import encode_row
 from harness.types import Artifact, Budget, Job, Row
 
 PARTS = ("same", "support", "dolly", "start")
@@ -121,7 +121,7 @@ def _trl(job: Job, side: str) -> dict[str, Any]:
     encoded = [encode_row(tokenizer, row, max_length=budget.max_length) for row in job.train]
     rows = {
         "input_ids": [e.input_ids for e in encoded],
-        "completion_mask": [[int(i != IGNORED) for i in e.labels] for e in encoded],
+        "labels": [e.labels for e in encoded],
     }
     settings: dict[str, Any] = {}
     if side == "trl":
@@ -137,6 +137,9 @@ def _trl(job: Job, side: str) -> dict[str, Any]:
         lr_scheduler_type="cosine",
         warmup_steps=int(0.05 * budget.steps),
         train_sampling_strategy="sequential",
+        max_length=None,
+        # tokens, labels and cuts are ours on both sides: TRL would drop rows cut before the answer
+        dataset_kwargs={"skip_prepare_dataset": True},
         use_cpu=facts().device == "cpu",
         logging_steps=1,
         save_strategy="no",
