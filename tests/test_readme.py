@@ -29,10 +29,10 @@ def block(section: str, language: str) -> str:
 
 def install(folder: Path) -> None:
     """The README's method as an installed distribution: a module, and metadata that names it."""
-    (folder / "harness_dora.py").write_text(block("Write a method", "python"))
-    info = folder / "harness_dora-1.0.dist-info"
+    (folder / "harness_vera.py").write_text(block("Write a method", "python"))
+    info = folder / "harness_vera-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: harness-dora\nVersion: 1.0\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: harness-vera\nVersion: 1.0\n")
     told = block("Write a method", "toml").replace("project.entry-points.harness", "harness")
     (info / "entry_points.txt").write_text(told.replace('"', ""))
 
@@ -44,7 +44,7 @@ def test_the_method_and_the_suite_of_the_readme_run(
     site = tmp_path / "site"
     site.mkdir()
     install(site)
-    small = experiment(methods=["base", {"name": "dora", "r": 4}], suites=["returns-policy"])
+    small = experiment(methods=["base", {"name": "vera", "r": 4}], suites=["returns-policy"])
     (small.folder / "returns-policy.yaml").write_text(block("Write a suite", "yaml"))
     (small.folder / "returns.jsonl").write_text(block("Write a suite", "json"))
 
@@ -53,12 +53,12 @@ def test_the_method_and_the_suite_of_the_readme_run(
     assert ran.code == 0, ran.stderr
     records = small.records()
     assert {record["status"] for record in records.values()} == {"ok"}
-    dora = records["dora-0"]
-    assert dora["plan"]["options"]["r"] == 4
-    assert dora["plan"]["options"]["lr"] == 2e-4
-    adapter = json.loads((small.out / "artifacts" / dora["id"] / "adapter_config.json").read_text())
-    assert (adapter["r"], adapter["lora_alpha"], adapter["use_dora"]) == (4, 8, True)
-    metrics = dora["evaluation"]["suites"]["returns-policy"]["metrics"]
+    vera = records["vera-0"]
+    assert vera["plan"]["options"]["r"] == 4
+    assert vera["plan"]["options"]["lr"] == 1e-2
+    adapter = json.loads((small.out / "artifacts" / vera["id"] / "adapter_config.json").read_text())
+    assert (adapter["peft_type"], adapter["r"]) == ("VERA", 4)
+    metrics = vera["evaluation"]["suites"]["returns-policy"]["metrics"]
     assert set(metrics) == {"rougeL", "exact_match", "must_contain"}
     assert all(metric["n"] == 2 and metric["delta"] is not None for metric in metrics.values())
 
