@@ -11,6 +11,7 @@ import click
 
 from harness import __version__
 from harness.asks import MODULES
+from harness.cli_export import export_command
 from harness.errors import HarnessError, UserError
 
 INTERRUPTED = 130
@@ -252,6 +253,9 @@ def _reject_given(context: click.Context, names: Sequence[str]) -> None:
     for option in context.command.params:
         if option.name in names and context.get_parameter_source(option.name) is typed:
             raise UserError(f"{option.opts[0]} is for --until-decided, where CANDIDATE is a model")
+
+
+cli.add_command(export_command(_results, _mirror))
 
 
 @cli.group(invoke_without_command=True)

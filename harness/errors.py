@@ -5,6 +5,7 @@ HarnessError
 │   ├── ConfigError      a file the user wrote, with its name and line
 │   ├── DataError        a row the user gave, with its file and line
 │   └── EnvironmentLack  something this machine lacks, with the command that installs it
+├── NotTheSame           exit 1: a merged model that is not the one that was evaluated
 ├── NotComparable        exit 4: two records that must not be compared
 └── CellFailed           a cell that broke while it ran; it is recorded, the others go on
 """
@@ -21,6 +22,7 @@ __all__ = [
     "EnvironmentLack",
     "HarnessError",
     "NotComparable",
+    "NotTheSame",
     "UserError",
     "nearest",
 ]
@@ -52,6 +54,15 @@ class DataError(ConfigError):
 
 class EnvironmentLack(UserError):
     """This machine lacks something; the message holds the command that installs it."""
+
+
+class NotTheSame(HarnessError):
+    """A merged model that answers differently from what was evaluated: it is not exported.
+
+    The gate's exit code for "worse": what was to be released is not what was measured.
+    """
+
+    exit_code = 1
 
 
 class NotComparable(HarnessError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import mmap
 import os
 import re
@@ -27,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from harness import hub
 from harness.errors import ConfigError, EnvironmentLack, UserError, nearest
 from harness.hub import content_hash
+from harness.model_files import without_machine
 from harness.types import ModelRef
 
 __all__ = ["Packaged", "content_hash", "list_models", "pull", "registry", "resolve_model"]
@@ -281,15 +281,7 @@ def convert(gguf: Path, target: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    passing = {"transformers_version", "is_local", "local_files_only", "name_or_path"}
-    passing |= {"_name_or_path", "_model_name_or_path"}
-    mode = (target / "config.json").stat().st_mode
-    for place in target.iterdir():
-        place.chmod(mode)  # safetensors writes 0600, which a shared cache cannot use
-        if place.suffix == ".json" and place.name != "tokenizer.json":
-            values = json.loads(place.read_text(encoding="utf-8"))
-            kept = {key: value for key, value in values.items() if key not in passing}
-            place.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    without_machine(target)
 
 
 def _mend_pre_tokenizer(tokenizer: object, gguf: Path) -> None:

@@ -56,15 +56,21 @@ def find(name: str, folders: Sequence[Path], beside: Side | None = None) -> Side
     seeds share means all of them. What was read for the side `beside` is not read again. Raises
     UserError with what it could be otherwise, and NotComparable where it has no results.
     """
-    places, wanted = _places(name, folders)
-    found = beside.found if beside and beside.found.places == places else _read(places)
-    group = _only_row(name, found) if wanted is None else _named(wanted, found)
-    failed = [cell for cell in group.cells if not suites(cell)]
+    side = recorded(name, folders, beside)
+    failed = [cell for cell in side.group.cells if not suites(cell)]
     if failed:
         raise NotComparable(
             f"cell {failed[0]['id']} ended with '{failed[0]['status']}' and has no results: "
             "run it again, or leave it out"
         )
+    return side
+
+
+def recorded(name: str, folders: Sequence[Path], beside: Side | None = None) -> Side:
+    """As `find`, also where it was trained and has no results."""
+    places, wanted = _places(name, folders)
+    found = beside.found if beside and beside.found.places == places else _read(places)
+    group = _only_row(name, found) if wanted is None else _named(wanted, found)
     return Side(group, found)
 
 
