@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from harness import child, export, merging
+from harness.artifact_hash import artifact_hash
 from harness.cli import cli
 from harness.errors import HarnessError, NotTheSame, UserError
 from harness.types import Artifact, ModelRef, Sample
@@ -86,7 +87,7 @@ def test_a_merged_lora_opens_in_transformers_and_is_what_was_evaluated(run, fini
 
 
 def test_qlora_is_merged_into_the_dequantised_base(run, finished, tmp_path):
-    told = run(cell(finished, "qlora"), "--to", tmp_path / "merged", "--merge")
+    told = run(cell(finished, "qlora"), "--to", tmp_path / "merged", "--merge", "--limit", 8)
     assert told["verification"]["passed"]
     assert told["verification"]["largest_difference"] < 1e-3
     assert "dequantised from nf4" in told["merged_into"]
@@ -98,13 +99,13 @@ def test_qlora_is_merged_into_the_dequantised_base(run, finished, tmp_path):
 def test_a_qlora_merged_into_the_original_base_is_caught(run, finished, tmp_path, capsys):
     name, to = cell(finished, "qlora"), tmp_path / "merged"
     with pytest.raises(NotTheSame, match="a log-probability differs by"):
-        run(name, "--to", to, "--merge", "--into", "original")
+        run(name, "--to", to, "--merge", "--into", "original", "--limit", 4)
     seen = json.loads(capsys.readouterr().out)["verification"]
     assert seen["largest_difference"] > 10 * seen["max_difference"]
     assert NotTheSame.exit_code == 1
     assert not to.exists()
     assert not list(tmp_path.iterdir())
-    told = run(name, "--to", to, "--merge", "--into", "original", "--force")
+    told = run(name, "--to", to, "--merge", "--into", "original", "--force", "--limit", 2)
     assert told["verification"] | {"passed": False, "forced": True} == told["verification"]
     assert "before nf4" in told["merged_into"]
     assert (to / "model.safetensors").is_file()
@@ -112,12 +113,13 @@ def test_a_qlora_merged_into_the_original_base_is_caught(run, finished, tmp_path
 
 def test_rounding_to_bf16_is_part_of_what_is_verified(run, finished, tmp_path, capsys):
     name, to = cell(finished, "lora"), tmp_path / "merged"
-    told = run(name, "--to", to, "--merge", "--dtype", "bf16")
+    # a random model's likeliest tokens are close to each other: some answers change
+    told = run(name, "--to", to, "--merge", "--dtype", "bf16", "--max-changed", 1, "--limit", 4)
     assert told["verification"]["largest_difference"] > 1e-4
     assert (told["trained_precision"], told["precision"]) == ("float32", "bf16")
     assert str(opened(to)[0].dtype) == "torch.bfloat16"
     with pytest.raises(NotTheSame):
-        run(name, "--to", to, "--merge", "--dtype", "bf16", "--max-difference", 1e-6)
+        run(name, "--to", to, "--merge", "--dtype", "bf16", "--max-difference", 1e-6, "--limit", 4)
     assert json.loads((to / "export.json").read_text()) == told  # the earlier export stands
 
 
@@ -279,15 +281,22 @@ def moved(results: Path, name: str) -> None:
     file.write_text(json.dumps(kept))
 
 
+def record_hash(results: Path, name: str) -> None:
+    """Have the record vouch for the artifact as it is now."""
+    folder, file = results / "artifacts" / name, results / "cells" / f"{name}.json"
+    kept = json.loads((folder / "training.json").read_text())["artifact"]
+    artifact = Artifact(**kept | {"base": ModelRef(**kept["base"]), "path": str(folder)})
+    record = json.loads(file.read_text())
+    record["evaluation"]["artifact_hash"] = artifact_hash(artifact)
+    file.write_text(json.dumps(record))
+
+
 def test_virtual_tokens_cannot_be_merged(finished, copied, tmp_path):
     lora = cell(finished, "lora")
     file = copied / "artifacts" / lora / "adapter_config.json"
     kind = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 8}
     file.write_text(json.dumps(json.loads(file.read_text()) | kind))
-    record = copied / "cells" / f"{lora}.json"
-    told = json.loads(record.read_text())
-    told["evaluation"]["artifact_hash"] = None
-    record.write_text(json.dumps(told))
+    record_hash(copied, lora)
     said = wrong(lora, "--to", tmp_path / "out", "--merge", results=copied)
     assert "PROMPT_TUNING adapter" in said
     assert "leave --merge out" in said
@@ -337,7 +346,7 @@ def test_a_shard_that_was_spoilt_on_the_disk_is_caught(
 ):
     site, to = install_by_hand("spoilt"), tmp_path / "merged"
     name = cell(finished, "lora")
-    arguments = ("export", name, "--results", finished.out, "--to", to, "--merge")
+    arguments = ("export", name, "--results", finished.out, "--to", to, "--merge", "--limit", 4)
     ran = harness(*arguments, env={"PYTHONPATH": str(site)})
     assert ran.code == 1, ran.stderr
     assert "Error: not exported: the merged model is not the one that was evaluated" in ran.stderr
@@ -353,10 +362,7 @@ def test_a_merge_that_breaks_is_told_in_one_line(finished, harness, copied, tmp_
     name = cell(finished, "lora")
     file = copied / "artifacts" / name / "adapter_model.safetensors"
     save_file({k: v * float("nan") for k, v in load_file(file).items()}, file, {"format": "pt"})
-    record = copied / "cells" / f"{name}.json"
-    told = json.loads(record.read_text())
-    told["evaluation"]["artifact_hash"] = None
-    record.write_text(json.dumps(told))
+    record_hash(copied, name)
     to = tmp_path / "merged"
     ran = harness("export", name, "--results", copied, "--to", to, "--merge", "--json")
     assert (ran.code, ran.stdout) == (2, "")
