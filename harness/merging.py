@@ -225,7 +225,7 @@ def _generation_config(artifact: Artifact, kind: Any) -> Any:
 
     base = artifact.base
     whole = artifact.kind == "weights"
-    place = artifact.path if whole else base.path
+    place = str(artifact.path if whole else base.path)
     named = {"revision": None if whole else base.revision}
     try:
         return kind.from_pretrained(place, **named)
