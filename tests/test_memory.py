@@ -131,12 +131,45 @@ def test_the_formula_agrees_with_a_symbolic_step(method, precision, options):
         "supervised": 64,
     }
     real = sum(trace._peak(asked, 4).values())
-    batch = Batch(8, 512, 8 * 512, 64, False, "")
+    batch = Batch(8, 512, 8 * 512, 64, True, "")  # a trace has a mask
     setting = Setting(
         shapes_of(config), footprint(method, **options), batch, precision, "cpu", False
     )
     found = {k: v for k, v in peak(setting).items() if k not in ("process", "heap")}
     assert sum(found.values()) == pytest.approx(real, rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_what_a_layer_keeps_is_what_autograd_saves(precision):
+    """In a real forward pass without a mask, every weight trained: to the byte."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def saved(layers):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(**{**WIDTHS, **WIDE, "num_hidden_layers": layers}))
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        found = {}
+
+        def keep(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                found[storage.data_ptr()] = storage
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+        ):
+            model.model(input_ids=torch.zeros(2, 128, dtype=torch.long), use_cache=False)
+            return sum(storage.nbytes() for storage in found.values())
+
+    shapes = shapes_of(empty_model("llama", **WIDE)[1])
+    batch = Batch(2, 128, 256, 64, False, "")
+    setting = Setting(shapes, footprint("full"), batch, precision, "cpu", False)
+    real = (saved(4) - saved(2)) // 2
+    cast = formula._cast_copies(setting) // shapes.layers
+    assert formula._kept_by_layer(setting, checkpointed=False) + cast == real
 
 
 def test_depth_follows_from_two_runs():

@@ -25,11 +25,12 @@ BLOCK, OUTER_BLOCK = 64, 256
 PROCESS_BYTES = 580 * 2**20
 """Resident memory of a CPU worker before its first step, weights apart: the interpreter, torch,
 transformers, trl, the tokenizer. Measured with torch 2.13 without CUDA: 579 to 587 MiB."""
-HEAP_SHARE = {"all": 0.45, "adapter": 1.0}
+HEAP_SHARE = {"all": 0.38, "adapter": 0.95}
 """What the C library's heap holds beyond live activations, as a share of them. Batches of other
 lengths leave holes that the next does not fit into; optimizer state that comes after the first
-step fills them where all weights are trained. Measured with glibc: 0.47, and 1.02 for an adapter;
-with every block returned at once (MALLOC_MMAP_THRESHOLD_=65536) the share is 0."""
+step fills them where all weights are trained. Measured with glibc on two sizes of batch: 0.23 and
+0.47 where all weights are trained, 0.88 and 1.02 for an adapter. With every block returned at once
+(MALLOC_MMAP_THRESHOLD_=65536) there is none, and steps are slower."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,14 @@ def peak(setting: Setting) -> dict[str, int]:
     cast = _cast_copies(setting)
     moments = (
         {
-            "activations": layers + _head(setting) + (one_layer if _checkpointed(setting) else 0),
+            "activations": layers
+            + max(_head(setting), _turned(setting) + (one_layer if _checkpointed(setting) else 0)),
             "gradients": gradients if setting.accumulates else _head_gradient(setting),
             "cast weights": cast,
             "dequantisation": buffers,
         },
         {
-            "activations": one_layer,
+            "activations": one_layer + _turned(setting),
             "gradients": gradients,
             "cast weights": cast,
             "dequantisation": buffers,
@@ -173,7 +175,8 @@ def _kept_by_layer(setting: Setting, *, checkpointed: bool) -> int:
     if checkpointed:
         return batch.tokens * setting.stream * shapes.hidden
     queries, keys = shapes.attention, shapes.keys
-    keys = queries if shapes.repeats_keys else keys
+    # with a mask torch's attention gets one key for each query, copied
+    keys = queries if batch.padded else keys
     attention = compute * (2 * queries + 2 * keys) + 4 * shapes.heads
     feed_forward = 3 * compute * shapes.inner  # gate, its activation, up
     per_token = 2 * _kept_by_norm(setting) + attention + feed_forward + _kept_inputs(setting)
@@ -182,23 +185,23 @@ def _kept_by_layer(setting: Setting, *, checkpointed: bool) -> int:
 
 
 def _kept_by_norm(setting: Setting) -> int:
-    """An RMSNorm's float32 input and, where its weight is trained, the normed input."""
+    """An RMSNorm's float32 input, its scale and, where its weight is trained, the normed input."""
     hidden = setting.shapes.hidden
-    return 4 * hidden + (setting.stream * hidden if setting.trains_all else 0)
+    return 4 * hidden + 4 + (setting.stream * hidden if setting.trains_all else 0)
 
 
 def _kept_inputs(setting: Setting) -> int:
     """Inputs of linear layers, beside what others keep already (attention's output).
 
-    A trained matrix keeps its input in the arithmetic's type, once for all that share it. Adapters
-    keep it too; under autocast each makes a copy of its own, as peft casts it to float32 first.
+    Layers that read one tensor keep it once in float32; autocast copies it for each of them.
     """
     shapes, compute = setting.shapes, setting.compute
     inputs = {"q_proj": "attention", "k_proj": "attention", "v_proj": "attention"}
     inputs |= {"gate_proj": "feed-forward", "up_proj": "feed-forward"}
     if setting.trains_all:
-        # under float32 the two norms' outputs are what is kept; under autocast, casts of them
-        return compute * (2 * shapes.hidden + shapes.inner)
+        # under float32 a norm's output is kept for all that read it; under autocast each casts it
+        readers = 5 if compute == 2 else 2
+        return compute * (readers * shapes.hidden + shapes.inner)
     keeps = sum(setting.footprint.keeps(one.inputs, one.outputs) for one in setting.targets)
     if compute == 2:
         return compute * (sum(one.inputs for one in setting.targets) + keeps)
@@ -216,6 +219,12 @@ def _head(setting: Setting) -> int:
     scored = batch.supervised * shapes.hidden * (4 + setting.stream)
     cast = setting.compute * columns * shapes.hidden if setting.compute < setting.stream else 0
     return HEAD_COPIES[setting.device] * tile + scored + cast
+
+
+def _turned(setting: Setting) -> int:
+    """Gradients of one layer's activations, alive at once while the feed-forward goes back."""
+    shapes = setting.shapes
+    return setting.batch.tokens * (2 * setting.compute * shapes.inner + 8 * shapes.hidden)
 
 
 def _head_gradient(setting: Setting) -> int:

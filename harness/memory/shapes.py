@@ -86,11 +86,6 @@ class Shapes:
             + self.hidden
         )
 
-    @property
-    def repeats_keys(self) -> bool:
-        """Whether several queries share a key, so that keys are copied for attention."""
-        return self.keys < self.attention
-
     def targeted(self, targets: str | Sequence[str]) -> list[Linear]:
         """The linear layers of one layer that an adapter is put on.
 
