@@ -174,7 +174,7 @@ def predicted(case: Case) -> dict[str, int]:
         device(),
         accumulates=False,
     )
-    return {k: v for k, v in peak(setting).items() if k not in ("process", "heap")}
+    return {k: v for k, v in peak(setting).items() if k not in ("process", "heap", "load buffers")}
 
 
 def harness_step(case: Case, tokenizer: Any) -> dict[str, Any]:
