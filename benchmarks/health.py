@@ -188,10 +188,6 @@ FAULTS: dict[str, tuple[str, Training]] = {
             steps=1,
         ),
     ),
-    "a misspelt target module": (
-        "target_unmatched",
-        Training(adapter={"target_modules": ["q_proj", "vproj"]}, steps=1),
-    ),
     "an answer beyond the length": (
         "no_loss_tokens",
         Training(

@@ -22,7 +22,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 TEMPLATE = "chat_template.jinja"
-_EMBEDDING = re.compile(r"(embed_tokens|lm_head|wte|embed_in|embed_out)\.weight$")
+_EMBEDDING = re.compile(r"(embed_tokens|lm_head|wte|embed_in|embed_out)(\.base_layer)?\.weight$")
 """Whole layers that peft may save beside an adapter of them."""
 
 

@@ -15,16 +15,18 @@ def cost(cells: Sequence[Cell]) -> dict[str, Any]:
     """The `cost` of a row: figures of its seeds, each null where no seed has it."""
     trainings = [cell["training"] or {} for cell in cells]
     peak, kind = _peak(cells)
-    dollars = _mean(_dollars(cell) for cell in cells)
+    where_there = {
+        "tuning_seconds": _mean(_tuning(cell) for cell in cells),
+        "dollars": _mean(_dollars(cell) for cell in cells),
+    }
     return {
         "train_seconds": _mean(_seconds(_trained(cell), "train") for cell in cells),
-        "tuning_seconds": _mean(_tuning(cell) for cell in cells),
         "evaluation_seconds": _mean(_seconds(_evaluated(cell)) for cell in cells),
         "peak_memory_bytes": peak,
         "peak_memory_kind": kind,
         "trainable_parameters": _largest(one.get("trainable_parameters") for one in trainings),
         "artifact_bytes": _largest(one.get("artifact_bytes") for one in trainings),
-        **({} if dollars is None else {"dollars": dollars}),
+        **{key: value for key, value in where_there.items() if value is not None},
     }
 
 

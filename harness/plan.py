@@ -22,7 +22,7 @@ from harness.errors import ConfigError, UserError, nearest
 from harness.machine import default_precision, facts
 from harness.manager import Plugins
 from harness.method import MethodOptions
-from harness.search import plan_searches
+from harness.search import Search, plan_searches
 from harness.suite import Suite, Where, find_suite, has_conversations, load_suite
 from harness.training_data import (
     DataPlan,
@@ -78,7 +78,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     suite_files = _suite_files(experiment, plugins, settings)
     options = {e.label: _resolved(experiment, settings, e, checked[e.label]) for e in entries}
     model = _model(experiment, settings, experiment.model, ("model",))
-    _check_fits(experiment, entries, checked, model)
+    _check_fits(experiment, entries, checked, searches, model)
     template = _template(experiment, settings)
     for data in mixes:
         _check_template(experiment, model, data)
@@ -157,12 +157,16 @@ def _check_fits(
     experiment: Experiment,
     entries: Iterable[MethodEntry],
     options: Mapping[str, MethodOptions],
+    searches: Mapping[str, Search | None],
     model: ModelRef,
 ) -> None:
-    """Whether the model has what each method's options ask of it."""
+    """Whether the model has what each method's options, and those searched, ask of it."""
     for entry in entries:
+        search, own = searches.get(entry.label), options[entry.label]
         try:
-            options[entry.label].fits(model)
+            own.fits(model)
+            for option, value in search.ends() if search else ():
+                own.model_copy(update={option: value}).fits(model)
         except UserError as error:
             at = experiment.methods.index(entry)
             raise experiment.error(f"method '{entry.label}': {error}", "methods", at) from None

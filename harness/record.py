@@ -13,8 +13,7 @@ import numbers
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -357,22 +356,15 @@ def _read_rows(path: Path, sha256: str, cell_id: str) -> list[dict[str, Any]]:
             f"cells/{cell_id}.json and run the experiment again"
         )
     lines = gzip.decompress(content).decode().rstrip("\n").replace("\n", ",")
-    with _no_collection():
+    collecting = gc.isenabled()
+    gc.disable()  # it would go through all rows again and again
+    try:
         # one call: lines one by one take twice
         rows: list[dict[str, Any]] = _STRICT.decode(f"[{lines}]")
-    return rows
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without garbage collection, which would go through all rows again and again."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
     finally:
-        if was:
+        if collecting:
             gc.enable()
+    return rows
 
 
 def read_section(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -391,20 +383,17 @@ def read_section(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return section, _read_rows(samples, section["samples"]["sha256"], section["cell"])
 
 
-class _RowsReader:
-    """Reads samples of known records, each file once."""
-
-    def __init__(self, records: Iterable[Stored]) -> None:
-        self._folders = {stored.id: stored.folder for stored in records}
-        self._read: dict[tuple[str, str], list[dict[str, Any]]] = {}
-
-    def __call__(self, record: Mapping[str, Any], suite: str) -> list[dict[str, Any]]:
-        key = (record["id"], suite)
-        if key not in self._read:
-            self._read[key] = read_samples(self._folders[record["id"]], record, suite)
-        return self._read[key]
-
-
-def rows_reader(records: Iterable[Stored]) -> _RowsReader:
+def rows_reader(
+    records: Iterable[Stored],
+) -> Callable[[Mapping[str, Any], str], list[dict[str, Any]]]:
     """`read_rows(record, suite) -> rows` for records from `read_records`; reads a file once."""
-    return _RowsReader(records)
+    folders = {stored.id: stored.folder for stored in records}
+    known: dict[tuple[str, str], list[dict[str, Any]]] = {}
+
+    def read_rows(record: Mapping[str, Any], suite: str) -> list[dict[str, Any]]:
+        key = (record["id"], suite)
+        if key not in known:
+            known[key] = read_samples(folders[record["id"]], record, suite)
+        return known[key]
+
+    return read_rows

@@ -74,6 +74,14 @@ class Search:
     space: Mapping[str, Mapping[str, Any]]
     """Option -> {low, high, log}, both bounds int for whole numbers, or {choices}."""
 
+    def ends(self) -> list[tuple[str, Any]]:
+        """(option, value) of every bound and choice."""
+        return [
+            (option, value)
+            for option, where in self.space.items()
+            for value in where.get("choices") or (where["low"], where["high"])
+        ]
+
     def as_record(self) -> dict[str, Any]:
         """As a cell's id and record know it; but for the steps, the budget is the cell's."""
         return {

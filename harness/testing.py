@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -210,20 +210,33 @@ def check_seed(trial: Trial) -> None:
 
 
 def check_budget(trial: Trial) -> None:
-    """The model sees the job's rows in their order, `batch` of them a step, for `steps` steps."""
+    """Each of `steps` steps sees its own `batch` of the job's rows, in whatever order."""
     found, name, budget = trial.trained, trial.method.name, trial.budget
     rows = [_ids(found.job, row) for row in found.job.train]
     _hold(
         len(found.at_steps) == budget.steps,
         f"{name}: {len(found.at_steps)} optimizer steps, the budget has {budget.steps}",
     )
-    for step, seen in enumerate(found.at_steps, 1):
-        wanted = [i for row in rows[: step * budget.batch] for i in row]
+    before = 0
+    for step, seen in enumerate(found.at_steps):
+        wanted = rows[step * budget.batch : (step + 1) * budget.batch]
         _hold(
-            found.tokens[:seen] == wanted,
-            f"{name}: up to step {step} the model saw other rows than the plan's, or in another "
-            "order",
+            _made_of(found.tokens[before:seen], wanted),
+            f"{name}: in step {step + 1} the model saw other rows than the plan's",
         )
+        before = seen
+
+
+def _made_of(tokens: Sequence[int], rows: Sequence[Sequence[int]]) -> bool:
+    """Whether `tokens` are the rows one after another, each once, in some order."""
+    left, at = sorted(rows, key=len, reverse=True), 0
+    while left:
+        found = next((row for row in left if tokens[at : at + len(row)] == row), None)
+        if found is None:
+            return False
+        left.remove(found)
+        at += len(found)
+    return at == len(tokens)
 
 
 def check_safetensors_only(trial: Trial) -> None:

@@ -108,7 +108,7 @@ def careless(tmp_path_factory):
     [
         (check_loss_falls, "log-probability went from"),
         (check_answers_when_reopened, "reopened, log-probabilities differ"),
-        (check_budget, "up to step 1 the model saw other rows than the plan's"),
+        (check_budget, "in step 1 the model saw other rows than the plan's"),
         (check_safetensors_only, r"the artifact holds training_args\.bin"),
     ],
 )

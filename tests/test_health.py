@@ -36,7 +36,6 @@ SAYS = {
     "loss_not_falling": "12 steps: raise lr, or train for longer",
     "overfitting": "set keep_best: true",
     "few_trainable": "128 of 26,9",
-    "target_unmatched": "'vproj' is no module of the model and got no adapter: did you mean 'v",
     "no_loss_tokens": "1 of 9 rows have no token under the loss (first: row long): raise",
     "rows_cut": "8 of 8 rows are longer than budget.max_length 128 and were cut (first: "
     "row talk-0): 810 of 1834 tokens (44.2%) are lost",
@@ -277,13 +276,6 @@ def test_the_smallest_shares_in_use_are_plausible():
     assert weights.few_trainable(0, 1000).message.startswith("0 of 1,000 parameters")
 
 
-def test_targets_that_all_match_or_none_are_left_to_peft():
-    modules = ["model.layers.0.q_proj", "model.layers.0.v_proj"]
-    assert weights.unmatched_targets(["q_proj", "layers.0.v_proj"], modules) is None
-    assert weights.unmatched_targets(["k_proj"], modules) is None
-    assert weights.unmatched_targets(["proj", "q_proj"], modules).name == "target_unmatched"
-
-
 def test_the_ends_of_the_usual_range_are_usual():
     assert outside_usual(LowRankOptions(lr=2e-5, r=256)) == []
     found = outside_usual(LowRankOptions(lr=1e-5, r=512))
@@ -320,10 +312,12 @@ def test_findings_are_in_the_record_on_the_screen_and_kept_with_the_artifact(
     record.validate(before, "record")
     assert health.names(before) == ["lr_unusual", "r_unusual", "rows_cut"]
     said = [f"health.{one['name']}: {one['message']}" for one in before["training"]["health"]]
-    assert before["warnings"] == said
+    assert [line for line in before["warnings"] if line.startswith("health.")] == said
 
     # what the options say was told by the plan, before the first cell
-    assert [event["message"] for _, event in events] == said[2:]
+    told = [event["message"] for _, event in events]
+    assert [line for line in told if line.startswith("health.")] == said[2:]
+    events = [pair for pair in events if pair[1]["message"] == said[2]]
     for screen in (progress.Quiet(), progress.Live()):
         with screen:
             screen.observe(*events[0])
@@ -352,7 +346,8 @@ def test_a_diverged_cell_says_so_by_name(experiment, warm, tiny_model, tmp_path)
     found = small.records()["full-0"]
     assert found["status"] == "diverged"
     assert health.names(found) == ["not_finite"]
-    assert found["warnings"][0].startswith("health.not_finite: loss is not finite at step 1")
+    (said,) = [line for line in found["warnings"] if line.startswith("health.")]
+    assert said.startswith("health.not_finite: loss is not finite at step 1")
 
 
 def test_the_finished_runs_are_healthy(finished):

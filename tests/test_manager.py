@@ -9,7 +9,8 @@ from harness.manager import BUILT_IN, Plugins, Registry
 def test_the_built_in_plugins_register_what_the_experiment_names():
     found = Plugins(discover=False)
     assert set(found.methods.things) == {
-        *("base", "full", "lora", "qlora", "prompt", "prefix", "external")
+        *("base", "full", "lora", "qlora", "dora", "rslora", "pissa", "loftq", "ia3", "peft"),
+        *("prompt", "prefix", "external"),
     }
     assert {"perplexity", "similarity", "judge", "forgetting"} <= set(found.suites.things)
     assert {"cosine", "rougeL", "exact_match"} <= set(found.scorers.things)

@@ -158,7 +158,7 @@ WRITERS = {
     "packaged.py": "the cache",
     "measure.py": "/proc/self/clear_refs",
     "gate.py": "reports, where the user or GitHub wants them",
-    "run.py": "the job file, in a temporary folder",
+    "attempts.py": "the job file, in a temporary folder",
     "suite_new.py": "a new suite, where the user wants it",
 }
 

@@ -11,7 +11,7 @@ from conftest import ROOT, run_warm, write_distribution, write_experiment
 
 from harness import record, study
 from harness.config import load_experiment
-from harness.errors import EnvironmentLack, UserError
+from harness.errors import ConfigError, EnvironmentLack, UserError
 from harness.manager import Plugins
 from harness.plan import Settings, make_plan
 from harness.search import Search
@@ -133,7 +133,7 @@ def test_the_cost_of_tuning_is_told_apart_from_the_training(tuned):
     tuning = small.records()["two-0"]["plan"]["tuning"]
     assert rows["two"]["cost"]["tuning_seconds"] == tuning["seconds"] > 0
     assert tuning["seconds"] == pytest.approx(sum(t["seconds"] for t in tuning["trials"]))
-    assert rows["fixed"]["cost"]["tuning_seconds"] is None
+    assert "tuning_seconds" not in rows["fixed"]["cost"]
     record.validate(outcome.board, "leaderboard")
 
 
@@ -245,7 +245,7 @@ def test_trials_that_fail_count_and_are_told(tmp_path, experiment, warm, monkeyp
 
 def test_a_front_is_drawn_over_loss_and_memory(experiment, warm):
     small = experiment(
-        methods=[{"name": "lora", "tune": {"r": [1, 64]}}],
+        methods=[{"name": "lora", "tune": {"r": [1, 16]}}],
         budget=BUDGET,
         tune={"trials": 2, "steps": 2, "objectives": ["validation_loss", "peak_memory"]},
         suites=["picks"],
@@ -360,3 +360,11 @@ def test_without_optuna_a_run_names_the_command(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EnvironmentLack, match=r"pip install 'finetune-harness\[tune\]'"):
         study.check()
+
+
+def test_a_rank_that_the_model_has_no_room_for_is_found_before_the_trials(experiment):
+    small = experiment(
+        methods=[{"name": "lora", "tune": {"r": [4, 4096]}}], tune={"trials": 2}, suites=["picks"]
+    )
+    with pytest.raises(ConfigError, match=r"method 'lora': r: rank 4096 is above the width"):
+        make_plan(load_experiment(small.file), Plugins(), Settings())

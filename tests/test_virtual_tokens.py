@@ -17,6 +17,7 @@ from harness.model import LanguageModel, load_weights, open_artifact
 from harness.passes import Limit
 from harness.plan import Settings, make_plan
 from harness.scoring import score_requests, why_not_shared
+from harness.trainer import head_on_trained_positions
 from harness.types import Artifact, Job, ModelRef
 
 COUNT = 5
@@ -224,7 +225,7 @@ def test_the_trained_loss_is_that_of_each_row_by_itself(train, name, options):
     total = tokens = 0
     model = trainer.model.eval()
     opened = open_artifact(artifact)
-    with torch.no_grad(), sft._head_on_trained_positions():
+    with torch.no_grad(), head_on_trained_positions():
         found = float(trainer.compute_loss(model, dict(batch)))
         for ids, labels, mask in zip(
             batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True

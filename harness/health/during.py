@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.errors import CellFailed, is_out_of_memory
-from harness.health import Finding, tell, weights
 from harness.health import curve as curves
 from harness.health import rows as checks
+from harness.health import tell, weights
 from harness.tokens import IGNORED, Encoded
 from harness.types import Job, Row
 
@@ -46,18 +46,8 @@ def before_training(job: Job, trainer: Any, rows: Sequence[Encoded]) -> None:
         [
             checks.masked_ends([rows[i] for i in first], labels, trainer.processing_class),
             weights.few_trainable(job.notes["trainable_parameters"], job.notes["total_parameters"]),
-            _unmatched(trainer.model),
         ],
     )
-
-
-def _unmatched(model: Any) -> Finding | None:
-    """Of the names of target modules; a pattern, or an adapter without any, matches or fails."""
-    for config in getattr(model, "peft_config", {}).values():
-        targets = getattr(config, "target_modules", None)
-        if targets and not isinstance(targets, str):
-            return weights.unmatched_targets(targets, (name for name, _ in model.named_modules()))
-    return None
 
 
 class Monitor:

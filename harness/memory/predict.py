@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.errors import UserError
 from harness.ladder import first_micro_batch
 from harness.machine import Machine, facts
 from harness.memory import batches, speed
@@ -59,7 +60,7 @@ def predict(cell: Cell, machine: Machine | None = None) -> Prediction:
     try:
         setting = setting_of(cell, machine.device)
         by_category = peak(setting)
-    except NotPredicted as why:
+    except (NotPredicted, UserError) as why:
         return Prediction(None, {}, kind, "not predicted", why_not=str(why))
     budget = cell.budget
     passes = budget.steps * (budget.batch // setting.batch.rows)
