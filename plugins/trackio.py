@@ -15,9 +15,11 @@ class Trackio(Tracker):
     _run: Any = None
 
     def open(self, experiment: str, folder: Path) -> None:
-        """The folder is fixed when trackio is first imported."""
-        self.experiment = experiment
-        self.folder = os.environ.setdefault("TRACKIO_DIR", str(folder / self.name))
+        """The folder is fixed when trackio is first imported, which may be long before."""
+        os.environ.setdefault("TRACKIO_DIR", str(folder / self.name))
+        from trackio.utils import TRACKIO_DIR
+
+        self.experiment, self.folder = experiment, TRACKIO_DIR
 
     def start(self, cell: str, settings: Mapping[str, str | int | float | bool]) -> None:
         """Open a run with its settings."""

@@ -45,6 +45,10 @@ def ran(tmp_path_factory, tiny_model, warm):
     said, events = [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
+        patch.delenv("TRACKIO_DIR", raising=False)
+        # trl imports trackio where it is installed, and so fixed its folder; `harness` never does
+        for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
+            patch.delitem(sys.modules, name)
         trackers = chosen(PLUGINS, experiment, ["wandb", "trackio", "mlflow"])
         assert [one.name for one in trackers] == ["tensorboard", "mlflow", "wandb", "trackio"]
         with Tracking(trackers, plan.experiment, small.out, said.append) as tracking:
