@@ -13,9 +13,9 @@ from harness.groups import Cell, Group, ReadRows
 from harness.sides import Side
 from harness.stats import perplexities, resampling, shares
 
-DRAWS, FEWER = 10_000, 4_000
-"""Of each bootstrap, and of one over many samples. The smallest p is 0.0002 (0.0005), which leaves
-room for Holm over 250 (100) rules."""
+DRAWS, FEWER = 10_000, 2_500
+"""Of each bootstrap, and of one over many samples. The smallest p is 0.0002 (0.0008), which leaves
+room for Holm over 250 (60) rules."""
 
 
 SMALL_SHARE, SMALL_PART = 0.02, 0.05

@@ -244,6 +244,18 @@ def available_memory() -> int:
     return min(limits)
 
 
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Without garbage collection, which goes through all that was read again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def free_memory() -> None:
     """Give what nothing holds any more back to the device, where torch is loaded."""
     gc.collect()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import gzip
 import hashlib
 import importlib.resources
@@ -356,14 +355,8 @@ def _read_rows(path: Path, sha256: str, cell_id: str) -> list[dict[str, Any]]:
             f"cells/{cell_id}.json and run the experiment again"
         )
     lines = gzip.decompress(content).decode().rstrip("\n").replace("\n", ",")
-    collecting = gc.isenabled()
-    gc.disable()  # it would go through all rows again and again
-    try:
-        # one call: lines one by one take twice
-        rows: list[dict[str, Any]] = _STRICT.decode(f"[{lines}]")
-    finally:
-        if collecting:
-            gc.enable()
+    # one call: lines one by one take twice
+    rows: list[dict[str, Any]] = _STRICT.decode(f"[{lines}]")
     return rows
 
 

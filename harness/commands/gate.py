@@ -14,6 +14,7 @@ import click
 from harness import comparable, gate, gate_reports, policy, record, sides
 from harness.commands.compare import results
 from harness.errors import HarnessError, NotComparable, UserError
+from harness.machine import no_collection
 
 if TYPE_CHECKING:
     from harness.cell import Cell
@@ -41,9 +42,11 @@ def run(asked: Asked) -> int:
     places = results(asked.places)
     if asked.measuring is not None:
         return report(_measured(asked, asked.measuring, rules, places), asked)
-    candidate = sides.find(asked.candidate, places)
-    baseline = sides.baseline(asked.baseline, candidate, places)
-    return report(gate.decide(candidate, baseline, rules), asked)
+    with no_collection():
+        candidate = sides.find(asked.candidate, places)
+        baseline = sides.baseline(asked.baseline, candidate, places)
+        decision = gate.decide(candidate, baseline, rules)
+    return report(decision, asked)
 
 
 def report(decision: gate.Decision, asked: Asked) -> int:
