@@ -153,7 +153,7 @@ def own_weights(size: str, tokenizer: Any) -> Iterator[None]:
 
     kept = sft._load, sft._save
     sft._load = load
-    sft._save = lambda job, trainer, tokenizer, base, adapter: base
+    sft._save = lambda job, trainer, tokenizer, base, initial, adapter: base
     try:
         yield
     finally:
