@@ -72,6 +72,14 @@ def _last_line(said: bytes) -> str:
     return lines[-1] if lines else ""
 
 
+def begin() -> Any:
+    """What every child that opens a model does first; `emit(**event)` reports to the parent."""
+    emit = event_stream()
+    one_gpu()
+    quiet_libraries()
+    return emit
+
+
 def event_stream() -> Any:
     """Keep standard output for events; whatever else is printed goes to standard error."""
     events = os.fdopen(os.dup(1), "w", buffering=1)

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
-from harness import formats, yamlfile
+from harness import yamlfile
 from harness.errors import ConfigError
-from harness.mix_config import Mix
+from harness.mix_config import Mix, Rows, Text
 from harness.search import EntrySpace, Tune
 from harness.yamlfile import KeyPath, Located, StrictModel
 
@@ -28,20 +28,14 @@ __all__ = [
     "load_experiment",
 ]
 
-Text = Annotated[str, Field(min_length=1)]
 
-
-class Data(StrictModel):
+class Data(Rows):
     """What is trained on."""
 
     train: Text
     """A bundled name, a file (.jsonl, .json, .csv, .parquet) or a Hub id."""
     validation: float | int | str | None = None
     """Put aside: a fraction between 0 and 1, a number of rows, or a file."""
-    columns: dict[str, str] | None = None
-    """Our column name to the file's own."""
-    format: Literal["auto", "messages", "prompt", "instruction", "text"] = "auto"
-    """How rows are written; auto looks at the columns."""
     mix: Mix | tuple[Mix | None, ...] | None = None
     """General rows among the training rows; of a list each in turn, null being none."""
     balance: Text | None = None
@@ -50,10 +44,6 @@ class Data(StrictModel):
     """A chat template in place of the tokenizer's own."""
     loss: Literal["assistant", "all"] = "assistant"
     """The tokens that are learnt."""
-    split: Text = "train"
-    """Of a Hub data set."""
-    config: str | None = None
-    """Of a Hub data set."""
 
     @property
     def mixes(self) -> tuple[Mix | None, ...]:
@@ -78,12 +68,6 @@ class Data(StrictModel):
                 "expected a fraction between 0 and 1, a number of rows (1 or more) or a file, "
                 f"got {value!r}"
             )
-        return value
-
-    @field_validator("columns")
-    @classmethod
-    def _known_columns(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        formats.check_columns(value or {})
         return value
 
 

@@ -11,8 +11,8 @@ from pydantic import Field
 from harness import layers
 from harness.errors import EnvironmentLack, UserError
 from harness.method import usual
-from harness.sft import SftOptions
-from harness.types import ModelRef
+from harness.sft import SftOptions, train_sft
+from harness.types import Artifact, Job, ModelRef
 
 if TYPE_CHECKING:
     from harness.memory.footprint import Footprint
@@ -129,3 +129,17 @@ class LowRankOptions(SftOptions):
             "use_rslora": self.rslora,
         }
         return LoraConfig(task_type="CAUSAL_LM", **{**stated, **changes})
+
+
+def train_lora(job: Job, **changes: Any) -> Artifact:
+    """An adapter in `job.folder`, on the base as QuantizedOptions say, on which it is evaluated.
+
+    The job's options are LowRankOptions too; `changes` are further fields of peft's LoraConfig.
+    """
+    options = job.options
+    return train_sft(
+        job,
+        peft=options.lora_config(**changes),
+        quantization=options.quantization(job.budget.precision),
+        **options.recipe(),
+    )

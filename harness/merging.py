@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from harness import adapters, likeness, record
 from harness.artifact_hash import LEFT_OUT
-from harness.child import event_stream, one_gpu, quiet_libraries
+from harness.child import begin
 from harness.errors import HarnessError, UserError, is_out_of_memory
 from harness.machine import free_memory
 from harness.manager import plugins
@@ -247,9 +247,7 @@ def main() -> int:
     """Carry out the Task on standard input; prints phases and the result as JSON lines."""
     from pydantic import TypeAdapter
 
-    emit = event_stream()
-    one_gpu()
-    quiet_libraries()
+    emit = begin()
     task = TypeAdapter(Task).validate_json(sys.stdin.read())
     try:
         told = carry_out(task, emit)

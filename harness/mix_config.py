@@ -1,4 +1,4 @@
-"""The section `data.mix` of an experiment file."""
+"""How a set of rows is named in an experiment file, and the section `data.mix`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,26 @@ from harness.yamlfile import StrictModel
 Text = Annotated[str, Field(min_length=1)]
 
 
-class Mix(StrictModel):
+class Rows(StrictModel):
+    """How rows are read, wherever they come from."""
+
+    columns: dict[str, str] | None = None
+    """Our column name to the source's own."""
+    format: Literal["auto", "messages", "prompt", "instruction", "text"] = "auto"
+    """How rows are written; auto looks at the columns."""
+    split: Text = "train"
+    """Of a Hub data set."""
+    config: str | None = None
+    """Of a Hub data set."""
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        formats.check_columns(value or {})
+        return value
+
+
+class Mix(Rows):
     """General rows that are blended into the training data."""
 
     source: Text
@@ -22,24 +41,10 @@ class Mix(StrictModel):
     """Of the rows that training draws, those that come from the mix."""
     name: Text | None = None
     """In labels; by default the source's last part."""
-    columns: dict[str, str] | None = None
-    """Our column name to the source's own."""
-    format: Literal["auto", "messages", "prompt", "instruction", "text"] = "auto"
-    """How its rows are written."""
-    split: Text = "train"
-    """Of a Hub data set."""
-    config: str | None = None
-    """Of a Hub data set."""
 
     @field_validator("name")
     @classmethod
     def _short(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
             raise ValueError(f"{value!r} is no name: letters, digits, '.', '_' and '-'")
-        return value
-
-    @field_validator("columns")
-    @classmethod
-    def _known_columns(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        formats.check_columns(value or {})
         return value

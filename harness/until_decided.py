@@ -21,7 +21,7 @@ from typing import Any
 from harness import gate, policy, record, sides, stats
 from harness.asks.lm_eval.rows import WEIGHT as MACRO_WEIGHT
 from harness.cell import Cell as Planned
-from harness.child import event_stream, one_gpu, quiet_libraries
+from harness.child import begin
 from harness.errors import HarnessError, NotComparable
 from harness.evidence import Pairs
 from harness.gate import Decision, Finding
@@ -258,9 +258,7 @@ def main() -> int:
     """Measure and decide; prints looks and the decision as JSON lines."""
     from pydantic import TypeAdapter
 
-    emit = event_stream()
-    one_gpu()
-    quiet_libraries()
+    emit = begin()
     task = TypeAdapter(Task).validate_json(sys.stdin.read())
     try:
         found = _measured(task, emit)

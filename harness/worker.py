@@ -22,7 +22,7 @@ from typing import Any
 from harness import health, ladder, record
 from harness.artifact_hash import artifact_hash
 from harness.cell import Cell
-from harness.child import event_stream, one_gpu, quiet_libraries
+from harness.child import begin
 from harness.errors import CellFailed, is_out_of_memory
 from harness.evaluate import Measured, SuiteFailure, evaluate
 from harness.health.options import outside_usual
@@ -137,12 +137,10 @@ class _Running:
 
 def main(arguments: list[str]) -> int:
     """Run the cell of a job file. Returns 0 when its record says ok, else 5."""
-    emit = event_stream()
+    emit = begin()
     from pydantic import TypeAdapter
 
     work = TypeAdapter(Work).validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
-    one_gpu()
-    quiet_libraries()
     running = _Running(work, emit)
     artifact = _train(running)
     if artifact is not None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl, train_sft
+from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl
+from harness.low_rank import train_lora
 
 
 class DoraOptions(LowRankOptions, QuantizedOptions):
@@ -19,13 +20,7 @@ class Dora(Method):
 
     def train(self, job: Job) -> Artifact:
         """An adapter in `job.folder`."""
-        options = job.options
-        return train_sft(
-            job,
-            peft=options.lora_config(use_dora=True),
-            quantization=options.quantization(job.budget.precision),
-            **options.recipe(),
-        )
+        return train_lora(job, use_dora=True)
 
 
 @hookimpl

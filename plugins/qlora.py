@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Literal
 
-from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl, train_sft
+from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl
+from harness.low_rank import train_lora
 
 
 class QloraOptions(LowRankOptions, QuantizedOptions):
@@ -20,13 +21,7 @@ class Qlora(Method):
 
     def train(self, job: Job) -> Artifact:
         """An adapter in `job.folder`; it is evaluated on the quantised base it was trained on."""
-        options = job.options
-        return train_sft(
-            job,
-            peft=options.lora_config(),
-            quantization=options.quantization(job.budget.precision),
-            **options.recipe(),
-        )
+        return train_lora(job)
 
 
 @hookimpl

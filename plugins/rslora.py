@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl, train_sft
+from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl
+from harness.low_rank import train_lora
 
 
 class RsloraOptions(LowRankOptions, QuantizedOptions):
@@ -24,13 +25,7 @@ class Rslora(Method):
 
     def train(self, job: Job) -> Artifact:
         """An adapter in `job.folder`."""
-        options = job.options
-        return train_sft(
-            job,
-            peft=options.lora_config(),
-            quantization=options.quantization(job.budget.precision),
-            **options.recipe(),
-        )
+        return train_lora(job)
 
 
 @hookimpl
