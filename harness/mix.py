@@ -36,7 +36,8 @@ class MixPlan:
     hash: str
     """sha256 over the source's rows."""
     rows: int
-    """In the source."""
+    """In the source, of which `limit` keeps the first."""
+    limit: int | None = None
 
     @property
     def suffix(self) -> str:

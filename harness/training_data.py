@@ -32,6 +32,8 @@ class DataPlan:
     """sha256 over the training and validation rows."""
     rows: int
     validation_rows: int
+    limit: int | None = None
+    """Only the first rows of the source."""
     balance: str | None = None
     """A column whose values should be about equally frequent."""
     mix: MixPlan | None = None
@@ -85,6 +87,7 @@ def plan_data(
         validation=find(validation, "validation") if isinstance(validation, str) else validation,
         chat_template=wanted.chat_template,
         loss=wanted.loss,
+        limit=wanted.limit,
         balance=wanted.balance,
         hash="",
         rows=0,
@@ -143,10 +146,11 @@ def _mix_plan(
         share=mix.share,
         format=mix.format,
         columns=mix.columns,
+        limit=mix.limit,
         hash="",
         rows=0,
     )
-    rows = _load(plan.file, plan.columns, plan.format)
+    rows = _limited(plan.file, plan)
     return dataclasses.replace(plan, hash=data.rows_hash(rows), rows=len(rows))
 
 
@@ -174,8 +178,8 @@ def _resolve(
 
 
 def mixed_rows(plan: DataPlan) -> list[Row]:
-    """All rows of the plan's mix."""
-    return _load(plan.mix.file, plan.mix.columns, plan.mix.format) if plan.mix else []
+    """The rows of the plan's mix."""
+    return _limited(plan.mix.file, plan.mix) if plan.mix else []
 
 
 def drawn_rows(
@@ -188,18 +192,22 @@ def drawn_rows(
 
 def training_rows(plan: DataPlan) -> tuple[list[Row], list[Row]]:
     """(training, validation) rows of a data plan, the same wherever it is called."""
-    rows = _load(plan.source, plan.columns, plan.format)
+    rows = _limited(plan.source, plan)
     if plan.validation is None:
         return rows, []
     if isinstance(plan.validation, str):
-        return rows, _load(plan.validation, plan.columns, plan.format)
+        return rows, _load(plan.validation, plan)
     return data.split_rows(rows, plan.validation, seed=0)
 
 
-def _load(source: str, columns: Mapping[str, str] | None, format: str) -> list[Row]:
-    rows = data.load_rows(Path(source), columns=columns, format=format)
+def _limited(source: str, plan: DataPlan | MixPlan) -> list[Row]:
+    return _load(source, plan)[: plan.limit]
+
+
+def _load(source: str, plan: DataPlan | MixPlan) -> list[Row]:
+    rows = data.load_rows(Path(source), columns=plan.columns, format=plan.format)
     # A stated `format: prompt` means plain text; otherwise a prompt is a turn of a conversation.
-    return rows if format == "prompt" else [_as_conversation(row) for row in rows]
+    return rows if plan.format == "prompt" else [_as_conversation(row) for row in rows]
 
 
 def _as_conversation(row: Row) -> Row:

@@ -12,7 +12,7 @@ from harness.data import training_order
 from harness.errors import ConfigError
 from harness.manager import Plugins
 from harness.plan import Settings, make_plan
-from harness.training_data import drawn_rows, training_rows
+from harness.training_data import drawn_rows, mixed_rows, training_rows
 from harness.types import Row
 
 PLUGINS = Plugins(discover=False)
@@ -40,6 +40,29 @@ def planned(small, **settings):
 
 def cells(small):
     return {cell.label: cell for cell in planned(small).cells}
+
+
+def test_a_limit_keeps_the_first_rows_of_each_source(experiment):
+    small = with_mix(experiment, [MIX, {**MIX, "limit": 5, "name": "few"}])
+    whole, few = (cells(small)[label].data for label in ("lora+facts-0.25", "lora+few-0.25"))
+    assert (whole.mix.rows, few.mix.rows) == (40, 5)
+    assert mixed_rows(few) == mixed_rows(whole)[:5]
+    assert whole.identity != few.identity
+    train, validation = training_rows(whole)
+    first = sorted((*train, *validation), key=lambda row: row.line)[:10]
+    small.write(data={**small.content["data"], "limit": 10, "validation": 3})
+    limited = cells(small)["lora+few-0.25"].data
+    train, validation = training_rows(limited)
+    assert sorted((*train, *validation), key=lambda row: row.line) == first
+    assert (limited.rows, limited.validation_rows, limited.as_record()["limit"]) == (7, 3, 10)
+
+
+def test_a_limit_beyond_the_end_takes_every_row_and_one_of_none_is_told(experiment):
+    small = with_mix(experiment, {**MIX, "limit": 1000})
+    assert cells(small)["lora+facts-0.25"].data.mix.rows == 40
+    small.write(data={**small.content["data"], "limit": 0})
+    with pytest.raises(ConfigError, match=r"data\.limit"):
+        planned(small)
 
 
 # ---- the order -----------------------------------------------------------------------------------
