@@ -7,7 +7,14 @@ from typing import Any
 
 from harness.asks import Question
 from harness.asks.lm_eval import rows
-from harness.asks.lm_eval.tasks import check, counts, data_hash, load_tasks, picked
+from harness.asks.lm_eval.tasks import (
+    check,
+    counts,
+    data_hash,
+    load_tasks,
+    picked,
+    taken_tasks,
+)
 from harness.suite import Suite
 from harness.types import SuiteResult
 
@@ -31,7 +38,7 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
     from harness.asks.lm_eval.model import shared_prefix_lm
 
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    tasks = load_tasks(suite)
+    tasks = taken_tasks(suite)
     asked = picked(suite, tasks)
     lm = shared_prefix_lm(tools.model, tools.progress)
     result = lm_eval.evaluate(

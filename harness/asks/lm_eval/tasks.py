@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +70,33 @@ def _is_own(suite: Suite) -> bool:
     return all(re.search(rf"^task:\s*{re.escape(name)}\s*$", text, re.M) for name in suite["tasks"])
 
 
+@lru_cache(maxsize=1)
+def _every_task(include_path: str | None) -> Any:
+    """lm-eval's own index has 14,000 names and takes seconds, so it is read once, when needed."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include_path)
+
+
+_loaded: dict[tuple[str, str | None], Any] = {}
+"""Tasks that `data_hash` loaded, until they are asked."""
+
+
+def taken_tasks(suite: Suite) -> Any:
+    """The tasks that `data_hash` loaded, given out once for lm-eval changes them; else loaded now.
+
+    Raises what `load_tasks` raises.
+    """
+    return _loaded.pop((suite.hash, suite.mirror), None) or load_tasks(suite)
+
+
 def load_tasks(suite: Suite) -> Any:
     """lm-eval's task objects; UserError with the nearest names where there is no such task."""
     from lm_eval.tasks import TaskManager
 
     own = TaskManager(include_path=suite.include_path, include_defaults=False)
     strange = set(suite["tasks"]) - set(own.task_index)
-    # lm-eval's own index has 14,000 names and takes seconds, so it is read only when needed.
-    manager = TaskManager(include_path=suite.include_path) if strange else own
+    manager = _every_task(suite.include_path) if strange else own
     for name in suite["tasks"]:
         if name not in manager.task_index:
             raise UserError(f"{suite.file}: no lm-eval task '{name}': {_near(name, manager)}")
@@ -159,7 +179,7 @@ def data_hash(suite: Suite) -> str:
     It tells a mirror or Hub data set that changed, which the suite's own hash cannot know.
     """
     digest = hashlib.sha256()
-    tasks = load_tasks(suite)
+    tasks = _loaded[suite.hash, suite.mirror] = load_tasks(suite)
     for text in _content(tasks, counts(suite, tasks)):
         digest.update(text.encode() + b"\0")
     return digest.hexdigest()
