@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_jsonl
 
 from harness.config import load_experiment
 from harness.errors import UserError
@@ -232,6 +232,19 @@ def test_the_largest_batch_is_that_of_the_tokenised_rows(cells, tokenizer):
     assert min(learnt) <= found.supervised <= max(learnt)
     packed = max(sum(len(e.input_ids) for e in part) for part in parts)
     assert batch_of(cell, packing=True).tokens == pytest.approx(packed, abs=2)
+
+
+def test_a_mean_batch_is_of_rows_as_they_are_cut(experiment):
+    """One row of 40,000 characters does not make all others look short."""
+    rows = [{"prompt": f"Say {i}.", "completion": f"{i} is a number. " * 20} for i in range(8)]
+    rows[3]["completion"] *= 100
+    small = experiment(methods=["lora"], budget={"steps": 4, "batch": 2, "max_length": 48})
+    write_jsonl(small.folder / "long.jsonl", rows)
+    small.write(data={"train": "long.jsonl"})
+    plan = make_plan(load_experiment(small.file), Plugins(), Settings())
+    (cell,) = (cell for cell in plan.cells if cell.label == "lora")
+    found = batch_of(cell, packing=False)
+    assert (found.tokens, found.mean_tokens) == (96, pytest.approx(96, rel=0.05))
 
 
 def test_a_prediction_says_what_it_is_made_of(cells):

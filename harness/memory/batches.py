@@ -86,7 +86,9 @@ def largest_batch(
         for part in likely
     ]
     largest = max(batches, key=lambda batch: batch.tokens)
-    sizes = [characters(part) for part in parts]
+    most = round(CHARACTERS * budget.max_length)  # what is cut is not computed
+    capped = [[min(rows[i][1], most) for i in part] for part in parts]
+    sizes = [sum(part) if packing else len(part) * max(part) for part in capped]
     share = sum(sizes) / len(sizes) / max(1, *sizes)
     return replace(largest, mean_tokens=share * largest.tokens)
 
