@@ -39,7 +39,7 @@ from harness.memory.formula import Setting, peak
 from harness.memory.shapes import Shapes, shapes_of
 from harness.types import Artifact, Budget, Job, ModelRef, Row
 
-METHODS = ("full", "lora", "qlora")
+METHODS = ("full", "lora", "qlora", "dora")
 """Those that are registered are run."""
 ROWS = 2
 """Of a batch."""

@@ -1,16 +1,31 @@
 """DoRA (Liu et al. 2024, arXiv 2402.09353): a weight's magnitude and direction trained apart."""
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl
 from harness.low_rank import train_lora
+
+if TYPE_CHECKING:
+    from harness.memory.footprint import Footprint
 
 
 class DoraOptions(LowRankOptions, QuantizedOptions):
     """LoRA's options; with `quant_type: nf4` it is QDoRA."""
 
-    def footprint(self) -> None:
-        """Not predicted: the norms of whole weights are beside LoRA's part."""
+    def footprint(self) -> "Footprint | None":
+        """LoRA's; autograd keeps both results for the magnitude, whose norm needs whole weights."""
+        found = super().footprint()
+        return found and dataclasses.replace(
+            found,
+            adapter=lambda inputs, outputs: self.r * (inputs + outputs) + outputs,
+            keeps=lambda inputs, outputs: found.keeps(inputs, outputs) + 2 * outputs,
+            # a unit matrix, the weight, the update, and their sum twice
+            scratch=lambda inputs, outputs: inputs * inputs + 4 * inputs * outputs,
+            peft=partial(self.lora_config, use_dora=True),
+        )
 
 
 class Dora(Method):

@@ -112,6 +112,8 @@ TRACED = [
     ("lora", "float32", {}),
     ("lora", "bf16", {}),
     ("lora", "bf16", {"gradient_checkpointing": True}),
+    ("dora", "float32", {}),
+    ("dora", "bf16", {}),
 ]
 WIDE = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4}
 

@@ -29,6 +29,8 @@ class Footprint:
     """Parameters of the adapter of one layer."""
     keeps: Callable[[int, int], int] = lambda inputs, outputs: 0
     """Numbers for each token that one adapter keeps for its backward pass, its input apart."""
+    scratch: Callable[[int, int], int] = lambda inputs, outputs: 0
+    """Numbers, in float32, that one adapter holds during its own forward pass alone."""
     bits: int | None = None
     """Bits of a weight of the frozen base's linear layers; None where it is not quantised."""
     double_quant: bool = False

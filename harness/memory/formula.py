@@ -110,13 +110,18 @@ def peak(setting: Setting) -> dict[str, int]:
     moments = (
         {
             "activations": layers
-            + max(_head(setting), _turned(setting) + (one_layer if _checkpointed(setting) else 0)),
+            + max(
+                _head(setting),
+                _turned(setting) + (one_layer if _checkpointed(setting) else 0),
+                _scratch(setting),
+            ),
             "gradients": gradients if setting.accumulates else _head_gradient(setting),
             "cast weights": cast,
             "dequantisation": buffers,
         },
         {
-            "activations": one_layer + _turned(setting),
+            "activations": one_layer
+            + max(_turned(setting), _scratch(setting) if _checkpointed(setting) else 0),
             "gradients": gradients,
             "cast weights": cast,
             "dequantisation": buffers,
@@ -225,6 +230,12 @@ def _turned(setting: Setting) -> int:
     """Gradients of one layer's activations, alive at once while the feed-forward goes back."""
     shapes = setting.shapes
     return setting.batch.tokens * (2 * setting.compute * shapes.inner + 8 * shapes.hidden)
+
+
+def _scratch(setting: Setting) -> int:
+    """What the largest adapter holds during its own forward pass."""
+    held = [setting.footprint.scratch(one.inputs, one.outputs) for one in setting.targets]
+    return 4 * max(held, default=0)
 
 
 def _head_gradient(setting: Setting) -> int:
