@@ -87,7 +87,11 @@ def event_stream() -> Any:
     sys.stdout = sys.stderr
 
     def emit(**event: Any) -> None:
-        events.write(json.dumps(event) + "\n")
+        try:
+            events.write(json.dumps(event) + "\n")
+        except BrokenPipeError:
+            # the parent was killed: an error written now could fall upon the next run's record
+            os._exit(1)
 
     return emit
 

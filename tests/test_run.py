@@ -363,6 +363,21 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(copy):
         os.killpg(running.pid, 0)
 
 
+def test_a_worker_whose_parent_was_killed_writes_nothing_more(tmp_path):
+    """Else its error could fall upon the record of the run that follows."""
+    code = (
+        "import pathlib, sys; from harness.child import event_stream; emit = event_stream();"
+        "sys.stdin.read(); emit(event='late'); pathlib.Path('late').touch()"
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    worker.stdout.close()
+    worker.stdin.close()
+    assert worker.wait(60) == 1
+    assert not (tmp_path / "late").exists()
+
+
 # ---- the command, whole --------------------------------------------------------------------------
 
 
