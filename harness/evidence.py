@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -120,7 +120,9 @@ class Evidence:
             low, high = stats.wilson(hits, self.n, self.confidence)
             return Limits(hits / self.n, low, high, shares.score_p(hits, self.n, limit))
         if not self._log:
-            return _held(self._boots[0], limit, self.confidence)
+            found = _held(self._boots[0], limit, self.confidence)
+            low, high = resampling.within(self.kind, (found.ci_low, found.ci_high))
+            return replace(found, ci_low=low, ci_high=high)
         low, high = resampling.interval(self._boots[0], self.confidence)
         shifted = resampling.shifted(self._boots[0], -math.log(limit)) if limit > 0 else None
         p = resampling.p_value(shifted) if shifted else 0.0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness import stats
-from harness.stats import student
+from harness.stats import Kind, resampling, shares, student
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 7), (1, 1), (3, 10), (50, 100), (399, 400), (20, 20)])
@@ -314,6 +314,38 @@ def test_the_spread_between_seeds_is_in_the_interval() -> None:
         found = stats.estimate("mean", scores, draws=500)
         covered += found.ci_low <= 0 <= found.ci_high
     assert 0.90 <= covered / 300 <= 0.995
+
+
+def test_a_share_without_exception_is_no_surer_over_several_seeds() -> None:
+    """What does not vary cannot be resampled; the closed forms of one run know better."""
+    none, all_of = np.zeros((3, 20)), np.ones((3, 20))
+    for scores in (none, all_of):
+        found = stats.estimate("share", scores)
+        single = stats.wilson(scores[0].sum(), 20)
+        assert (found.ci_low, found.ci_high) == pytest.approx(single)
+    apart = stats.paired("share", none, none[0])
+    assert (apart.ci_low, apart.ci_high) == pytest.approx(shares.tango(0, 0, 20))
+    assert (apart.delta, apart.p) == (0, 1)
+    boot = resampling.difference(*stats.bootstrap("share", [(none, None), (none[0], None)]))
+    for limit in (0.02, 0.1, 0.2):
+        p = resampling.p_value(resampling.shifted(boot, limit))
+        assert p == pytest.approx(shares.tango_p(none[0], none[0], -limit), abs=1e-3)
+
+
+def test_a_share_stays_between_nothing_and_everything() -> None:
+    rng = np.random.default_rng(5)
+    found = stats.estimate("share", (rng.random((3, 30)) < 0.97).astype(float))
+    assert 0.8 < found.ci_low < found.value < found.ci_high <= 1
+
+
+@pytest.mark.parametrize("kind", ["mean", "share"])
+def test_seeds_that_answer_as_the_base_differ_from_it_by_exactly_nothing(kind: Kind) -> None:
+    base = (np.random.default_rng(2).random(57) < 0.289).astype(float)
+    found = stats.paired(kind, np.stack([base] * 3), base)
+    assert found.delta == 0
+    assert found.p == 1
+    if kind == "mean":
+        assert (found.ci_low, found.ci_high) == (0, 0)
 
 
 def test_looks_spend_what_there_is_and_no_more() -> None:

@@ -20,6 +20,7 @@ from harness.stats.resampling import (
     figures,
     interval,
     p_value,
+    within,
 )
 from harness.stats.shares import paired_shares, wilson
 
@@ -75,7 +76,7 @@ def estimate(
         value, replicates = perplexities.exp(boot.value), perplexities.exp_all(boot.replicates)
     else:
         [boot] = bootstrap(kind, [side], clusters=clusters, draws=draws, seed=seed)
-        low, high = interval(boot, confidence)
+        low, high = within(kind, interval(boot, confidence))
         value, replicates = boot.value, boot.replicates
     stderr = float(replicates.std(ddof=1)) if boot.units > 1 else math.nan
     return Estimate(value, stderr, low, high, boot.n)

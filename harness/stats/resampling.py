@@ -16,6 +16,10 @@ Scores may be one row per seed, `(seeds, samples)`: the figure is then the mean 
 figures on the same samples, and seeds are a second level: their spread is in the interval, with
 degrees of freedom after Satterthwaite (Biometrics Bulletin 2, 1946). One seed tells nothing of it.
 
+Samples that all agree have no spread to resample, which is no certainty: a share is never surer
+than the score interval is of as many samples without exception (Wilson, JASA 22, 1927; of a
+difference, Tango, Statistics in Medicine 17, 1998): z^2 / (n + z^2) to either side.
+
 One sample (or cluster) has no interval (NaN).
 """
 
@@ -26,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +43,8 @@ Side = tuple[ArrayLike, "ArrayLike | None"]
 
 _CELLS_PER_CHUNK = 2_000_000  # of the weight matrix: 16 MB at a time
 _CELLS_KEPT = 32_000_000  # a byte each
+ROUNDING = 1e-12
+"""Differences below this part of a figure are of its arithmetic."""
 MANY = 4000
 """Units above which their counts in a draw are taken as independent (Poisson)."""
 
@@ -54,6 +60,8 @@ class Bootstrap:
     """What was drawn: samples, or clusters of them."""
     between_seeds: tuple[tuple[float, int], ...] = ()
     """(variance of the mean over seeds, degrees of freedom), for each side with several seeds."""
+    share_unit: float | None = None
+    """Of a share, or what follows from shares: how much all units together are. None: no share."""
 
 
 def bootstrap(
@@ -85,7 +93,8 @@ def bootstrap(
         of_seeds = figures(kind, totals[:, part])[0]
         replicates, between = _over_seeds(figures(kind, sums[:, part]), of_seeds, seed, number)
         value = float(of_seeds.mean())
-        out.append(Bootstrap(value, replicates, n, columns.shape[1], between))
+        unit = 1.0 if kind == "share" else None
+        out.append(Bootstrap(value, replicates, n, columns.shape[1], between, unit))
         at = part.stop
     return out
 
@@ -94,8 +103,15 @@ def difference(a: Bootstrap, b: Bootstrap) -> Bootstrap:
     """The bootstrap of a - b, of two made with the same draws on the same samples."""
     if (a.n, a.units) != (b.n, b.units) or a.replicates.shape != b.replicates.shape:
         raise ValueError("bootstraps of different samples or draws cannot be subtracted")
-    value, replicates = a.value - b.value, a.replicates - b.replicates
-    return Bootstrap(value, replicates, a.n, a.units, (*a.between_seeds, *b.between_seeds))
+    between = (*a.between_seeds, *b.between_seeds)
+    value, replicates = _apart(a.value, b.value), _apart(a.replicates, b.replicates)
+    return Bootstrap(float(value), replicates, a.n, a.units, between, a.share_unit)
+
+
+def _apart(a: Any, b: Any) -> Any:
+    """a - b, of which rounding alone is none."""
+    apart = a - b
+    return np.where(np.abs(apart) <= ROUNDING * np.maximum(np.abs(a), np.abs(b)), 0.0, apart)
 
 
 def relative(a: Bootstrap, b: Bootstrap) -> Bootstrap:
@@ -105,7 +121,8 @@ def relative(a: Bootstrap, b: Bootstrap) -> Bootstrap:
         *((v / b.value**2, df) for v, df in a.between_seeds),
         *((v * a.value**2 / b.value**4, df) for v, df in b.between_seeds),
     )
-    return Bootstrap(value, replicates, a.n, a.units, between)
+    unit = None if a.share_unit is None else a.share_unit / b.value
+    return Bootstrap(value, replicates, a.n, a.units, between, unit)
 
 
 def shifted(boot: Bootstrap, by: float) -> Bootstrap:
@@ -119,8 +136,32 @@ def interval(boot: Bootstrap, confidence: float) -> tuple[float, float]:
         return math.nan, math.nan
     t, stretch = stretched_t(boot, confidence)
     low, high = expanded(boot.replicates, t, stretch)
-    half = t * stretch * float(boot.replicates.std(ddof=1))
+    half = max(t * stretch * float(boot.replicates.std(ddof=1)), _least(boot, confidence))
     return min(low, boot.value - half), max(high, boot.value + half)
+
+
+def within(kind: Kind, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Bounds of a share from 0 to 1; of anything else as they are."""
+    low, high = bounds
+    return (max(low, 0.0), min(high, 1.0)) if kind == "share" else bounds
+
+
+def _least(boot: Bootstrap, confidence: float) -> float:
+    """How far at least a share's interval reaches: as if all units agreed."""
+    if boot.share_unit is None:
+        return 0.0
+    z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+    return boot.share_unit * z2 / (boot.units + z2)
+
+
+def _least_p(boot: Bootstrap) -> float:
+    """The p that belongs to `_least`."""
+    if boot.share_unit is None:
+        return 0.0
+    part = min(abs(boot.value) / boot.share_unit, 1.0)
+    if part == 1.0:
+        return 0.0
+    return 2 * NormalDist().cdf(-math.sqrt(boot.units * part / (1 - part)))
 
 
 def stretched_t(boot: Bootstrap, confidence: float) -> tuple[float, float]:
@@ -155,7 +196,7 @@ def p_value(boot: Bootstrap) -> float:
     stderr = stretch * float(replicates.std(ddof=1))
     by_t = t_two_sided(boot.value / stderr, df) if stderr else 0.0
     by_share = t_two_sided(NormalDist().inv_cdf(tail) / stretch, df) if beyond else 2 * tail
-    return max(by_t, by_share)
+    return max(by_t, by_share, _least_p(boot))
 
 
 def _degrees(boot: Bootstrap) -> float:
