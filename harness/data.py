@@ -23,6 +23,7 @@ __all__ = [
     "load_samples",
     "resolve",
     "rows_hash",
+    "sample_rows",
     "split_rows",
     "training_order",
 ]
@@ -368,6 +369,15 @@ def split_rows(
     aside = set(_permutation(len(rows), f"validation:{seed}")[:count])
     train = [row for i, row in enumerate(rows) if i not in aside]
     return train, [rows[i] for i in sorted(aside)]
+
+
+def sample_rows(rows: Sequence[Row], count: int) -> list[Row]:
+    """`count` of the rows in their order, or all where there are no more.
+
+    The draw depends on the number of rows and `count` alone; a smaller one is part of a larger.
+    """
+    drawn = _permutation(len(rows), "sample")[:count]
+    return [rows[i] for i in sorted(drawn)]
 
 
 def training_order(n_rows: int, count: int, seed: int | str) -> list[int]:

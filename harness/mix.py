@@ -36,8 +36,9 @@ class MixPlan:
     hash: str
     """sha256 over the source's rows."""
     rows: int
-    """In the source, of which `limit` keeps the first."""
-    limit: int | None = None
+    """Of the source, or of the sample of it."""
+    sample: int | None = None
+    """So many rows of the source, drawn with a fixed seed."""
 
     @property
     def suffix(self) -> str:

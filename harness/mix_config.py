@@ -24,8 +24,8 @@ class Rows(StrictModel):
     """Of a Hub data set."""
     config: str | None = None
     """Of a Hub data set."""
-    limit: int | None = Field(default=None, ge=1)
-    """Only the first rows, in the order of the source."""
+    sample: int | None = Field(default=None, ge=1)
+    """So many rows of the source, drawn with a fixed seed: sources are often sorted."""
 
     @field_validator("columns")
     @classmethod

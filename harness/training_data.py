@@ -32,8 +32,8 @@ class DataPlan:
     """sha256 over the training and validation rows."""
     rows: int
     validation_rows: int
-    limit: int | None = None
-    """Only the first rows of the source."""
+    sample: int | None = None
+    """So many rows of the source, drawn with a fixed seed."""
     balance: str | None = None
     """A column whose values should be about equally frequent."""
     mix: MixPlan | None = None
@@ -87,7 +87,7 @@ def plan_data(
         validation=find(validation, "validation") if isinstance(validation, str) else validation,
         chat_template=wanted.chat_template,
         loss=wanted.loss,
-        limit=wanted.limit,
+        sample=wanted.sample,
         balance=wanted.balance,
         hash="",
         rows=0,
@@ -146,11 +146,11 @@ def _mix_plan(
         share=mix.share,
         format=mix.format,
         columns=mix.columns,
-        limit=mix.limit,
+        sample=mix.sample,
         hash="",
         rows=0,
     )
-    rows = _limited(plan.file, plan)
+    rows = _sampled(plan.file, plan)
     return dataclasses.replace(plan, hash=data.rows_hash(rows), rows=len(rows))
 
 
@@ -179,7 +179,7 @@ def _resolve(
 
 def mixed_rows(plan: DataPlan) -> list[Row]:
     """The rows of the plan's mix."""
-    return _limited(plan.mix.file, plan.mix) if plan.mix else []
+    return _sampled(plan.mix.file, plan.mix) if plan.mix else []
 
 
 def drawn_rows(
@@ -192,7 +192,7 @@ def drawn_rows(
 
 def training_rows(plan: DataPlan) -> tuple[list[Row], list[Row]]:
     """(training, validation) rows of a data plan, the same wherever it is called."""
-    rows = _limited(plan.source, plan)
+    rows = _sampled(plan.source, plan)
     if plan.validation is None:
         return rows, []
     if isinstance(plan.validation, str):
@@ -200,8 +200,9 @@ def training_rows(plan: DataPlan) -> tuple[list[Row], list[Row]]:
     return data.split_rows(rows, plan.validation, seed=0)
 
 
-def _limited(source: str, plan: DataPlan | MixPlan) -> list[Row]:
-    return _load(source, plan)[: plan.limit]
+def _sampled(source: str, plan: DataPlan | MixPlan) -> list[Row]:
+    rows = _load(source, plan)
+    return rows if plan.sample is None else data.sample_rows(rows, plan.sample)
 
 
 def _load(source: str, plan: DataPlan | MixPlan) -> list[Row]:

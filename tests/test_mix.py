@@ -8,7 +8,7 @@ from conftest import conversations, run_warm, write_experiment, write_jsonl
 from harness import leaderboard, mix, record, sides
 from harness.compare import compare
 from harness.config import load_experiment
-from harness.data import training_order
+from harness.data import sample_rows, training_order
 from harness.errors import ConfigError
 from harness.manager import Plugins
 from harness.plan import Settings, make_plan
@@ -42,26 +42,31 @@ def cells(small):
     return {cell.label: cell for cell in planned(small).cells}
 
 
-def test_a_limit_keeps_the_first_rows_of_each_source(experiment):
-    small = with_mix(experiment, [MIX, {**MIX, "limit": 5, "name": "few"}])
+def test_a_sample_of_a_source_is_drawn_once_for_every_method_and_seed(experiment):
+    small = with_mix(experiment, [MIX, {**MIX, "sample": 5, "name": "few"}], seeds=[0, 1])
     whole, few = (cells(small)[label].data for label in ("lora+facts-0.25", "lora+few-0.25"))
     assert (whole.mix.rows, few.mix.rows) == (40, 5)
-    assert mixed_rows(few) == mixed_rows(whole)[:5]
+    drawn = mixed_rows(few)
+    assert drawn == sorted(drawn, key=lambda row: row.line)
+    assert {row.line for row in drawn} != {1, 2, 3, 4, 5}  # files are often sorted
     assert whole.identity != few.identity
     train, validation = training_rows(whole)
-    first = sorted((*train, *validation), key=lambda row: row.line)[:10]
-    small.write(data={**small.content["data"], "limit": 10, "validation": 3})
-    limited = cells(small)["lora+few-0.25"].data
-    train, validation = training_rows(limited)
-    assert sorted((*train, *validation), key=lambda row: row.line) == first
-    assert (limited.rows, limited.validation_rows, limited.as_record()["limit"]) == (7, 3, 10)
+    small.write(data={**small.content["data"], "sample": 10, "validation": 3})
+    plans = {c.data.hash for c in planned(small).cells if c.label == "lora+few-0.25"}
+    sampled = cells(small)["lora+few-0.25"].data
+    assert plans == {sampled.hash}
+    kept, aside = training_rows(sampled)
+    assert {row.id for row in (*kept, *aside)} < {row.id for row in (*train, *validation)}
+    assert (sampled.rows, sampled.validation_rows, sampled.as_record()["sample"]) == (7, 3, 10)
 
 
-def test_a_limit_beyond_the_end_takes_every_row_and_one_of_none_is_told(experiment):
-    small = with_mix(experiment, {**MIX, "limit": 1000})
+def test_a_smaller_sample_is_part_of_a_larger_and_one_of_none_is_told(experiment):
+    small = with_mix(experiment, {**MIX, "sample": 1000})
     assert cells(small)["lora+facts-0.25"].data.mix.rows == 40
-    small.write(data={**small.content["data"], "limit": 0})
-    with pytest.raises(ConfigError, match=r"data\.limit"):
+    every = rows(100)
+    assert set(map(id, sample_rows(every, 10))) < set(map(id, sample_rows(every, 20)))
+    small.write(data={**small.content["data"], "sample": 0})
+    with pytest.raises(ConfigError, match=r"data\.sample"):
         planned(small)
 
 
