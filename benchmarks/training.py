@@ -6,7 +6,8 @@ Each side trains in a process of its own, in turn, `--rounds` times; medians cou
 the same rows as the same tokens in the same order, learning rate and schedule, so their losses must
 agree. `same`: a bare TRL script with a cell's settings. `support`, `dolly`: this project's defaults
 and `micro_batch: auto` against TRL's defaults (gradient checkpointing, bf16) and those in float32,
-which tells how much of the difference is bf16 on a CPU without it. `start`: imports and loading as
+which tells how much of the difference is bf16 on a CPU without it (--sides leaves some out).
+`start`: imports and loading as
 a share of the quickstart. DIR is laid out as the Hub: databricks/databricks-dolly-15k. About 40
 minutes on two cores; --steps shortens it.
 """
@@ -176,7 +177,7 @@ def _trl(job: Job, side: str) -> dict[str, Any]:
 
 def contest(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """All sides of a part, in turn; medians, and ratios to the first side."""
-    sides = SIDES[part]
+    sides = [side for side in SIDES[part] if side in (arguments.sides or SIDES[part])]
     rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for _ in range(arguments.rounds):
         for side in sides:
@@ -268,6 +269,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--sides",
+        type=lambda text: text.split(","),
+        help="only these, such as harness,trl_defaults_float32: bf16 takes minutes a step on a CPU "
+        "that has none",
+    )
     parser.add_argument("--to", type=Path, help="a JSON file")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
