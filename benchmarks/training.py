@@ -30,7 +30,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from harness import record
-from harness.data import load_rows, resolve, training_order
+from harness.data import load_rows, training_order
+from harness.data_sources import resolve
 from harness.environment import environment
 from harness.machine import default_precision, facts
 from harness.measure import Meter, StepClock

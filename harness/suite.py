@@ -293,7 +293,7 @@ def _check_ask(located: Located, settings: SuiteFile, plugins: Plugins) -> None:
 
 
 def _sources(located: Located, settings: SuiteFile, file: Path, where: Where) -> dict[str, str]:
-    from harness.data import resolve
+    from harness.data_sources import resolve
 
     data = settings.data
     named = {"": data} if isinstance(data, str) else data or {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import data
+from harness import data, data_sources
 from harness.config import Data, Experiment, Mix
 from harness.errors import UserError
 from harness.mix import Drawn, MixPlan, draw, is_new, short_name
@@ -164,7 +164,7 @@ def _resolve(
 ) -> str:
     """The file of a name that stands at `data.<key>`, in its split and config."""
     try:
-        file = data.resolve(
+        file = data_sources.resolve(
             name,
             base=experiment.folder.resolve(),
             bundled=bundled,

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.data import load_rows, load_samples, resolve, rows_hash, split_rows, training_order
+from harness.data import load_rows, load_samples, rows_hash, split_rows, training_order
+from harness.data_sources import resolve
 from harness.errors import DataError
 from harness.types import Row
 
