@@ -7,9 +7,8 @@ the same rows as the same tokens in the same order, learning rate and schedule, 
 agree. `same`: a bare TRL script with a cell's settings. `support`, `dolly`: this project's defaults
 and `micro_batch: auto` against TRL's defaults (gradient checkpointing, bf16) and those in float32,
 which tells how much of the difference is bf16 on a CPU without it (--sides leaves some out).
-`start`: imports and loading as
-a share of the quickstart. DIR is laid out as the Hub: databricks/databricks-dolly-15k. About 40
-minutes on two cores; --steps shortens it.
+`start`: imports and loading as a share of the quickstart. DIR is laid out as the Hub:
+databricks/databricks-dolly-15k. About 40 minutes on two cores; --steps shortens it.
 """
 
 from __future__ import annotations

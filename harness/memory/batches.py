@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,8 +76,8 @@ def largest_batch(
     order = training_order(len(rows), budget.steps * budget.batch, seed)
     parts = _passes(order, [characters for _, characters in rows], budget, packing)
 
-    def characters(part: Sequence[int]) -> int:
-        sizes = [rows[i][1] for i in part]
+    def characters(part: Sequence[int], most: float = math.inf) -> float:
+        sizes = [min(rows[i][1], most) for i in part]
         return sum(sizes) if packing else len(sizes) * max(sizes)
 
     count, source = _counter(model, data.loss, chat_template)
@@ -86,9 +87,8 @@ def largest_batch(
         for part in likely
     ]
     largest = max(batches, key=lambda batch: batch.tokens)
-    most = round(CHARACTERS * budget.max_length)  # what is cut is not computed
-    capped = [[min(rows[i][1], most) for i in part] for part in parts]
-    sizes = [sum(part) if packing else len(part) * max(part) for part in capped]
+    # what is cut is not computed
+    sizes = [characters(part, CHARACTERS * budget.max_length) for part in parts]
     share = sum(sizes) / len(sizes) / max(1, *sizes)
     return replace(largest, mean_tokens=share * largest.tokens)
 
