@@ -1,4 +1,4 @@
-"""What a person sees while cells run: live bars on a terminal, nothing elsewhere."""
+"""What a person sees while cells run: live bars on a terminal, a line for each end elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.cell import Cell
 
 
 class Quiet:
-    """Says nothing but warnings (`--json`, or no terminal)."""
+    """Says nothing but warnings (`--json`)."""
 
     def __enter__(self) -> Quiet:
         return self
@@ -24,10 +24,19 @@ class Quiet:
     def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
         """Tell a warning, in one line on standard error; ignore other events."""
         if event["event"] == "warning":
-            print(_warning(cell, event), file=sys.stderr)
+            print(_said(cell, event), file=sys.stderr)
 
     def download(self, name: str, done: int, total: int) -> None:
         """Ignore a download's progress."""
+
+
+class Lines(Quiet):
+    """A line for each warning, trial, retry and recorded cell (a log: no terminal)."""
+
+    def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
+        """Tell it on standard error at once."""
+        if said := _said(cell, event):
+            print(said, file=sys.stderr, flush=True)
 
 
 class Live(Quiet):
@@ -67,30 +76,18 @@ class Live(Quiet):
         self._bars.update(self._cells, total=cells)
 
     def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
-        """Move the bars."""
-        from rich.markup import escape
-
+        """Move the bars, and leave above them what `Lines` would say."""
         kind = event["event"]
-        if kind == "warning":
-            text = escape(_warning(cell, event))
-            self._bars.console.print(f"[yellow]{text}[/]", soft_wrap=True, highlight=False)
-        elif kind == "phase":
-            self._restart(f"{escape(cell.label)} (seed {cell.seed}): {event['name']}")
+        if said := _said(cell, event):
+            self._bars.console.print(
+                said, style=_style(event), soft_wrap=True, highlight=False, markup=False
+            )
+        if kind == "phase":
+            self._restart(f"{cell.label} (seed {cell.seed}): {event['name']}")
         elif kind == "progress":
             self._advance(event)
-        elif kind == "trial":
-            self._bars.console.print(escape(_trial(cell, event)))
-        elif kind == "retry":
-            checkpointed = ", gradient checkpointing" if event["gradient_checkpointing"] else ""
-            self._bars.console.print(
-                f"{cell.id}: [yellow]out of memory[/], again with "
-                f"micro_batch {event['micro_batch']}{checkpointed}"
-            )
         elif kind in {"skipped", "recorded"}:
             self._bars.advance(self._cells)
-            if kind == "recorded":
-                mark = "[green]ok[/]" if event["status"] == "ok" else f"[red]{event['status']}[/]"
-                self._bars.console.print(f"{cell.id}: {mark}")
 
     def download(self, name: str, done: int, total: int) -> None:
         """Show a download in bytes."""
@@ -103,13 +100,36 @@ class Live(Quiet):
         )
 
     def _restart(self, text: str) -> None:
-        self._bars.reset(self._now, description=text, total=None, visible=True)
+        from rich.markup import escape
+
+        self._bars.reset(self._now, description=escape(text), total=None, visible=True)
 
     def _advance(self, event: Mapping[str, Any]) -> None:
         done = event.get("step", event.get("done"))
         total = event.get("steps", event.get("total"))
         if done is not None:
             self._bars.update(self._now, completed=done, total=total)
+
+
+def _said(cell: Cell, event: Mapping[str, Any]) -> str | None:
+    """An event in one line; None of those that only move a bar."""
+    kind = event["event"]
+    if kind == "warning":
+        message = " ".join(str(event["message"]).split())
+        return f"Warning: {cell.label} (seed {cell.seed}): {message}"
+    if kind == "trial":
+        return _trial(cell, event)
+    if kind == "retry":
+        checkpointed = ", gradient checkpointing" if event["gradient_checkpointing"] else ""
+        again = f"micro_batch {event['micro_batch']}{checkpointed}"
+        return f"{cell.id}: out of memory, again with {again}"
+    return f"{cell.id}: {event['status']}" if kind == "recorded" else None
+
+
+def _style(event: Mapping[str, Any]) -> str:
+    if event["event"] == "recorded":
+        return "green" if event["status"] == "ok" else "red"
+    return "yellow" if event["event"] in {"warning", "retry"} else ""
 
 
 def _trial(cell: Cell, trial: Mapping[str, Any]) -> str:
@@ -119,11 +139,8 @@ def _trial(cell: Cell, trial: Mapping[str, Any]) -> str:
     return f"{cell.label} trial {trial['number'] + 1}/{trial['trials']}: {told}: {came}"
 
 
-def _warning(cell: Cell, event: Mapping[str, Any]) -> str:
-    message = " ".join(str(event["message"]).split())
-    return f"Warning: {cell.label} (seed {cell.seed}): {message}"
-
-
 def progress(*, json: bool) -> Quiet:
-    """Live bars on a terminal; quiet under `--json` and where nobody watches."""
-    return Live() if sys.stderr.isatty() and not json else Quiet()
+    """Live bars on a terminal, lines in a log, and quiet under `--json`."""
+    if json:
+        return Quiet()
+    return Live() if sys.stderr.isatty() else Lines()

@@ -319,7 +319,7 @@ def test_findings_are_in_the_record_on_the_screen_and_kept_with_the_artifact(
     told = [event["message"] for _, event in events]
     assert [line for line in told if line.startswith("health.")] == said[2:]
     events = [pair for pair in events if pair[1]["message"] == said[2]]
-    for screen in (progress.Quiet(), progress.Live()):
+    for screen in (progress.Quiet(), progress.Lines(), progress.Live()):
         with screen:
             screen.observe(*events[0])
         assert f"Warning: lora (seed 0): {said[2]}" in capsys.readouterr().err.splitlines()
