@@ -17,9 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,8 @@ def harness_step(case: Case, tokenizer: Any) -> dict[str, Any]:
             phase=meter.phase,
             report=lambda **event: None,
         )
-        method.train(job)
+        with redirect_stdout(sys.stderr):  # what TRL prints
+            method.train(job)
     free_memory()
     return {
         "phases": meter.phases,

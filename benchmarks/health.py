@@ -94,7 +94,9 @@ class Training:
             warn=told.append,
         )
         peft = options.lora_config() if isinstance(options, LowRankOptions) else None
-        with self.around(model), contextlib.suppress(CellFailed):
+        # what TRL prints goes where the libraries' warnings go
+        said = contextlib.redirect_stdout(sys.stderr)
+        with self.around(model), contextlib.suppress(CellFailed), said:
             train_sft(job, lr=self.lr, peft=peft, **self.recipe)
         return job, told
 

@@ -239,8 +239,8 @@ def available_memory() -> int:
     with contextlib.suppress(ImportError):  # Windows
         import resource
 
-        soft = resource.getrlimit(resource.RLIMIT_AS)[0]
-        limits += [] if soft == resource.RLIM_INFINITY else [soft]
+        soft = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+        limits += [limit for limit in soft if limit != resource.RLIM_INFINITY]
     return min(limits)
 
 

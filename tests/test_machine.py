@@ -129,3 +129,22 @@ def test_the_torch_build_is_the_one_that_torch_names() -> None:
     torch = pytest.importorskip("torch")
     build = machine.torch_build()
     assert build == TorchBuild(torch.__version__, torch.version.cuda or torch.version.hip)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
+@pytest.mark.parametrize("kind", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_a_limit_on_the_process_bounds_the_memory_there_is(kind):
+    """As `ulimit -v` and `ulimit -d` set it, for what is asked after an OOM."""
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import resource; resource.setrlimit(resource.{kind}, (2_000_000_000,) * 2)\n"
+            "from harness.machine import available_memory; print(available_memory())",
+        ],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(told.stdout) == 2_000_000_000
