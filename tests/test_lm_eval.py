@@ -232,6 +232,61 @@ def test_a_data_set_that_is_not_in_the_mirror_is_told_before_any_model_is_opened
     assert not list(mirrored.out.glob("cells/*"))
 
 
+ARC_ROW = {
+    "id": "one",
+    "question": "What is red?",
+    "choices": {"text": ["a rose", "the sky"], "label": ["A", "B"]},
+    "answerKey": "A",
+}
+
+
+@pytest.mark.slow
+def test_lm_evals_own_index_is_read_once_for_the_same_tasks(experiment, tmp_path, monkeypatch):
+    from harness.asks.lm_eval import index
+    from harness.asks.lm_eval.tasks import load_tasks
+
+    home = tmp_path / "mirror/allenai/ai2_arc"
+    configs = [
+        {
+            "config_name": name,
+            "data_files": [
+                {"split": split, "path": f"{name}.jsonl"}
+                for split in ("train", "validation", "test")
+            ],
+        }
+        for name in ("ARC-Easy", "ARC-Challenge")
+    ]
+    home.mkdir(parents=True)
+    (home / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
+    for config in configs:
+        (home / f"{config['config_name']}.jsonl").write_text(json.dumps(ARC_ROW))
+    small = experiment(suites=[{"name": "tasks", "tasks": ["ai2_arc", "tiny_choice"]}])
+    suite = planned(small, mirror=tmp_path / "mirror").base.suites[0]
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+
+    def content():
+        tasks = load_tasks(suite)["tasks"]
+        return {name: (task.dump_config(), list(task.eval_docs)) for name, task in tasks.items()}
+
+    before = content()
+    assert sorted(before) == ["arc_challenge", "arc_easy", "tiny_choice"]
+    whole = index.every_task
+
+    def not_again(include_path):
+        raise AssertionError("the whole index was read again")
+
+    monkeypatch.setattr(index, "every_task", not_again)
+    assert str(content()) == str(before)
+    # where lm-eval now has more of them, or the folders lack one, all of it is read
+    monkeypatch.setattr(index, "every_task", whole)
+    (kept,) = (tmp_path / "cache/lm-eval").glob("*.json")
+    for told in ({"tasks": [*before, "arc_new"]}, {"folders": []}):
+        kept.write_text(json.dumps(json.loads(kept.read_text()) | told))
+        read = whole.cache_info().hits
+        assert sorted(content()) == sorted(before)
+        assert whole.cache_info().hits > read
+
+
 # ---- what is wrong with a suite ------------------------------------------------------------------
 
 

@@ -10,11 +10,11 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.asks.lm_eval import mirror
+from harness.asks.lm_eval import index, mirror
 from harness.child import answer
 from harness.errors import UserError, nearest
 from harness.suite import Suite
@@ -70,14 +70,6 @@ def _is_own(suite: Suite) -> bool:
     return all(re.search(rf"^task:\s*{re.escape(name)}\s*$", text, re.M) for name in suite["tasks"])
 
 
-@lru_cache(maxsize=1)
-def _every_task(include_path: str | None) -> Any:
-    """lm-eval's own index has 14,000 names and takes seconds, so it is read once, when needed."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=include_path)
-
-
 _loaded: dict[tuple[str, str | None], Any] = {}
 """Tasks that `data_hash` loaded, until they are asked."""
 
@@ -94,9 +86,22 @@ def load_tasks(suite: Suite) -> Any:
     """lm-eval's task objects; UserError with the nearest names where there is no such task."""
     from lm_eval.tasks import TaskManager
 
-    own = TaskManager(include_path=suite.include_path, include_defaults=False)
-    strange = set(suite["tasks"]) - set(own.task_index)
-    manager = _every_task(suite.include_path) if strange else own
+    names, include_path = suite["tasks"], suite.include_path
+    own = TaskManager(include_path=include_path, include_defaults=False)
+    if set(names) <= set(own.task_index):
+        return _load(suite, own)
+    place = index.known(names, include_path)
+    if place is not None:
+        with suppress(UserError):  # the whole index knows why, or knows more
+            tasks = _load(suite, place.manager(include_path))
+            if sorted(tasks["tasks"]) == place.tasks:
+                return tasks
+    tasks = _load(suite, index.every_task(include_path))
+    index.keep(names, include_path, tasks)
+    return tasks
+
+
+def _load(suite: Suite, manager: Any) -> Any:
     for name in suite["tasks"]:
         if name not in manager.task_index:
             raise UserError(f"{suite.file}: no lm-eval task '{name}': {_near(name, manager)}")
