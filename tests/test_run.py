@@ -338,6 +338,7 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(copy):
     kept = copy.records()
     long = {**copy.content["budget"], "steps": 100_000}
     changed = copy.write(budget=long, methods=["lora"], seeds=[0])
+    before = set((changed.out / "logs").iterdir())
     running = subprocess.Popen(
         [sys.executable, "-m", "harness.cli", "run", str(changed.file), "--out", str(changed.out)],
         cwd=ROOT,
@@ -349,7 +350,7 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(copy):
         # where tests run in the background Ctrl-C is ignored, and that is inherited
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    while not list((changed.out / "logs").glob("lora*.log")):
+    while before == set((changed.out / "logs").iterdir()):
         assert running.poll() is None, "the run ended before its cell started"
         time.sleep(0.1)
     time.sleep(1)  # the worker is up
