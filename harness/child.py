@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ _START = (
     "import runpy, sys; sys.path[0] = sys.argv[1]; sys.argv[:] = sys.argv[2:]; "
     "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 )
-
-_DYNAMO = "TORCHDYNAMO_DISABLE"
 
 
 def command(module: str, *arguments: str) -> list[str]:
@@ -80,7 +77,6 @@ def begin() -> Any:
     emit = event_stream()
     one_gpu()
     quiet_libraries()
-    import_bitsandbytes()
     return emit
 
 
@@ -111,20 +107,3 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "warning")
-
-
-def import_bitsandbytes() -> None:
-    """Import it, as peft does, without what it spends most of its import on: torch's compiler.
-
-    It decorates kernels with `torch.compile` that neither a CPU nor a CUDA GPU uses, for those
-    have kernels of their own. On other accelerators its import is left as it is.
-    """
-    import torch
-
-    accelerator = torch.accelerator.current_accelerator()
-    if (accelerator and accelerator.type != "cuda") or _DYNAMO in os.environ:
-        return
-    os.environ[_DYNAMO] = "1"  # read by each torch.compile, so it is in force here alone
-    with suppress(Exception):  # whoever needs it will say what is wrong
-        import bitsandbytes  # noqa: F401
-    del os.environ[_DYNAMO]

@@ -36,6 +36,7 @@ __all__ = [
     "make_cache",
     "offline",
     "reachable",
+    "remember",
     "revision",
     "run_module",
     "stat_key",
@@ -194,12 +195,17 @@ def content_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(folder).as_posix()}\0{file_sha256(file)}\n".encode())
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, no more
-        side.parent.mkdir(parents=True, exist_ok=True)
-        part = side.with_name(f".{side.name}.{uuid.uuid4().hex[:8]}")
-        part.write_text(json.dumps({"key": key, "hash": digest.hexdigest()}), encoding="utf-8")
-        part.replace(side)
+    remember(side, {"key": key, "hash": digest.hexdigest()})
     return digest.hexdigest()
+
+
+def remember(file: Path, value: Any) -> None:
+    """Keep a value as JSON in the cache, atomically; one that cannot be written costs time only."""
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+        part.write_text(json.dumps(value), encoding="utf-8")
+        part.replace(file)
 
 
 def lack(folder: Path) -> str | None:

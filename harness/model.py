@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -23,6 +25,7 @@ CPU_TOKENS, CUDA_TOKENS = 2048, 32768
 """Tokens of a pass beyond which it gets no faster."""
 MEMORY_SHARE = 0.5
 """Of the free memory, what a pass may plan with."""
+_DYNAMO = "TORCHDYNAMO_DISABLE"
 
 
 class LanguageModel:
@@ -154,6 +157,7 @@ def load_weights(artifact: Artifact, *, dtype: str | None = None) -> Any:
     `dtype` is 'float32' or 'bf16'; None means the artifact's precision. Raises UserError where
     the model is no causal language model.
     """
+    import_bitsandbytes()
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -200,6 +204,25 @@ def torch_dtype(precision: str) -> Any:
     import torch
 
     return {"float32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def import_bitsandbytes() -> None:
+    """Import it, before peft does, without torch's compiler, on which its import spends most time.
+
+    It decorates kernels with `torch.compile` that neither a CPU nor a CUDA GPU uses, for those
+    have kernels of their own. On other accelerators its import is left as it is.
+    """
+    if "bitsandbytes" in sys.modules or _DYNAMO in os.environ:
+        return
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator and accelerator.type != "cuda":
+        return
+    os.environ[_DYNAMO] = "1"  # read by each torch.compile, so it is in force here alone
+    with suppress(Exception):  # whoever needs it will say what is wrong
+        import bitsandbytes  # noqa: F401
+    del os.environ[_DYNAMO]
 
 
 def _bitsandbytes(quantization: Mapping[str, Any] | None) -> Any:

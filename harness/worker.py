@@ -32,6 +32,7 @@ from harness.machine import available_memory, free_memory
 from harness.manager import plugins
 from harness.measure import Meter
 from harness.mix import Drawn
+from harness.model import import_bitsandbytes
 from harness.sections import Sections
 from harness.suite import Suite
 from harness.training_data import drawn_rows, training_rows
@@ -211,6 +212,7 @@ def _train_now(running: _Running, folder: Path) -> Artifact:
     cell = running.work.cell
     method = plugins().methods.get(cell.method)
     if method.trains:
+        import_bitsandbytes()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     job = _job(running, method, folder)

@@ -154,7 +154,6 @@ def test_only_measure_measures(file):
 # What else writes, and where: never under the results.
 WRITERS = {
     "hub.py": "the cache",
-    "index.py": "the cache",
     "model_files.py": "the cache, or an export in the making",
     "packaged.py": "the cache",
     "measure.py": "/proc/self/clear_refs",

@@ -6,10 +6,8 @@ the cache, so that it is read once for the same tasks and not by every cell agai
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from harness import hub
-from harness.errors import EnvironmentLack
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,7 @@ def keep(names: Collection[str], include_path: str | None, tasks: Mapping[str, A
         return
     if any(name not in short or short[name].tags != full[name].tags for name in names):
         return
-    # a cache that cannot be written costs time, no more
-    with contextlib.suppress(OSError, EnvironmentLack):
-        file = _file(names, include_path)
-        hub.make_cache(file.parent)
-        new = file.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps(asdict(place)), encoding="utf-8")
-        new.replace(file)
+    hub.remember(_file(names, include_path), asdict(place))
 
 
 def _root() -> Path:
