@@ -11,7 +11,7 @@ GREEDY = {"do_sample", "temperature", "max_gen_toks", "until"}
 """Settings of a generating task that greedy decoding honours; others would change the answers."""
 
 
-def shared_prefix_lm(model: Any, progress: Callable[[int, int], None] | None = None) -> Any:
+def shared_prefix_lm(model: Any, progress: Callable[[int, int], None] | None = None) -> Any:  # noqa: C901
     """An lm-eval `LM` that answers with `model`'s shared-prefix scoring; `cut` counts what was cut.
 
     Tokens are made as lm-eval's HFLM makes them. Raises UserError where a task wants sampling.
