@@ -46,7 +46,7 @@ EXPERIMENT = """\
 name: gate-calibration
 model: smollm2-135m
 data: {train: support, validation: 0.1}
-budget: {steps: 12, batch: 4, max_length: 256, precision: auto}
+budget: {steps: 12, batch: 4, max_length: 256, precision: float32}
 methods:
   - base
   - {name: lora, r: 16, alpha: 32, lr: 1.0e-3}
