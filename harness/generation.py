@@ -27,6 +27,9 @@ class Generated:
     ids: tuple[int, ...]
     capped: bool
     """True where `max_new_tokens` came before an end token."""
+    finite: bool = True
+    """False where the answer ends because the model's logits for its next token are not finite:
+    what it would have said is unknown, so it is a missing value."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def _plain(
     model: Any, prompts: Sequence[Sequence[int]], ending: Ending, pad: int
 ) -> list[Generated]:
     import torch
-    from transformers import GenerationConfig, StoppingCriteriaList
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad)
@@ -116,6 +119,14 @@ def _plain(
         pad_token_id=pad,
     )
 
+    ends: dict[int, int] = {}
+    """Per row whose logits stopped being finite, the tokens that it had by then."""
+
+    def watch(ids: Any, logits: Any) -> Any:
+        for row in (~logits.amax(dim=-1).isfinite()).nonzero().flatten().tolist():
+            ends.setdefault(row, ids.shape[1] - width)
+        return logits
+
     def said(ids: Any, scores: Any, **kwargs: Any) -> Any:
         met = [ending.met(row) for row in ids[:, width:].tolist()]
         return torch.tensor(met, device=ids.device)
@@ -126,12 +137,17 @@ def _plain(
             attention_mask=mask.to(model.device),
             generation_config=config,
             stopping_criteria=StoppingCriteriaList([said] if ending.stops else []),
+            logits_processor=LogitsProcessorList([watch]),
         )
-    return [_until_end(row, ending) for row in out[:, width:].tolist()]
+    rows = out[:, width:].tolist()
+    return [_until_end(row, ending, ends.get(i)) for i, row in enumerate(rows)]
 
 
-def _until_end(ids: Sequence[int], ending: Ending) -> Generated:
+def _until_end(ids: Sequence[int], ending: Ending, known: int | None) -> Generated:
+    """The answer in `ids`, of which the first `known` came from finite logits (None: all)."""
     for i, token in enumerate(ids):
+        if i == known:
+            return Generated(tuple(ids[:i]), capped=False, finite=False)
         if token in ending.tokens:
             return Generated(tuple(ids[:i]), capped=False)
         if ending.met(ids[: i + 1]):
@@ -171,11 +187,14 @@ def _shared(
 
 
 def _advance(
-    rows: Sequence[_Row], tokens: Sequence[int], ending: Ending, done: dict[int, Generated]
+    rows: Sequence[_Row], tokens: Sequence[int | None], ending: Ending, done: dict[int, Generated]
 ) -> list[_Row]:
     """Give each row its next token; finished rows go to `done`, the others come back."""
     left = []
     for row, token in zip(rows, tokens, strict=True):
+        if token is None:
+            done[row.number] = Generated(tuple(row.ids), capped=False, finite=False)
+            continue
         if token in ending.tokens:
             done[row.number] = Generated(tuple(row.ids), capped=False)
             continue
@@ -208,8 +227,8 @@ class _Steps:
         self.virtual = virtual
         self.cache: _Cache | None = None
 
-    def begin(self) -> list[int]:
-        """The first token after each prompt."""
+    def begin(self) -> list[int | None]:
+        """The first token after each prompt; None where the logits for it are not finite."""
         shared = _common_length(self.prompts)
         root = prefix = self.virtual.past() if self.virtual else None
         if shared >= MIN_PREFIX and len(self.prompts) > 1:
@@ -219,14 +238,14 @@ class _Steps:
             shared = 0
         pasts = [Past(prefix) for _ in self.prompts]
         rests = [prompt[shared:] for prompt in self.prompts]
-        first: list[int] = []
+        first: list[int | None] = []
         for start, end in _fitting(rests, self.limit.tokens):
             first += self._pack(rests[start:end], shared, prefix, pasts[start:end])
         self.cache = _Cache(prefix, pasts, self.new_tokens)
         return first
 
-    def next(self, rows: Sequence[_Row]) -> list[int]:
-        """The token after the last one of each row."""
+    def next(self, rows: Sequence[_Row]) -> list[int | None]:
+        """The token after the last one of each row, as `begin`."""
         assert self.cache is not None
         self.cache.advance([row.number for row in rows])
         positions = [len(self.prompts[row.number]) + len(row.ids) - 1 for row in rows]
@@ -239,7 +258,7 @@ class _Steps:
         position: int,
         past: Past | None,
         keep: Sequence[Past],
-    ) -> list[int]:
+    ) -> list[int | None]:
         """Run chains that continue `past`; the likeliest token after each."""
         blocks, at = [], 0
         for part, kept in zip(parts, keep, strict=True):
@@ -252,11 +271,12 @@ class _Steps:
 
     def _run(
         self, tokens: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
-    ) -> list[int]:
+    ) -> list[int | None]:
         before = self.virtual.count if self.virtual else 0
         hidden = hidden_states(self.body, tokens, [before + p for p in positions], self.device)
-        best = head_logits(self.head, hidden[list(wanted)]).argmax(dim=-1)
-        return [int(token) for token in best.tolist()]
+        highest, best = head_logits(self.head, hidden[list(wanted)]).max(dim=-1)
+        known = highest.isfinite().tolist()
+        return [int(t) if finite else None for t, finite in zip(best.tolist(), known, strict=True)]
 
 
 class _Cache:

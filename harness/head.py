@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,10 @@ HEAD_ROWS = 512
 
 
 class Head:
-    """Collects log-probabilities; `found[request][index]` is (log-probability, was the best)."""
+    """Collects log-probabilities; `found[request][index]` is (log-probability, was the best).
+
+    A log-probability that is not finite is NaN, a missing value, and never the best.
+    """
 
     def __init__(self, model: Any) -> None:
         self.weights = unwrapped(model).get_output_embeddings()
@@ -33,7 +37,9 @@ class Head:
             values = logprobs[[i for i, _ in asked], [one.target for _, one in asked]].tolist()
             most_likely = best[[i for i, _ in asked]].tolist()
             for (_, one), value, winner in zip(asked, values, most_likely, strict=True):
-                self.found.setdefault(one.request, {})[one.index] = (value, winner == one.target)
+                known = math.isfinite(value)
+                found = (value, winner == one.target) if known else (math.nan, False)
+                self.found.setdefault(one.request, {})[one.index] = found
 
     def _logprobs(self, hidden: Any) -> Any:
         """(positions, vocabulary) float32 log-probabilities from hidden states."""

@@ -21,9 +21,10 @@ class Score:
     """How likely a continuation is after its context."""
 
     logprob: float
-    """Sum over the continuation's tokens, in nats."""
+    """Sum over the continuation's tokens, in nats; NaN, a missing value, where the model's
+    log-probability of one of them is not finite."""
     greedy: bool
-    """True where each token was the most likely one."""
+    """True where each token was the most likely one; never where `logprob` is NaN."""
     token_logprobs: tuple[float, ...]
     cut: bool
     """True where the context lost its beginning to fit the model's length."""

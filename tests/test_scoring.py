@@ -1,9 +1,12 @@
 """Log-probabilities are those of one plain forward pass per request, whatever was shared."""
 
+import math
 import random
 
 import pytest
 
+from harness import generation
+from harness.generation import Ending
 from harness.model import LanguageModel, load_weights, open_artifact
 from harness.passes import Limit
 from harness.scoring import score_requests, why_not_shared
@@ -262,3 +265,59 @@ def test_coarse_arithmetic_keeps_no_model_from_sharing(family):
     config = model.config
     config.attn_logit_softcapping = 30.0
     assert why_not_shared(model) == "its attention scores are capped"
+
+
+def with_one_row_lost(tiny_artifact, token):
+    """The tiny model, whose embedding of `token` is not finite: one row of a wrecked training."""
+    import torch
+
+    model = load_weights(tiny_artifact).eval()
+    if model.get_output_embeddings().weight is model.get_input_embeddings().weight:
+        own = torch.nn.Parameter(model.get_output_embeddings().weight.detach().clone())
+        model.get_output_embeddings().weight = own
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = float("nan")
+    return model
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_log_probability_that_is_not_finite_is_a_missing_value(tiny_artifact, share):
+    model = with_one_row_lost(tiny_artifact, 7)
+    requests = [([5, 6, 8], [9, 10]), ([5, 7, 8], [0, 10]), ([5, 6, 8], [7, 11])]
+    found = score_requests(
+        model, requests, max_length=MAX_LENGTH, limit=Limit(512, rows=1), share=share
+    )
+    assert [math.isnan(score.logprob) for score in found] == [False, True, True]
+    assert [score.greedy for score in found[1:]] == [False, False]
+    assert math.isnan(found[2].token_logprobs[1])
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_an_answer_ends_where_the_logits_are_not_finite(tiny_artifact, share):
+    healthy = load_weights(tiny_artifact).eval()
+    ending = Ending(frozenset(), 6)
+    prompts = [[5, 6, 8], [5, 6, 9], [4, 7, 8]]
+
+    def answers(model):
+        return generation.greedy(
+            model, prompts, ending, limit=Limit(512, rows=1), share=share, pad=0
+        )
+
+    whole = answers(healthy)
+    assert all(answer.finite for answer in whole)
+    lost = whole[0].ids[2]
+    assert lost not in {5, 6, 8}
+    found = answers(with_one_row_lost(tiny_artifact, lost))
+    assert found[0].ids == whole[0].ids[: whole[0].ids.index(lost) + 1]
+    assert not found[0].finite
+    assert not found[0].capped
+    (nothing, *_) = generation.greedy(
+        with_one_row_lost(tiny_artifact, 7),
+        prompts[2:],
+        ending,
+        limit=Limit(512),
+        share=share,
+        pad=0,
+    )
+    assert nothing.ids == ()
+    assert not nothing.finite
