@@ -57,11 +57,16 @@ def _prompt(rubric: str, sample: Sample, output: Output) -> str:
 
 
 def _request(tokenizer: object, text: str, score: int) -> tuple[list[int], list[int]]:
-    """The prompt's tokens and those that the score adds to it."""
-    encode = tokenizer  # a transformers tokenizer is a callable
-    context = encode(text, add_special_tokens=False)["input_ids"]  # type: ignore[operator]
-    whole = encode(f"{text} {score}", add_special_tokens=False)["input_ids"]  # type: ignore[operator]
-    return context, whole[len(context) :]
+    """The prompt's tokens and those of the score after it."""
+    from harness.tokens import encode_pair, encode_text
+
+    pair = encode_pair(
+        tokenizer,
+        text,
+        f" {score}",
+        lambda whole: encode_text(tokenizer, whole, add_special_tokens=False),
+    )
+    return pair.context, pair.continuation
 
 
 def _expected(weights: Sequence[float]) -> float | None:

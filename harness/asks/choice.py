@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from harness.asks import Question, cluster
+from harness.errors import UserError
 from harness.suite import Suite, samples_of
-from harness.types import Metric, SuiteResult
+from harness.tokens import Pair, encode_pair
+from harness.types import Metric, Sample, SuiteResult
 
 
 def ask(suite: Suite, model: Any) -> Question:
-    """A scored pair for each choice of each sample."""
+    """A scored pair for each choice of each sample.
+
+    Raises UserError where a choice has no token, or two of a sample have the same.
+    """
     samples = samples_of(suite)
-    pairs = []
+    pairs: list[tuple[list[int], list[int]]] = []
+    apart = 0
     for sample in samples:
         prompt = suite["prompt"].replace("{question}", sample.question)
-        context = model.tokenizer(prompt)["input_ids"]
-        for choice in sample.choices or ():
-            whole = model.tokenizer(f"{prompt} {choice}")["input_ids"]
-            pairs.append((context, whole[len(context) :]))
-    return Question(pairs=pairs, keep=samples)
+        own = [_pair(model.tokenizer, prompt, choice, sample) for choice in sample.choices or ()]
+        _check_distinct(own, sample)
+        apart += sum(pair.apart for pair in own)
+        pairs += [(pair.context, pair.continuation) for pair in own]
+    return Question(pairs=pairs, keep=(samples, apart))
+
+
+def _pair(tokenizer: Any, prompt: str, choice: str, sample: Sample) -> Pair:
+    try:
+        return encode_pair(tokenizer, prompt, f" {choice}")
+    except UserError as error:
+        raise UserError(f"sample {sample.id}: {error}") from error
+
+
+def _check_distinct(pairs: Sequence[Pair], sample: Sample) -> None:
+    """Choices of the same tokens have the same probability, and the first would always win."""
+    first: dict[tuple[int, ...], str] = {}
+    for pair, choice in zip(pairs, sample.choices or (), strict=True):
+        known = first.setdefault(tuple(pair.continuation), choice)
+        if known != choice:
+            raise UserError(
+                f"sample {sample.id}: the tokenizer writes the choices {known!r} and {choice!r} "
+                "as the same tokens, so the model cannot tell them apart: write them otherwise"
+            )
 
 
 def metrics(suite: Suite) -> list[str] | None:
@@ -29,8 +55,9 @@ def metrics(suite: Suite) -> list[str] | None:
 
 def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
     """`acc`: the likeliest choice is right; `acc_norm`: the likeliest per byte of its text."""
+    samples, apart = question.keep
     rows, at = [], 0
-    for sample in question.keep:
+    for sample in samples:
         choices = sample.choices or ()
         logprobs = [s.logprob for s in question.scores[at : at + len(choices)]]
         at += len(choices)
@@ -52,4 +79,14 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
                 },
             }
         )
-    return SuiteResult(rows, [Metric("acc", True, "share"), Metric("acc_norm", True, "share")])
+    metrics = [Metric("acc", True, "share"), Metric("acc_norm", True, "share")]
+    notes = {"encoded_apart": apart} if apart else {}
+    warnings = [_joined(apart, len(question.pairs))] if apart else []
+    return SuiteResult(rows, metrics, notes, warnings)
+
+
+def _joined(apart: int, total: int) -> str:
+    return (
+        f"{apart} of {total} choices begin within a token that also ends the prompt: they were "
+        "encoded on their own; a prompt that ends in a line break avoids that"
+    )

@@ -89,7 +89,8 @@ def _encode(row: Row, model: Any) -> Encoded:
     ids, labels = list(encoded.input_ids), list(encoded.labels)
     if row.text is not None:
         # The end token that training appends to a plain text is no part of the text.
-        ids, labels = ids[:-1], labels[:-1]
+        if model.tokenizer.eos_token_id is not None:
+            ids, labels = ids[:-1], labels[:-1]
         if ids[:1] == [model.prefix_token]:
             labels[0] = IGNORED
     if labels and labels[0] != IGNORED:

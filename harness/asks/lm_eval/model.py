@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from harness.errors import UserError
+from harness.tokens import encode_pair, encode_text
 
 GREEDY = {"do_sample", "temperature", "max_gen_toks", "until"}
 """Settings of a generating task that greedy decoding honours; others would change the answers."""
@@ -48,8 +49,15 @@ def shared_prefix_lm(model: Any, progress: Callable[[int, int], None] | None = N
             extra = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
             key = string, add_special_tokens
             if key not in self.encoded:
-                self.encoded[key] = list(model.tokenizer(string, **extra)["input_ids"])
+                self.encoded[key] = encode_text(model.tokenizer, string, **extra)
             return list(self.encoded[key])
+
+        def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+            """As lm-eval's, but that a token across the join leaves no text unscored."""
+            bare = context.rstrip()
+            continuation, context = context[len(bare) :] + continuation, bare
+            pair = encode_pair(model.tokenizer, context, continuation, self.tok_encode)
+            return pair.context or [self.prefix_token_id], pair.continuation
 
         def _score(self, pairs: Sequence[Any]) -> list[Any]:
             scores = model.loglikelihood(pairs, progress)
