@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -357,28 +359,94 @@ def schema(name: str) -> None:
 
 def main() -> None:
     """Entry point: exit codes are those of the README."""
+    from harness.console import OutputLost, standard_streams
+
     arguments = sys.argv[1:]
+    code = HarnessError.exit_code
+    try:
+        with standard_streams(escape=not _needs_plugin_commands(arguments)):
+            try:
+                code = _outcome(arguments)
+                sys.stdout.flush()
+            except OutputLost as error:
+                code = error.exit_code
+                if not error.broken_pipe:
+                    click.echo(f"Error: {error}", err=True)
+    except OutputLost as error:  # standard error as well
+        code = error.exit_code
+    sys.exit(code)
+
+
+def _outcome(arguments: list[str]) -> int:
+    """Run a command and say what went wrong; its exit code."""
+    from harness.console import OutputLost
+
     try:
         if _needs_plugin_commands(arguments):
             from harness.manager import plugins as load
 
-            load().manager.hook.register_commands(cli=cli)
-        code: Any = cli.main(arguments, standalone_mode=False)
+            load().add_commands(cli)
+        return _code(cli.main(arguments, standalone_mode=False))
+    except OutputLost:
+        raise
     except click.exceptions.Exit as exit_:
-        code = exit_.exit_code
+        return exit_.exit_code
+    except SystemExit as exit_:
+        return _code(exit_.code)
     except click.ClickException as error:
         hint = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
-        click.echo(
-            f"Error: {error.format_message()}" + (f" (see {hint} --help)" if hint else ""), err=True
-        )
-        code = UserError.exit_code
+        return _say(error.format_message() + (f" (see {hint} --help)" if hint else ""))
     except HarnessError as error:
-        click.echo(f"Error: {' '.join(str(error).split())}", err=True)
-        code = error.exit_code
+        return _say(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted: everything finished so far is recorded.", err=True)
-        code = INTERRUPTED
-    sys.exit(code if isinstance(code, int) else 0)
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            return _unforeseen()
+        return _say(f"{_place(error)}{error.strerror}{_MENDS.get(error.errno, '')}")
+    except Exception:
+        return _unforeseen()
+
+
+_OF_THE_MACHINE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENFILE),
+}
+"""What a folder, a disk or a limit refuses; a file that is not there is somebody's mistake."""
+_MENDS = {
+    errno.EACCES: ": change its permissions, or name another",
+    errno.EROFS: ": name a folder that can be written to",
+    errno.ENOSPC: ": free some space",
+    errno.ENAMETOOLONG: ": name something shorter",
+    errno.EMFILE: ": raise the limit (ulimit -n)",
+}
+
+
+def _place(error: OSError) -> str:
+    """The file that an error is about, shortened where its name is the trouble."""
+    name = "" if error.filename is None else str(error.filename)
+    name = name if len(name) <= 200 else f"{name[:100]}...{name[-60:]}"
+    return f"{name}: " if name else ""
+
+
+def _say(message: str, code: int = UserError.exit_code) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _code(value: object) -> int:
+    """The exit code of what a command returned or raised SystemExit with: a text is an error."""
+    if isinstance(value, str):
+        return _say(value)
+    return value if isinstance(value, int) else 0
+
+
+def _unforeseen() -> int:
+    """Print the traceback of what nobody foresaw; 70, for 1 is the gate's."""
+    traceback.print_exc()
+    click.echo("Error: a fault of the harness or of a plugin: please report the above", err=True)
+    return HarnessError.exit_code
 
 
 def _needs_plugin_commands(arguments: Sequence[str]) -> bool:

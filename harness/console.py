@@ -1,17 +1,178 @@
-"""Where tables are printed."""
+"""Everything that is printed: made printable, and written to an output that may be lost."""
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import errno
+import os
+import re
 import sys
-from typing import Any
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any, TextIO
+
+from harness.errors import UserError
+
+__all__ = ["OutputLost", "console", "plain_table", "printable", "standard_streams"]
+
+BROKEN_PIPE = 141
+"""What a shell reports of a program that SIGPIPE ended: 128 + 13."""
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""C0 (but tab and line feed), DEL, C1, and what overrides or embeds a direction of writing."""
+
+
+def printable(text: str) -> str:
+    r"""`text` with control characters written as JSON escapes them (`\u001b`).
+
+    Answers, labels and errors hold what models and strangers wrote: an escape sequence among them
+    would move the cursor, hide text or set the clipboard. JSON keeps its meaning.
+    """
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _as_json(error: UnicodeError) -> tuple[str, int]:
+    r"""What an encoding lacks, as JSON escapes it: `\u2191`, by surrogate pairs beyond U+FFFF."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    escaped = "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+    return escaped, error.end
+
+
+codecs.register_error("harness.json", _as_json)
+
+
+class OutputLost(UserError):
+    """Standard output or error cannot be written to: a full disk, a broken pipe."""
+
+    def __init__(self, name: str, error: OSError) -> None:
+        super().__init__(f"standard {name}: {error.strerror}; free space, or send it elsewhere")
+        if error.errno == errno.EPIPE:
+            self.exit_code = BROKEN_PIPE
+
+    @property
+    def broken_pipe(self) -> bool:
+        """Whether the reader went away, which is no error of anybody."""
+        return self.exit_code == BROKEN_PIPE
+
+
+class _Stream:
+    """A text stream that writes what is printable; what it cannot write raises OutputLost."""
+
+    def __init__(self, stream: TextIO, name: str, *, escape: bool) -> None:
+        self._stream, self._name, self._escape = stream, name, escape
+        self._lost: OutputLost | None = None
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="harness.json")  # type: ignore[attr-defined]
+
+    def write(self, text: str) -> int:
+        """Characters written; click asks with an empty text whether the stream is binary."""
+        if text == "":
+            return 0
+        with self._losing():
+            return self._stream.write(printable(text) if self._escape else text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        with self._losing():
+            self._stream.flush()
+
+    @property
+    def raw(self) -> _Stream:
+        """The same stream for what has been made printable already, and is coloured."""
+        return _Stream(self._stream, self._name, escape=False)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "buffer" and codecs.lookup(self._stream.encoding).name == "ascii":
+            # click would write UTF-8 into it, past this class
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _losing(self) -> Iterator[None]:
+        if self._lost is not None:  # whoever wrote has swallowed it
+            raise self._lost
+        try:
+            yield
+        except OSError as error:
+            self._discard()
+            # Without standard error there is nowhere to say so: the work goes on.
+            if self._name == "output" or error.errno == errno.EPIPE:
+                self._lost = OutputLost(self._name, error)
+                raise self._lost from None
+
+    def _discard(self) -> None:
+        """Let what is still buffered go nowhere, or the interpreter fails on it at its end."""
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+@contextlib.contextmanager
+def standard_streams(*, escape: bool = True) -> Iterator[None]:
+    """Standard output and error as streams that hold what this module promises.
+
+    A closed one is /dev/null. `escape=False` leaves control characters: a command of a plugin
+    prints what it wants. Raises OutputLost.
+    """
+    _open_closed()
+    before = sys.stdout, sys.stderr
+    sys.stdout = _Stream(before[0], "output", escape=escape)
+    sys.stderr = _Stream(before[1], "error", escape=escape)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _open_closed() -> None:
+    """Put /dev/null where a standard descriptor is closed: the next file would take its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def console(*, stderr: bool = False) -> Any:
-    """As wide as the terminal; 120 columns into a pipe."""
-    from rich.console import Console
-
+    """As wide as the terminal; 120 columns into a pipe. Text is text: no markup, no emoji codes."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 120)
+    file = stream.raw if isinstance(stream, _Stream) else stream
+    width = None if stream.isatty() else 120
+    return _printing_console()(file=file, width=width, markup=False, emoji=False, highlight=False)
+
+
+@cache
+def _printing_console() -> Any:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+    from rich.text import Text
+
+    class Printing(Console):
+        """A console that writes printable text, and its own colours and cursor movements."""
+
+        def render_str(self, text: str, **how: Any) -> Text:
+            """A text as it is laid out: escaped before it is measured."""
+            return super().render_str(printable(text), **how)
+
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterable[Segment]:
+            """What is shown; what was measured already keeps its width."""
+            for text, style, control in super().render(renderable, options):
+                shown = text if control else _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+                yield Segment(shown, style, control)
+
+    return Printing
 
 
 def plain_table() -> Any:

@@ -66,8 +66,8 @@ def to_json(found: Sequence[Check]) -> list[dict[str, Any]]:
 
 def render(found: Sequence[Check]) -> Table:
     """The checks as a table for a rich console; the mend stands under what it mends."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, show_header=False, pad_edge=False)
     for _ in range(2):
@@ -75,11 +75,10 @@ def render(found: Sequence[Check]) -> Table:
     table.add_column(overflow="fold")
     colours = {"ok": "green", "missing": "red", "note": "yellow"}
     for check in found:
-        text = escape(check.detail)
+        text = Text(check.detail)
         if check.mend:
-            text += f"\n  [bold]{escape(check.mend)}[/bold]"
-        colour = colours[check.status]
-        table.add_row(f"[{colour}]{check.status}[/{colour}]", escape(check.name), text)
+            text += Text(f"\n  {check.mend}", style="bold")
+        table.add_row(Text(check.status, style=colours[check.status]), Text(check.name), text)
     return table
 
 

@@ -4,7 +4,8 @@ HarnessError
 ├── UserError            exit 2: input or environment; one line, with the mend
 │   ├── ConfigError      a file the user wrote, with its name and line
 │   ├── DataError        a row the user gave, with its file and line
-│   └── EnvironmentLack  something this machine lacks, with the command that installs it
+│   ├── EnvironmentLack  something this machine lacks, with the command that installs it
+│   └── PluginFault      a plugin that raises, exits or registers what is none, with its name
 ├── NotTheSame           exit 1: a merged model that is not the one that was evaluated
 ├── NotComparable        exit 4: two records that must not be compared
 └── CellFailed           a cell that broke while it ran; it is recorded, the others go on
@@ -23,6 +24,7 @@ __all__ = [
     "HarnessError",
     "NotComparable",
     "NotTheSame",
+    "PluginFault",
     "UserError",
     "nearest",
 ]
@@ -54,6 +56,10 @@ class DataError(ConfigError):
 
 class EnvironmentLack(UserError):
     """This machine lacks something; the message holds the command that installs it."""
+
+
+class PluginFault(UserError):
+    """Code of a plugin broke, or gave what its hook does not take; the message names the plugin."""
 
 
 class NotTheSame(HarnessError):

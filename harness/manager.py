@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
-from collections.abc import Callable
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,7 +17,7 @@ from typing import Any
 import pluggy
 
 from harness import hookspecs
-from harness.errors import EnvironmentLack, UserError, nearest
+from harness.errors import EnvironmentLack, HarnessError, PluginFault, UserError, nearest
 
 BUILT_IN = (
     "harness.plugins.base",
@@ -54,7 +58,9 @@ class Registry:
     origin: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, thing: Any, plugin: str) -> None:
-        """Raises UserError where the name is taken, naming both plugins."""
+        """Raises UserError where the name is taken (naming both plugins), PluginFault for none."""
+        if not isinstance(name, str) or not name:
+            raise PluginFault(f"plugin '{plugin}': the name of a {self.kind} is text, not {name!r}")
         if name in self.things:
             raise UserError(
                 f"two plugins register the {self.kind} '{name}': {self.origin[name]} and {plugin}; "
@@ -87,7 +93,8 @@ class Plugins:
             self._load(module, importlib.import_module(module))
         if discover:
             for entry in entry_points(group=ENTRY_POINT_GROUP):
-                self._load(entry.name, _import(entry))
+                with calling(f"plugin '{entry.name}'"):
+                    self._load(entry.name, _import(entry))
         self._reject_misspelt_hooks()
 
     def _load(self, name: str, module: Any) -> None:
@@ -102,17 +109,50 @@ class Plugins:
     def _collect(self, name: str, plugin: Any) -> None:
         """Call the registering hooks of this one plugin, so that each thing's origin is known."""
         registering: dict[str, Callable[..., None]] = {
-            "register_methods": lambda m: self.methods.add(m.name, m, name),
+            "register_methods": lambda m: self._add(self.methods, m, name),
             "register_suites": lambda path: self._add_suites(Path(path), name),
-            "register_scorers": lambda s: self.scorers.add(s.name, s, name),
-            "register_judges": lambda j: self.judges.add(j.name, j, name),
-            "register_executors": lambda e: self.executors.add(e.name, e, name),
-            "register_trackers": lambda t: self.trackers.add(t.name, t, name),
+            "register_scorers": lambda s: self._add(self.scorers, s, name),
+            "register_judges": lambda j: self._add(self.judges, j, name),
+            "register_executors": lambda e: self._add(self.executors, e, name),
+            "register_trackers": lambda t: self._add(self.trackers, t, name),
             "register_datasets": lambda key, path: self.datasets.add(key, Path(path), name),
         }
         others = [p for p in self.manager.get_plugins() if p is not plugin]
         for hook, register in registering.items():
-            self.manager.subset_hook_caller(hook, others)(register=register)
+            for result in self.manager.subset_hook_caller(hook, others)(register=register):
+                self._reject_generator(result, hook, name)
+
+    def _add(self, registry: Registry, thing: Any, plugin: str) -> None:
+        """Register a thing under its own name. Raises PluginFault for what is of another kind."""
+        wanted = _role(registry.kind)
+        if not isinstance(thing, wanted):
+            shown = f"the class {thing.__name__}" if inspect.isclass(thing) else repr(thing)[:80]
+            raise PluginFault(
+                f"plugin '{plugin}': {shown} is no {registry.kind}: register an instance of "
+                f"harness.{wanted.__name__}"
+            )
+        name = getattr(thing, "name", None)
+        if name is None:
+            kind = type(thing).__name__
+            raise PluginFault(f"plugin '{plugin}': the {registry.kind} {kind} has no `name`")
+        registry.add(name, thing, plugin)
+
+    def _reject_generator(self, result: Any, hook: str, plugin: str) -> None:
+        if inspect.isgenerator(result):
+            raise PluginFault(
+                f"plugin '{plugin}': {hook} yields, so it registers nothing: call "
+                "`register(...)` and use no `yield`"
+            )
+
+    def add_commands(self, group: Any) -> None:
+        """Let every plugin add its commands to a click group. Raises PluginFault, naming it."""
+        for name, plugin in self.manager.list_name_plugin():
+            others = [p for p in self.manager.get_plugins() if p is not plugin]
+            with calling(f"plugin '{name}'"):
+                for result in self.manager.subset_hook_caller("register_commands", others)(
+                    cli=group
+                ):
+                    self._reject_generator(result, "register_commands", name)
 
     def method_that(self, trait: str) -> str:
         """Name of the first method whose class attribute `trait` is true: the built-in one."""
@@ -138,11 +178,51 @@ class Plugins:
 def _import(entry: Any) -> Any:
     try:
         return entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise EnvironmentLack(
             f"plugin '{entry.name}' ({entry.value}) cannot be imported: "
-            f"{type(error).__name__}: {error}; reinstall or uninstall its distribution"
+            f"{_why(error)}; reinstall or uninstall its distribution"
         ) from error
+
+
+def _role(kind: str) -> type:
+    """The class of things of a kind."""
+    from harness import roles
+    from harness.method import Method
+
+    return {
+        "method": Method,
+        "scorer": roles.Scorer,
+        "judge": roles.Judge,
+        "executor": roles.Executor,
+        "tracker": roles.Tracker,
+    }[kind]
+
+
+@contextlib.contextmanager
+def calling(whose: str) -> Iterator[None]:
+    """While code of a plugin runs in this process: what it raises becomes an error that names it.
+
+    What it prints goes to standard error, so that `--json` stays JSON. `whose` is such as
+    `method 'lora'`. Raises PluginFault; the harness's own errors pass.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except HarnessError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginFault(f"{whose} {_why(error)}; mend it or leave it out") from error
+
+
+def _why(error: BaseException) -> str:
+    """What a plugin did, and the line of its code where it stands."""
+    if isinstance(error, SystemExit):
+        what = f"called exit with {error.code!r}"
+    else:
+        what = f"raised {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{what} ({frames[-1].filename}:{frames[-1].lineno})" if frames else what
 
 
 @functools.cache

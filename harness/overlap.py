@@ -251,4 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from harness.console import standard_streams
+
+    with standard_streams():
+        raise SystemExit(main())

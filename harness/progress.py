@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.cell import Cell
+from harness.console import console
 
 
 class Quiet:
@@ -43,7 +44,6 @@ class Live(Quiet):
     """A bar for the cells and one for what the running cell is doing (on a terminal)."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -53,11 +53,11 @@ class Live(Quiet):
         )
 
         self._bars = Progress(
-            TextColumn("{task.description:<44}"),
+            TextColumn("{task.description:<44}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=console(stderr=True),
             transient=True,
         )
         self._cells = self._bars.add_task("cells", total=None)
@@ -79,9 +79,7 @@ class Live(Quiet):
         """Move the bars, and leave above them what `Lines` would say."""
         kind = event["event"]
         if said := _said(cell, event):
-            self._bars.console.print(
-                said, style=_style(event), soft_wrap=True, highlight=False, markup=False
-            )
+            self._bars.console.print(said, style=_style(event), soft_wrap=True)
         if kind == "phase":
             self._restart(f"{cell.label} (seed {cell.seed}): {event['name']}")
         elif kind == "progress":
@@ -100,9 +98,7 @@ class Live(Quiet):
         )
 
     def _restart(self, text: str) -> None:
-        from rich.markup import escape
-
-        self._bars.reset(self._now, description=escape(text), total=None, visible=True)
+        self._bars.reset(self._now, description=text, total=None, visible=True)
 
     def _advance(self, event: Mapping[str, Any]) -> None:
         done = event.get("step", event.get("done"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from harness.cell import Cell
+from harness.console import standard_streams
 from harness.tokens import IGNORED, encode_row
 from harness.training_data import training_rows
 from harness.types import Artifact
@@ -46,4 +47,5 @@ def _marked(tokenizer: object, ids: list[int], labels: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    with standard_streams():
+        main(int(sys.argv[1]))

@@ -100,14 +100,12 @@ def _middle_out(text: str) -> str:
 
 
 def _table(rows: list[Mapping[str, Any]]) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
     grid = Table("sample", "output", "reference", "scores")
     for row in rows:
         scores = "\n".join(f"{name} {_score(value)}" for name, value in row["scores"].items())
-        cells = (row["id"], _short(row["output"]), _short(row["reference"]), scores)
-        grid.add_row(*map(escape, cells))
+        grid.add_row(row["id"], _short(row["output"]), _short(row["reference"]), scores)
     return grid
 
 
