@@ -6,9 +6,10 @@ precision, seed); what is a method's own comes as arguments.
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,14 @@ from harness.health import during as health
 from harness.measure import StepClock
 from harness.method import MethodOptions, usual
 from harness.tokens import IGNORED, Encoded, encode_row
-from harness.trainer import arguments, dataset, head_on_trained_positions, trainer_class
+from harness.trainer import (
+    arguments,
+    check_loss,
+    dataset,
+    head_on_trained_positions,
+    name_experts,
+    trainer_class,
+)
 from harness.types import Artifact, Job, Precision, Row
 
 if TYPE_CHECKING:
@@ -107,6 +115,7 @@ def train_sft(
         model, tokenizer = _load(base)
         if job.budget.liger:
             speed.apply_liger(model)
+        own = _configurations(model)
     with job.phase("prepare"):
         initial_adapter.check(model, peft)
         train, micro = _laid_out(job, settings, _encode(job, tokenizer, job.train))
@@ -123,6 +132,7 @@ def train_sft(
     health.after_training(job, trainer)
     _note_curve(job, trainer, train)
     with job.phase("save"):
+        _restore(trainer.accelerator.unwrap_model(trainer.model), own)
         artifact = _save(job, trainer, tokenizer, base, initial, adapter=peft is not None)
     return artifact
 
@@ -131,6 +141,25 @@ def _load(artifact: Artifact) -> tuple[Any, Any]:
     from harness.model import load_tokenizer, load_weights
 
     return load_weights(artifact), load_tokenizer(artifact)
+
+
+def _configurations(model: Any) -> tuple[Any, Any]:
+    """Copies of a model's configuration and of its generation's, as they were loaded."""
+    return copy.deepcopy(model.config), copy.deepcopy(getattr(model, "generation_config", None))
+
+
+def _restore(model: Any, own: tuple[Any, Any]) -> None:
+    """Give a model the configurations of `own` again.
+
+    For its training TRL has a mixture of experts return its router's logits, and the trainer
+    writes the tokenizer's special tokens and `use_cache` into the configuration. Saved, they would
+    change how the model answers: with router logits a padded batch cannot be generated from.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    configuration, generation = own
+    inner.config = configuration
+    if generation is not None:
+        inner.generation_config = generation
 
 
 def _encode(job: Job, tokenizer: Any, rows: Sequence[Row]) -> list[Encoded]:
@@ -176,6 +205,7 @@ def _trainer(
 ) -> Any:
     import torch
 
+    name_experts(model)
     trainer = trainer_class(job)(
         model=model,
         args=arguments(job, settings, micro),
@@ -183,8 +213,9 @@ def _trainer(
         eval_dataset=dataset(validation) if validation else None,
         processing_class=tokenizer,
         peft_config=peft,
-        callbacks=[_watcher(job)],
+        callbacks=[_watcher(job, _unlabelled_steps(train, job.budget.batch))],
     )
+    check_loss(trainer)
     # TRL stores the adapter of a quantised base in bf16 whatever the precision asked for; the
     # plan keeps trainable weights in float32 for every method.
     for parameter in trainer.model.parameters():
@@ -193,8 +224,22 @@ def _trainer(
     return trainer
 
 
-def _watcher(job: Job) -> Any:
-    """Reports progress, keeps the step times and the loss curve, stops a diverged run."""
+def _unlabelled_steps(train: Sequence[Encoded], batch: int) -> frozenset[int]:
+    """Optimizer steps, counted from 1, none of whose rows has a token under the loss."""
+    steps = range(0, len(train), batch)
+    labels = [[e.labels[1:] for e in train[at : at + batch]] for at in steps]
+    return frozenset(
+        step
+        for step, rows in enumerate(labels, 1)
+        if all(label == IGNORED for row in rows for label in row)
+    )
+
+
+def _watcher(job: Job, unlabelled: Collection[int] = ()) -> Any:
+    """Reports progress, keeps the step times and the loss curve, stops a diverged run.
+
+    Steps that are `unlabelled` have no loss: the zero that the trainer logs is none.
+    """
     from transformers import TrainerCallback
 
     clock = StepClock()
@@ -217,6 +262,8 @@ def _watcher(job: Job) -> Any:
             names = {"loss": "loss", "eval_loss": "validation_loss"}
             names |= {same: same for same in ("grad_norm", "learning_rate")}
             point = {new: float(logs[old]) for old, new in names.items() if old in logs}
+            if "loss" in point and state.global_step in unlabelled:
+                return
             if not {"loss", "validation_loss"} & set(point):
                 return
             monitor.stop_where_not_finite(point, state.global_step)

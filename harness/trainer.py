@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import UserError
 from harness.tokens import Encoded
 from harness.types import Job
 
 if TYPE_CHECKING:
     from harness.sft import SftOptions
+
+_COMPARED = 16
+"""Tokens on which TRL's loss is compared with the model's."""
+_ROUNDING = {False: 0.005, True: 0.05}
+"""What rounding may make of a log-probability, as a share of it: in float32, and in bf16."""
 
 
 def arguments(job: Job, settings: SftOptions, micro: int) -> Any:
@@ -82,6 +89,55 @@ def trainer_class(job: Job) -> type[Any]:
                 return super()._load_best_model(*args, **kwargs)
 
     return PhasedTrainer
+
+
+def name_experts(model: Any) -> None:
+    """Have the configuration of a mixture of experts say how many it has.
+
+    The loss that balances experts reads `num_experts` of it, where some families (PhiMoE) have
+    another name and only the model itself says `num_experts`.
+    """
+    config = model.config.get_text_config()
+    count = getattr(model, "num_experts", None)
+    if isinstance(count, int) and not hasattr(config, "num_experts"):
+        config.num_experts = count
+
+
+def check_loss(trainer: Any) -> None:
+    """Raise UserError where TRL's loss is not that of the model's own logits.
+
+    TRL scores the body's states with the head itself and knows by name what else a family does to
+    its logits. Both are compared on the first tokens of the first row, dropout off.
+    """
+    import torch
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    row = trainer.train_dataset[0]["input_ids"][:_COMPARED]
+    if len(row) < 2:
+        return
+    ids = torch.tensor([row], device=inner.device)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            logits = inner(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            own = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+            fused = inner(input_ids=ids, labels=ids, fused_lm_head=True).log_probs.float()
+    except AttributeError as error:
+        raise UserError(
+            f"{type(inner).__name__} cannot be trained by TRL {version('trl')} ({error}): "
+            "take another model"
+        ) from error
+    finally:
+        model.train(training)
+    allowed = _ROUNDING[trainer.args.bf16] * float(1 + own.abs().max())
+    difference = float((own - fused).abs().max())
+    if math.isfinite(difference) and difference > allowed:
+        raise UserError(
+            f"TRL {version('trl')} computes another loss than {type(inner).__name__} does (up to "
+            f"{difference:.3g} nats a token): its training would be wrong; take another model"
+        )
 
 
 @contextmanager

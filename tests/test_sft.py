@@ -197,3 +197,83 @@ def test_a_loss_that_is_not_finite_stops_the_training(tiny_model, tmp_path):
     with pytest.raises(CellFailed, match="is not finite at step 1") as caught:
         sft.train_sft(job(tmp_path / "out", broken), lr=1e-3)
     assert caught.value.status == "diverged"
+
+
+def test_a_step_without_a_label_has_no_loss_and_the_others_have_theirs(tiny_model, tmp_path):
+    question = "Please read all of this before you answer. " * 20
+    turns = ({"role": "user", "content": question}, {"role": "assistant", "content": "Yes."})
+    rows = [*ROWS[:4], Row("cut", messages=turns), ROWS[5]]
+    warnings = []
+    work = job(tmp_path, tiny_model, steps=6, batch=1, max_length=64)
+    work = Job(**{**vars(work), "train": rows, "warn": warnings.append})
+    sft.train_sft(work, lr=1e-4)
+    losses = {point["step"]: point["loss"] for point in work.notes["loss_curve"]}
+    assert sorted(losses) == [1, 2, 3, 4, 6]
+    assert min(losses.values()) > 1
+    assert any("no token under the loss (first: row cut)" in text for text in warnings)
+
+
+@pytest.fixture
+def family(tokenizer, tmp_path):
+    """`family(config)` saves a random model of a transformers configuration; its folder."""
+
+    def make(config):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        torch.manual_seed(0)
+        folder = tmp_path / config.model_type
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+def mixture(kind, tokenizer, **changes):
+    """A configuration of a small mixture of four experts."""
+    import transformers
+
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    own = {"vocab_size": len(tokenizer), "max_position_embeddings": 256, **changes}
+    return getattr(transformers, f"{kind}Config")(**sizes, **heads, **experts, **own)
+
+
+def test_a_fully_trained_mixture_of_experts_keeps_the_bases_configuration(
+    family, tokenizer, tmp_path
+):
+    from transformers import AutoConfig, GenerationConfig
+
+    folder = family(mixture("GptOss", tokenizer, eos_token_id=[1, 2], pad_token_id=1))
+    artifact = sft.train_sft(job(tmp_path / "trained", folder, steps=1), lr=1e-4)
+    base, trained = (AutoConfig.from_pretrained(place) for place in (folder, artifact.path))
+    place = {"_name_or_path": None}
+    assert trained.to_dict() | place == base.to_dict() | place
+    assert not trained.output_router_logits
+    base, trained = (GenerationConfig.from_pretrained(place) for place in (folder, artifact.path))
+    assert trained.to_dict() == base.to_dict()
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_mixture_whose_configuration_does_not_say_num_experts_is_trained(
+    family, tokenizer, tmp_path, method
+):
+    from harness.low_rank import LowRankOptions
+
+    folder = family(mixture("Phimoe", tokenizer))
+    work = job(tmp_path / "trained", folder, steps=1)
+    options = LowRankOptions(r=2, target_modules=["q_proj"])
+    sft.train_sft(work, lr=1e-4, peft=options.lora_config() if method == "lora" else None)
+    assert work.notes["loss_curve"][0]["loss"] > 1
+
+
+def test_a_loss_that_is_not_that_of_the_models_logits_is_refused(trainer):
+    from harness.trainer import check_loss
+
+    made = trainer()
+    check_loss(made)
+    made.model.lm_head.register_forward_hook(lambda module, inputs, logits: 2 * logits)
+    with pytest.raises(UserError, match="another loss than LlamaForCausalLM does"):
+        check_loss(made)
