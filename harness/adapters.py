@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, UserError, is_out_of_memory
+from harness.formats import expanded
 from harness.hub import content_hash
 from harness.packaged import registry
 from harness.types import ModelRef
@@ -34,7 +35,7 @@ def resolve_adapter(name: str, *, file: Path | None = None, line: int | None = N
     has no safetensors.
     """
     fail = functools.partial(ConfigError, file=file, line=line)
-    path = Path(name).expanduser()
+    path = expanded(name)
     roots = [Path.cwd()] if file is None else [file.resolve().parent, Path.cwd()]
     folder = next((root / path for root in roots if (root / path).is_dir()), None)
     if folder is None:

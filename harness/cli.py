@@ -14,6 +14,7 @@ import click
 from harness import __version__
 from harness.asks import MODULES
 from harness.cli_export import export_command
+from harness.cli_types import Finite
 from harness.errors import HarnessError, UserError
 
 INTERRUPTED = 130
@@ -122,9 +123,7 @@ def run(executor: str, batch: int | None, **asked: Any) -> None:
 @click.option(
     "--trace", is_flag=True, help="Run a step symbolically too, for each method: a minute or so."
 )
-@click.option(
-    "--price-per-hour", "price", type=click.FloatRange(min=0), help="Of this machine, in dollars."
-)
+@click.option("--price-per-hour", "price", type=Finite(min=0), help="Of this machine, in dollars.")
 def plan(
     show_tokens: bool,
     rows: int,
@@ -203,9 +202,7 @@ _results = click.option(
 @_results
 @click.option("--against", metavar="NAME", help="What all are compared with. Default: base.")
 @click.option("--suite", "only", multiple=True, metavar="NAME", help="Only this suite.")
-@click.option(
-    "--confidence", default=0.95, show_default=True, type=click.FloatRange(0.5, 1, True, True)
-)
+@click.option("--confidence", default=0.95, show_default=True, type=Finite(0.5, 1, True, True))
 @click.option("--samples", "shown", default=3, show_default=True, type=click.IntRange(min=0))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 def compare(**asked: Any) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from harness.cli_types import Finite
+
 
 def export_command(*shared: Any) -> click.Command:
     """The command, with options that other commands have too."""
@@ -32,13 +34,13 @@ def export_command(*shared: Any) -> click.Command:
     @click.option("--max-shard-size", "shard", metavar="SIZE", help="Default: 5GB.")
     @click.option(
         "--max-difference",
-        type=click.FloatRange(min=0),
+        type=Finite(min=0),
         metavar="NATS",
         help="Of a token's log-probability. Default: 0.01 in float32, 1 in bf16.",
     )
     @click.option(
         "--max-changed",
-        type=click.FloatRange(0, 1),
+        type=Finite(0, 1),
         metavar="SHARE",
         help="Of the answers. Default: 0.05 in float32, 0.35 in bf16.",
     )

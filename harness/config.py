@@ -71,16 +71,23 @@ class Data(Rows):
         return value
 
 
+MOST_DRAWS = 100_000_000
+"""Rows that a training draws: a list of them is held in memory."""
+MOST_BATCH = 1_000_000
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What numpy's generators, and so those of training, take."""
+
+
 class BudgetConfig(StrictModel):
     """What every method gets, alike."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=MOST_DRAWS)
     """Optimizer steps."""
-    batch: int = Field(ge=1)
+    batch: int = Field(ge=1, le=MOST_BATCH)
     """Rows per optimizer step."""
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     """Rows per forward pass; divides `batch`. `auto` weighs padding against passes."""
-    max_length: int = Field(default=512, ge=8)
+    max_length: int = Field(default=512, ge=8, le=MOST_DRAWS)
     """Tokens per row."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Arithmetic of the forward and backward pass."""
@@ -92,6 +99,16 @@ class BudgetConfig(StrictModel):
     """torch.compile; the first steps compile."""
     on_oom: Literal["checkpoint", "halve", "stop"] = "checkpoint"
     """Out of memory while training: halve micro_batch, then gradient checkpointing."""
+
+    @field_validator("batch")
+    @classmethod
+    def _can_be_drawn(cls, value: int, info: ValidationInfo) -> int:
+        steps = info.data.get("steps")
+        if steps is not None and steps * value > MOST_DRAWS:
+            raise ValueError(
+                f"{steps} steps of {value} rows are more than {MOST_DRAWS:,} draws: lower one"
+            )
+        return value
 
     @field_validator("micro_batch")
     @classmethod
@@ -146,7 +163,7 @@ class Experiment(StrictModel):
     data: Data | None = None
     budget: BudgetConfig
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     suites: tuple[SuiteEntry, ...]
     tune: Tune | None = None
     """Every method's options are looked for with the same number of trials."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import DataError, nearest
-from harness.formats import EXTENSIONS, no_such_file
+from harness.formats import EXTENSIONS, expanded, no_such_file
 from harness.well_known import DATA_SETS
 
 __all__ = ["resolve"]
@@ -29,7 +29,7 @@ def resolve(
     """
     if name in bundled:
         return bundled[name]
-    path = base / Path(name).expanduser()
+    path = base / expanded(name)
     if path.is_file():
         return path
     if path.is_dir():

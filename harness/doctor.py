@@ -205,7 +205,7 @@ def _mirror() -> Check:
     if not named:
         mend = "export HARNESS_MIRROR=DIR   # DIR/org/name holds a model or a data set"
         return Check("mirror", "note", "none set; needed only without the Hub", mend)
-    if Path(named).expanduser().is_dir():
+    if Path(named).is_dir():
         return Check("mirror", "ok", named)
     return Check("mirror", "missing", f"HARNESS_MIRROR: no folder {named}", "unset HARNESS_MIRROR")
 

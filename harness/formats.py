@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,15 @@ from typing import Any, Literal
 from harness.errors import DataError, nearest
 from harness.types import Message
 
-__all__ = ["COLUMNS", "EXTENSIONS", "Record", "check_columns", "no_such_file", "read_records"]
+__all__ = [
+    "COLUMNS",
+    "EXTENSIONS",
+    "Record",
+    "check_columns",
+    "expanded",
+    "no_such_file",
+    "read_records",
+]
 
 EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -38,6 +47,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 _ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
 _KNOWN_ROLES = ("system", "user", "assistant")
+
+
+def expanded(name: str) -> Path:
+    """A path whose `~` is the home folder; one of a user that is not there stays as it is."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111  # Path's own raises RuntimeError
 
 
 def no_such_file(path: Path) -> str:

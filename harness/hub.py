@@ -23,6 +23,7 @@ from typing import Any
 
 from harness.child import command
 from harness.errors import EnvironmentLack, UserError
+from harness.formats import expanded
 
 __all__ = [
     "cache_dir",
@@ -55,9 +56,9 @@ def cache_dir() -> Path:
     """Where pulled models and data sets are kept: `$HARNESS_CACHE`, or the user's cache folder."""
     named = os.environ.get("HARNESS_CACHE")
     if named:
-        return Path(named).expanduser().resolve()
+        return expanded(named).resolve()
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(caches).expanduser().resolve() / "finetune-harness"
+    return expanded(caches).resolve() / "finetune-harness"
 
 
 def make_cache(folder: Path) -> Path:

@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 
 from harness import hub
 from harness.errors import ConfigError, EnvironmentLack, UserError, nearest
+from harness.formats import expanded
 from harness.hub import content_hash
 from harness.model_files import without_machine
 from harness.types import ModelRef
@@ -356,7 +357,7 @@ def resolve_model(
 
 def _places(name: str, file: Path | None) -> list[Path]:
     """The folders that `name` may stand for, nearest to the file that names it first."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     roots = [Path.cwd()] if file is None else [file.resolve().parent, Path.cwd()]
     return [(root / path).resolve() for root in roots]
 

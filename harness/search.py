@@ -30,11 +30,11 @@ USUAL = "usual"
 class Tune(StrictModel):
     """The experiment's `tune` block."""
 
-    trials: int = Field(ge=1)
+    trials: int = Field(ge=1, le=10_000)
     """Trials of each method."""
     steps: int | None = Field(default=None, ge=1)
     """Optimizer steps of a trial; None means `budget.steps`."""
-    seed: int | None = Field(default=None, ge=0)
+    seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
     """Seed of the search and of every trial; None means the first of `seeds`."""
     objectives: tuple[Literal["validation_loss", "peak_memory"], ...] = ("validation_loss",)
     """What is made small; of a front the lowest validation loss is taken."""

@@ -66,8 +66,30 @@ class Located:
 # Reading
 
 
+MOST_BYTES = 2**20
+"""Of a file: what people write by hand is a thousandth of it; rows of data belong in data files."""
+MOST_LEVELS = 100
+"""Of lists and mappings in one another."""
+MOST_VALUES = 100_000
+"""Of a file with its aliases and merges written out: a few lines of them can stand for billions."""
+
+
 class _Loader(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]  # no stubs: Any
-    """PyYAML with the scalars of YAML 1.2."""
+    """PyYAML with the scalars of YAML 1.2, and a limit on its depth."""
+
+    level = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Raises yaml.MarkedYAMLError where values stand too deep."""
+        self.level += 1
+        if self.level > MOST_LEVELS:
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(
+                problem=f"lists and mappings more than {MOST_LEVELS} deep", problem_mark=mark
+            )
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        return node
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
@@ -94,6 +116,9 @@ def load(path: str | Path) -> Located:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(no_such_file(path))
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise ConfigError(f"{size} bytes: a YAML file of at most {MOST_BYTES} is read", file=path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -112,7 +137,11 @@ def parse(text: str, file: str | Path) -> Located:
             file=file,
             line=mark.line + 1 if mark else None,
         ) from error
-    except yaml.YAMLError as error:
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        told = f"broken YAML: the character U+{error.character:04X} is not allowed"
+        raise ConfigError(told, file=file, line=line) from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # "\UFFFFFFFF" is a ValueError
         raise ConfigError(f"broken YAML: {' '.join(str(error).split())}", file=file) from error
     marks: dict[KeyPath, int | str] = {(): 1}
     data = None if node is None else _Builder(file, marks).build(node, ())
@@ -125,11 +154,21 @@ class _Builder:
     def __init__(self, file: str | Path, marks: dict[KeyPath, int | str]) -> None:
         self.file, self.marks = file, marks
         self.open: set[int] = set()  # nodes being built: an alias to one of them has no end
+        self.values = 0
 
     def fail(self, message: str, node: yaml.Node) -> ConfigError:
         return ConfigError(message, file=self.file, line=node.start_mark.line + 1)
 
+    def count(self, node: yaml.Node) -> None:
+        """One more value, or one more key that is looked at."""
+        self.values += 1
+        if self.values > MOST_VALUES:
+            raise self.fail(
+                f"with its aliases written out the file has more than {MOST_VALUES} values", node
+            )
+
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
+        self.count(node)
         if id(node) in self.open:
             raise self.fail("an alias stands inside its own anchor", node)
         self.open.add(id(node))
@@ -153,6 +192,7 @@ class _Builder:
         seen: dict[str, int] = {}
         merged: list[yaml.MappingNode] = []
         for key, value in node.value:
+            self.count(key)
             line = key.start_mark.line + 1
             if key.tag == _TAG + "merge":
                 merged += self.sources(value)
@@ -166,6 +206,7 @@ class _Builder:
             self.marks[(*path, name)] = line
             yield name, value, (*path, name)
         for source in merged:
+            self.count(source)
             for name, value, at in self.items(source, path):
                 if name not in seen:
                     seen[name] = value.start_mark.line + 1
@@ -182,10 +223,17 @@ class _Builder:
         read = _READ.get(node.tag.removeprefix(_TAG))
         if read is None or not isinstance(node, yaml.ScalarNode):
             raise self.fail(f"the YAML tag '{node.tag}' is not read here: write plain values", node)
+        if wrong := _NO_TEXT.search(node.value):
+            raise self.fail(f"a text holds the character U+{ord(wrong[0]):04X}: take it out", node)
         try:
             return read(node.value)
         except ValueError as error:
-            raise self.fail(f"'{node.value}' does not fit its tag '{node.tag}'", node) from error
+            shown = node.value if len(node.value) <= 60 else f"{node.value[:57]}..."
+            raise self.fail(f"'{shown}' does not fit its tag '{node.tag}'", node) from error
+
+
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+"""What no path can hold and no UTF-8 file: NUL, and half of a surrogate pair."""
 
 
 def _read_float(text: str) -> float:

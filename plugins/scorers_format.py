@@ -8,6 +8,10 @@ from typing import Any
 
 from harness import Sample, hookimpl, scorer
 from harness.errors import UserError
+from harness.limits import time_limit
+
+MATCH_SECONDS = 5
+"""For one answer: a pattern such as `(a+)+b` needs twice as long for each character more."""
 
 _NUMBER = re.compile(
     r"(?P<sign>(?<![\w.)\]])[-−])?"  # a sign, not the dash of 3-5
@@ -67,7 +71,7 @@ def _check_pattern(samples: Sequence[Sample], *, pattern: str) -> None:
         raise UserError("the pattern is empty, so every answer would match")
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise UserError(f"the pattern {pattern!r} is no regular expression: {error}") from None
 
 
@@ -79,7 +83,8 @@ def regex(output: str, sample: Sample, *, pattern: str) -> float:
     must also equal the reference, but for case and white space. `(?:...)` is no group; `(?i)`
     at the start ignores case.
     """
-    match = re.search(pattern, output)
+    with time_limit(MATCH_SECONDS, f"the pattern {pattern!r}, on the answer to {sample.id},"):
+        match = re.search(pattern, output)
     if match is None:
         return 0.0
     if not match.re.groups or not (sample.reference or "").strip():

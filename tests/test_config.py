@@ -315,3 +315,63 @@ def test_wrong_options_name_the_method_and_the_line(
 def test_options_without_a_file() -> None:
     with pytest.raises(ConfigError, match=r"^method 'x': unknown key 'rr'"):
         yamlfile.validate_options(Options, {"rr": 1}, what="method 'x'")
+
+
+# ---- limits of a file
+
+
+BOMBS = {
+    "aliases": "\n".join(
+        ["a0: &a0 [x,x,x,x,x,x,x,x,x,x]"]
+        + [f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    ),
+    "merges": "\n".join(
+        ["a0: &a0 {k: v}"] + [f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}" for i in range(1, 40)]
+    ),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_aliases_that_stand_for_billions_are_refused(tmp_path, bomb):
+    file = tmp_path / "experiment.yaml"
+    file.write_text(BOMBS[bomb])
+    with pytest.raises(ConfigError, match=r"experiment\.yaml:\d+: with its aliases written out"):
+        load_experiment(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: " + "[" * 2000, "experiment.yaml:1: broken YAML: .*more than 100 deep"),
+        ("a: " + "{b: " * 2000, "experiment.yaml:1: broken YAML: .*more than 100 deep"),
+        (
+            "".join(f"{' ' * i}a:\n" for i in range(300)),
+            "experiment.yaml:100: broken YAML: .*more than 100 deep",
+        ),
+        ("name: x\nseeds: [" + "1" * 5000 + "]", r"experiment.yaml:2: '1{57}\.\.\.' does not fit"),
+        ('name: x\nmodel: "a\\0b"', r"experiment.yaml:2: a text holds the character U\+0000"),
+        ('name: x\nmodel: "\\ud83d"', r"experiment.yaml:2: a text holds the character U\+D83D"),
+        ("name: x\nmodel: \x1b[2J", r"experiment.yaml:2: broken YAML: the character U\+001B"),
+        ("#" * (2**20 + 1), r"experiment.yaml: \d+ bytes: a YAML file of at most 1048576 is read"),
+    ],
+)
+def test_what_no_experiment_holds(tmp_path, text, message):
+    file = tmp_path / "experiment.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(file)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("budget.steps", 10**30, "budget.steps: must be at most 100000000"),
+        ("budget.batch", 10**30, "budget.batch: must be at most 1000000"),
+        ("budget.steps", 60_000_000, "60000000 steps of 2 rows are more than 100,000,000 draws"),
+        ("seeds", [2**32], "must be at most 4294967295, got 4294967296"),
+    ],
+)
+def test_numbers_beyond_what_can_be_drawn(experiment, key, value, message):
+    small = experiment()
+    with pytest.raises(ConfigError, match=message):
+        load_experiment(small.file, [f"{key}={value}"])

@@ -11,6 +11,7 @@ from typing import Any
 from harness import adapters, config, packaged
 from harness.commands.run import Asked, carry_out, plan_of
 from harness.errors import UserError
+from harness.formats import expanded
 from harness.manager import BUILT_IN, plugins
 from harness.plan import Plan
 from harness.progress import progress
@@ -127,7 +128,7 @@ def _reject_adapter(option: str, name: str | None) -> None:
     """transformers would open the base that such a folder names, wherever it finds it."""
     if not name or name in packaged.registry():
         return
-    if (Path(name).expanduser() / adapters.CONFIG).is_file():
+    if (expanded(name) / adapters.CONFIG).is_file():
         raise UserError(
             f"{option} {name}: it is an adapter, not a model: harness eval BASE --adapter {name}"
         )
@@ -152,14 +153,14 @@ def default_label(given: Given) -> str:
 
 def _place(name: str) -> str:
     """A folder's whole path: whatever way led to it, records call it by its own name."""
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     known = name in packaged.registry() or not folder.is_dir()
     return name if known else str(folder.resolve())
 
 
 def _short(name: str) -> str:
     """The last part of a folder, a Hub id or an alias."""
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     return folder.resolve().name if folder.is_dir() else name.partition("@")[0].split("/")[-1]
 
 

@@ -64,14 +64,19 @@ def pull(alias: str) -> None:
 def suites(folders: Sequence[Path], as_json: bool) -> None:
     """List the suites of plugins and folders."""
     from harness import yamlfile
+    from harness.errors import ConfigError, UserError
     from harness.manager import plugins as load
 
     found = {name: Path(file) for name, file in load().suites.things.items()}
     for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"--suites {folder}: no such folder")
         found |= {file.stem: file for file in sorted(folder.glob("*.yaml"))}
     rows = []
     for name, file in sorted(found.items()):
         told = yamlfile.load(file).data
+        if not isinstance(told, dict):
+            raise ConfigError("a suite is a mapping with `name`, `ask` ...", file=file, line=1)
         rows.append([name, str(told.get("ask")), str(told.get("description", "")), str(file)])
     _list(["suite", "ask", "what it measures", "file"], rows, as_json)
 

@@ -16,11 +16,16 @@ from typing import Any
 
 from harness.data import training_order
 from harness.ladder import first_micro_batch
+from harness.limits import TooSlow, time_limit
 from harness.training_data import DataPlan, training_rows
 from harness.types import Budget, Message, ModelRef, Row
 
 CANDIDATES = 6
 """Batches, the longest by characters, whose rows are tokenised."""
+DRAWS = 1_000_000
+"""Rows drawn that are looked at: the first steps of a longer training."""
+TEMPLATE_SECONDS = 5
+"""For one conversation: a template renders thousands of them in a second."""
 TURN_TOKENS = 5
 """Of a conversation's turn beside its content, where no template can be rendered."""
 CHARACTERS = 3.5
@@ -73,7 +78,8 @@ def largest_batch(
 ) -> Batch:
     """The batch of the training with the most computed positions, in the plan's own order."""
     rows = _rows(data)
-    order = training_order(len(rows), budget.steps * budget.batch, seed)
+    steps = min(budget.steps, max(1, DRAWS // budget.batch))
+    order = training_order(len(rows), steps * budget.batch, seed)
     parts = _passes(order, [characters for _, characters in rows], budget, packing)
 
     def characters(part: Sequence[int], most: float = math.inf) -> float:
@@ -183,10 +189,13 @@ def _renderer(folder: Path, given: str | None) -> Callable[[Sequence[Message]], 
         return lambda messages: None
 
     def render(messages: Sequence[Message]) -> str | None:
-        try:
-            return str(template.render(messages=[dict(m) for m in messages], **special))
-        except (TemplateError, TypeError, KeyError):
-            return None
+        with time_limit(TEMPLATE_SECONDS, "the chat template"):
+            try:
+                return str(template.render(messages=[dict(m) for m in messages], **special))
+            except TooSlow:
+                raise
+            except (Exception, RecursionError):  # a template runs code of strangers
+                return None
 
     return render
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import UserError
 from harness.ladder import first_micro_batch
+from harness.limits import TooSlow
 from harness.machine import Machine, facts
 from harness.memory import batches, speed
 from harness.memory.batches import Batch
@@ -60,6 +61,8 @@ def predict(cell: Cell, machine: Machine | None = None) -> Prediction:
     try:
         setting = setting_of(cell, machine.device)
         by_category = peak(setting)
+    except TooSlow:  # training would hang on it as well
+        raise
     except (NotPredicted, UserError) as why:
         return Prediction(None, {}, kind, "not predicted", why_not=str(why))
     budget = cell.budget

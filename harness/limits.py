@@ -1,0 +1,40 @@
+"""A limit of time for what a user wrote: patterns and templates that would run for ever."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from harness.errors import UserError
+
+__all__ = ["TooSlow", "time_limit"]
+
+
+class TooSlow(UserError):
+    """A pattern or a template took longer than it may."""
+
+
+@contextmanager
+def time_limit(seconds: float, what: str) -> Iterator[None]:
+    """Raise TooSlow where the block takes longer than `seconds`; `what` begins its sentence.
+
+    By SIGALRM, which Python's regular expressions and everything that Python itself runs heed.
+    Outside the main thread, or where a timer runs already, there is no limit.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getitimer(signal.ITIMER_REAL)[0]:
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise TooSlow(f"{what} took more than {seconds:g} s: simplify it")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
