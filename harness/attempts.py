@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import data_checks, ladder, record
 from harness.cell import Cell
-from harness.errors import UserError
+from harness.errors import PluginFault, UserError
 from harness.machine import available_memory
-from harness.manager import plugins
+from harness.manager import calling, plugins
 from harness.measure import Meter
 from harness.roles import Executor
 from harness.types import Record
@@ -69,13 +69,45 @@ def _attempt(work: Work, executor: Executor, tell: Observer) -> dict[str, Any]:
         job.write_bytes(TypeAdapter(type(work)).dump_json(work))
         tell(cell, {"event": "started", "log": str(log), "plan": cell.as_record()})
         with end.clock.phase("attempt"):
-            for event in executor.run(job, log):
-                end.see(event)
-                tell(cell, event)
+            try:
+                for event in _events(executor, job, log):
+                    end.see(event)
+                    tell(cell, event)
+            except PluginFault as fault:
+                end.fault = fault
     if not file.is_file() or file.stat().st_mtime_ns == before:
         _record_crash(work, end, log)
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
+
+
+def _events(executor: Executor, job: Path, log: Path) -> Iterator[Mapping[str, Any]]:
+    """What an executor reports. Raises PluginFault where it breaks or reports what is no event."""
+    whose = f"executor '{executor.name}'"
+    with calling(whose):
+        reported = iter(executor.run(job, log))
+    try:
+        while True:
+            with calling(whose):
+                event = next(reported, None)
+            if event is None:
+                return
+            kind = event.get("event") if isinstance(event, Mapping) else None
+            if not isinstance(kind, str) or not _EVENTS.get(kind, frozenset()) <= set(event):
+                raise PluginFault(f"{whose} yielded {repr(event)[:200]}, which is no event")
+            yield event
+    finally:
+        if isinstance(reported, Generator):
+            reported.close()
+
+
+_EVENTS = {
+    "exit": {"code"},
+    "phase": {"name"},
+    "warning": {"message"},
+    "progress": frozenset[str](),
+}
+"""What the events of a worker hold that are looked at here and on the screen."""
 
 
 @dataclass
@@ -83,9 +115,20 @@ class _End:
     """What a worker was last heard of."""
 
     clock: Meter = field(default_factory=Meter)
-    code: int = 0
+    code: int | None = None
+    """None where nobody told."""
     phase: str | None = None
     micro_batch: int | None = None
+    fault: PluginFault | None = None
+    """What the executor did, where it is to blame."""
+
+    def message(self, why: str, log: Path) -> str:
+        """Why there is no record."""
+        if self.fault is not None:
+            return str(self.fault)
+        if self.code is None:
+            return f"the executor ended without the worker's exit code: {why} ({log})"
+        return f"the worker ended with exit code {self.code}: {why} ({log})"
 
     def see(self, event: Mapping[str, Any]) -> None:
         """Keep what an event says of these."""
@@ -100,7 +143,8 @@ def _record_crash(work: Work, end: _End, log: Path) -> None:
     """A record for a worker that died without writing one."""
     cell, out = work.cell, work.out
     status: Any = "oom" if end.code in KILLED else "error"
-    tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
+    told = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    tail = told.splitlines()[-12:]
     memory = {"available_bytes": available_memory(), "predicted_bytes": work.predicted_bytes}
     why = "the system killed it, mostly for its memory" if status == "oom" else "see its log"
     record.write_record(
@@ -113,8 +157,8 @@ def _record_crash(work: Work, end: _End, log: Path) -> None:
             environment=record.environment(),
             warnings=data_checks.warnings(cell.data),
             error={
-                "type": "WorkerDied",
-                "message": f"the worker ended with exit code {end.code}: {why} ({log})",
+                "type": "WorkerDied" if end.fault is None else type(end.fault).__name__,
+                "message": end.message(why, log),
                 "phase": end.phase,
                 "traceback": tail,
                 **(memory if status == "oom" else {}),

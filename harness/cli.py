@@ -86,8 +86,8 @@ def _rows(context: click.Context, parameter: click.Parameter, text: str) -> int 
     """`auto` or a number of sequences."""
     if text == "auto":
         return None
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise click.BadParameter(f"expected auto or a number of sequences, got '{text}'")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        raise click.BadParameter(f"expected auto or a number of sequences, got '{text[:60]}'")
     return int(text)
 
 

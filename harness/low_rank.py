@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -95,7 +95,7 @@ class LowRankOptions(SftOptions):
     """Scale of the update, divided by r; None means 2r."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | Annotated[list[str], Field(min_length=1)] = "all-linear"
     """Layers that get an adapter: `all-linear`, or names of modules."""
     rslora: bool = False
     """Scale by alpha / sqrt(r) instead of alpha / r (Kalajdzievski 2023, arXiv 2312.03732)."""

@@ -20,7 +20,7 @@ from harness.config import Experiment, MethodEntry
 from harness.data_checks import check_column
 from harness.errors import ConfigError, UserError, nearest
 from harness.machine import default_precision, facts
-from harness.manager import Plugins
+from harness.manager import Plugins, calling
 from harness.method import MethodOptions
 from harness.search import Search, plan_searches
 from harness.suite import Suite, Where, find_suite, has_conversations, load_suite
@@ -135,19 +135,22 @@ def _options(experiment: Experiment, plugins: Plugins, entry: MethodEntry) -> Me
     if entry.name not in plugins.methods.things:
         hint = nearest(entry.name, plugins.methods.things)
         raise experiment.error(f"unknown method '{entry.name}': {hint}", "methods", at)
-    chosen = yamlfile.validate_options(
-        plugins.methods.get(entry.name).Options,
-        entry.options,
-        experiment.located,
-        ("methods", at),
-        what=f"method '{entry.label}'",
-        also=("name", "label", "tune"),
-    )
+    with calling(f"method '{entry.name}'"):
+        chosen = yamlfile.validate_options(
+            plugins.methods.get(entry.name).Options,
+            entry.options,
+            experiment.located,
+            ("methods", at),
+            what=f"method '{entry.label}'",
+            also=("name", "label", "tune"),
+        )
     validated = experiment.data is not None and experiment.data.validation is not None
     try:
         if getattr(chosen, "validate_every", 0) and not validated:
             raise UserError("validate_every needs rows put aside: set data.validation")
-        chosen.check(_budget(experiment).precision)
+        precision = _budget(experiment).precision
+        with calling(f"method '{entry.name}'"):
+            chosen.check(precision)
     except UserError as error:
         raise experiment.error(f"method '{entry.label}': {error}", "methods", at) from None
     return chosen
@@ -164,9 +167,10 @@ def _check_fits(
     for entry in entries:
         search, own = searches.get(entry.label), options[entry.label]
         try:
-            own.fits(model)
-            for option, value in search.ends() if search else ():
-                own.model_copy(update={option: value}).fits(model)
+            with calling(f"method '{entry.name}'"):
+                own.fits(model)
+                for option, value in search.ends() if search else ():
+                    own.model_copy(update={option: value}).fits(model)
         except UserError as error:
             at = experiment.methods.index(entry)
             raise experiment.error(f"method '{entry.label}': {error}", "methods", at) from None
@@ -186,7 +190,8 @@ def _resolved(
             line = experiment.line("methods", at, option)
             return resolve_adapter(name, file=experiment.file, line=line)
 
-    return dict(options.resolve(Find()).model_dump(mode="json"))
+    with calling(f"method '{entry.name}'"):
+        return dict(options.resolve(Find()).model_dump(mode="json"))
 
 
 def _budget(experiment: Experiment) -> Budget:

@@ -224,6 +224,17 @@ def validate(value: Mapping[str, Any], name: str) -> None:
         raise HarnessError(f"{name} {value.get('id', '')} does not match its schema: {problem}")
 
 
+def training_problem(training: Mapping[str, Any]) -> str | None:
+    """What keeps a record from holding this `training` section; None where nothing does."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    whole = schema("record")
+    part = {**whole["properties"]["training"], "$defs": whole.get("$defs", {})}
+    error = best_match(Draft202012Validator(part).iter_errors(plain(training)))
+    return None if error is None else f"{error.json_path}: {error.message[:200]}"
+
+
 def _first_problem(value: Any, name: str) -> str | None:
     from jsonschema.exceptions import best_match
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import numbers
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import DataError, UserError
-from harness.manager import Plugins
+from harness.errors import DataError, PluginFault, UserError
+from harness.manager import Plugins, calling
 from harness.roles import Scorer
 from harness.types import ModelRef, Sample
 from harness.yamlfile import KeyPath, Located, validate_options
 
-__all__ = ["check_samples", "content", "read", "uses"]
+__all__ = ["check_samples", "checked", "content", "read", "uses"]
 
 Resolve = Callable[[str, KeyPath], ModelRef]
 """`resolve(name, path)`: the model that is named at `path` of the suite's file."""
@@ -91,6 +92,18 @@ def uses(
         yield entry["label"], scorer, options
 
 
+def checked(scores: Any, count: int, whose: str) -> Sequence[float | None]:
+    """What a scorer or a judge gave. Raises PluginFault unless each answer has a number or None."""
+    listed = list(scores) if isinstance(scores, Iterable) and not isinstance(scores, str) else None
+    if listed is None or len(listed) != count:
+        given = f"{len(listed)} scores" if listed is not None else repr(scores)[:100]
+        raise PluginFault(f"{whose} gave {given} for {count} answers: give one for each")
+    for score in listed:
+        if score is not None and not isinstance(score, numbers.Real):
+            raise PluginFault(f"{whose} gave {repr(score)[:100]}: a score is a number or None")
+    return listed
+
+
 def check_samples(
     entries: Sequence[Mapping[str, Any]],
     samples: Sequence[Sample],
@@ -111,7 +124,8 @@ def check_samples(
         if scorer.check is None:
             continue
         try:
-            scorer.check(samples, **options)
+            with calling(f"scorer '{scorer.name}'"):
+                scorer.check(samples, **options)
         except UserError as error:
             raise located.error(f"scorer '{label}': {error}", ("scorers", at)) from error
 

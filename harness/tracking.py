@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
+from harness.manager import calling
 from harness.record import suites
 
 if TYPE_CHECKING:
@@ -30,16 +31,25 @@ def chosen(plugins: Plugins, experiment: Experiment, also: Sequence[str]) -> lis
 
     Raises UserError for a name that is none, EnvironmentLack for a library that is missing.
     """
+    found = named(plugins, experiment, also)
+    for tracker in found.values():
+        with calling(f"tracker '{tracker.name}'"):
+            tracker.check()
+    return list(found.values())
+
+
+def named(plugins: Plugins, experiment: Experiment, also: Sequence[str]) -> dict[str, Tracker]:
+    """The same by name, whether this machine has their libraries or not.
+
+    Raises UserError for a name that is none.
+    """
     found: dict[str, Tracker] = {}
     for at, name in enumerate(experiment.track):
         try:
             found[name] = plugins.trackers.get(name)
         except UserError as error:
             raise experiment.error(str(error), "track", at) from None
-    found |= {name: plugins.trackers.get(name) for name in also}
-    for tracker in found.values():
-        tracker.check()
-    return list(found.values())
+    return found | {name: plugins.trackers.get(name) for name in also}
 
 
 class Tracking:
@@ -65,7 +75,7 @@ class Tracking:
         if self._opened:
             for line in self._each(lambda tracker: tracker.close()):
                 if line:
-                    self._warn(line)
+                    self._warn(str(line))
 
     def event(self, cell: str, event: Mapping[str, Any]) -> None:
         """Tell all trackers; they are opened at the first cell that starts."""
@@ -81,7 +91,7 @@ class Tracking:
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
                     results.append(call(tracker))
-            except Exception as error:  # whatever a library or its server did
+            except (Exception, SystemExit) as error:  # whatever a library or its server did
                 self._active.remove(tracker)
                 why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 self._warn(f"tracker '{tracker.name}' broke and is told no more ({why})")

@@ -23,7 +23,7 @@ from harness import health, ladder, record
 from harness.artifact_hash import artifact_hash
 from harness.cell import Cell
 from harness.child import begin
-from harness.errors import CellFailed, is_out_of_memory
+from harness.errors import CellFailed, HarnessError, PluginFault, is_out_of_memory
 from harness.evaluate import Measured, SuiteFailure, evaluate
 from harness.health.options import outside_usual
 from harness.ladder import Rung
@@ -150,8 +150,27 @@ def main(arguments: list[str]) -> int:
             _judge(running, artifact)
         else:
             _evaluate(running, artifact)
-    record.write_record(work.out, _record(running))
+    _write(running)
     return 0 if running.status == "ok" else CellFailed.exit_code
+
+
+def _write(running: _Running) -> None:
+    """Write the record; where what was measured fits none, one that says so."""
+    cell = running.work.cell
+    try:
+        record.write_record(running.work.out, _record(running))
+    except HarnessError as error:
+        running.status = "ok"  # what broke before is in the log: this is what keeps a record away
+        running.fail(error, "record")
+        bare = Record(
+            id=cell.id,
+            status=running.status,
+            plan=cell.as_record(),
+            environment=record.environment(),
+            warnings=list(running.work.warnings),
+            error=running.error,
+        )
+        record.write_record(running.work.out, bare)
 
 
 def status_of(error: BaseException) -> Status:
@@ -171,7 +190,7 @@ def _train(running: _Running) -> Artifact | None:
             artifact = _train_now(running, folder)
         running.warnings += leaks(running.read, work.cell.suites)
         return artifact
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a method may call exit
         running.fail(error, running.training.failed)
         if running.status == "oom" and running.trained is None and "micro_batch" in running.notes:
             running.attempt = ladder.failed_attempt(
@@ -219,9 +238,17 @@ def _train_now(running: _Running, folder: Path) -> Artifact:
     # Not told to the parent: it knew them before the first cell.
     running.warnings += map(str, health.keep(running.notes, outside_usual(job.options)))
     artifact: Artifact = method.train(job)
+    if not isinstance(artifact, Artifact):
+        raise PluginFault(
+            f"method '{cell.method}': train() returned {repr(artifact)[:100]}: return an Artifact"
+        )
     if not method.trains:
         return artifact
-    running.trained = running.trying
+    trained = running.trying
+    if problem := record.training_problem(trained):
+        running.notes.clear()
+        raise PluginFault(f"method '{cell.method}': its notes fit no record ({problem})")
+    running.trained = trained
     if running.work.failed:
         running.warnings.append(ladder.told(running.work.failed, running.notes))
     record.write_json(
@@ -293,7 +320,7 @@ def _judge(running: _Running, artifact: Artifact) -> None:
             )
         spent = meter.phases["validation loss"]["seconds"]
         running.trained["validation"] = {**found, "seconds": spent}
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         running.fail(error, meter.failed)
 
 
@@ -314,7 +341,7 @@ def _evaluate(running: _Running, artifact: Artifact) -> None:
         ran = evaluate(artifact, left, phases, report, work.batch) if left else ()
         for measured in ran:
             _keep(running, sections, measured)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         running.fail(error, meter.failed)
 
 

@@ -32,14 +32,29 @@ class Local(Executor):
                         stderr=log,
                         stdin=subprocess.DEVNULL,
                         text=True,
+                        encoding="utf-8",
+                        errors="replace",
                     )
                 assert worker.stdout is not None
                 for line in worker.stdout:
-                    yield json.loads(line)
+                    event = _event(line)
+                    if event is not None:
+                        yield event
+                    else:  # something else than the worker wrote into its stream
+                        log.write(line.encode(errors="replace"))
                 yield {"event": "exit", "code": worker.wait()}
             finally:
                 if worker is not None:
                     _stop(worker)
+
+
+def _event(line: str) -> Mapping[str, Any] | None:
+    """A line of the stream; None where it is no event."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+ROOT = Path(__file__).parent.parent
 SECONDS = 30
 """A command's limit; one on the tiny experiment takes some hundredths of a second."""
 
@@ -38,7 +39,20 @@ NASTY: tuple[Any, ...] = (
 )
 """Values that programs trip over."""
 _BYTES = (b"\x00", b"\xff", b"\xed\xa0\x80", b"\x1b", b"\r", b"\xef\xbb\xbf", b"\x85", b"\t")
-_TEXTS = ("&a ", "*a", "<<: *a\n", "!!python/object:x ", "? ", "---\n", "|\n", "#", "'", '"', "{", "]")
+_TEXTS = (
+    "&a ",
+    "*a",
+    "<<: *a\n",
+    "!!python/object:x ",
+    "? ",
+    "---\n",
+    "|\n",
+    "#",
+    "'",
+    '"',
+    "{",
+    "]",
+)
 
 
 @dataclass(frozen=True)
@@ -117,34 +131,51 @@ def _limited() -> Iterator[None]:
 def write_folder(folder: Path, model: Path) -> None:
     """An experiment with a suite of each kind, its data, a policy, and records to gate."""
     rows = [
-        {"messages": [{"role": "user", "content": f"Is {i} even?"},
-                      {"role": "assistant", "content": "Yes." if i % 2 == 0 else "No."}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"Is {i} even?"},
+                {"role": "assistant", "content": "Yes." if i % 2 == 0 else "No."},
+            ]
+        }
         for i in range(24)
     ]
     asked = [{"id": f"s{i}", "prompt": f"Is {i} odd?", "reference": "No."} for i in range(6)]
-    picks = [{"question": f"Which is {i}?", "choices": ["a", "b"], "answer": i % 2} for i in range(6)]
+    picks = [
+        {"question": f"Which is {i}?", "choices": ["a", "b"], "answer": i % 2} for i in range(6)
+    ]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "rows.csv").write_text("prompt,completion\n" + "".join(f'"a {i}","b {i}"\n' for i in range(24)))
-    (folder / "rows.json").write_text(json.dumps([{"prompt": f"a {i}", "completion": f"b {i}"} for i in range(24)]))
+    (folder / "rows.csv").write_text(
+        "prompt,completion\n" + "".join(f'"a {i}","b {i}"\n' for i in range(24))
+    )
+    (folder / "rows.json").write_text(
+        json.dumps([{"prompt": f"a {i}", "completion": f"b {i}"} for i in range(24)])
+    )
     (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     (folder / "picks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in picks))
     files = {
         "answers.yaml": {
-            "name": "answers", "version": 1, "ask": "generate", "data": "asked.jsonl",
+            "name": "answers",
+            "version": 1,
+            "ask": "generate",
+            "data": "asked.jsonl",
             "max_new_tokens": 8,
             "scorers": ["exact_match", {"name": "regex", "label": "no", "pattern": "No"}],
         },
         "choices.yaml": {"name": "choices", "version": 1, "ask": "choice", "data": "picks.jsonl"},
         "texts.yaml": {"name": "texts", "version": 1, "ask": "perplexity", "data": "train.jsonl"},
         "experiment.yaml": {
-            "name": "spoilt", "model": str(model),
+            "name": "spoilt",
+            "model": str(model),
             "data": {"train": "train.jsonl", "validation": 4},
             "budget": {"steps": 2, "batch": 2, "max_length": 96, "precision": "float32"},
             "methods": ["base", {"name": "lora", "label": "small", "r": 4, "lr": 0.001}],
-            "seeds": [0, 1], "suites": ["answers", {"name": "choices", "limit": 3}, "texts"],
+            "seeds": [0, 1],
+            "suites": ["answers", {"name": "choices", "limit": 3}, "texts"],
         },
         "policy.yaml": {
-            "confidence": 0.95, "correction": "holm", "inconclusive": "block",
+            "confidence": 0.95,
+            "correction": "holm",
+            "inconclusive": "block",
             "rules": [
                 {"metric": "similarity.cosine", "max_drop": 0.02},
                 {"metric": "perplexity.*", "max_increase": "5%"},
@@ -313,11 +344,34 @@ def _options() -> Iterator[Case]:
         yield "option", ["run", "experiment.yaml", "--batch", value], {}
         yield "option", ["run", "experiment.yaml", "--executor", value], {}
         yield "option", ["run", "experiment.yaml", "--tracker", value], {}
-    for value in ("", "=", "a", "a.b", ".=1", "a..b=1", "methods.9=1", "budget.steps=[", "name.x=1",
-                  "budget.steps=" + "9" * 5000, "name=\x1b", "name=\ud800"):
+    for value in (
+        "",
+        "=",
+        "a",
+        "a.b",
+        ".=1",
+        "a..b=1",
+        "methods.9=1",
+        "budget.steps=[",
+        "name.x=1",
+        "budget.steps=" + "9" * 5000,
+        "name=\x1b",
+        "name=\ud800",
+    ):
         yield "option", ["plan", "experiment.yaml", "--set", value], {}
-    for command in ("plan", "run", "eval", "leaderboard", "compare", "gate", "export", "suites check",
-                    "suites new", "models pull", "schema"):
+    for command in (
+        "plan",
+        "run",
+        "eval",
+        "leaderboard",
+        "compare",
+        "gate",
+        "export",
+        "suites check",
+        "suites new",
+        "models pull",
+        "schema",
+    ):
         for value in ("nope", "", "~nosuchuser/x", "x" * 300, "/dev/null", "a/" * 3000):
             rest = {"gate": ["--baseline", "base"], "export": ["--to", "b"]}.get(command, [])
             if (command, value) not in {("suites new", "nope")}:
@@ -338,12 +392,19 @@ _EXPERIMENT: dict[str, Sequence[Any]] = {
     "budget.precision": (1, "fp16", [], "", None),
     "budget.on_oom": (1, "never", [], ""),
     "data": ([], 1, "x", {}, {"train": None}),
-    "data.train": (1, "", [], "nope.jsonl", "nope", "~nosuchuser/x", "x" * 300, ".", "/dev/null"),
+    "data.train": (1, "", [], "nope.jsonl", "nope", "~nosuchuser/x", "x" * 300, "/dev/null"),
     "data.validation": (0, -1, 1.5, "", [], True, 1000, 10**30, "nope.jsonl", float("nan")),
     "data.loss": (1, "none", [], ""),
     "data.columns": (1, "a", [], {"a": "b"}, {"prompt": 1}, {"prompt": "nope"}),
     "data.sample": (0, -1, "a", 0.5, []),
-    "data.mix": (1, "a", [], {}, {"source": "nope", "share": 0.1}, {"source": "train.jsonl", "share": 2}),
+    "data.mix": (
+        1,
+        "a",
+        [],
+        {},
+        {"source": "nope", "share": 0.1},
+        {"source": "train.jsonl", "share": 2},
+    ),
     "data.chat_template": (1, [], "{% for %}", "{{ x"),
     "price_per_hour": (-1, "a", [], float("nan"), float("inf")),
     "rank_by": (1, [], "nope", "answers.nope", "."),
@@ -364,11 +425,25 @@ _SUITE: dict[str, Sequence[Any]] = {
     "data": (None, 1, "", [], {}, "nope.jsonl", "~nosuchuser/x", "x" * 300, "\x00"),
     "max_new_tokens": (0, -1, "a", 0.5, []),
     "limit": (0, -1, "a", 0.5, []),
-    "scorers": ([], "exact_match", [1], [{}], ["nope"], [None], ["exact_match"] * 2, {}, [["regex"]]),
+    "scorers": (
+        [],
+        "exact_match",
+        [1],
+        [{}],
+        ["nope"],
+        [None],
+        ["exact_match"] * 2,
+        {},
+        [["regex"]],
+    ),
     "scorers.1": (
-        {"name": "regex"}, {"name": "regex", "pattern": 1}, {"name": "regex", "pattern": "("},
-        {"name": "regex", "pattern": ""}, {"name": "regex", "pattern": "a{" + "9" * 30 + "}"},
-        {"name": "regex", "pattern": "a", "nope": 1}, {"name": "exact_match", "label": "a b"},
+        {"name": "regex"},
+        {"name": "regex", "pattern": 1},
+        {"name": "regex", "pattern": "("},
+        {"name": "regex", "pattern": ""},
+        {"name": "regex", "pattern": "a{" + "9" * 30 + "}"},
+        {"name": "regex", "pattern": "a", "nope": 1},
+        {"name": "exact_match", "label": "a b"},
     ),
     "nope": (1, None, []),
 }
@@ -382,39 +457,106 @@ def _keys(kind: str, file: str, wrong: Mapping[str, Sequence[Any]]) -> Iterator[
 
 def _rows() -> Iterator[Case]:
     for line in (
-        "", "1", "[]", "null", '"a"', "{}", '{"a": 1}', '{"prompt": 1, "completion": "a"}',
-        '{"prompt": "", "completion": "a"}', '{"messages": []}', '{"messages": 1}',
-        '{"messages": [1]}', '{"messages": [{}]}', '{"messages": [{"role": "user"}]}',
-        '{"messages": [{"role": "x", "content": "a"}]}', '{"messages": [{"role": "user", "content": 1}]}',
-        '{"messages": [{"role": "user", "content": ""}]}', '{"messages": [{"role": ["a"], "content": "b"}]}',
-        "{", "[" * 100000, '{"a": ' * 100000, '{"text": ' + "9" * 5000 + "}", "NaN", "\x00", "\ufffe",
-        '{"prompt": "a"}', '{"instruction": "a"}', '{"text": null}', '{"text": {}}',
+        "",
+        "1",
+        "[]",
+        "null",
+        '"a"',
+        "{}",
+        '{"a": 1}',
+        '{"prompt": 1, "completion": "a"}',
+        '{"prompt": "", "completion": "a"}',
+        '{"messages": []}',
+        '{"messages": 1}',
+        '{"messages": [1]}',
+        '{"messages": [{}]}',
+        '{"messages": [{"role": "user"}]}',
+        '{"messages": [{"role": "x", "content": "a"}]}',
+        '{"messages": [{"role": "user", "content": 1}]}',
+        '{"messages": [{"role": "user", "content": ""}]}',
+        '{"messages": [{"role": ["a"], "content": "b"}]}',
+        "{",
+        "[" * 100000,
+        '{"a": ' * 100000,
+        '{"text": ' + "9" * 5000 + "}",
+        "NaN",
+        "\x00",
+        "\ufffe",
+        '{"prompt": "a"}',
+        '{"instruction": "a"}',
+        '{"text": null}',
+        '{"text": {}}',
     ):
         yield "row", PLAN, {"train.jsonl": f"{line}\n".encode("utf-8", "replace")}
     for line in (
-        "", "1", "[]", "{}", '{"prompt": 1}', '{"prompt": ""}', '{"prompt": "a"}',
-        '{"id": "a", "prompt": "x", "reference": "y"}\n{"id": "a", "prompt": "z", "reference": "y"}',
-        '{"id": [], "prompt": "x", "reference": "y"}', '{"prompt": "x", "reference": 1}',
-        '{"prompt": "x", "reference": null}', "[" * 100000,
+        "",
+        "1",
+        "[]",
+        "{}",
+        '{"prompt": 1}',
+        '{"prompt": ""}',
+        '{"prompt": "a"}',
+        '{"id": "a", "prompt": "x", "reference": "y"}\n' * 2,
+        '{"id": [], "prompt": "x", "reference": "y"}',
+        '{"prompt": "x", "reference": 1}',
+        '{"prompt": "x", "reference": null}',
+        "[" * 100000,
     ):
         yield "row", PLAN, {"asked.jsonl": f"{line}\n".encode()}
-    for text in ("", "a", "a,b", "prompt,completion", "prompt,completion\n1", 'prompt,completion\n"a',
-                 "prompt,prompt\na,b", "prompt,completion\na,b,c", "prompt,completion\n,", "\x00"):
+    for text in (
+        "",
+        "a",
+        "a,b",
+        "prompt,completion",
+        "prompt,completion\n1",
+        'prompt,completion\n"a',
+        "prompt,prompt\na,b",
+        "prompt,completion\na,b,c",
+        "prompt,completion\n,",
+        "\x00",
+    ):
         yield "row", [*PLAN, "--set", "data.train=rows.csv"], {"rows.csv": text.encode()}
-    for text in ("", "1", "{}", "[]", "[1]", '{"data": 1}', '{"data": []}', "[" * 100000, "nope", "[{}]"):
+    for text in (
+        "",
+        "1",
+        "{}",
+        "[]",
+        "[1]",
+        '{"data": 1}',
+        '{"data": []}',
+        "[" * 100000,
+        "nope",
+        "[{}]",
+    ):
         yield "row", [*PLAN, "--set", "data.train=rows.json"], {"rows.json": text.encode()}
 
 
 def _encodings() -> Iterator[Case]:
     for file in ("experiment.yaml", "answers.yaml", "train.jsonl", "asked.jsonl"):
-        for content in (b"", b"\xff\xfe", b"\x00" * 10, b"\xed\xa0\x80", "é: 1".encode("latin-1"),
-                        "name: x".encode("utf-16"), b"\x80\x81", b"\x1b[2J", bytes(range(256))):
+        for content in (
+            b"",
+            b"\xff\xfe",
+            b"\x00" * 10,
+            b"\xed\xa0\x80",
+            "é: 1".encode("latin-1"),
+            "name: x".encode("utf-16"),
+            b"\x80\x81",
+            b"\x1b[2J",
+            bytes(range(256)),
+        ):
             yield "encoding", PLAN, {file: content}
 
 
 def _paths() -> Iterator[Case]:
     for option in ("--suites", "--mirror"):
-        for value in ("nope", "experiment.yaml", "~nosuchuser/x", "x" * 300, "/dev/null", "a/" * 3000):
+        for value in (
+            "nope",
+            "experiment.yaml",
+            "~nosuchuser/x",
+            "x" * 300,
+            "/dev/null",
+            "a/" * 3000,
+        ):
             yield "path", ["plan", "experiment.yaml", option, value], {}
             yield "path", ["eval", "nope", option, value], {}
     for value in ("nope", "experiment.yaml", "~nosuchuser/x", "x" * 300, "/dev/null", "a/" * 3000):
@@ -459,7 +601,8 @@ def try_inputs(
                 (folder / name).write_bytes(content)
             ends[kind, outcome.kind] += 1
             if outcome.kind != "refused":
-                told = f"{' '.join(a[:40] for a in arguments)} {str(files)[:200]}"
+                shown = " ".join(one[:40] for one in arguments)
+                told = f"{shown} {str(files)[:200]}"
                 bad.append((told, outcome))
                 say(f"{outcome.kind} {told}: {outcome.stderr.strip()[-300:]!r}")
     return ends, bad

@@ -6,8 +6,10 @@ import dataclasses
 from typing import Any
 
 from harness.asks import Question, cluster
+from harness.errors import PluginFault
 from harness.manager import plugins
-from harness.scorers import uses
+from harness.roles import Judgement
+from harness.scorers import checked, uses
 from harness.suite import Suite, samples_of
 from harness.tokens import encode_prompt
 from harness.types import Metric, Output, Sample, SuiteResult
@@ -48,18 +50,22 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
         for sample, generated in zip(samples, question.generated, strict=True)
     ]
     found: dict[str, Any] = {}
-    metrics, warnings = [], []
+    metrics: list[Metric] = []
+    warnings: list[str] = []
     notes: dict[str, Any] = {
         "capped_share": sum(o.capped for o in outputs) / len(outputs),
         "decoding": {"greedy": True, "max_new_tokens": suite["max_new_tokens"]},
     }
     for label, scorer, options in uses(suite["scorers"], plugins()):
-        found[label] = scorer.rate(outputs, samples, tools, **options)
+        scores = scorer.rate(outputs, samples, tools, **options)
+        found[label] = checked(scores, len(outputs), f"scorer '{scorer.name}'")
         metrics.append(Metric(label, scorer.higher_is_better, scorer.kind))
     if suite["judge"]:
         judge = plugins().judges.get(suite["judge"]["name"])
         verdict = judge.judge(outputs, samples, rubric=suite["judge"]["rubric"], tools=tools)
-        found["score"] = verdict.scores
+        if not isinstance(verdict, Judgement):
+            raise PluginFault(f"judge '{judge.name}' gave {repr(verdict)[:100]}, not a Judgement")
+        found["score"] = checked(verdict.scores, len(outputs), f"judge '{judge.name}'")
         metrics.append(Metric("score", True))
         identity = tools.judge_identity()
         notes["judge"] = {**identity, "judge": judge.name, **verdict.notes}

@@ -83,6 +83,7 @@ def suites(folders: Sequence[Path], as_json: bool) -> None:
 
 def plugins(as_json: bool) -> None:
     """List what plugins registered."""
+    from harness.manager import calling
     from harness.manager import plugins as load
     from harness.method import options_help
     from harness.sft import SftOptions
@@ -104,7 +105,8 @@ def plugins(as_json: bool) -> None:
     shared = options_help(SftOptions)
     _options("options of every method on the shared recipe, where it says nothing else:", shared)
     for name, method in loaded.methods.things.items():
-        told = method.help()
+        with calling(f"method '{name}'"):
+            told = method.help()
         own = {key: one for key, one in told.items() if one != shared.get(key)}
         if told:
             _options(f"{name}: {(method.__doc__ or '').splitlines()[0]}", own)

@@ -23,7 +23,7 @@ from harness.memory.report import Wanted, report
 from harness.plan import Plan, Settings, make_plan
 from harness.progress import progress
 from harness.run import Outcome, run_plan
-from harness.tracking import Tracking, chosen
+from harness.tracking import Tracking, chosen, named
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 
@@ -81,6 +81,7 @@ def show_plan(asked: Asked, rows: int, wanted: Wanted = Wanted()) -> None:  # no
     experiment = _load(asked)
     with progress(json=asked.as_json) as screen:
         plan = plan_of(experiment, asked, screen)
+    named(plugins(), experiment, asked.trackers)
     out = asked.out or Path("results") / plan.experiment
     _tell_of_changes(plan, out)
     _tell_of_options(plan)

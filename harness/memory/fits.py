@@ -32,7 +32,7 @@ class Fit:
 
 def bytes_of(text: str) -> int:
     """`24GB`, `80GiB`, `512 MB` in bytes. Raises UserError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
     units = {**_UNITS, **_BINARY}
     if not found or found[2] not in units or not float(found[1]):
         raise UserError(f"--memory '{text}': expected a size, such as 24GB or 80GiB")

@@ -87,13 +87,14 @@ def predict(cell: Cell, machine: Machine | None = None) -> Prediction:
 
 def footprint_of(cell: Cell) -> Footprint:
     """What the cell's method says of itself. Raises NotPredicted where it says nothing."""
-    from harness.manager import plugins
+    from harness.manager import calling, plugins
 
     method = plugins().methods.get(cell.method)
     if not method.trains:
         raise NotPredicted("nothing is trained")
-    options = method.Options.model_validate(dict(cell.options))
-    found: Footprint | None = method.footprint(options)
+    with calling(f"method '{cell.method}'"):
+        options = method.Options.model_validate(dict(cell.options))
+        found: Footprint | None = method.footprint(options)
     if found is None:
         raise NotPredicted(f"the method '{cell.method}' does not say what it holds in memory")
     return found
