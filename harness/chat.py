@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.limits import TEMPLATE_SECONDS, time_limit
 from harness.types import Message
 
 __all__ = [
@@ -262,15 +263,16 @@ def folder_renderer(
     special = _special_tokens(folder)
 
     def call(messages: Sequence[Mapping[str, Any]], generation_prompt: bool) -> str:
-        return str(
-            template.render(
-                messages=[dict(message) for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=generation_prompt,
-                **special,
+        with time_limit(TEMPLATE_SECONDS, "the chat template"):
+            return str(
+                template.render(
+                    messages=[dict(message) for message in messages],
+                    tools=None,
+                    documents=None,
+                    add_generation_prompt=generation_prompt,
+                    **special,
+                )
             )
-        )
 
     def render(messages: Sequence[Message], generation_prompt: bool) -> str:
         return render_messages(
@@ -278,6 +280,20 @@ def folder_renderer(
         )
 
     return render
+
+
+def check_template(source: str) -> None:
+    """Raise UserError, with the template's line, where a text is no chat template."""
+    from jinja2 import TemplateSyntaxError
+
+    try:
+        _environment().from_string(with_fixed_date(source))
+    except TemplateSyntaxError as error:
+        raise UserError(
+            f"the chat template is no Jinja: {error.message} (its line {error.lineno})"
+        ) from None
+    except RecursionError:
+        raise UserError("the chat template is nested too deep") from None
 
 
 def _environment() -> Any:

@@ -127,7 +127,7 @@ class Record:
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             try:
                 return json.loads(value)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise self.error(f"'{name}' is not JSON: {error}") from error
         return value
 
@@ -223,7 +223,7 @@ def _read_jsonl(source: Path) -> Iterator[tuple[int, Any]]:
             if line.strip():
                 try:
                     yield number, json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"not JSON: {error}", file=source, line=number) from error
 
 
@@ -232,6 +232,10 @@ def _read_json(source: Path) -> Iterator[tuple[int, Any]]:
         value = json.loads(source.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON: {error.msg}", file=source, line=error.lineno) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
+        if isinstance(error, UnicodeDecodeError):
+            raise
+        raise DataError(f"not JSON: {error}", file=source) from error
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list):
         raise DataError(

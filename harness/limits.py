@@ -9,7 +9,11 @@ from contextlib import contextmanager
 
 from harness.errors import UserError
 
-__all__ = ["TooSlow", "time_limit"]
+__all__ = ["TEMPLATE_SECONDS", "TooSlow", "time_limit"]
+
+
+TEMPLATE_SECONDS = 5
+"""For one conversation: a template renders thousands of them in a second."""
 
 
 class TooSlow(UserError):

@@ -16,6 +16,7 @@ from typing import Any
 from harness import asks, packaged, speed, yamlfile
 from harness.adapters import resolve_adapter
 from harness.cell import Cell, is_model, new_cell
+from harness.chat import check_template
 from harness.config import Experiment, MethodEntry
 from harness.data_checks import check_column
 from harness.errors import ConfigError, UserError, nearest
@@ -219,7 +220,15 @@ def _check_speed(experiment: Experiment) -> None:
 
 
 def _template(experiment: Experiment, settings: Settings) -> str | None:
-    return settings.chat_template or (experiment.data.chat_template if experiment.data else None)
+    own = experiment.data.chat_template if experiment.data else None
+    template = settings.chat_template or own
+    if template is not None:
+        try:
+            check_template(template)
+        except UserError as error:
+            place = ("data", "chat_template") if template is own else ()
+            raise experiment.error(str(error), *place) from None
+    return template
 
 
 def _model(

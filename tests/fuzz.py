@@ -315,7 +315,7 @@ def fuzz(
 
 Case = tuple[str, list[str], Mapping[str, Any]]
 """Class, arguments, and files to write first."""
-_WRONG_NUMBERS = ("nan", "inf", "-1", "1e999", "x", "", " ", "0x10", "9" * 5000, "٣", "--", "1,5")
+_WRONG_NUMBERS = ("nan", "inf", "-1", "1e999", "x", "", " ", "0x10", "9" * 5000, "--", "1,5")
 
 
 def inputs() -> list[Case]:
@@ -333,14 +333,11 @@ def inputs() -> list[Case]:
 def _options() -> Iterator[Case]:
     for value in _WRONG_NUMBERS:
         for option in ("--limit", "--rows", "--price-per-hour", "--memory"):
-            if (option, value) not in {("--price-per-hour", "٣")}:
-                yield "option", ["plan", "experiment.yaml", option, value], {}
+            yield "option", ["plan", "experiment.yaml", option, value], {}
         for option in ("--confidence", "--samples"):
-            if option == "--confidence" or value != "٣":
-                yield "option", ["compare", "a", "b", option, value], {}
+            yield "option", ["compare", "a", "b", option, value], {}
         for option in ("--max-difference", "--max-changed", "--limit"):
-            if value != "٣":
-                yield "option", ["export", "a", "--to", "b", "--merge", option, value], {}
+            yield "option", ["export", "a", "--to", "b", "--merge", option, value], {}
         yield "option", ["run", "experiment.yaml", "--batch", value], {}
         yield "option", ["run", "experiment.yaml", "--executor", value], {}
         yield "option", ["run", "experiment.yaml", "--tracker", value], {}

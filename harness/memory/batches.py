@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.data import training_order
 from harness.ladder import first_micro_batch
-from harness.limits import TooSlow, time_limit
+from harness.limits import TEMPLATE_SECONDS, TooSlow, time_limit
 from harness.training_data import DataPlan, training_rows
 from harness.types import Budget, Message, ModelRef, Row
 
@@ -24,8 +24,6 @@ CANDIDATES = 6
 """Batches, the longest by characters, whose rows are tokenised."""
 DRAWS = 1_000_000
 """Rows drawn that are looked at: the first steps of a longer training."""
-TEMPLATE_SECONDS = 5
-"""For one conversation: a template renders thousands of them in a second."""
 TURN_TOKENS = 5
 """Of a conversation's turn beside its content, where no template can be rendered."""
 CHARACTERS = 3.5
