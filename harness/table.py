@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -153,11 +154,19 @@ def _markdown(board: Mapping[str, Any]) -> str:
     lines = [list(columns), ["---"] * len(columns)]
     lines += [[show(row) for show in columns.values()] for row in rows]
     table = "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
-    return "\n\n".join([table, *_notes(board)]) + "\n"
+    return "\n\n".join([table, *map(_escaped_line, _notes(board))]) + "\n"
 
 
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
+def _escaped(text: str) -> str:
+    """A text that Markdown shows as it is: no column, no HTML, no emphasis, no link or image."""
+    text = " ".join(text.splitlines())
+    text = re.sub(r"[\\|*`]", r"\\\g<0>", text).replace("](", "]\\(").replace("][", "]\\[")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _escaped_line(text: str) -> str:
+    """The same at the start of a line, where `#` makes a heading and `-` a list."""
+    return re.sub(r"^[#+=~-]", r"\\\g<0>", _escaped(text))
 
 
 def _csv(board: Mapping[str, Any]) -> str:
@@ -169,7 +178,7 @@ def _csv(board: Mapping[str, Any]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     head = ["rank", "label", "model", "method", "options", "seeds", "status"]
     metric_heads = [f"{name}.{key}" for name in names for key in fields]
-    writer.writerow([*head, *metric_heads, *costs, "tied_with", "cells"])
+    writer.writerow(map(_no_formula, [*head, *metric_heads, *costs, "tied_with", "cells"]))
     for row in rows:
         options = json.dumps(row["options"], sort_keys=True)
         seeds = ";".join(map(str, row["seeds"]))
@@ -177,8 +186,14 @@ def _csv(board: Mapping[str, Any]) -> str:
         metrics = [row["metrics"].get(name, {}).get(key) for name in names for key in fields]
         cost = [row["cost"].get(key) for key in costs]
         ends = [";".join(row["tied_with"]), ";".join(row["cells"])]
-        writer.writerow([*line, row["status"], *metrics, *cost, *ends])
+        writer.writerow(map(_no_formula, [*line, row["status"], *metrics, *cost, *ends]))
     return out.getvalue()
+
+
+def _no_formula(cell: Any) -> Any:
+    """A text that a spreadsheet would run, with an apostrophe before it, which it does not show."""
+    formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{cell}" if formula else cell
 
 
 def _json(board: Mapping[str, Any]) -> str:

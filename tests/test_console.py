@@ -153,3 +153,23 @@ def test_what_is_raised_decides_the_exit_code(monkeypatch, capsys, error, code, 
     shown = capsys.readouterr().err
     assert message in shown
     assert ("Traceback" in shown) == (code == 70)
+
+
+def test_a_bar_shows_a_label_as_it_is(monkeypatch):
+    from types import SimpleNamespace
+
+    from harness.progress import Live
+
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", stream)
+    cell = SimpleNamespace(label="[/red]\x1b]0;x\x07", seed=0, id="cell")
+    with Live() as screen:
+        screen.begin(1)
+        screen.observe(cell, {"event": "phase", "name": "[bold]train"})
+        screen.observe(cell, {"event": "warning", "message": "look: \x1b]0;y\x07 [/blue]"})
+        screen.observe(cell, {"event": "recorded", "status": "ok"})
+    shown = stream.getvalue()
+    assert "[/red]" in shown
+    assert r"look: \u001b]0;y\u0007 [/blue]" in shown
+    assert "\x1b]0;" not in shown

@@ -406,3 +406,36 @@ def test_dollars_are_of_all_phases_at_the_plans_price(results: Results) -> None:
     heads, *lines = render(board, "csv").splitlines()
     assert "dollars" in heads.split(",")
     assert all(len(row) == len(heads.split(",")) for row in csv.reader(lines))
+
+
+def test_labels_run_nothing_in_a_spreadsheet_and_draw_nothing_in_markdown(
+    results: Results,
+) -> None:
+    label = "=HYPERLINK(1)"
+    results.add("e0", label, 0.1)
+    drawn = "a|b <img src=x> ![i](http://x) *c* `d` \\"
+    results.add("m0", drawn, 0.1)
+    board = results.board()
+    lines = list(csv.DictReader(io.StringIO(str(render(board, "csv")))))
+    assert f"'{label}" in [line["label"] for line in lines]
+    assert all(not cell.startswith("=") for line in lines for cell in line.values())
+    text = str(render(board, "markdown"))
+    escaped = r"a\|b &lt;img src=x&gt; ![i]\(http://x) \*c\* \`d\` \\"
+    row = next(line for line in text.splitlines() if escaped in line)
+    assert row.startswith("| ")
+    assert "<img" not in text
+    assert "](" not in text.replace(r"]\(", "")
+    for line in (line for line in text.splitlines() if "is tied with" in line):
+        assert not line.startswith("=")
+
+
+@pytest.mark.parametrize("cell", ["=1", "+1", "-1", "@x", "\t=1"])
+def test_what_a_spreadsheet_runs_is_a_text_and_numbers_stay_numbers(
+    results: Results, cell: str
+) -> None:
+    board = results.board()
+    board["rows"][0]["label"] = cell
+    lines = list(csv.DictReader(io.StringIO(str(render(board, "csv")))))
+    assert lines[0]["label"] == f"'{cell}"
+    deltas = [line["quiz.perplexity.delta"] for line in lines]
+    assert any(delta.startswith("-") and float(delta) < 0 for delta in deltas)

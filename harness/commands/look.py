@@ -109,7 +109,7 @@ def plugins(as_json: bool) -> None:
             told = method.help()
         own = {key: one for key, one in told.items() if one != shared.get(key)}
         if told:
-            _options(f"{name}: {(method.__doc__ or '').splitlines()[0]}", own)
+            _options(f"{name}: {next(iter((method.__doc__ or '').splitlines()), '')}", own)
 
 
 def _options(title: str, options: Mapping[str, Mapping[str, Any]]) -> None:
