@@ -283,17 +283,22 @@ def folder_renderer(
 
 
 def check_template(source: str) -> None:
-    """Raise UserError, with the template's line, where a text is no chat template."""
+    """Raise UserError where a text is no chat template (with its line), or writes no message."""
     from jinja2 import TemplateSyntaxError
+    from jinja2.meta import find_undeclared_variables
 
+    environment, text = _environment(), with_fixed_date(source)
     try:
-        _environment().from_string(with_fixed_date(source))
+        environment.from_string(text)
+        used = find_undeclared_variables(environment.parse(text))
     except TemplateSyntaxError as error:
         raise UserError(
             f"the chat template is no Jinja: {error.message} (its line {error.lineno})"
         ) from None
     except RecursionError:
         raise UserError("the chat template is nested too deep") from None
+    if "messages" not in used:
+        raise UserError("the chat template never uses `messages`: every prompt would be the same")
 
 
 def _environment() -> Any:

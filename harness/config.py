@@ -29,6 +29,16 @@ __all__ = [
 ]
 
 
+LONGEST = 100
+"""Characters of a name or a label: names of files are made of them."""
+
+
+def _short(name: str) -> str:
+    if len(name) > LONGEST:
+        raise ValueError(f"{name[:40]!r}... has {len(name)} characters: take at most {LONGEST}")
+    return name
+
+
 class Data(Rows):
     """What is trained on."""
 
@@ -140,7 +150,7 @@ class MethodEntry(StrictModel):
             raise ValueError(
                 f"{value!r} has a comma, a line break or outer spaces, or is empty: choose another"
             )
-        return value
+        return _short(value)
 
 
 class SuiteEntry(StrictModel):
@@ -184,7 +194,7 @@ class Experiment(StrictModel):
             raise ValueError(
                 f"{value!r} is no name: letters, digits, '-', '_' and '.', the first no '-' or '.'"
             )
-        return value
+        return _short(value)
 
     @field_validator("seeds")
     @classmethod

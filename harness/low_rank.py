@@ -91,7 +91,7 @@ class LowRankOptions(SftOptions):
     """Peak learning rate; about ten times that of full fine-tuning (Biderman et al. 2024)."""
     r: int = Field(16, ge=1, le=4096, json_schema_extra=usual(4, 256, log=True))
     """Rank of the update."""
-    alpha: int | None = Field(None, ge=1)
+    alpha: int | None = Field(None, ge=1, le=2**20)
     """Scale of the update, divided by r; None means 2r."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""

@@ -63,7 +63,7 @@ class SuiteFile(StrictModel):
     """Rows beside the YAML, or a Hub id; for perplexity also `{source name: rows}`."""
     limit: int | None = Field(None, ge=1)
     """Only the first so many samples (of each source or task)."""
-    max_new_tokens: int = Field(64, ge=1)
+    max_new_tokens: int = Field(64, ge=1, le=1_000_000)
     cluster: str | None = Field(None, min_length=1)
     """A column that says which samples hang together (questions on one passage): intervals then
     come from whole clusters. `group` is each sample's group."""

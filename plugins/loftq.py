@@ -18,7 +18,7 @@ from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hoo
 class LoftqOptions(LowRankOptions, QuantizedOptions):
     """LoRA's options, and those of the base in 4 bits."""
 
-    alpha: int | None = Field(None, ge=1)
+    alpha: int | None = Field(None, ge=1, le=2**20)
     """Scale of the update, divided by r; None means r."""
     quant_type: Literal["nf4", "fp4"] = "nf4"  # type: ignore[assignment]
     """Number format of the base: 4-bit NormalFloat (the paper's) or float."""

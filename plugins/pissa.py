@@ -13,7 +13,7 @@ class PissaOptions(LowRankOptions):
 
     lr: float = Field(5e-5, gt=0, le=1, json_schema_extra=usual(5e-6, 5e-4, log=True))
     """Peak learning rate; the paper's is 2e-5."""
-    alpha: int | None = Field(None, ge=1)
+    alpha: int | None = Field(None, ge=1, le=2**20)
     """Scale of the update, divided by r; None means r, as in the paper."""
     svd: Literal["fast", "full"] = "fast"
     """Fast is randomised (16 power iterations): seconds instead of minutes for a large model."""

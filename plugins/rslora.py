@@ -12,7 +12,7 @@ from harness.low_rank import train_lora
 class RsloraOptions(LowRankOptions, QuantizedOptions):
     """LoRA's options; the scale is alpha / sqrt(r)."""
 
-    alpha: int | None = Field(16, ge=1)
+    alpha: int | None = Field(16, ge=1, le=2**20)
     """Scale of the update, divided by sqrt(r): the same for every rank, 16 as in the paper."""
     rslora: Literal[True] = True
     """Always: without it the method is lora."""

@@ -376,7 +376,7 @@ def _options() -> Iterator[Case]:
 
 
 _EXPERIMENT: dict[str, Sequence[Any]] = {
-    "name": (None, 1, "", "a/b", "..", "-a", ["a"], {}, "\x00", "a b"),
+    "name": (None, 1, "", "a/b", "..", "-a", ["a"], {}, "\x00", "a b", "x" * 300),
     "model": (None, 1, "", [], {}, "nope", "~nosuchuser/x", "x" * 300, "\x00", "./nope"),
     "seeds": (1, [], [-1], [2**32], [0.5], ["a"], [0, 0], [None], {}, [10**30]),
     "methods": ([], "lora", [1], [{}], ["nope"], [{"name": 1}], ["lora", "lora"], [None], {}, [[]]),
@@ -402,7 +402,7 @@ _EXPERIMENT: dict[str, Sequence[Any]] = {
         {"source": "nope", "share": 0.1},
         {"source": "train.jsonl", "share": 2},
     ),
-    "data.chat_template": (1, [], "{% for %}", "{{ x"),
+    "data.chat_template": (1, [], "{% for %}", "{{ x", "constant", "/dev/null"),
     "price_per_hour": (-1, "a", [], float("nan"), float("inf")),
     "rank_by": (1, [], "nope", "answers.nope", "."),
     "track": ("a", [1], ["nope"], {}),
@@ -410,6 +410,7 @@ _EXPERIMENT: dict[str, Sequence[Any]] = {
     "mirror": (1, [], "nope", "\x00"),
     "trust_remote_code": ("yes", 1, []),
     "methods.1.r": (0, -1, "a", 0.5, [], 10**30, None),
+    "methods.1.alpha": (0, -1, "a", 0.5, [], 10**30, 10**400),
     "methods.1.lr": (-1, "fast", [], float("nan"), float("inf"), None),
     "methods.1.target_modules": ([], ["nope"], 1, [1], {}),
     "methods.1.label": ("", " a", "a,b", 1, [], "base", "a\x07"),
@@ -420,7 +421,7 @@ _SUITE: dict[str, Sequence[Any]] = {
     "version": (None, 0, -1, "a", 0.5, []),
     "ask": (None, 1, "nope", [], ""),
     "data": (None, 1, "", [], {}, "nope.jsonl", "~nosuchuser/x", "x" * 300, "\x00"),
-    "max_new_tokens": (0, -1, "a", 0.5, []),
+    "max_new_tokens": (0, -1, "a", 0.5, [], 10**30),
     "limit": (0, -1, "a", 0.5, []),
     "scorers": (
         [],

@@ -48,7 +48,7 @@ def test_a_pattern_that_is_none_is_refused_before_anything_runs(pattern):
 
 def test_a_template_that_never_ends_is_refused_by_plan(harness, experiment):
     small = experiment(methods=["base", "lora"])
-    loop = "{% for a in range(99999) %}" * 4 + "{% endfor %}" * 4
+    loop = "{{ messages }}" + "{% for a in range(99999) %}" * 4 + "{% endfor %}" * 4
     small = small.write(data={**small.content["data"], "chat_template": loop})
     ran = harness("plan", small.file)
     assert ran.code == 2, ran.stderr
@@ -93,3 +93,21 @@ def test_names_that_no_file_has(harness, experiment, name, key):
     assert ran.code == 2
     assert ran.error.startswith("Error: ")
     assert name[:40] in ran.error
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}", "the chat template is no Jinja: .*its line 1"),
+        ("the same", "the chat template never uses `messages`: every prompt would be the same"),
+    ],
+)
+def test_a_template_that_is_none_is_refused_by_plan(experiment, template, message):
+    from harness.config import load_experiment
+    from harness.manager import Plugins
+    from harness.plan import Settings, make_plan
+
+    small = experiment(methods=["base", "lora"])
+    small = small.write(data={**small.content["data"], "chat_template": template})
+    with pytest.raises(UserError, match=r"experiment\.yaml:\d+: " + message):
+        make_plan(load_experiment(small.file), Plugins(), Settings())
