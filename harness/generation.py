@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from harness import prefix_attention
 from harness.errors import is_out_of_memory
-from harness.head import head_logits, unwrapped
+from harness.head import Head, unwrapped
 from harness.machine import free_memory
-from harness.passes import Limit, Progress, hidden_states
+from harness.passes import Limit, Progress, hidden_states, nearly_equal, padded_states
 from harness.prefix_attention import Block, Joined, Past, attend
+from harness.rope import LengthRope, length_rope
 from harness.virtual_tokens import VirtualTokens, virtual_tokens
 
 MIN_PREFIX = 8
 """Tokens that all prompts of a batch must begin with for a pass of their own."""
+PROBE_TOKENS = 4
+"""What `generate` is tried on: the first from a pass over the prompt, the others from a cache."""
 ROWS = 64
 """Answers at once where the user did not say: more is not faster on the machines tried."""
 
@@ -63,37 +67,75 @@ def greedy(
 ) -> list[Generated]:
     """Greedy answers to prompts given as token ids, in their order, batched by length.
 
-    A batch that runs out of memory is halved. Without `share` transformers' `generate` is used.
+    A batch that runs out of memory is halved. Without `share` transformers' `generate` is used, in
+    batches of equal length where padding changes a model's answers; where even alone they are not
+    those of its forward pass, each token takes a pass over all before it.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    rope = length_rope(model)
+    virtual = virtual_tokens(model)
+    room = None if rope is None else rope.original - (virtual.count if virtual else 0)
+    long = [room is not None and len(p) + ending.max_new_tokens > room for p in prompts]
+    usual_way = "shared" if share else "padded"
+    if not share and not all(long):
+        usual_way = own_way(model, pad)
+    if rope is not None:
+        rope.reset()
     answers: dict[int, Generated] = {}
-    rows = limit.rows or ROWS
-    # peft's own way puts the padding between virtual tokens and prompt, which changes answers.
-    alike = not share and virtual_tokens(model) is not None
-    while order:
-        batch = order[:rows]
-        if alike:
-            batch = [i for i in batch if len(prompts[i]) == len(prompts[batch[0]])]
-        asked = [prompts[i] for i in batch]
-        ran: list[Generated] | None = None
-        try:
-            if share:
-                ran = _shared(model, asked, ending, limit)
-            else:
-                ran = _plain(model, asked, ending, pad)
-        except Exception as error:
-            if not is_out_of_memory(error) or len(batch) == 1:
-                raise
-            limit.halved += 1
-            rows = len(batch) // 2
-        if ran is None:
-            free_memory()
-            continue
-        answers.update(zip(batch, ran, strict=True))
-        order = order[len(batch) :]
-        if progress:
-            progress(len(answers), len(prompts))
+    for is_long, way in ((False, usual_way), (True, "whole")):
+        order = [i for i in range(len(prompts)) if long[i] == is_long]
+        order.sort(key=lambda i: len(prompts[i]))
+        batches = _Batches(model, ending, limit, way, pad, rope)
+        for numbers, answered in batches.run(prompts, order):
+            answers.update(zip(numbers, answered, strict=True))
+            if progress:
+                progress(len(answers), len(prompts))
     return [answers[i] for i in range(len(prompts))]
+
+
+@dataclass
+class _Batches:
+    """Runs prompts batch by batch in one way; a batch that does not fit is halved."""
+
+    model: Any
+    ending: Ending
+    limit: Limit
+    way: str
+    """`shared`, `padded`, `equal` or `whole`."""
+    pad: int
+    rope: LengthRope | None
+
+    def run(
+        self, prompts: Sequence[Sequence[int]], order: Sequence[int]
+    ) -> Iterator[tuple[Sequence[int], list[Generated]]]:
+        """Numbers of the prompts of each batch, which follow `order`, and their answers."""
+        rows = self.limit.rows or ROWS
+        # peft's own way puts the padding between virtual tokens and prompt, which changes answers.
+        alike = self.way in {"equal", "whole"}
+        alike = alike or (self.way == "padded" and virtual_tokens(self.model) is not None)
+        while order:
+            batch = order[:rows]
+            if alike:
+                batch = [i for i in batch if len(prompts[i]) == len(prompts[batch[0]])]
+            answered: list[Generated] | None = None
+            try:
+                answered = self._answers([prompts[i] for i in batch])
+            except Exception as error:
+                if not is_out_of_memory(error) or len(batch) == 1:
+                    raise
+                self.limit.halved += 1
+                rows = len(batch) // 2
+            if answered is None:
+                free_memory()
+                continue
+            yield batch, answered
+            order = order[len(batch) :]
+
+    def _answers(self, prompts: Sequence[Sequence[int]]) -> list[Generated]:
+        if self.way == "shared":
+            return _shared(self.model, prompts, self.ending, self.limit)
+        if self.way == "whole":
+            return _whole(self.model, prompts, self.ending, self.rope)
+        return _plain(self.model, prompts, self.ending, self.pad)
 
 
 # transformers' own way
@@ -106,11 +148,7 @@ def _plain(
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), pad)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
+    ids, mask = _padded_left(prompts, pad)
     config = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -141,6 +179,124 @@ def _plain(
         )
     rows = out[:, width:].tolist()
     return [_until_end(row, ending, ends.get(i)) for i, row in enumerate(rows)]
+
+
+def _padded_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
+    """(prompts, longest) token ids, padded on the left, and the mask of what is no padding."""
+    import torch
+
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return ids, mask
+
+
+_ways: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def own_way(model: Any, pad: int) -> str:
+    """How transformers' `generate` gives the answers of the forward pass; tried once a model.
+
+    `padded` in batches of any lengths, `equal` in batches of equal length, `whole` not at all.
+    """
+    inner = unwrapped(model)
+    if inner not in _ways:
+        size = int(inner.get_input_embeddings().weight.shape[0])
+        rows = [[(3 + 7 * i * i + 5 * n) % size for i in range(n)] for n in (5, 13)]
+        rows = [[token if token != pad else (pad + 1) % size for token in row] for row in rows]
+        if _generates(inner, rows, pad):
+            _ways[inner] = "padded"
+        elif all(_generates(inner, [row] * 2, pad) for row in rows):
+            _ways[inner] = "equal"
+        else:
+            _ways[inner] = "whole"
+    return _ways[inner]
+
+
+def _generates(inner: Any, prompts: Sequence[Sequence[int]], pad: int) -> bool:
+    """Whether `generate` takes tokens by the logits of forward passes over all before them."""
+    import torch
+    from transformers import GenerationConfig
+
+    ids, mask = _padded_left(prompts, pad)
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=PROBE_TOKENS,
+        pad_token_id=pad,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    head = Head(inner)
+    try:
+        with torch.inference_mode():
+            out = inner.generate(
+                input_ids=ids.to(inner.device),
+                attention_mask=mask.to(inner.device),
+                generation_config=config,
+            )
+            for row, prompt in enumerate(prompts):
+                new = out.sequences[row, ids.shape[1] :].tolist()
+                states = padded_states(inner, [[*prompt, *new]])[0]
+                plain = head.logits(states[len(prompt) - 1 : -1])
+                taken = torch.stack([step[row] for step in out.logits]).float()
+                if not nearly_equal(taken, plain, inner.dtype):
+                    return False
+    except Exception as error:  # whatever an unknown architecture raises
+        if is_out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def _whole(
+    model: Any, prompts: Sequence[Sequence[int]], ending: Ending, rope: LengthRope | None
+) -> list[Generated]:
+    """Prompts of equal length, a forward pass over all tokens so far for each new one."""
+    import torch
+
+    head = Head(model)
+    virtual = virtual_tokens(model)
+    done: dict[int, Generated] = {}
+    rows = [_Row(i) for i in range(len(prompts))]
+    while rows:
+        if rope is not None:
+            rope.reset()
+        with torch.inference_mode():
+            sequences = [[*prompts[row.number], *row.ids] for row in rows]
+            logits = head.logits(padded_states(model, sequences, virtual)[:, -1])
+        rows = _advance(rows, _likeliest(logits), ending, done)
+    return [done[i] for i in range(len(prompts))]
+
+
+def _likeliest(logits: Any) -> list[int | None]:
+    """The likeliest token of each row of logits; None where they are not finite."""
+    highest, best = logits.max(dim=-1)
+    known = highest.isfinite().tolist()
+    return [int(t) if finite else None for t, finite in zip(best.tolist(), known, strict=True)]
+
+
+def shortfall(model: Any, prompts: Sequence[Sequence[int]], count: int, limit: Limit) -> float:
+    """Nats by which a token of a shared answer of `count` tokens is less likely than the likeliest.
+
+    The most of all tokens, by plain forward passes; 0 where every token is the likeliest one.
+    """
+    import torch
+
+    answers = _shared(model, prompts, Ending(frozenset(), count), limit)
+    head = Head(model)
+    behind = 0.0
+    with torch.inference_mode():
+        for prompt, answer in zip(prompts, answers, strict=True):
+            if not answer.ids:
+                continue
+            states = padded_states(model, [[*prompt, *answer.ids]], virtual_tokens(model))[0]
+            logits = head.logits(states[len(prompt) - 1 : -1])
+            taken = logits[range(len(answer.ids)), list(answer.ids)]
+            behind = max(behind, float((logits.max(dim=-1).values - taken).max()))
+    return behind
 
 
 def _until_end(ids: Sequence[int], ending: Ending, known: int | None) -> Generated:
@@ -218,8 +374,8 @@ class _Steps:
         limit: Limit,
         virtual: VirtualTokens | None,
     ) -> None:
-        self.body = getattr(model, model.base_model_prefix)
-        self.head = model.get_output_embeddings()
+        self.model = model
+        self.head = Head(model)
         self.device = model.device
         self.prompts = prompts
         self.new_tokens = new_tokens
@@ -273,10 +429,8 @@ class _Steps:
         self, tokens: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
     ) -> list[int | None]:
         before = self.virtual.count if self.virtual else 0
-        hidden = hidden_states(self.body, tokens, [before + p for p in positions], self.device)
-        highest, best = head_logits(self.head, hidden[list(wanted)]).max(dim=-1)
-        known = highest.isfinite().tolist()
-        return [int(t) if finite else None for t, finite in zip(best.tolist(), known, strict=True)]
+        hidden = hidden_states(self.model, tokens, [before + p for p in positions])
+        return _likeliest(self.head.logits(hidden[list(wanted)]))
 
 
 class _Cache:

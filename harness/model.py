@@ -244,7 +244,8 @@ def tokens_that_fit(model: Any) -> int:
 
     config = model.config.get_text_config()
     hidden = int(config.hidden_size)
-    inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+    stated = getattr(config, "intermediate_size", None) or 4 * hidden
+    inner = max(map(int, stated)) if isinstance(stated, (list, tuple)) else int(stated)
     layers = int(config.num_hidden_layers)
     # states, the feed-forward's three, and the keys and values that other passes go on from
     per_token = 4 * (16 * hidden + 3 * inner + 2 * layers * hidden)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from harness import prefix_attention
 from harness.errors import is_out_of_memory
-from harness.head import Head, unwrapped
+from harness.head import COARSE, EXACT, Head, body_name, states, unwrapped
 from harness.machine import free_memory
 from harness.prefix_attention import Block, Past
 from harness.prefix_tree import Node, Wanted
-from harness.virtual_tokens import virtual_tokens
+from harness.rope import LengthRope
+from harness.virtual_tokens import VirtualTokens, virtual_tokens
 
 SMALL_TREE = 96
 """Tokens up to which a whole tree is one block; of a larger one the stem runs first, by itself."""
@@ -72,9 +74,7 @@ class _Passes:
     """Runs pieces batch by batch; a batch that does not fit is halved."""
 
     def __init__(self, model: Any, head: Head, limit: Limit, progress: Progress | None) -> None:
-        inner = unwrapped(model)
-        self.model = inner
-        self.body = getattr(inner, inner.base_model_prefix)
+        self.model = model
         self.head, self.limit, self.progress = head, limit, progress
         self.device = model.device
         self.done = self.total = 0
@@ -90,6 +90,10 @@ class _Passes:
         """Run the pieces in one pass and collect what is wanted."""
         raise NotImplementedError
 
+    def _together(self, pieces: Sequence[_Piece]) -> bool:
+        """Whether the last piece may share a pass with those before it."""
+        return True
+
     def _batches(self, pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
         batch: list[_Piece] = []
         size = 0
@@ -98,9 +102,10 @@ class _Passes:
             size = self._grown(size, batch)
             rows = self.limit.rows
             full = size > self.limit.tokens or (rows is not None and len(batch) > rows)
+            full = full or not self._together(batch)
             if full and len(batch) > 1:
-                yield batch[:-1]
-                batch = [piece]
+                ready, batch = batch[:-1], [piece]
+                yield ready
                 size = self._grown(0, batch)
         if batch:
             yield batch
@@ -127,16 +132,16 @@ class _Passes:
             self.progress(self.done, self.total)
 
 
-def hidden_states(body: Any, ids: Sequence[int], positions: Sequence[int], device: Any) -> Any:
+def hidden_states(model: Any, ids: Sequence[int], positions: Sequence[int]) -> Any:
     """(tokens, width) of one row of tokens through the transformer's body."""
     import torch
 
-    found = body(
-        input_ids=torch.tensor([ids], device=device),
-        position_ids=torch.tensor([positions], device=device),
+    return states(
+        unwrapped(model),
+        input_ids=torch.tensor([ids], device=model.device),
+        position_ids=torch.tensor([positions], device=model.device),
         use_cache=False,
-    )
-    return found.last_hidden_state[0]
+    )[0]
 
 
 class Packed(_Passes):
@@ -153,19 +158,24 @@ class Packed(_Passes):
         import torch
 
         self.total = sum(root.count() for root in roots)
-        with torch.inference_mode(), prefix_attention.attending(self.model):
+        with torch.inference_mode(), prefix_attention.attending(unwrapped(self.model)):
             past = self.virtual.past() if self.virtual else None
             self._level([(root, past) for root in self._ordered(roots)])
 
     def _level(self, nodes: Sequence[tuple[Node, Past | None]]) -> None:
-        """Run nodes, and after each batch at once what continues it, so that few pasts live."""
-        for batch in self._batches([self._piece(node, past) for node, past in nodes]):
+        """Run nodes, and after each batch at once what continues it, so that few pasts live.
+
+        Keys and values of a batch are freed as soon as nothing continues them.
+        """
+        for batch in self._batches(self._piece(node, past) for node, past in nodes):
             self._pass(batch)
             below = [
                 (child, piece.keep) for piece in batch for child in self._ordered(piece.children)
             ]
+            batch.clear()
             if below:
                 self._level(below)
+            below.clear()
 
     def _ordered(self, nodes: Sequence[Node]) -> list[Node]:
         """Of like length side by side; those that others wait for first, to fill the passes."""
@@ -193,7 +203,7 @@ class Packed(_Passes):
         ids = [token for piece in pieces for token in piece.tokens]
         positions = [self.before + place for piece in pieces for place in piece.positions]
         with prefix_attention.laid_out(prefix_attention.lay_out(blocks, self.device)):
-            hidden = hidden_states(self.body, ids, positions, self.device)
+            hidden = hidden_states(self.model, ids, positions)
         self.head.collect(
             hidden,
             [
@@ -205,7 +215,23 @@ class Packed(_Passes):
 
 
 class Padded(_Passes):
-    """Whole sequences, padded to the longest of a batch: for models that cannot share."""
+    """Whole sequences, padded to the longest of a batch: for models that cannot share.
+
+    Batches are of equal length where padding changes a model's states, or its `rope` does so by
+    the longest row.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        head: Head,
+        limit: Limit,
+        progress: Progress | None,
+        rope: LengthRope | None = None,
+    ) -> None:
+        super().__init__(model, head, limit, progress)
+        self.rope = rope
+        self.equal = rope is not None
 
     def run(self, roots: Sequence[Node]) -> None:
         """Run lone nodes."""
@@ -216,27 +242,23 @@ class Padded(_Passes):
         for root in sorted(roots, key=Node.count):
             pieces.append(_Piece(None))
             pieces[-1].add_tree(root)
+        unequal = len({len(piece.tokens) for piece in pieces}) > 1
+        self.equal = unequal and (self.equal or not padding_is_neutral(self.model))
         with torch.inference_mode():
             for batch in self._batches(pieces):
                 self._pass(batch)
+
+    def _together(self, pieces: Sequence[_Piece]) -> bool:
+        return not self.equal or len(pieces[0].tokens) == len(pieces[-1].tokens)
 
     def _grown(self, size: int, pieces: Sequence[_Piece]) -> int:
         return len(pieces) * (self.before + len(pieces[-1].tokens))  # the last is the longest
 
     def _forward(self, pieces: Sequence[_Piece]) -> None:
-        import torch
-
+        if self.rope is not None:
+            self.rope.reset()
         width = max(len(piece.tokens) for piece in pieces)
-        ids = torch.zeros((len(pieces), width), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, piece in enumerate(pieces):
-            ids[row, : len(piece.tokens)] = torch.tensor(piece.tokens)
-            mask[row, : len(piece.tokens)] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        if self.virtual:
-            inputs = self.virtual.before(ids, mask)
-        hidden = self.body(**inputs, use_cache=False).last_hidden_state[:, -width:]
+        hidden = padded_states(self.model, [piece.tokens for piece in pieces], self.virtual)
         self.head.collect(
             hidden.flatten(0, 1),
             [
@@ -245,3 +267,58 @@ class Padded(_Passes):
                 for offset, wanted in piece.wanted
             ],
         )
+
+
+def padded_states(
+    model: Any, rows: Sequence[Sequence[int]], virtual: VirtualTokens | None = None
+) -> Any:
+    """(rows, longest, width): `states` of rows of tokens, padded on the right.
+
+    `virtual` stand before each row and are no part of what is returned.
+    """
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.zeros((len(rows), width), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+        mask[number, : len(row)] = 1
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if virtual and body_name(model) is not None:
+        inputs = virtual.before(ids, mask)
+    return states(model, **inputs, use_cache=False)[:, -width:]
+
+
+_neutral: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def padding_is_neutral(model: Any) -> bool:
+    """Whether padding on the right leaves a row's states as they are alone; tried once a model."""
+    inner = unwrapped(model)
+    if inner not in _neutral:
+        _neutral[inner] = _padding_is_neutral(inner)
+    return _neutral[inner]
+
+
+def _padding_is_neutral(inner: Any) -> bool:
+    import torch
+
+    size = int(inner.get_input_embeddings().weight.shape[0])
+    rows = [[(3 + 7 * i * i + 5 * n) % size for i in range(n)] for n in (5, 13)]
+    head = Head(inner)
+    with torch.inference_mode():
+        together = head.logits(padded_states(inner, rows)[0, :5])
+        alone = head.logits(padded_states(inner, rows[:1])[0])
+    return nearly_equal(together, alone, inner.dtype)
+
+
+def nearly_equal(some: Any, others: Any, dtype: Any) -> bool:
+    """Whether two lots of logits differ by no more than rounding of models in `dtype`."""
+    import torch
+
+    off = (some.log_softmax(dim=-1) - others.log_softmax(dim=-1)).abs()
+    bound = EXACT if dtype == torch.float32 else 2 * COARSE
+    worst = off.max() if dtype == torch.float32 else off.mean()
+    return float(worst) <= bound or bool(others.isnan().any())

@@ -132,6 +132,19 @@ class Joined:
         self.weight[:, :, start:end] = total
 
 
+@dataclass
+class Counting:
+    """A layout that also counts how often each layer attends."""
+
+    layout: Layout
+    layers: dict[int, int] = field(default_factory=dict)
+
+    def attend(self, layer: int, query: Any, key: Any, value: Any, scale: float) -> Any:
+        """As the layout."""
+        self.layers[layer] = self.layers.get(layer, 0) + 1
+        return self.layout.attend(layer, query, key, value, scale)
+
+
 def lay_out(blocks: Sequence[Block], device: Any) -> Pack:
     """Sort the blocks of a pack, which follow each other, into buckets of like length."""
     buckets: dict[tuple[bool, int], list[Block]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -53,15 +53,18 @@ def build(
     *,
     max_length: int,
     share: bool = True,
+    numbers: Iterable[int] | None = None,
 ) -> tuple[list[Node], list[int]]:
     """Trees over (context, continuation) pairs of token ids, and the requests that were cut.
 
     A request longer than `max_length` + 1 tokens loses its beginning, as in lm-eval's
     `HFLM._loglikelihood_tokens`. `share=False` gives one node per distinct sequence.
+    `numbers` are those of the requests that the trees are over; None means all.
     """
     leaves: dict[tuple[int, ...], list[Wanted]] = {}
     cut = []
-    for number, (context, continuation) in enumerate(requests):
+    for number in range(len(requests)) if numbers is None else numbers:
+        context, continuation = requests[number]
         whole = tuple(context) + tuple(continuation)
         if len(whole) > max_length + 1:
             cut.append(number)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import UserError, is_out_of_memory
+from harness.head import states
 from harness.prefix_attention import Block, Past, laid_out, lay_out
 
 EMBEDDED = ("PROMPT_TUNING", "P_TUNING")
@@ -41,7 +42,8 @@ class VirtualTokens:
         device = given.device
         block = Block(0, None, range(-1, self.count - 1), past)
         with laid_out(lay_out([block], device)):
-            getattr(inner, inner.base_model_prefix)(
+            states(
+                inner,
                 inputs_embeds=given.to(self.model.word_embeddings.weight.dtype),
                 position_ids=torch.arange(self.count, device=device)[None],
                 use_cache=False,

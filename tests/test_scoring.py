@@ -2,14 +2,16 @@
 
 import math
 import random
+import weakref
 
 import pytest
 
-from harness import generation
+from harness import generation, passes, prefix_attention
 from harness.generation import Ending
 from harness.model import LanguageModel, load_weights, open_artifact
 from harness.passes import Limit
-from harness.scoring import score_requests, why_not_shared
+from harness.prefix_tree import build
+from harness.scoring import probe_requests, score_requests, why_not_shared
 from harness.types import Artifact, ModelRef
 
 MAX_LENGTH = 256
@@ -321,3 +323,100 @@ def test_an_answer_ends_where_the_logits_are_not_finite(tiny_artifact, share):
     )
     assert nothing.ids == ()
     assert not nothing.finite
+
+
+def test_the_probe_shares_prefixes_and_finds_attention_of_its_own():
+    roots, _ = build(probe_requests(300), max_length=64)
+    assert all(root.children for root in roots)
+    for family in ("gptj", "codegen", "gpt_neo"):
+        settings = {"n_inner": 64, "rotary_dim": 4} if family != "gpt_neo" else {}
+        if family == "gpt_neo":
+            settings = {"attention_types": [[["global"], 2]]}
+        model = random_model(family, **settings)
+        for dtype in ("float32", "bfloat16"):
+            assert why_not_shared(getattr(model, dtype.replace("32", ""))()) is not None
+        check(model.float(), requests_for(300), share=False, tolerance=1e-4)
+
+
+def test_the_keys_of_a_stem_are_freed_once_nothing_continues_it(plain, monkeypatch):
+    """However many stems there are, as few are alive as one pass holds."""
+    alive = weakref.WeakSet()
+    most = []
+
+    class Watched(prefix_attention.Past):
+        __hash__ = object.__hash__
+
+        def __init__(self, *args):
+            super().__init__(*args)
+            alive.add(self)
+            most.append(len(alive))
+
+    monkeypatch.setattr(passes, "Past", Watched)
+    draw = random.Random(4)
+    requests = []
+    for _ in range(40):
+        stem = draw.choices(range(plain.config.vocab_size), k=80)
+        requests += [(stem, draw.choices(range(plain.config.vocab_size), k=30)) for _ in range(4)]
+    score_requests(plain, requests, max_length=MAX_LENGTH, limit=Limit(400))
+    assert len(most) >= 40
+    assert max(most) <= 6
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_positions_that_depend_on_length_are_those_of_each_request_alone(kind):
+    rope = {"rope_type": kind, "rope_theta": 10000.0, "original_max_position_embeddings": 64}
+    if kind == "longrope":
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 8.0, 32.0]}
+    else:
+        rope |= {"factor": 8.0}
+    model = random_model("llama", num_key_value_heads=2, intermediate_size=64, rope_parameters=rope)
+    if kind == "dynamic":
+        for module in model.modules():
+            if hasattr(module, "original_max_seq_len"):
+                module.max_seq_len_cached = module.original_max_seq_len = 64
+    requests = [r for r in requests_for(300) if kind == "longrope" or len(r[0]) < 55]
+    assert why_not_shared(model) is None
+    for limit in (Limit(2048), Limit(2048, rows=1)):
+        check(model, requests, limit=limit, tolerance=1e-4)
+    answers = generation.greedy(
+        model,
+        [[5] * 70, [5, 6, 7] * 20, [9, 8, 7]],
+        Ending(frozenset(), 8),
+        limit=Limit(2048),
+        share=True,
+        pad=0,
+    )
+    import torch
+
+    for prompt, answer in zip(([5] * 70, [5, 6, 7] * 20, [9, 8, 7]), answers, strict=True):
+        ids = list(prompt)
+        for token in answer.ids:
+            if kind == "longrope":
+                with torch.inference_mode():
+                    assert token == int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+            ids.append(token)
+
+
+@pytest.mark.parametrize("bits", ["float32", "bf16"])
+def test_what_a_family_does_to_logits_is_its_own_code(bits):
+    import torch
+
+    from harness.head import Head, states
+
+    model = random_model(
+        "gemma2",
+        num_key_value_heads=2,
+        intermediate_size=64,
+        head_dim=8,
+        final_logit_softcapping=2.0,
+    )
+    model = model if bits == "float32" else model.bfloat16()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        logits = Head(model).logits(states(model, input_ids=ids, use_cache=False)[0])
+        whole = model(input_ids=ids).logits[0].float()
+    assert logits.dtype == torch.float32
+    assert float(logits.abs().max()) <= 2.0
+    torch.testing.assert_close(logits, whole, atol=0.05 if bits == "bf16" else 1e-4, rtol=0)
+    if bits == "bf16":  # finer than its own
+        assert not torch.equal(logits, logits.bfloat16().float())
