@@ -10,13 +10,20 @@ differs from the trained one by a rounding of the weights.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.layers import check_layers, loaded_layers
+from harness.layers import (
+    Layer,
+    check_layers,
+    is_all_linear,
+    loaded_layers,
+    too_narrow,
+    without_numbers,
+)
 
 FOLDER = "initial"
 _UNSET = (None, False, "none")
@@ -24,14 +31,83 @@ _NOT_CONVERTED = ("use_dora", "modules_to_save", "bias", "lora_bias", "trainable
 """Fields whose weights peft leaves out of the converted adapter."""
 
 
-def check(model: Any, peft: Any) -> None:
-    """Raise UserError where the layers or the rank of a PeftConfig (or None) do not fit `model`."""
+def check(model: Any, peft: Any) -> list[str]:
+    """What `all-linear` of a PeftConfig (or None) leaves out of `model`, as sentences.
+
+    It is written into the configuration as `exclude_modules`. Raises UserError where the layers or
+    the rank do not fit.
+    """
     if peft is None:
-        return
+        return []
     rank = peft.r if peft.peft_type == "LORA" else None
-    check_layers(loaded_layers(model), getattr(peft, "target_modules", None), rank)
+    targets = getattr(peft, "target_modules", None)
+    layers = loaded_layers(model)
+    check_layers(layers, targets, rank)
+    reasons = _left_out(model, peft, layers, rank) if is_all_linear(targets) else {}
+    if reasons:
+        peft.exclude_modules = _excluded(peft, layers, reasons)
     if takes_from_base(peft):
         _check_convertible(model, peft)
+    named = {(without_numbers(name), reason) for name, reason in reasons.items()}
+    return [f"all-linear leaves {name} out: {reason}" for name, reason in sorted(named)]
+
+
+def _left_out(model: Any, peft: Any, layers: Sequence[Layer], rank: int | None) -> dict[str, str]:
+    """Linear layers that cannot have the adapter, each with why."""
+    if not hasattr(peft, "exclude_modules"):
+        return {}
+    reasons = {
+        layer.name: f"its width of {layer.width} is below the rank {rank}"
+        for layer in too_narrow(layers, rank)
+    }
+    for layer in layers:
+        if layer.linear and _mamba_reads_weight(model, peft, layer.name):
+            reasons[layer.name] = "its weight is read by the state-space kernel, past any adapter"
+        elif layer.linear and not _gives_matrix(model.get_submodule(layer.name)):
+            reasons[layer.name] = "it gives more than a matrix"
+    return reasons
+
+
+def _excluded(peft: Any, layers: Sequence[Layer], reasons: Mapping[str, str]) -> list[str]:
+    """Names for `exclude_modules`: the last part where no other layer has it, for all blocks."""
+    kept = {layer.name.rpartition(".")[2] for layer in layers if layer.name not in reasons}
+    ends = {name: name.rpartition(".")[2] for name in reasons}
+    stated = peft.exclude_modules or []
+    own = [stated] if isinstance(stated, str) else list(stated)
+    return sorted({*own, *(name if end in kept else end for name, end in ends.items())})
+
+
+def _mamba_reads_weight(model: Any, peft: Any, name: str) -> bool:
+    """Whether peft refuses a layer by its last name, as it does in state-space families."""
+    from peft.tuners import tuners_utils
+
+    ask = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    try:
+        if ask is not None:
+            ask(peft, model, name.rpartition(".")[2])
+    except ValueError:
+        return True
+    return False
+
+
+def _gives_matrix(module: Any) -> bool:
+    """Whether a linear layer gives one tensor: routers that derive from `Linear` give several."""
+    import torch
+
+    if not type(module).__module__.startswith("transformers.models."):
+        return True
+    if type(module).forward is torch.nn.Linear.forward:
+        return True
+    weight = module.weight
+    state = torch.zeros(1, module.in_features, dtype=weight.dtype, device=weight.device)
+    training = module.training
+    try:
+        with torch.no_grad():
+            return isinstance(module.eval()(state), torch.Tensor)
+    except (RuntimeError, ValueError, TypeError):
+        return False
+    finally:
+        module.train(training)
 
 
 def _check_convertible(model: Any, peft: Any) -> None:
@@ -54,7 +130,14 @@ def refused(peft: Any) -> Iterator[None]:
     except (TypeError, ValueError) as error:
         if peft is None:
             raise
-        raise UserError(f"{type(peft).__name__}: {' '.join(str(error).split())}") from error
+        said = f"{type(peft).__name__}: {' '.join(str(error).split())}"
+        if "ParamWrapper" in said and peft.target_modules:
+            others = ", ".join(sorted({name.rpartition(".")[2] for name in peft.target_modules}))
+            said = (
+                f"{said.rstrip('.')}: the experts' weights are single tensors, on which it cannot "
+                f"be put; name the other layers, target_modules: [{others}]"
+            )
+        raise UserError(said) from error
 
 
 def takes_from_base(peft: Any) -> bool:

@@ -1,21 +1,26 @@
 """A model's layers by name and width, and whether adapters fit on them.
 
 The parent process reads names from the safetensors' headers. A mixture of experts is stored under
-other names than its modules have: where it does not fit, a child builds the model without weights
-and has the last word.
+other names than its modules have, and peft has rules of its own for experts and state-space layers:
+there a child builds the model without weights, puts the adapter on, and has the last word.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 import json
 import re
+import statistics
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from harness import child
+from harness import child, hub
 from harness.errors import UserError
 from harness.types import ModelRef
 
@@ -24,6 +29,11 @@ ALL_LINEAR = "all-linear"
 _HEAD = "lm_head"
 _OTHER = re.compile(rf"emb|\bw[tp]e\b|{_HEAD}")
 """Stored names of what is an embedding, or the output."""
+_NARROW = 4
+"""A layer that is so many times narrower than the median one is a gate, a router or a projection
+to a few numbers: `all-linear` leaves it out where the rank is above its width."""
+_SPECIAL = re.compile(r"expert|router|A_log|conv1d")
+"""Stored names of what peft has rules of its own for."""
 
 
 @dataclass(frozen=True)
@@ -38,32 +48,58 @@ class Layer:
     """Whether `all-linear` may mean it."""
 
 
-def check_fit(model: ModelRef, targets: str | Collection[str] | None, rank: int | None) -> None:
+def check_fit(
+    model: ModelRef,
+    targets: str | Collection[str] | None,
+    rank: int | None,
+    lora: Mapping[str, Any] | None = None,
+) -> None:
     """Raise UserError where a target matches no layer of `model` or `rank` is above a width.
 
-    Silent for a model whose layers cannot be known without loading it: `check_layers` is called
-    again on the loaded one.
+    `lora` are the fields of peft's LoraConfig, where it is one: with them the adapter is put on
+    the model without weights where peft may refuse that. Silent for a model whose layers cannot be
+    known without loading it: `check_layers` is called again on the loaded one.
     """
     stored = stored_layers(Path(model.path))
     if stored is None:
         return
-    try:
-        check_layers(stored, targets, rank)
-    except UserError:
-        if not any("expert" in layer.name for layer in stored):
-            raise
-        built = _built_layers(model)
-        if built is not None:
-            check_layers(built, targets, rank)
+    trial = None
+    if any(_SPECIAL.search(layer.name) for layer in stored):
+        trial = _trial(json.dumps({"model": asdict(model), "lora": lora}, sort_keys=True))
+    check_layers(stored if trial is None else trial.layers, targets, rank)
+    if trial is not None and trial.refused:
+        raise UserError(trial.refused)
 
 
-def _built_layers(model: ModelRef) -> list[Layer] | None:
-    """Layers as a child process builds them; None where it cannot."""
-    try:
-        told = child.answer("harness.layers", json.dumps(asdict(model)).encode(), "no answer")
-    except UserError:
-        return None
-    return [Layer(**one) for one in json.loads(told)]
+@dataclass(frozen=True)
+class _Trial:
+    """What a child says of an adapter on a model without weights."""
+
+    layers: list[Layer]
+    refused: str | None
+    """Why peft does not put the adapter on it."""
+
+
+@functools.cache
+def _trial(question: str) -> _Trial | None:
+    """A trial by a child process, kept in the cache; None where it cannot build the model."""
+    model = json.loads(question)["model"]
+    versions = [version(name) for name in ("peft", "transformers")]
+    key = hashlib.sha256(json.dumps([question, versions]).encode()).hexdigest()[:32]
+    place = hub.cache_dir() / "layers" / f"{key}.json"
+    answer: dict[str, Any] | None = None
+    if model["content_hash"] and place.is_file():
+        with contextlib.suppress(OSError, ValueError):
+            answer = json.loads(place.read_text(encoding="utf-8"))
+    if answer is None:
+        try:
+            answer = json.loads(child.answer("harness.layers", question.encode(), "no answer"))
+        except (UserError, ValueError):
+            return None
+        hub.remember(place, answer)
+    with contextlib.suppress(KeyError, TypeError):
+        return _Trial([Layer(**layer) for layer in answer["layers"]], answer["refused"])
+    return None
 
 
 def check_layers(
@@ -76,9 +112,10 @@ def check_layers(
     """
     if targets is None:
         return
-    everything = isinstance(targets, str) and targets.lower() == ALL_LINEAR
+    everything = is_all_linear(targets)
     wanted = [targets] if isinstance(targets, str) else sorted(targets)
-    hit = [one for one in layers if everything and one.linear]
+    narrow = too_narrow(layers, rank)
+    hit = [one for one in layers if everything and one.linear and one not in narrow]
     for target in [] if everything else wanted:
         found = [one for one in layers if _matches(one.name, target, isinstance(targets, str))]
         if not found:
@@ -88,9 +125,27 @@ def check_layers(
     if rank is not None and widths and rank > min(widths)[0]:
         width, name = min(widths)
         raise UserError(
-            f"r: rank {rank} is above the width {width} of {_without_numbers(name)}: take r of "
+            f"r: rank {rank} is above the width {width} of {without_numbers(name)}: take r of "
             f"{width} or less, or leave that layer out of target_modules"
         )
+
+
+def is_all_linear(targets: Any) -> bool:
+    """Whether targets are peft's `all-linear`."""
+    return isinstance(targets, str) and targets.lower() == ALL_LINEAR
+
+
+def too_narrow(layers: Sequence[Layer], rank: int | None) -> list[Layer]:
+    """Linear layers narrower than `rank` that are far narrower than the others."""
+    linear = [layer for layer in layers if layer.linear and layer.width is not None]
+    if rank is None or not linear:
+        return []
+    usual = statistics.median(layer.width for layer in linear if layer.width is not None)
+    return [
+        layer
+        for layer in linear
+        if layer.width is not None and layer.width < rank and layer.width * _NARROW <= usual
+    ]
 
 
 def _matches(name: str, target: str, pattern: bool) -> bool:
@@ -119,14 +174,15 @@ def grouped(layers: Iterable[Layer]) -> str:
     for one in layers:
         if one.width is None:
             continue
-        parent, _, own = _without_numbers(one.name).rpartition(".")
+        parent, _, own = without_numbers(one.name).rpartition(".")
         names = groups.setdefault(parent.rpartition(".")[2], [])
         if own not in names:
             names.append(own)
     return "; ".join(f"{k}: {', '.join(v)}" if k else ", ".join(v) for k, v in groups.items())
 
 
-def _without_numbers(name: str) -> str:
+def without_numbers(name: str) -> str:
+    """A layer's dotted name without the numbers of blocks and experts."""
     return ".".join(part for part in name.split(".") if not part.isdigit())
 
 
@@ -164,16 +220,38 @@ def _width(shape: Sequence[int]) -> int | None:
 
 
 def _main() -> None:
-    """Told a ModelRef as JSON, print the layers of its model, built without weights."""
+    """Given a ModelRef and a LoraConfig's fields as JSON, print what a `_Trial` holds."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    ref = ModelRef(**json.load(sys.stdin))
-    told = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
-    config = AutoConfig.from_pretrained(ref.path, **told)
+    question = json.load(sys.stdin)
+    ref = ModelRef(**question["model"])
+    source = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
+    config = AutoConfig.from_pretrained(ref.path, **source)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=ref.trust_remote_code)
-    print(json.dumps([asdict(layer) for layer in loaded_layers(model)]))
+    layers = [asdict(layer) for layer in loaded_layers(model)]
+    print(json.dumps({"layers": layers, "refused": _refusal(model, question["lora"])}))
+
+
+def _refusal(model: Any, lora: Mapping[str, Any] | None) -> str | None:
+    """Why peft does not put a LoRA of these fields on a model without weights; None: it does."""
+    from peft import LoraConfig, get_peft_model
+
+    from harness import initial_adapter
+
+    if lora is None:
+        return None
+    try:
+        config = LoraConfig(task_type="CAUSAL_LM", **lora)
+        initial_adapter.check(model, config)
+        with initial_adapter.refused(config):
+            get_peft_model(model.eval(), config, low_cpu_mem_usage=True)
+    except UserError as error:
+        return str(error)
+    except Exception:  # the loaded model has the last word
+        return None
+    return None
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class LowRankOptions(SftOptions):
 
     def fits(self, model: ModelRef) -> None:
         """Raise UserError where a target matches no layer, or r is above a layer's width."""
-        layers.check_fit(model, self.target_modules, self.r)
+        layers.check_fit(model, self.target_modules, self.r, self.lora_fields())
 
     def footprint(self) -> Footprint | None:
         """Two matrices of rank r beside each target; autograd keeps what is between them."""
@@ -117,18 +117,21 @@ class LowRankOptions(SftOptions):
             peft=self.lora_config,
         )
 
-    def lora_config(self, **changes: Any) -> Any:
-        """These options as peft's LoraConfig; `changes` are further fields of it."""
-        from peft import LoraConfig
-
-        stated = {
+    def lora_fields(self) -> dict[str, Any]:
+        """These options as fields of peft's LoraConfig; a method with others adds its own."""
+        return {
             "r": self.r,
             "lora_alpha": self.alpha or 2 * self.r,
             "lora_dropout": self.dropout,
             "target_modules": self.target_modules,
             "use_rslora": self.rslora,
         }
-        return LoraConfig(task_type="CAUSAL_LM", **{**stated, **changes})
+
+    def lora_config(self, **changes: Any) -> Any:
+        """These options as peft's LoraConfig; `changes` are further fields of it."""
+        from peft import LoraConfig
+
+        return LoraConfig(task_type="CAUSAL_LM", **{**self.lora_fields(), **changes})
 
 
 def train_lora(job: Job, **changes: Any) -> Artifact:

@@ -117,7 +117,8 @@ def train_sft(
             speed.apply_liger(model)
         own = _configurations(model)
     with job.phase("prepare"):
-        initial_adapter.check(model, peft)
+        for left_out in initial_adapter.check(model, peft):
+            job.warn(left_out)
         train, micro = _laid_out(job, settings, _encode(job, tokenizer, job.train))
         validation = _encode(job, tokenizer, job.validation) if settings.validate_every else []
         with initial_adapter.refused(peft):

@@ -2,8 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl
 from harness.low_rank import train_lora
@@ -15,6 +14,10 @@ if TYPE_CHECKING:
 class DoraOptions(LowRankOptions, QuantizedOptions):
     """LoRA's options; with `quant_type: nf4` it is QDoRA."""
 
+    def lora_fields(self) -> dict[str, Any]:
+        """LoRA's, with a magnitude."""
+        return {**super().lora_fields(), "use_dora": True}
+
     def footprint(self) -> "Footprint | None":
         """LoRA's; autograd keeps both results for the magnitude, whose norm needs whole weights."""
         found = super().footprint()
@@ -24,7 +27,7 @@ class DoraOptions(LowRankOptions, QuantizedOptions):
             keeps=lambda inputs, outputs: found.keeps(inputs, outputs) + 2 * outputs,
             # a unit matrix, the weight, the update, and their sum twice
             scratch=lambda inputs, outputs: inputs * inputs + 4 * inputs * outputs,
-            peft=partial(self.lora_config, use_dora=True),
+            peft=self.lora_config,
         )
 
 
@@ -35,7 +38,7 @@ class Dora(Method):
 
     def train(self, job: Job) -> Artifact:
         """An adapter in `job.folder`."""
-        return train_lora(job, use_dora=True)
+        return train_lora(job)
 
 
 @hookimpl

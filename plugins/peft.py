@@ -38,8 +38,9 @@ class PeftOptions(QuantizedOptions):
 
     def fits(self, model: ModelRef) -> None:
         """Raise UserError where a target matches no layer, or a LoRA's r is above a width."""
-        rank = self.fields.get("r") if self.config == "LoraConfig" else None
-        check_fit(model, self.fields.get("target_modules"), rank)
+        lora = self.fields if self.config == "LoraConfig" else None
+        rank = lora.get("r") if lora is not None else None
+        check_fit(model, self.fields.get("target_modules"), rank, _without_start(lora))
 
     def footprint(self) -> None:
         """Not predicted: configurations differ too much."""
@@ -60,6 +61,13 @@ class Peft(Method):
             **options.recipe(),
         )
         return remembered.check(artifact)
+
+
+def _without_start(lora: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A LoRA's fields but for how it begins, which takes weights."""
+    if lora is None:
+        return None
+    return {k: v for k, v in lora.items() if k not in ("init_lora_weights", "task_type")}
 
 
 def _config(name: str, fields: Mapping[str, Any]) -> Any:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from harness.plugins.peft import PeftOptions
 
-from harness import layers
+from harness import LowRankOptions, layers
 from harness.errors import ConfigError, UserError
 from harness.types import ModelRef
 from harness.yamlfile import parse, validate_options
@@ -149,3 +149,87 @@ def test_an_initialisation_that_changes_the_base_is_refused_where_it_cannot_be_s
         trial.folder.mkdir()
         with pytest.raises(UserError, match=said):
             _ = trial.trained
+
+
+def saved(config, tokenizer, folder):
+    """A folder with a random model of a configuration, and a ModelRef of it."""
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ModelRef(folder.name, str(folder))
+
+
+def state_space(tokenizer, folder):
+    from transformers import MambaConfig
+
+    sizes = {"hidden_size": 64, "state_size": 8, "num_hidden_layers": 2}
+    return saved(MambaConfig(vocab_size=len(tokenizer), **sizes), tokenizer, folder)
+
+
+def mixture(kind, tokenizer, folder, **changes):
+    import transformers
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= heads | {"num_experts_per_tok": 2, "vocab_size": len(tokenizer), **changes}
+    return saved(getattr(transformers, f"{kind}Config")(**sizes), tokenizer, folder)
+
+
+def left_out(ref, rank):
+    """What `all-linear` leaves out of the loaded model, and the layers that have an adapter."""
+    from peft import LoraConfig, get_peft_model
+
+    from harness import initial_adapter
+    from harness.model import load_weights
+    from harness.types import Artifact
+
+    model = load_weights(Artifact("base", ref))
+    config = LoraConfig(task_type="CAUSAL_LM", r=rank, target_modules="all-linear")
+    said = initial_adapter.check(model, config)
+    adapted = get_peft_model(model, config)
+    return said, {n.split(".lora_A")[0].rpartition(".")[2] for n in adapted.state_dict()} - {""}
+
+
+def test_all_linear_leaves_a_gate_of_one_number_out_and_says_so(tokenizer, tmp_path):
+    experts = {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 64}
+    ref = mixture("Qwen2Moe", tokenizer, tmp_path / "gated", **experts)
+    LowRankOptions(r=16).fits(ref)
+    said, adapted = left_out(ref, 16)
+    gate = "model.layers.mlp.shared_expert_gate"
+    assert said == [f"all-linear leaves {gate} out: its width of 1 is below the rank 16"]
+    assert "q_proj" in adapted
+    with pytest.raises(UserError, match="rank 16 is above the width 1 of"):
+        LowRankOptions(r=16, target_modules=["q_proj", "shared_expert_gate"]).fits(ref)
+
+
+def test_all_linear_leaves_out_what_the_state_space_kernel_reads(tokenizer, tmp_path):
+    ref = state_space(tokenizer, tmp_path / "mamba")
+    LowRankOptions(r=4).fits(ref)
+    said, adapted = left_out(ref, 4)
+    assert [text.split(" out: ")[0] for text in said] == [
+        "all-linear leaves backbone.layers.mixer.out_proj"
+    ]
+    assert {"in_proj", "x_proj", "dt_proj"} <= adapted
+    with pytest.raises(UserError, match="'out_proj' is incompatible with Mamba-based models"):
+        LowRankOptions(r=4, target_modules=["in_proj", "out_proj"]).fits(ref)
+
+
+def test_all_linear_leaves_a_router_out_that_gives_more_than_a_matrix(tokenizer, tmp_path):
+    ref = mixture("Phimoe", tokenizer, tmp_path / "routed", num_local_experts=4)
+    LowRankOptions(r=4).fits(ref)
+    said, adapted = left_out(ref, 4)
+    assert said == ["all-linear leaves model.layers.mlp.router out: it gives more than a matrix"]
+    assert "router" not in adapted
+
+
+def test_dora_on_fused_experts_is_refused_before_training_and_the_advice_works(tokenizer, tmp_path):
+    from harness.plugins.dora import DoraOptions
+
+    ref = mixture("Mixtral", tokenizer, tmp_path / "fused", num_local_experts=4)
+    LowRankOptions(r=4).fits(ref)
+    advice = r"name the other layers, target_modules: \[k_proj, o_proj, q_proj, v_proj\]"
+    with pytest.raises(UserError, match=advice) as caught:
+        DoraOptions(r=4).fits(ref)
+    assert "\n" not in str(caught.value)
+    DoraOptions(r=4, target_modules=["k_proj", "o_proj", "q_proj", "v_proj"]).fits(ref)
