@@ -52,11 +52,11 @@ def check_fit(
     model: ModelRef,
     targets: str | Collection[str] | None,
     rank: int | None,
-    lora: Mapping[str, Any] | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> None:
     """Raise UserError where a target matches no layer of `model` or `rank` is above a width.
 
-    `lora` are the fields of peft's LoraConfig, where it is one: with them the adapter is put on
+    `fields` are those of peft's LoraConfig, where it is one: with them the adapter is put on
     the model without weights where peft may refuse that. Silent for a model whose layers cannot be
     known without loading it: `check_layers` is called again on the loaded one.
     """
@@ -65,7 +65,7 @@ def check_fit(
         return
     trial = None
     if any(_SPECIAL.search(layer.name) for layer in stored):
-        trial = _trial(json.dumps({"model": asdict(model), "lora": lora}, sort_keys=True))
+        trial = _trial(json.dumps({"model": asdict(model), "fields": fields}, sort_keys=True))
     check_layers(stored if trial is None else trial.layers, targets, rank)
     if trial is not None and trial.refused:
         raise UserError(trial.refused)
@@ -231,19 +231,19 @@ def _main() -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=ref.trust_remote_code)
     layers = [asdict(layer) for layer in loaded_layers(model)]
-    print(json.dumps({"layers": layers, "refused": _refusal(model, question["lora"])}))
+    print(json.dumps({"layers": layers, "refused": _refusal(model, question["fields"])}))
 
 
-def _refusal(model: Any, lora: Mapping[str, Any] | None) -> str | None:
+def _refusal(model: Any, fields: Mapping[str, Any] | None) -> str | None:
     """Why peft does not put a LoRA of these fields on a model without weights; None: it does."""
     from peft import LoraConfig, get_peft_model
 
     from harness import initial_adapter
 
-    if lora is None:
+    if fields is None:
         return None
     try:
-        config = LoraConfig(task_type="CAUSAL_LM", **lora)
+        config = LoraConfig(task_type="CAUSAL_LM", **fields)
         initial_adapter.check(model, config)
         with initial_adapter.refused(config):
             get_peft_model(model.eval(), config, low_cpu_mem_usage=True)

@@ -107,7 +107,7 @@ def check_loss(trainer: Any) -> None:
     """Raise UserError where TRL's loss is not that of the model's own logits.
 
     TRL scores the body's states with the head itself and knows by name what else a family does to
-    its logits. Both are compared on the first tokens of the first row, dropout off.
+    its logits. Both are compared on the first tokens of the first row, with the same random numbers.
     """
     import torch
 
@@ -117,20 +117,21 @@ def check_loss(trainer: Any) -> None:
     if len(row) < 2:
         return
     ids = torch.tensor([row], device=inner.device)
-    training = model.training
-    model.eval()
+
+    def run(**arguments: Any) -> Any:
+        torch.manual_seed(trainer.args.seed)  # the same dropout and the same random routes
+        return inner(input_ids=ids, **arguments)
+
     try:
-        with torch.no_grad(), trainer.compute_loss_context_manager():
-            logits = inner(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        with torch.random.fork_rng(), torch.no_grad(), trainer.compute_loss_context_manager():
+            logits = run(use_cache=False).logits[:, :-1].float()
             own = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-            fused = inner(input_ids=ids, labels=ids, fused_lm_head=True).log_probs.float()
+            fused = run(labels=ids, fused_lm_head=True).log_probs.float()
     except AttributeError as error:
         raise UserError(
             f"{type(inner).__name__} cannot be trained by TRL {version('trl')} ({error}): "
             "take another model"
         ) from error
-    finally:
-        model.train(training)
     allowed = _ROUNDING[trainer.args.bf16] * float(1 + own.abs().max())
     difference = float((own - fused).abs().max())
     if math.isfinite(difference) and difference > allowed:
