@@ -107,7 +107,7 @@ def check_loss(trainer: Any) -> None:
     """Raise UserError where TRL's loss is not that of the model's own logits.
 
     TRL scores the body's states with the head itself and knows by name what else a family does to
-    its logits. Both are compared on the first tokens of the first row, with the same random numbers.
+    its logits. Both are compared on the first tokens of the first row, with equal random numbers.
     """
     import torch
 
@@ -117,6 +117,8 @@ def check_loss(trainer: Any) -> None:
     if len(row) < 2:
         return
     ids = torch.tensor([row], device=inner.device)
+    training = model.training
+    model.train()  # eval mode packs 4-bit weights on some CPUs, for good
 
     def run(**arguments: Any) -> Any:
         torch.manual_seed(trainer.args.seed)  # the same dropout and the same random routes
@@ -132,6 +134,8 @@ def check_loss(trainer: Any) -> None:
             f"{type(inner).__name__} cannot be trained by TRL {version('trl')} ({error}): "
             "take another model"
         ) from error
+    finally:
+        model.train(training)
     allowed = _ROUNDING[trainer.args.bf16] * float(1 + own.abs().max())
     difference = float((own - fused).abs().max())
     if math.isfinite(difference) and difference > allowed:
