@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import data_checks, ladder, record
+from harness import data_checks, kept_artifact, ladder, record
 from harness.cell import Cell
 from harness.errors import PluginFault, UserError
 from harness.machine import available_memory
@@ -77,8 +76,7 @@ def _attempt(work: Work, executor: Executor, tell: Observer) -> dict[str, Any]:
                 end.fault = fault
     if not file.is_file() or file.stat().st_mtime_ns == before:
         _record_crash(work, end, log)
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    return record.read_record(file)
 
 
 def _events(executor: Executor, job: Path, log: Path) -> Iterator[Mapping[str, Any]]:
@@ -185,6 +183,4 @@ def _killed_training(work: Work, end: _End, status: str, why: str) -> dict[str, 
 
 def _training(cell: Cell, out: Path) -> dict[str, Any] | None:
     """What the training measured, where the worker died after it."""
-    file = out / "artifacts" / cell.id / "training.json"
-    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return kept["training"] if kept.get("training_id") == cell.training_id else None
+    return kept_artifact.training_of(out / "artifacts" / cell.id, cell.training_id)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
+from harness import record
 from harness.search import Search
 from harness.suite import Suite
 from harness.training_data import DataPlan, without_folder
@@ -63,14 +63,9 @@ class Cell:
 
 
 def is_recorded(out: Path, cell: Cell) -> bool:
-    """Whether the cell has a record with status `ok`; other statuses are run again."""
-    file = out / "cells" / f"{cell.id}.json"
-    if not file.is_file():
-        return False
-    try:
-        return bool(json.loads(file.read_text(encoding="utf-8"))["status"] == "ok")
-    except (json.JSONDecodeError, KeyError) as error:
-        raise UserError(f"{file}: broken record ({error}); delete it and run again") from None
+    """Whether the cell has a valid record with status `ok`; any other is run again."""
+    found = record.stored(out, cell.id)
+    return found is not None and found["status"] == "ok"
 
 
 def new_cell(**fields: Any) -> Cell:

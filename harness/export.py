@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import adapters, packaged, sides
+from harness import adapters, kept_artifact, packaged, sides
 from harness.artifact_hash import artifact_hash
 from harness.errors import UserError
+from harness.kept_artifact import InvalidArtifact, Kept
 from harness.record import label, suites
 from harness.sides import Found
 from harness.types import Artifact, ModelRef, Precision, Sample
-from harness.worker import TRAINING_FILE
 
 SCHEMA = 1
 """Version of export.json's layout."""
@@ -81,42 +81,47 @@ def source(
     home = next(stored.folder for stored in side.found.stored if stored.id == cell["id"])
     folder = home / "artifacts" / cell["id"]
     kept = _kept(cell, folder)
-    found = _base(cell, ModelRef(**kept["base"]), base, mirror)
-    artifact = _artifact({**kept, "base": vars(found), "path": str(folder.resolve())})
+    found = _base(cell, ModelRef(**kept.artifact["base"]), base, mirror)
+    artifact = kept.opened_at(folder.resolve(), base=vars(found))
     digest = artifact_hash(artifact)
-    told = (cell["evaluation"] or {}).get("artifact_hash")
-    if told is not None and told != digest:
+    recorded = (cell["evaluation"] or {}).get("artifact_hash")
+    if recorded != digest and not (recorded is None and kept.files):
         raise UserError(
             f"{folder}: its files are not those that were evaluated (the hash differs from the "
-            f"record's): restore them, or delete cells/{cell['id']}.json and run it again"
+            f"record's): restore them, or {_again(cell)}"
         )
     return Source(cell, artifact, digest, side.found)
 
 
-def _kept(cell: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """What the training said of its artifact."""
+def _kept(cell: Mapping[str, Any], folder: Path) -> Kept:
+    """What the training said of its artifact, whose files are those that it saved."""
     if not cell["training"]:
         raise UserError(
             f"cell {cell['id']} trained nothing, so there is nothing to export: name a trained "
             f"cell (its model is {cell['plan']['model']['name']})"
         )
-    again = f"delete cells/{cell['id']}.json and run the experiment again"
+    if cell["status"] != "ok":
+        raise UserError(
+            f"cell {cell['id']} ended with '{cell['status']}', so it was not measured and is not "
+            "exported: run the experiment again, or name another cell"
+        )
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder: keep artifacts/ beside cells/, or {again}")
+        raise UserError(
+            f"{folder}: no such folder: keep artifacts/ beside cells/, or {_again(cell)}"
+        )
     try:
-        kept = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
-        training, artifact = kept["training_id"], dict(kept["artifact"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder}: its {TRAINING_FILE} is gone or broken: {again}") from None
-    if training != cell["plan"]["training_id"]:
-        raise UserError(f"{folder}: holds another training than the record's: {again}")
-    return artifact
+        kept = kept_artifact.read(folder)
+        if kept.files is not None:
+            kept_artifact.check_files(folder, kept)
+    except InvalidArtifact as error:
+        raise UserError(f"{error}: restore it, or {_again(cell)}") from None
+    if kept.training_id != cell["plan"]["training_id"]:
+        raise UserError(f"{folder}: holds another training than the record's: {_again(cell)}")
+    return kept
 
 
-def _artifact(values: Mapping[str, Any]) -> Artifact:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Artifact).validate_python(values)
+def _again(cell: Mapping[str, Any]) -> str:
+    return f"delete cells/{cell['id']}.json and run the experiment again"
 
 
 def _base(
@@ -267,6 +272,8 @@ def whole_or_not_at_all(to: Path) -> Iterator[Path]:
             to.rename(old)
         work.rename(to)
     finally:
+        if old.exists() and not to.exists():  # interrupted between the two renames
+            (work if (work / REPORT).is_file() else old).rename(to)
         shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 

@@ -12,6 +12,7 @@ import numbers
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -23,9 +24,13 @@ from harness.errors import HarnessError, UserError, nearest
 from harness.types import Record
 
 __all__ = [
+    "CLOCK_TICK",
     "SCHEMA",
+    "InvalidRecord",
     "Stored",
+    "digest",
     "environment",
+    "is_sealed",
     "label",
     "plain",
     "read_record",
@@ -34,6 +39,9 @@ __all__ = [
     "read_section",
     "rows_reader",
     "schema",
+    "seal",
+    "set_aside",
+    "stored",
     "suites",
     "validate",
     "write_json",
@@ -49,8 +57,15 @@ SCHEMA = 1
 SECTION = 1
 """Version of a finished suite's file; raised too when the same model would get other scores."""
 
+LONGEST = 20_000
+"""Characters of a text in a record: an error's message may hold a whole file."""
+
 _NON_FINITE = ("was nan", "was inf", "was -inf")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class InvalidRecord(UserError):
+    """A record file that is not what the harness wrote, or is of another layout."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +102,43 @@ def suites(record: Mapping[str, Any]) -> Mapping[str, Any]:
 def write_record(out: Path, record: Record) -> Path:
     """Write `<out>/cells/<id>.json` atomically and return its path.
 
-    NaN and infinity become null, each with a line in `warnings`. Raises HarnessError, and writes
-    nothing, where the record does not match its JSON Schema.
+    NaN and infinity become null, each with a line in `warnings`; errors and warnings longer than
+    `LONGEST` lose their middle. The record ends with a seal: `sha256` over all the rest. Raises
+    HarnessError, and writes nothing, where the record does not match its JSON Schema.
     """
     found: list[str] = []
     parts = {field.name: getattr(record, field.name) for field in fields(Record)}
     data = {"schema": SCHEMA, **_plain(parts, "", found)}
     data["warnings"] += found
+    data |= {part: _shortened(data[part]) for part in ("training", "warnings", "error")}
     validate(data, "record")
-    return write_json(Path(out) / "cells" / f"{_checked_name(record.id)}.json", data)
+    return write_json(Path(out) / "cells" / f"{_checked_name(record.id)}.json", seal(data))
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value`, as JSON types, with `sha256` over everything else in it, as its last key."""
+    parts = {key: plain(part) for key, part in value.items() if key != "sha256"}
+    return {**parts, "sha256": digest(parts)}
+
+
+def is_sealed(value: Mapping[str, Any]) -> bool:
+    """Whether the `sha256` of a value is that of everything else in it."""
+    return value.get("sha256") == digest(value)
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """sha256 of a JSON object without its `sha256`, whatever the order and spacing of its keys."""
+    return _sealed({key: part for key, part in value.items() if key != "sha256"})
+
+
+def _shortened(value: Any) -> Any:
+    """`value` with the middle of every text beyond `LONGEST` characters left out."""
+    if isinstance(value, str) and len(value) > LONGEST:
+        left_out = f" ... {len(value) - LONGEST} characters left out ... "
+        return value[: LONGEST // 2] + left_out + value[-(LONGEST // 2) :]
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in value.items()}
+    return [_shortened(item) for item in value] if isinstance(value, list) else value
 
 
 def plain(value: Any) -> Any:
@@ -267,27 +310,106 @@ _STRICT = json.JSONDecoder(parse_constant=_no_number)
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record file's content. Raises UserError where it is no record of this schema version."""
-    again = "delete it and run the experiment again"
+    """A record file's content; a file that did not change is read once.
+
+    Whatever reads records reads them here, so that all commands agree. Do not change what comes
+    back. Raises UserError where the file cannot be read, and InvalidRecord where it is no record of
+    this schema version or differs from what was sealed. Records of older versions have no seal.
+    """
+    path = Path(path)
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_number)
+        facts = path.stat()
+        key = (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        known = _records.get(path)
+        if known is not None and known[0] == key:
+            return known[1]
+        data = _checked_record(path, path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    if time.time_ns() - facts.st_ctime_ns > CLOCK_TICK:
+        _records[path] = (key, data)
+    return data
+
+
+_records: dict[Path, tuple[tuple[int, ...], dict[str, Any]]] = {}
+"""File -> (what `stat` said of it, its content); a time of change cannot be set back."""
+CLOCK_TICK = 100_000_000
+"""Nanoseconds; two changes of a file within one tick of the file system's clock look like one."""
+
+_AGAIN = "run the experiment again: it is set aside and its cell measured anew"
+
+
+def _checked_record(path: Path, content: bytes) -> dict[str, Any]:
+    """A record from a file's bytes. Raises InvalidRecord."""
+    try:
+        data = json.loads(content.decode("utf-8"), parse_constant=_no_number)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: broken JSON ({error.msg}); {again}") from None
+        raise InvalidRecord(f"{path}:{error.lineno}: broken JSON ({error.msg}); {_AGAIN}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file in UTF-8; {again}") from None
+        raise InvalidRecord(f"{path}: not a text file in UTF-8; {_AGAIN}") from None
     except _NotFinite as error:
-        raise UserError(f"{path}: holds {error}, which no record does; {again}") from None
+        raise InvalidRecord(f"{path}: holds {error}, which no record does; {_AGAIN}") from None
+    except (RecursionError, ValueError) as error:
+        reason = f"broken JSON ({type(error).__name__})"
+        raise InvalidRecord(f"{path}: {reason}; {_AGAIN}") from None
     if not isinstance(data, dict) or "schema" not in data:
-        raise UserError(f"{path}: not a record (it has no 'schema'); name a file under cells/")
+        raise InvalidRecord(f"{path}: not a record (it has no 'schema'); name a file under cells/")
     if (version := data["schema"]) != SCHEMA:
-        raise UserError(
+        raise InvalidRecord(
             f"{path}: schema {version!r}, this harness reads {SCHEMA}; "
-            "install the finetune-harness that wrote it, or run the experiment again"
+            f"install the finetune-harness that wrote it, or {_AGAIN}"
         )
-    if (problem := _first_problem(data, "record")) is not None:
-        raise UserError(f"{path}: not a valid record ({problem}); {again}")
+    if "sha256" in data and not is_sealed(data):
+        raise InvalidRecord(
+            f"{path}: changed since it was written (sha256 differs); restore it, or {_AGAIN}"
+        )
+    # what is sealed was held against the schema when it was written
+    if "sha256" not in data and (problem := _first_problem(data, "record")) is not None:
+        raise InvalidRecord(f"{path}: not a valid record ({problem}); {_AGAIN}")
+    return data
+
+
+def stored(out: Path, cell_id: str) -> dict[str, Any] | None:
+    """The record of a cell in a results folder; None where it has none, or an invalid one.
+
+    Raises UserError where its file cannot be read.
+    """
+    file = _file_of(out, cell_id)
+    if not file.is_file():
+        return None
+    try:
+        return _named_as(file, read_record(file))
+    except InvalidRecord:
+        return None
+
+
+def set_aside(out: Path, cell_id: str) -> str | None:
+    """Move the invalid record of a cell to `cells/<id>.json.invalid`, never onto another file.
+
+    Returns what is wrong with it and where it is now, or None where nothing is wrong.
+    """
+    file = _file_of(out, cell_id)
+    if not file.is_file():
+        return None
+    try:
+        _named_as(file, read_record(file))
+    except InvalidRecord as error:
+        names = (f"{file.name}.invalid{end}" for end in ("", *(f"-{n}" for n in range(2, 10_000))))
+        target = next(place for name in names if not (place := file.with_name(name)).exists())
+        file.rename(target)
+        problem = str(error).removeprefix(str(file)).partition(";")[0].lstrip(": ")
+        return f"the record {file.name} is not used ({problem}): it is now cells/{target.name}"
+    return None
+
+
+def _file_of(out: Path, cell_id: str) -> Path:
+    return Path(out) / "cells" / f"{cell_id}.json"
+
+
+def _named_as(file: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """The record of a file in a results folder. Raises InvalidRecord for another cell's."""
+    if data["id"] != file.stem:
+        raise InvalidRecord(f"{file}: holds the record of cell {data['id']}; {_AGAIN}")
     return data
 
 
@@ -336,7 +458,7 @@ def _stored_in(place: Path) -> Iterator[Stored]:
         mend = f"did you mean {' or '.join(inside)}?" if inside else "run an experiment first"
         raise UserError(f"{place}: no records there (cells/*.json); {mend}")
     for file in files:
-        yield Stored(place, read_record(file))
+        yield Stored(place, _named_as(file, read_record(file)))
 
 
 def read_samples(out: Path, record: Mapping[str, Any], suite: str) -> list[dict[str, Any]]:
@@ -358,7 +480,8 @@ def _read_rows(path: Path, sha256: str, cell_id: str) -> list[dict[str, Any]]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); keep samples/ beside cells/"
+            f"{path}: cannot be read ({error.strerror}); keep samples/ beside cells/, or delete "
+            f"cells/{cell_id}.json and run the experiment again"
         ) from None
     if _sha256(content) != sha256:
         raise UserError(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import asks, data_checks, memory, record, study
+import harness
+from harness import asks, data_checks, kept_artifact, memory, record, study
 from harness.attempts import Observer, run_cell
 from harness.cell import Cell, is_recorded
-from harness.errors import CellFailed
+from harness.errors import CellFailed, UserError
 from harness.plan import Plan
 from harness.roles import Executor
 from harness.tracking import Tracking
@@ -43,22 +45,24 @@ def run_plan(
     observe: Observer,
     tracking: Tracking | None = None,
     batch: int | None = None,
+    shared: Path | None = None,
 ) -> Outcome:
     """Run the cells that have no record yet; a failing one does not stop the others.
 
     A tuned cell's trials run before it, each once, and are told to `observe` alone, under a label
     that says so; `{"event": "trial", ...}` of the tuned cell says what came of each.
 
+    A record that is invalid is set aside and its cell run, which its new record says; so is the
+    base's where its answers, which other cells are compared with, are gone or changed.
+
     `batch` is the most sequences that run at once while a cell is measured; None: what fits.
+    Answers kept by other results folders in the folder `shared` are used again; None: by none.
     `observe(cell, event)` is called for every event of every cell, `{"event": "skipped"}`,
     `{"event": "started", "plan": ...}` and `{"event": "recorded", "status": ..., "record": ...}`
     among them; `tracking` is told the same.
     """
     ran, skipped, failed = [], [], []
-    if not all(is_recorded(out, cell) for cell in plan.cells):
-        asks.module("lm-eval").check(plan.base.suites)
-    if any(cell.search and not is_recorded(out, cell) for cell in plan.cells):
-        study.check()
+    recorded, notices = _recorded(plan, out)
 
     def tell(cell: Cell, event: Mapping[str, Any]) -> None:
         observe(cell, event)
@@ -80,13 +84,19 @@ def run_plan(
                 record.write_record(out, failed)
                 return failed.status
             cell = chosen(cell, found)
-        return run_cell(_work(plan, cell, out, batch), executor, tell)
+        work = _work(plan, cell, out, batch, shared)
+        if cell.id in notices:
+            work = replace(work, warnings=(*work.warnings, notices[cell.id]))
+        return run_cell(work, executor, tell)
 
     for cell in plan.cells:
-        if is_recorded(out, cell):
+        if cell.id in recorded:
             skipped.append(cell.id)
             tell(cell, {"event": "skipped"})
             continue
+        if notice := record.set_aside(out, cell.id) or notices.get(cell.id):
+            notices[cell.id] = notice
+            tell(cell, {"event": "warning", "message": notice})
         status = run_one(cell)
         ran.append(cell.id)
         if status != "ok":
@@ -97,29 +107,81 @@ def run_plan(
     return Outcome(board, tuple(ran), tuple(skipped), tuple(failed))
 
 
+def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:
+    """Ids of the cells that need not run, and why a cell that has a record must run all the same.
+
+    Raises UserError where what is left to do lacks a library.
+    """
+    recorded = {cell.id for cell in plan.cells if is_recorded(out, cell)}
+    left = [cell for cell in plan.cells if cell.id not in recorded]
+    if any(cell.search for cell in left):
+        study.check()
+    if not left:
+        return recorded, {}
+    asks.module("lm-eval").check(plan.base.suites)
+    lack = _lost_answers(out, plan.base) if plan.base.id in recorded else None
+    if lack is None:
+        return recorded, {}
+    return recorded - {plan.base.id}, {plan.base.id: lack}
+
+
+def _lost_answers(out: Path, base: Cell) -> str | None:
+    """Why the recorded answers of the base cannot be compared with; None where they can."""
+    found = record.read_record(out / "cells" / f"{base.id}.json")
+    try:
+        for suite in record.suites(found):
+            record.read_samples(out, found, suite)
+    except UserError as error:
+        problem = str(error).partition(";")[0].replace(f"{out}/", "")
+        return f"the base is evaluated again: {problem}"
+    return None
+
+
 def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> dict[str, Any]:
-    """The leaderboard of the plan's own cells; built anew where a cell ran."""
-    file = out / "leaderboard.json"
-    if not stale and file.is_file():
-        board: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        same_cells = {c for row in board["rows"] for c in row["cells"]} == {
-            c.id for c in plan.cells
+    """The leaderboard of the plan's own cells, built anew unless it is of these very records.
+
+    Where nothing ran and it cannot be written, such as in a folder to read only, it is returned
+    all the same, with a warning on standard error.
+    """
+    files = [out / "cells" / f"{cell.id}.json" for cell in plan.cells]
+    found = record.read_records(file for file in files if file.is_file())
+    sources = record.digest(
+        {
+            "harness": harness.__version__,
+            "rank_by": plan.rank_by,
+            "records": [cell.data.get("sha256") or record.digest(cell.data) for cell in found],
         }
-        if same_cells and board.get("rank_by") == plan.rank_by:
-            return board
+    )
+    file = out / "leaderboard.json"
+    known = _known_board(file)
+    if known is not None and known.get("records") == sources:
+        return known
     from harness import leaderboard
 
-    files = [out / "cells" / f"{cell.id}.json" for cell in plan.cells]
-    stored = record.read_records(file for file in files if file.is_file())
     board = leaderboard.build(
-        [s.data for s in stored], read_rows=record.rows_reader(stored), rank_by=plan.rank_by
+        [cell.data for cell in found], read_rows=record.rows_reader(found), rank_by=plan.rank_by
     )
-    board["rank_by"] = plan.rank_by
-    record.write_json(file, board)
-    return board
+    board |= {"rank_by": plan.rank_by, "records": sources}
+    try:
+        record.write_json(file, record.seal(board))
+    except OSError as error:
+        if stale:
+            raise UserError(f"{file}: {error.strerror}; make {out} a folder to write to") from None
+        message = f"Note: {file} is not written ({error.strerror}); the table is right"
+        print(message, file=sys.stderr)
+    return record.seal(board)
 
 
-def _work(plan: Plan, cell: Cell, out: Path, batch: int | None) -> Work:
+def _known_board(file: Path) -> dict[str, Any] | None:
+    """A leaderboard as it was written; None where it is missing, broken or changed."""
+    try:
+        board = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return board if isinstance(board, dict) and record.is_sealed(board) else None
+
+
+def _work(plan: Plan, cell: Cell, out: Path, batch: int | None, shared: Path | None) -> Work:
     """What the worker is told."""
     from harness.worker import Work
 
@@ -132,6 +194,7 @@ def _work(plan: Plan, cell: Cell, out: Path, batch: int | None) -> Work:
         batch,
         warnings=data_checks.warnings(cell.data),
         predicted_bytes=memory.predict(cell).total if cell.data else None,
+        shared=shared.resolve() if shared else None,
     )
 
 
@@ -143,8 +206,6 @@ def _trial_work(trial: Cell, folder: Path, batch: int | None) -> Work:
 
 
 def _same_training(cell: Cell, out: Path) -> Path | None:
-    """An artifact in `out` of the same training for other suites."""
-    for file in sorted((out / "artifacts").glob("*/training.json")):
-        if json.loads(file.read_text(encoding="utf-8"))["training_id"] == cell.training_id:
-            return file.parent.resolve()
-    return None
+    """An artifact in `out` of the same training, made for another cell; unchecked."""
+    places = kept_artifact.with_training(out, cell.training_id)
+    return next((place.resolve() for place in places if place.name != cell.id), None)

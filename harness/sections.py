@@ -29,6 +29,8 @@ class Sections:
     """Id of the base's record, to compare with."""
     artifact_hash: str
     warn: Callable[[str], None]
+    shared: Path | None = None
+    """Folder whose results folders may hold the same answers; None: only `out` is looked at."""
     tokenizer_hash: str | None = None
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Suite -> its section of the record."""
@@ -115,10 +117,10 @@ class Sections:
         return record.read_samples(self.out, base, suite.name), same
 
     def _places(self, suite: str) -> Iterator[Path]:
-        """Where the suite may be kept: this cell first, then its folder, then those beside it."""
+        """Where the suite may be kept: this cell first, then its folder, then the shared one."""
         own = self.out / "samples" / self.cell_id / f"{suite}.json"
         inside = sorted(self.out.glob(f"samples/*/{suite}.json"))
-        beside = sorted(self.out.parent.glob(f"*/samples/*/{suite}.json"))
+        beside = sorted(self.shared.glob(f"*/samples/*/{suite}.json")) if self.shared else []
         yield from (file for file in dict.fromkeys([own, *inside, *beside]) if file.is_file())
 
     def _read(self, file: Path, suite: Suite) -> tuple[dict[str, Any], Rows, SuiteResult] | None:

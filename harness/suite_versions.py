@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from harness import record
+from harness.errors import UserError
 from harness.suite import Suite
 
 __all__ = ["changed", "records_in"]
@@ -34,12 +36,8 @@ def records_in(out: Path) -> list[dict[str, Any]]:
     """The records of a results folder, those that cannot be read left out."""
     found = []
     for file in sorted((out / "cells").glob("*.json")):
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue  # whoever needs this record tells what is wrong with it
-        if isinstance(record, dict) and "id" in record:
-            found.append(record)
+        with suppress(UserError):  # whoever needs this record tells what is wrong with it
+            found.append(record.read_record(file))
     return found
 
 

@@ -6,8 +6,6 @@ libraries print goes to standard error. Whatever goes wrong becomes the record's
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import shutil
 import sys
@@ -19,13 +17,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from harness import health, ladder, record
+from harness import health, kept_artifact, ladder, record
 from harness.artifact_hash import artifact_hash
 from harness.cell import Cell
 from harness.child import begin
 from harness.errors import CellFailed, HarnessError, PluginFault, is_out_of_memory
 from harness.evaluate import Measured, SuiteFailure, evaluate
 from harness.health.options import outside_usual
+from harness.kept_artifact import InvalidArtifact
 from harness.ladder import Rung
 from harness.leaks import leaks, leaks_of_rows
 from harness.machine import available_memory, free_memory
@@ -38,9 +37,6 @@ from harness.suite import Suite
 from harness.training_data import drawn_rows, training_rows
 from harness.types import Artifact, Job, Record, Row, Status
 from harness.validation import validation_loss
-
-TRAINING_FILE = "training.json"
-"""Beside an artifact: what its training measured, so that it is never trained twice."""
 
 
 @dataclass
@@ -64,7 +60,9 @@ class Work:
     predicted_bytes: int | None = None
     """Peak memory that was predicted for the training, where somebody did."""
     warnings: tuple[str, ...] = ()
-    """What is suspicious in the training data."""
+    """What is suspicious in the training data, and why it runs again where it was recorded."""
+    shared: Path | None = None
+    """Folder whose results folders may hold the same answers; None: only `out` is looked at."""
 
 
 @dataclass
@@ -206,17 +204,23 @@ def _found(running: _Running, folder: Path) -> Artifact | None:
     """An artifact of this very training, left by an earlier run or by another cell."""
     work = running.work
     for place in (folder, work.reuse):
-        file = place / TRAINING_FILE if place else None
-        if place is None or file is None or not file.is_file():
+        if place is None or not (place / kept_artifact.TRAINING_FILE).is_file():
             continue
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["training_id"] != work.cell.training_id:
+        try:
+            kept = kept_artifact.read(place)
+            if kept.training_id != work.cell.training_id:
+                continue
+            kept_artifact.check_files(place, kept)
+        except InvalidArtifact as error:
+            problem = str(error).removeprefix(f"{place}: ")
+            running.warn(f"the artifact in artifacts/{place.name} is not used: {problem}")
             continue
         if place != folder:
-            shutil.copytree(place, folder, copy_function=_link, dirs_exist_ok=True)
-        running.trained = kept["training"]
-        running.warnings += kept["warnings"]
-        return _artifact(kept["artifact"], folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(place, folder, copy_function=_link)
+        running.trained = kept.training
+        running.warnings += kept.warnings
+        return kept.opened_at(folder)
     return None
 
 
@@ -251,27 +255,13 @@ def _train_now(running: _Running, folder: Path) -> Artifact:
     running.trained = trained
     if running.work.failed:
         running.warnings.append(ladder.told(running.work.failed, running.notes))
-    record.write_json(
-        folder / TRAINING_FILE,
-        {
-            "training_id": cell.training_id,
-            "training": running.trained,
-            "warnings": running.warnings,
-            "artifact": dataclasses.asdict(artifact),
-        },
-    )
+    kept_artifact.keep(folder, cell.training_id, running.trained, running.warnings, artifact)
     return artifact
 
 
 def untrained(cell: Cell) -> Artifact:
     """What a method that trains nothing opens."""
     return _train_now(_Running(Work(cell, Path(), None), lambda **event: None), Path())
-
-
-def _artifact(kept: Mapping[str, Any], folder: Path) -> Artifact:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Artifact).validate_python({**kept, "path": str(folder)})
 
 
 def _job(running: _Running, method: Any, folder: Path) -> Job:
@@ -334,6 +324,7 @@ def _evaluate(running: _Running, artifact: Artifact) -> None:
             cell_id=work.cell.id,
             base=work.base,
             artifact_hash=artifact_hash(artifact),
+            shared=work.shared,
             warn=running.warnings.append,
         )
         left = [suite for suite in work.cell.suites if _missing(running, sections, suite)]

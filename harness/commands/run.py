@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from harness import config, data_checks, suite_versions, table
+from harness import config, data_checks, record, suite_versions, table
 from harness.cell import is_recorded
 from harness.child import command
 from harness.commands import tuning
@@ -64,7 +65,8 @@ def carry_out(experiment: config.Experiment, asked: Asked, executor: str, batch:
         _check_writable(plan, out)
         screen.begin(len(plan.cells))
         with Tracking(trackers, plan.experiment, out, _tell) as tracking:
-            outcome = run_plan(plan, out, where, screen.observe, tracking, batch)
+            shared = _shared(out)
+            outcome = run_plan(plan, out, where, screen.observe, tracking, batch, shared)
     _show(plan, outcome, out, asked.as_json)
     return outcome.exit_code
 
@@ -152,13 +154,26 @@ def _tell_of_options(plan: Plan) -> None:
             click.echo(f"Note: method '{label}': {finding}", err=True)
 
 
+def _shared(out: Path) -> Path | None:
+    """The folder whose results folders may hold the same answers: `results/`, if `out` is in it.
+
+    Elsewhere only `out` itself is looked at: nobody named what lies beside it.
+    """
+    results = Path("results").resolve()
+    return results if out.resolve().parent == results else None
+
+
 def _check_writable(plan: Plan, out: Path) -> None:
     if all(is_recorded(out, cell) for cell in plan.cells):
         return
-    try:
-        (out / "cells").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror}; name a folder to write to") from None
+    for name in ("cells", "samples", "artifacts", "logs"):
+        try:
+            (out / name).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=out / name):
+                pass
+        except OSError as error:
+            place = f"--out {out}: cannot write {name}/ ({error.strerror})"
+            raise UserError(f"{place}; name a folder to write to") from None
 
 
 def _show(plan: Plan, outcome: Outcome, out: Path, as_json: bool) -> None:
@@ -172,10 +187,10 @@ def _show(plan: Plan, outcome: Outcome, out: Path, as_json: bool) -> None:
     else:
         click.echo(f"{len(outcome.ran)} cells ran, {len(outcome.skipped)} were recorded already.")
     for cell in outcome.failed:
-        record = json.loads((out / "cells" / f"{cell}.json").read_text(encoding="utf-8"))
-        error = record["error"]
+        found = record.read_record(out / "cells" / f"{cell}.json")
+        error = found["error"]
         click.echo(
-            f"{cell}: {record['status']} in {error.get('phase') or 'its process'}: "
+            f"{cell}: {found['status']} in {error.get('phase') or 'its process'}: "
             f"{' '.join(error['message'].split())[:300]} (log: {out / 'logs' / cell}.log)",
             err=True,
         )

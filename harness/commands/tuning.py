@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from harness import readable
+from harness import readable, record
 from harness.cell import Cell
 from harness.console import console
 from harness.plan import Plan
@@ -52,8 +51,7 @@ def print_planned(plan: Plan, out: Path) -> None:
 def print_found(plan: Plan, out: Path) -> None:
     """What the trials chose, and the front where there are two objectives."""
     for cell in tuned_cells(plan):
-        file = out / "cells" / f"{cell.id}.json"
-        found = json.loads(file.read_text(encoding="utf-8"))["plan"]["tuning"]
+        found = record.read_record(out / "cells" / f"{cell.id}.json")["plan"]["tuning"]
         if found["chosen"] is None:
             continue
         trials = found["trials"]
