@@ -104,7 +104,7 @@ def test_seeds_have_no_delta_to_a_base_of_another_tokenizer(tmp_path: Path) -> N
         results.add(f"l{seed}", "lora", 0.1, seed=seed, tokenizer="2" * 64)
         data = json.loads((tmp_path / "cells" / f"l{seed}.json").read_text())
         data["evaluation"]["base"] = "b0"
-        records.write_json(tmp_path / "cells" / f"l{seed}.json", data)
+        records.write_json(tmp_path / "cells" / f"l{seed}.json", records.seal(data))
     metrics = by_label(results.board())["lora"]["metrics"]
     assert metrics["quiz.perplexity"]["delta"] is None
     assert metrics["quiz.right"]["delta"] is not None

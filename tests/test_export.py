@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness import child, export, merging
-from harness.artifact_hash import artifact_hash
+from harness import child, export, merging, record
+from harness.artifact_hash import artifact_hash, file_hashes
 from harness.cli import cli
 from harness.errors import HarnessError, NotTheSame, UserError
 from harness.types import Artifact, ModelRef, Sample
@@ -278,17 +278,20 @@ def moved(results: Path, name: str) -> None:
     file = results / "artifacts" / name / "training.json"
     kept = json.loads(file.read_text())
     kept["artifact"]["base"]["path"] = "/another/machine/tiny"
-    file.write_text(json.dumps(kept))
+    record.write_json(file, record.seal(kept))
 
 
 def record_hash(results: Path, name: str) -> None:
     """Have the record vouch for the artifact as it is now."""
     folder, file = results / "artifacts" / name, results / "cells" / f"{name}.json"
-    kept = json.loads((folder / "training.json").read_text())["artifact"]
+    training = json.loads((folder / "training.json").read_text())
+    training["files"] = file_hashes(folder)
+    record.write_json(folder / "training.json", record.seal(training))
+    kept = training["artifact"]
     artifact = Artifact(**kept | {"base": ModelRef(**kept["base"]), "path": str(folder)})
-    record = json.loads(file.read_text())
-    record["evaluation"]["artifact_hash"] = artifact_hash(artifact)
-    file.write_text(json.dumps(record))
+    found = json.loads(file.read_text())
+    found["evaluation"]["artifact_hash"] = artifact_hash(artifact)
+    record.write_json(file, record.seal(found))
 
 
 def test_virtual_tokens_cannot_be_merged(finished, copied, tmp_path):
@@ -369,3 +372,30 @@ def test_a_merge_that_breaks_is_told_in_one_line(finished, harness, copied, tmp_
     assert "the LORA adapter cannot be merged: NaNs detected" in ran.error
     assert issubclass(UserError, HarnessError)
     assert not to.exists()
+
+
+def test_a_failed_cell_is_not_exported(finished, copied, tmp_path):
+    name = cell(finished, "lora")
+    file = copied / "cells" / f"{name}.json"
+    failed = {"status": "error", "error": {"type": "X", "message": "broke", "phase": "picks"}}
+    record.write_json(file, record.seal({**json.loads(file.read_text()), **failed}))
+    assert "ended with 'error'" in wrong(name, "--to", tmp_path / "out", results=copied)
+
+
+def test_an_interrupt_between_the_two_renames_loses_no_export(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").touch()
+    rename = Path.rename
+
+    def interrupted(self, to):
+        if Path(to) == target:
+            monkeypatch.setattr(Path, "rename", rename)
+            raise KeyboardInterrupt
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), export.whole_or_not_at_all(target) as folder:
+        (folder / export.REPORT).touch()
+    assert [f.name for f in target.iterdir()] == [export.REPORT]
+    assert [f.name for f in tmp_path.iterdir()] == ["out"]

@@ -272,7 +272,7 @@ def test_a_suite_that_the_candidate_lacks_is_not_passed_over(out: Path) -> None:
         told = json.loads(file.read_text())
         suites = told["evaluation"]["suites"]
         suites[name] = suites["quiz"]
-        file.write_text(json.dumps(told))
+        records.write_json(file, records.seal(told))
     with pytest.raises(NotComparable, match=r"good has no more.accuracy and base has"):
         decide(out, "good")
     told = compare(sides.find(str(out / "good"), []), sides.find(str(out / "base"), []))
@@ -365,7 +365,7 @@ def test_a_label_that_two_models_have_names_neither(out: Path) -> None:
     file = out / "cells/bad-s0.json"
     told = json.loads(file.read_text())
     told["plan"] |= {"label": "good", "method": "good"}
-    file.write_text(json.dumps(told))
+    records.write_json(file, records.seal(told))
     with pytest.raises(UserError, match=r"'good' names 2 rows: .*bad-s0 \(good \(tiny\)\)"):
         sides.find("good", [out])
     assert sides.find("bad", [out]).group.label == "good"
@@ -420,7 +420,7 @@ def test_figures_per_token_of_two_tokenizers_are_left_out(out: Path) -> None:
     file = out / "cells" / f"{key}.json"
     told = json.loads(file.read_text())
     told["evaluation"]["tokenizer_hash"] = "another"
-    file.write_text(json.dumps(told))
+    records.write_json(file, records.seal(told))
     found = compare(sides.find(str(out / "other"), []), sides.find(str(out / "base"), []))
     assert "quiz.perplexity" not in found["metrics"]
     assert found["not_compared"] == [
@@ -508,7 +508,7 @@ def test_a_suites_name_may_hold_a_dot(out: Path) -> None:
         if told["evaluation"]:
             suites = told["evaluation"]["suites"]
             suites["quiz.v2"] = suites.pop("quiz")
-            file.write_text(json.dumps(told))
+            records.write_json(file, records.seal(told))
     found = decide(out, "bad", "rules: [{metric: quiz.v2.accuracy, max_drop: 0.05}]")
     assert [one.name for one in found.findings] == ["quiz.v2.accuracy"]
     assert found.verdict == "fail"

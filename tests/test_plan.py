@@ -5,12 +5,14 @@ import json
 import pytest
 from conftest import conversations, write_jsonl
 
+from harness import record
 from harness.cell import budget_content, is_recorded
 from harness.config import load_experiment
 from harness.errors import UserError
 from harness.manager import Plugins
 from harness.plan import Settings, make_plan
 from harness.training_data import training_rows
+from harness.types import Record
 
 PLUGINS = Plugins(discover=False)
 
@@ -180,12 +182,18 @@ def test_a_record_counts_only_where_it_is_ok(small):
     file = small.out / "cells" / f"{cell.id}.json"
     assert not is_recorded(small.out, cell)
     file.parent.mkdir(parents=True)
-    for status, counts in (("ok", True), ("error", False), ("diverged", False)):
-        file.write_text(json.dumps({"status": status}))
-        assert is_recorded(small.out, cell) is counts
-    file.write_text("{")
-    with pytest.raises(UserError, match=r"broken record .*delete it and run again"):
-        is_recorded(small.out, cell)
+    wrong = {"type": "X", "message": "broke"}
+    for status, error in (("ok", None), ("error", wrong), ("diverged", wrong)):
+        record.write_record(small.out, Record(cell.id, status, cell.as_record(), error=error))
+        assert is_recorded(small.out, cell) is (status == "ok")
+    for content in (b"{", b"[]", b"null", b"\xff\x00", b"[" * 100_000):
+        file.write_bytes(content)
+        assert not is_recorded(small.out, cell)
+        assert file.is_file()
+        assert f"cells/{file.name}.invalid" in record.set_aside(small.out, cell.id)
+        assert not file.exists()
+    kept = {f.read_bytes() for f in file.parent.iterdir()}
+    assert kept == {b"{", b"[]", b"null", b"\xff\x00", b"[" * 100_000}
 
 
 def test_options_are_the_methods_own_with_their_defaults(small):

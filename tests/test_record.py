@@ -146,7 +146,13 @@ def test_a_write_that_fails_leaves_no_rubbish(tmp_path: Path) -> None:
 
 
 def edited(path: Path, **changes: Any) -> str:
-    return json.dumps(json.loads(path.read_text()) | changes)
+    return json.dumps(records.seal(json.loads(path.read_text()) | changes))
+
+
+def unsealed(path: Path, **changes: Any) -> str:
+    """As older versions wrote it."""
+    data = json.loads(path.read_text()) | changes
+    return json.dumps({key: value for key, value in data.items() if key != "sha256"})
 
 
 def test_unreadable_records_name_the_file_and_the_mend(tmp_path: Path) -> None:
@@ -157,7 +163,8 @@ def test_unreadable_records_name_the_file_and_the_mend(tmp_path: Path) -> None:
         "[]": "not a record",
         '{"rows": []}': "not a record",
         edited(path, schema=2): r"schema 2, this harness reads 1; install",
-        edited(path, status="great"): r"not a valid record \(\$\.status",
+        good.replace('"tokens": 99', '"tokens": 98'): r"changed since it was written",
+        unsealed(path, status="great"): r"not a valid record \(\$\.status",
     }
     for text, message in cases.items():
         path.write_text(text)

@@ -173,10 +173,11 @@ def test_a_suite_that_is_added_is_the_only_one_that_runs(copy: Experiment, warm:
 def test_a_base_is_measured_once_for_all_experiments(
     harness: Callable[..., Ran], copy: Experiment
 ) -> None:
-    """The command, with a results folder beside another: no model is opened."""
-    before, out = copy.records()["base-0"], copy.folder / "second"
+    """The command, with a folder beside another in `results/`: no model is opened."""
+    before, out = copy.records()["base-0"], copy.folder / "results/second"
+    shutil.copytree(copy.out, copy.folder / "results/first")
     other = copy.write(name="other", methods=["base"], seeds=[0])
-    ran = harness("run", other.file, "--out", out)
+    ran = harness("run", other.file, "--out", out, cwd=copy.folder)
     assert ran.code == 0
     (found,) = (json.loads(path.read_text()) for path in (out / "cells").glob("*.json"))
     assert ran.stderr.splitlines() == [f"{found['id']}: ok"]
@@ -261,7 +262,7 @@ def test_reused_answers_are_compared_with_this_cells_base(copy: Experiment) -> N
 def test_perplexity_per_token_is_not_compared_with_another_tokenizer(copy: Experiment) -> None:
     base = copy.records()["base-0"]
     base["evaluation"]["tokenizer_hash"] = "0" * 64
-    record.write_json(copy.out / "cells" / f"{base['id']}.json", base)
+    record.write_json(copy.out / "cells" / f"{base['id']}.json", record.seal(base))
     warnings: list[str] = []
     lora = sections(copy, "lora", warnings, base=True)
     for suite in cell_of(copy, "lora").suites:

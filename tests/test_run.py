@@ -267,6 +267,69 @@ def test_a_deleted_record_is_evaluated_again_without_training(copy, warm):
     assert figures(after) == figures(before)
 
 
+@pytest.mark.parametrize("damage", ["bit", "alpha", "truncated", "missing", "json"])
+def test_a_damaged_artifact_is_trained_again_and_told(copy, warm, damage):
+    copy = copy.write(methods=["base", {"name": "lora", "r": 4}], seeds=[0], suites=["picks"])
+    run_warm(copy, warm)
+    ids = [f.stem for f in (copy.out / "cells").glob("lora-s0-*.json")]
+    before = next(f for i in ids if len((f := load(copy, i))["evaluation"]["suites"]) == 1)
+    for i in ids:  # the other artifact of this training shares its files
+        if i != before["id"]:
+            shutil.rmtree(copy.out / "artifacts" / i)
+    folder = copy.out / "artifacts" / before["id"]
+    weights_file = folder / "adapter_model.safetensors"
+    content = weights_file.read_bytes()
+    if damage == "bit":
+        weights_file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "alpha":
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 99}))
+    elif damage == "truncated":
+        weights_file.write_bytes(content[:100])
+    elif damage == "missing":
+        weights_file.unlink()
+    else:
+        (folder / "training.json").write_text("{")
+    (copy.out / "cells" / f"{before['id']}.json").unlink()
+    assert run_warm(copy, warm).ran == (before["id"],)
+    after = load(copy, before["id"])
+    assert weights_file.read_bytes() == content
+    assert any(f"artifacts/{before['id']} is not used" in line for line in after["warnings"])
+    figures = [r["evaluation"]["suites"]["picks"]["metrics"] for r in (before, after)]
+    assert figures[0] == figures[1]
+
+
+def load(small, cell):
+    return record.read_record(small.out / "cells" / f"{cell}.json")
+
+
+def test_an_edited_record_is_set_aside_and_a_leaderboard_is_always_derived(copy, warm):
+    copy = copy.write(methods=["base"], seeds=[0], suites=["picks", "answers", "predicts", "tasks"])
+    board = run_warm(copy, warm).board
+    for text in ("{", "[]", json.dumps({**board, "rows": []})):
+        (copy.out / "leaderboard.json").write_text(text)
+        assert run_warm(copy, warm).board == board
+        assert json.loads((copy.out / "leaderboard.json").read_text()) == board
+    base = copy.records()["base-0"]
+    file = copy.out / "cells" / f"{base['id']}.json"
+    base["evaluation"]["suites"]["picks"]["metrics"]["acc"]["value"] = 0.99
+    file.write_text(json.dumps(base))
+    assert run_warm(copy, warm).ran == (base["id"],)
+    after = copy.records()["base-0"]
+    assert after["evaluation"]["suites"]["picks"]["metrics"]["acc"]["value"] != 0.99
+    assert any("changed since it was written" in line for line in after["warnings"])
+    assert file.with_name(f"{file.name}.invalid").is_file()
+
+
+def test_a_base_without_its_samples_is_evaluated_again(copy, warm):
+    records = copy.records()
+    shutil.rmtree(copy.out / "samples" / records["base-0"]["id"])
+    (copy.out / "cells" / f"{records['lora-0']['id']}.json").unlink()
+    outcome = run_warm(copy, warm)
+    assert set(outcome.ran) == {records["base-0"]["id"], records["lora-0"]["id"]}
+    assert not outcome.failed
+
+
 # ---- when cells fail -----------------------------------------------------------------------------
 
 
