@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from harness import hub
+from harness import hub, model_files
 from harness.errors import ConfigError, EnvironmentLack, UserError, nearest
 from harness.formats import expanded
 from harness.hub import content_hash
@@ -365,7 +365,7 @@ def _places(name: str, file: Path | None) -> list[Path]:
 def _checked(
     name: str, folder: Path, trust_remote_code: bool, fail: Callable[[str], ConfigError]
 ) -> ModelRef:
-    lack = hub.lack(folder)
+    lack = hub.lack(folder) or model_files.fault(folder, trust_remote_code=trust_remote_code)
     if lack is not None:
         raise fail(f"model {name!r}: the folder {folder} {lack}")
     return _folder_ref(name, folder, trust_remote_code)

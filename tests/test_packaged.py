@@ -17,10 +17,17 @@ from harness import packaged
 from harness.errors import ConfigError, EnvironmentLack, UserError
 from harness.packaged import Packaged, content_hash, list_models, pull, resolve_model
 
+
+def stored(content: str) -> str:
+    """A safetensors file of one tensor, as text."""
+    header = json.dumps({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, len(content)]}})
+    return chr(len(header)) + 7 * chr(0) + header + content
+
+
 MODEL = {
-    "config.json": '{"model_type": "bert"}',
-    "model.safetensors": "weights",
-    "tokenizer.json": "{}",
+    "config.json": '{"model_type": "llama"}',
+    "model.safetensors": stored("weights"),
+    "tokenizer.json": '{"model": {}}',
     "1_Pooling/config.json": "{}",
     "README.md": "read me",
 }
@@ -163,9 +170,9 @@ def test_the_one_that_is_late_keeps_the_folder_of_the_first(
     tiny: Packaged, tmp_path: Path, cache: Path
 ) -> None:
     first = pull("tiny", models={"tiny": tiny})
-    late = write_model(tmp_path / "late", MODEL | {"model.safetensors": "other"})
+    late = write_model(tmp_path / "late", MODEL | {"model.safetensors": stored("other")})
     packaged._publish(late, first)
-    assert (first / "model.safetensors").read_text() == "weights"
+    assert (first / "model.safetensors").read_text() == stored("weights")
 
 
 def test_content_hash_is_of_what_the_model_is(cache: Path, tmp_path: Path) -> None:
@@ -188,7 +195,7 @@ def test_content_hash_does_not_read_unchanged_files_again(cache: Path, tmp_path:
     first = content_hash(folder)
     weights = folder / "model.safetensors"
     facts = weights.stat()
-    weights.write_text("WEIGHTS")
+    weights.write_text(stored("WEIGHTS"))
     os.utime(weights, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert content_hash(folder) == first, "same names, sizes and times: the kept hash serves"
     os.utime(weights, (5, 5))
