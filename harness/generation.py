@@ -34,6 +34,8 @@ class Generated:
     finite: bool = True
     """False where the answer ends because the model's logits for its next token are not finite:
     what it would have said is unknown, so it is a missing value."""
+    cut: bool = False
+    """True where the prompt lost its beginning to leave room for the answer."""
 
 
 @dataclass(frozen=True)

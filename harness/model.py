@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -115,17 +116,32 @@ class LanguageModel:
         stops: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> list[Generated]:
-        """Greedy answers to prompts given as token ids; they end at an end token or in `stops`."""
+        """Greedy answers to prompts given as token ids; they end at an end token or in `stops`.
+
+        A prompt that leaves no room for `max_new_tokens` in the model's context loses its
+        beginning, as in lm-eval, and its answer says `cut`. Raises UserError where there is no
+        room for any prompt.
+        """
+        room = self.max_length - max_new_tokens
+        if room < 1:
+            raise UserError(
+                f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in the model's "
+                f"context of {self.max_length} tokens: take less than {self.max_length}"
+            )
         pad = self.tokenizer.pad_token_id
-        return greedy(
+        answers = greedy(
             self.model,
-            prompts,
+            [prompt[-room:] for prompt in prompts],
             Ending(frozenset(self.end_ids), max_new_tokens, tuple(stops), self.text),
             limit=self.limit,
             share=self.not_shared is None,
             pad=self.end_ids[0] if pad is None else pad,
             progress=progress,
         )
+        return [
+            replace(answer, cut=len(prompt) > room)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
 
     def text(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""

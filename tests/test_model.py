@@ -171,3 +171,16 @@ def test_a_batch_of_answers_that_runs_out_of_memory_is_halved(tiny_model, model,
     answers = other.generate(together, max_new_tokens=6)
     assert other.limit.halved > 0
     assert answers == model.generate(together, max_new_tokens=6)
+
+
+def test_a_prompt_beyond_the_context_loses_its_beginning_and_says_so(model, prompts):
+    long = prompts[3] * 30
+    room = model.max_length - 8
+    assert len(long) > room
+    found = model.generate([long, prompts[0]], max_new_tokens=8)
+    assert [answer.cut for answer in found] == [True, False]
+    (expected,) = model.generate([long[-room:]], max_new_tokens=8)
+    assert found[0].ids == expected.ids
+    assert not expected.cut
+    with pytest.raises(UserError, match="leaves no room for a prompt in the model's context"):
+        model.generate(prompts[:1], max_new_tokens=model.max_length)

@@ -52,7 +52,14 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
     found: dict[str, Any] = {}
     metrics: list[Metric] = []
     warnings: list[str] = []
+    cut = sum(generated.cut for generated in question.generated)
+    if cut:
+        warnings.append(
+            f"suite '{suite.name}': {cut} prompts left no room for {suite['max_new_tokens']} "
+            "tokens of answer in the model's context and lost their beginning"
+        )
     notes: dict[str, Any] = {
+        "longer_than_context": cut,
         "capped_share": sum(o.capped for o in outputs) / len(outputs),
         "decoding": {"greedy": True, "max_new_tokens": suite["max_new_tokens"]},
     }

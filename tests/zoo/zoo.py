@@ -240,15 +240,13 @@ def tried(family: str) -> Outcome:
     off = 0.0
     with torch.inference_mode():
         for (context, continuation), score in zip(asked, found, strict=True):
-            logits = model(input_ids=torch.tensor([[*context, *continuation]])).logits[0].float()
-            logprobs = logits.log_softmax(-1)[len(context) - 1 : -1]
+            logprobs = _plain(model, [*context, *continuation])[len(context) - 1 : -1]
             plain = logprobs[range(len(continuation)), continuation]
             off = max(off, float((plain - torch.tensor(score.token_logprobs)).abs().max()))
         behind = 0.0
         for prompt, answer in zip(prompts, answers, strict=True):
             ids = [*prompt, *answer.ids, *([] if answer.capped else [2])]
-            logprobs = model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
-            said = logprobs[len(prompt) - 1 : -1]
+            said = _plain(model, ids)[len(prompt) - 1 : -1]
             taken = said[range(len(said)), ids[len(prompt) :]]
             behind = max(behind, float((said.max(-1).values - taken).max()))
     why = opened.not_shared or ""
@@ -257,6 +255,19 @@ def tried(family: str) -> Outcome:
     if not behind <= 1e-3:
         return Outcome(family, "wrong", f"an answer is {behind:.2g} nats behind ({why})", off)
     return Outcome(family, "plain" if why else "shared", why, off)
+
+
+def _plain(model: Any, ids: list[int]) -> Any:
+    """(tokens, vocabulary) log-probabilities of one pass over a text alone."""
+    import torch
+
+    tensor = torch.tensor([ids])
+    with torch.inference_mode():
+        try:
+            out = model(input_ids=tensor, use_cache=False)
+        except TypeError:  # no such keyword
+            out = model(input_ids=tensor)
+    return out.logits[0].float().log_softmax(-1)
 
 
 def _line(error: Exception) -> str:
