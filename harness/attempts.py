@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness import data_checks, kept_artifact, ladder, record
 from harness.cell import Cell
@@ -21,8 +21,11 @@ from harness.types import Record
 if TYPE_CHECKING:
     from harness.worker import Work
 
-KILLED = (-9, 137)
-"""Exit codes of a process that the system killed, which on Linux is mostly for its memory."""
+NEARLY_SPENT = 0.8
+"""Share of its memory from which on a worker that dies of a signal has run out of it. Libraries
+that do not check an allocation die of SIGSEGV or SIGBUS; the system kills with SIGKILL."""
+
+_SIGNALS = {9: "SIGKILL", 11: "SIGSEGV", 7: "SIGBUS"}
 
 Observer = Callable[[Cell, Mapping[str, Any]], None]
 
@@ -103,6 +106,7 @@ _EVENTS = {
     "exit": {"code"},
     "phase": {"name"},
     "warning": {"message"},
+    "memory": {"spent"},
     "progress": frozenset[str](),
 }
 """What the events of a worker hold that are looked at here and on the screen."""
@@ -117,8 +121,39 @@ class _End:
     """None where nobody told."""
     phase: str | None = None
     micro_batch: int | None = None
+    spent: float = 0.0
+    """The largest share of its memory that it had in use."""
     fault: PluginFault | None = None
     """What the executor did, where it is to blame."""
+
+    @property
+    def signal(self) -> str | None:
+        """The name of the signal that ended it, of those that memory can be the cause of."""
+        code = self.code or 0
+        return _SIGNALS.get(-code if code < 0 else code - 128)
+
+    @property
+    def status(self) -> Literal["oom", "error"]:
+        """What its death means."""
+        return "oom" if self.signal and self.spent >= NEARLY_SPENT else "error"
+
+    @property
+    def why(self) -> str:
+        """Why it died, as far as that is known, and what to do."""
+        share = f"{self.spent:.0%} of its memory in use"
+        if self.status == "oom":
+            return f"{self.signal} with {share}"
+        if self.signal == "SIGKILL":
+            return (
+                f"somebody or the system killed it (SIGKILL) with {share}: look at what else "
+                "runs here and at the kernel's log (dmesg), then run again"
+            )
+        if self.signal:
+            return (
+                f"a library crashed ({self.signal}) with {share}: its log has the Python stack; "
+                "run again, and where it happens again reinstall the library on top of that stack"
+            )
+        return "see its log"
 
     def message(self, why: str, log: Path) -> str:
         """Why there is no record."""
@@ -134,17 +169,18 @@ class _End:
             self.code = event["code"]
         elif event["event"] == "phase":
             self.phase = event["name"]
+        elif event["event"] == "memory":
+            self.spent = max(self.spent, event["spent"])
         self.micro_batch = event.get("micro_batch", self.micro_batch)
 
 
 def _record_crash(work: Work, end: _End, log: Path) -> None:
     """A record for a worker that died without writing one."""
     cell, out = work.cell, work.out
-    status: Any = "oom" if end.code in KILLED else "error"
+    status, why = end.status, end.why
     told = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     tail = told.splitlines()[-12:]
     memory = {"available_bytes": available_memory(), "predicted_bytes": work.predicted_bytes}
-    why = "the system killed it, mostly for its memory" if status == "oom" else "see its log"
     record.write_record(
         out,
         Record(

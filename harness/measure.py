@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +127,79 @@ class _HostPeak:
 
 
 def _kernel_peak() -> int:
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return _status().get("VmHWM", 0)
+
+
+def _status() -> dict[str, int]:
+    """The sizes in this process's /proc status, in bytes; empty where there is none."""
+    with suppress(OSError):
+        lines = (line.split() for line in _STATUS.read_text().splitlines())
+        return {w[0][:-1]: int(w[1]) * 1024 for w in lines if w[0].startswith("Vm")}
+    return {}
+
+
+class MemoryWatch:
+    """Reports how much of its memory a process has spent, so that its death can be explained.
+
+    `report(share)` is called from a thread of its own with the largest share seen so far of what
+    the process may use: of its own limits, of its control group's, of the machine's. It is called
+    at once, and again whenever the share has grown by a hundredth.
+    """
+
+    PERIOD = 0.05
+    """Seconds between two looks."""
+
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self._report = report
+        self._largest = -1.0
+        self._look()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(self.PERIOD)
+            with suppress(OSError, ValueError, MemoryError):
+                self._look()
+
+    def _look(self) -> None:
+        share = round(memory_spent(), 3)
+        if share >= self._largest + 0.01:
+            self._largest = share
+            self._report(share)
+
+
+def memory_spent() -> float:
+    """The largest share that is in use of any memory limit of this process, from 0 to 1."""
+    import psutil
+
+    machine = psutil.virtual_memory()
+    shares = [1 - machine.available / machine.total, *_limit_shares(), *_control_group_shares()]
+    return min(1.0, max(shares))
+
+
+def _limit_shares() -> Iterator[float]:
+    """Of the process's own limits (`ulimit -v`, `ulimit -d`)."""
+    with suppress(ImportError):  # Windows
+        import resource
+
+        used = _status()
+        for size, kind in (("VmSize", resource.RLIMIT_AS), ("VmData", resource.RLIMIT_DATA)):
+            limit = resource.getrlimit(kind)[0]
+            if limit not in (resource.RLIM_INFINITY, 0) and size in used:
+                yield used[size] / limit
+
+
+def _control_group_shares() -> Iterator[float]:
+    """Of the limits of its control group (version 2) and those above it, without file caches."""
+    with suppress(OSError, ValueError, IndexError):
+        path = Path("/proc/self/cgroup").read_text().split("0::", 1)[1].splitlines()[0]
+        group = Path("/sys/fs/cgroup") / path.lstrip("/")
+        while group.is_relative_to("/sys/fs/cgroup"):
+            limit = group / "memory.max"
+            if limit.is_file() and (most := limit.read_text().strip()) != "max":
+                stat = dict(line.split() for line in (group / "memory.stat").open())
+                yield (int(stat["anon"]) + int(stat.get("shmem", 0))) / int(most)
+            group = group.parent
 
 
 def _cuda() -> Any | None:

@@ -190,7 +190,21 @@ def load_weights(artifact: Artifact, *, dtype: str | None = None) -> Any:
         )
     except ValueError as error:
         raise UserError(f"model '{source.name}' cannot be opened: {error}") from error
+    keep_training_arithmetic(model)
     return model
+
+
+def keep_training_arithmetic(model: Any) -> None:
+    """Have 4-bit layers compute in eval mode as they do in training, on any CPU.
+
+    On a CPU with AVX512-BF16 bitsandbytes (0.50) repacks each weight at its first pass without
+    gradients, for a kernel of its own that multiplies in bf16 whatever the precision asked for.
+    Scores would depend on the processor and on the shape of a pass, DoRA and a merge would read
+    the packed bytes as 4-bit weights, and widths that are no multiple of 32 would raise.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_tokenizer(artifact: Artifact) -> Any:

@@ -29,7 +29,7 @@ from harness.ladder import Rung
 from harness.leaks import leaks, leaks_of_rows
 from harness.machine import available_memory, free_memory
 from harness.manager import plugins
-from harness.measure import Meter
+from harness.measure import MemoryWatch, Meter
 from harness.mix import Drawn
 from harness.model import import_bitsandbytes
 from harness.sections import Sections
@@ -137,6 +137,7 @@ class _Running:
 def main(arguments: list[str]) -> int:
     """Run the cell of a job file. Returns 0 when its record says ok, else 5."""
     emit = begin()
+    MemoryWatch(lambda share: emit(event="memory", spent=share))
     from pydantic import TypeAdapter
 
     work = TypeAdapter(Work).validate_json(Path(arguments[0]).read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Executor, hookimpl
-from harness.child import command
+from harness.child import command, environment
 
 PATIENCE = 20
 """Seconds that a worker gets to end after it was told to."""
@@ -34,6 +34,7 @@ class Local(Executor):
                         text=True,
                         encoding="utf-8",
                         errors="replace",
+                        env=environment(),
                     )
                 assert worker.stdout is not None
                 for line in worker.stdout:

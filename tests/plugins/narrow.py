@@ -5,6 +5,7 @@ import dataclasses
 import os
 import resource
 import signal
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,11 +32,30 @@ def room(mebibytes):
         filled.clear()
 
 
+def fill():
+    """Use what there is, long enough to be seen."""
+    filled = []
+    with contextlib.suppress(MemoryError):
+        while True:
+            filled.append(bytearray(2**18))
+    filled[-8:] = []
+    time.sleep(0.5)
+
+
+def die(name):
+    """Of a signal."""
+    os.kill(os.getpid(), getattr(signal, name))
+    time.sleep(60)
+
+
 class NarrowOptions(LowRankOptions):
     room: int = 64
     """MiB of address space that training may add."""
     killed_above: int = 0
-    """The system kills it where a pass has more rows; 0: never."""
+    """It dies where a pass has more rows; 0: never."""
+    dies_of: str = "SIGKILL"
+    full: bool = True
+    """Whether all its memory is in use then."""
 
 
 class Narrow(Method):
@@ -53,9 +73,13 @@ class Narrow(Method):
                 if name != "train":
                     yield
                     return
-                if 0 < options.killed_above < job.notes["micro_batch"]:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                dies = 0 < options.killed_above < job.notes["micro_batch"]
+                if dies and not options.full:
+                    die(options.dies_of)
                 with room(options.room):
+                    if dies:
+                        fill()
+                        die(options.dies_of)
                     yield
 
         job = dataclasses.replace(job, phase=phase)
