@@ -288,14 +288,16 @@ def shortfall(model: Any, prompts: Sequence[Sequence[int]], count: int, limit: L
     import torch
 
     answers = _shared(model, prompts, Ending(frozenset(), count), limit)
+    rows = [[*prompt, *answer.ids] for prompt, answer in zip(prompts, answers, strict=True)]
     head = Head(model)
     behind = 0.0
     with torch.inference_mode():
-        for prompt, answer in zip(prompts, answers, strict=True):
+        # one pass: padding on the right is after everything that is looked at
+        states = padded_states(model, rows, virtual_tokens(model))
+        for prompt, answer, own in zip(prompts, answers, states, strict=True):
             if not answer.ids:
                 continue
-            states = padded_states(model, [[*prompt, *answer.ids]], virtual_tokens(model))[0]
-            logits = head.logits(states[len(prompt) - 1 : -1])
+            logits = head.logits(own[len(prompt) - 1 :][: len(answer.ids)])
             taken = logits[range(len(answer.ids)), list(answer.ids)]
             behind = max(behind, float((logits.max(dim=-1).values - taken).max()))
     return behind

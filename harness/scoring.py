@@ -192,7 +192,7 @@ def _disagreement(model: Any) -> str | None:
     requests = probe_requests(vocabulary)
     sides = [
         score_requests(
-            model, requests, max_length=64, limit=Limit(64), share=share, small_tree=small
+            model, requests, max_length=64, limit=Limit(256), share=share, small_tree=small
         )
         for share, small in ((False, 0), (True, 0), (True, SMALL_TREE))
     ]
@@ -206,7 +206,7 @@ def _disagreement(model: Any) -> str | None:
         difference = max(offs) if exact else sum(offs) / len(offs)
         if not difference <= (EXACT if exact else COARSE) and not _any_nan(sides[0]):
             return f"log-probabilities with shared prefixes differ by {difference:.2g} a token"
-    behind = shortfall(model, [context for context, _ in requests], 3, Limit(64))
+    behind = shortfall(model, [context for context, _ in requests], 3, Limit(256))
     if behind > (EXACT if exact else 5 * COARSE):
         return f"answers with shared prefixes take tokens {behind:.2g} nats below the likeliest"
     return None
