@@ -102,6 +102,7 @@ class LowRankOptions(SftOptions):
 
     def fits(self, model: ModelRef) -> None:
         """Raise UserError where a target matches no layer, or r is above a layer's width."""
+        super().fits(model)
         layers.check_fit(model, self.target_modules, self.r, self.lora_fields())
 
     def footprint(self) -> Footprint | None:

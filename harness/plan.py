@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import asks, packaged, speed, yamlfile
+from harness import asks, families, packaged, speed, yamlfile
 from harness.adapters import resolve_adapter
 from harness.cell import Cell, is_model, new_cell
 from harness.chat import check_template
@@ -80,6 +80,8 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     options = {e.label: _resolved(experiment, settings, e, checked[e.label]) for e in entries}
     model = _model(experiment, settings, experiment.model, ("model",))
     _check_fits(experiment, entries, checked, searches, model)
+    if any(plugins.methods.get(entry.name).trains for entry in entries):
+        _check_length(experiment, model)
     template = _template(experiment, settings)
     for data in mixes:
         _check_template(experiment, model, data)
@@ -175,6 +177,14 @@ def _check_fits(
         except UserError as error:
             at = experiment.methods.index(entry)
             raise experiment.error(f"method '{entry.label}': {error}", "methods", at) from None
+
+
+def _check_length(experiment: Experiment, model: ModelRef) -> None:
+    """Whether rows of the budget's length have positions in the model."""
+    try:
+        families.check_length(model, experiment.budget.max_length)
+    except UserError as error:
+        raise experiment.error(f"budget: {error}", "budget", "max_length") from None
 
 
 def _resolved(

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from harness import initial_adapter, speed
 from harness.errors import UserError
+from harness.families import check_packing
 from harness.health import during as health
 from harness.measure import StepClock
 from harness.method import MethodOptions, usual
@@ -24,12 +25,13 @@ from harness.tokens import IGNORED, Encoded, encode_row
 from harness.trainer import (
     arguments,
     check_loss,
+    check_packed,
     dataset,
     head_on_trained_positions,
     name_experts,
     trainer_class,
 )
-from harness.types import Artifact, Job, Precision, Row
+from harness.types import Artifact, Job, ModelRef, Precision, Row
 
 if TYPE_CHECKING:
     from harness.memory.footprint import Footprint
@@ -67,6 +69,11 @@ class SftOptions(MethodOptions):
             raise UserError("keep_best needs validate_every: set it to a number of steps")
         if self.optimizer == "paged_adamw_8bit" and not _has_gpu():
             raise UserError("optimizer paged_adamw_8bit needs a CUDA GPU: use adamw_torch here")
+
+    def fits(self, model: ModelRef) -> None:
+        """Raise UserError where packed rows of the model's family would attend to each other."""
+        if self.packing:
+            check_packing(model)
 
     def footprint(self) -> Footprint | None:
         """Every weight is trained."""
@@ -217,6 +224,7 @@ def _trainer(
         callbacks=[_watcher(job, _unlabelled_steps(train, job.budget.batch))],
     )
     check_loss(trainer)
+    check_packed(trainer)
     # TRL stores the adapter of a quantised base in bf16 whatever the precision asked for; the
     # plan keeps trainable weights in float32 for every method.
     for parameter in trainer.model.parameters():

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
+from harness.packing import check_rows
 from harness.tokens import Encoded
 from harness.types import Job
 
@@ -143,6 +144,22 @@ def check_loss(trainer: Any) -> None:
             f"TRL {version('trl')} computes another loss than {type(inner).__name__} does (up to "
             f"{difference:.3g} nats a token): its training would be wrong; take another model"
         )
+
+
+def check_packed(trainer: Any) -> None:
+    """Raise UserError where rows that are laid end to end depend on each other.
+
+    Two rows are compared that the first pass has together, if passes have more than one.
+    """
+    arguments, rows = trainer.args, trainer.train_dataset
+    if not trainer.padding_free or arguments.per_device_train_batch_size < 2:
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    first = rows[: arguments.per_device_train_batch_size]["input_ids"]
+    coarse = arguments.bf16 or bool(getattr(inner, "is_quantized", False))
+    with trainer.compute_loss_context_manager():
+        check_rows(inner, trainer.data_collator, first, coarse=coarse)
 
 
 @contextmanager

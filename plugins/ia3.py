@@ -32,6 +32,7 @@ class Ia3Options(QuantizedOptions):
 
     def fits(self, model: ModelRef) -> None:
         """Raise UserError where a target matches no layer."""
+        super().fits(model)
         check_fit(model, self.target_modules, None)
 
 

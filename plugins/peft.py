@@ -38,6 +38,7 @@ class PeftOptions(QuantizedOptions):
 
     def fits(self, model: ModelRef) -> None:
         """Raise UserError where a target matches no layer, or a LoRA's r is above a width."""
+        super().fits(model)
         lora = self.fields if self.config == "LoraConfig" else None
         rank = lora.get("r") if lora is not None else None
         check_fit(model, self.fields.get("target_modules"), rank, _without_start(lora))

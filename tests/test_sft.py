@@ -277,3 +277,17 @@ def test_a_loss_that_is_not_that_of_the_models_logits_is_refused(trainer):
     made.model.lm_head.register_forward_hook(lambda module, inputs, logits: 2 * logits)
     with pytest.raises(UserError, match="another loss than LlamaForCausalLM does"):
         check_loss(made)
+
+
+def test_packing_that_lets_rows_see_each_other_is_refused_before_training(
+    family, tokenizer, tmp_path
+):
+    from transformers import BloomConfig
+
+    sizes = {"hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
+    folder = family(BloomConfig(vocab_size=len(tokenizer), **sizes))
+    work = job(tmp_path / "trained", folder, steps=1, micro_batch=2)
+    with pytest.raises(UserError, match="in BloomForCausalLM packed rows depend on"):
+        sft.train_sft(work, lr=1e-4, packing=True)
+    work = job(tmp_path / "alone", folder, steps=1, micro_batch=1)
+    sft.train_sft(work, lr=1e-4, packing=True)

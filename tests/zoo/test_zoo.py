@@ -46,3 +46,58 @@ def test_the_list_of_families_that_cannot_be_built_is_right(outcomes):
 @pytest.mark.slow
 def test_the_table_of_architectures_is_that_of_the_zoo(outcomes):
     assert zoo.PAGE.read_text(encoding="utf-8") == zoo.page(outcomes)
+
+
+def alone_and_packed(family):
+    """(whether packed rows depend on each other, whether rows beyond the positions fail)."""
+    import random
+
+    import torch
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    from harness import packing
+
+    model = zoo.built(family)
+    draw = random.Random(0)
+    rows = [draw.choices(range(3, zoo.VOCABULARY), k=length) for length in (16, 13)]
+    collator = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
+    depends = limited = False
+    try:
+        largest, off = packing.difference(model, collator, rows)
+        depends = off > 0.001 * (1 + largest)
+    except ValueError:  # kernels that keep rows apart are missing: refused before training
+        pass
+    long = torch.tensor([draw.choices(range(3, zoo.VOCABULARY), k=zoo.LENGTH + 8)])
+    try:
+        with torch.no_grad():
+            model(input_ids=long, use_cache=False)
+    except (IndexError, RuntimeError):
+        limited = True
+    return depends, limited
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "bloom", "gpt_oss", "codegen"])
+def test_what_is_known_of_a_family_at_plan_is_what_it_does(family):
+    from harness import families
+
+    known = family in families.CONTAMINATING, family in families.LIMITED
+    assert alone_and_packed(family) == known
+
+
+@pytest.mark.slow
+def test_what_is_known_of_every_family_at_plan_is_what_it_does():
+    from harness import families
+
+    off = {}
+    for family in zoo.families():
+        known = family in families.CONTAMINATING, family in families.LIMITED
+        try:
+            measured = alone_and_packed(family)
+        except Exception:
+            if family not in zoo.NOT_BUILT:
+                with pytest.raises(Exception):  # noqa: B017, PT011
+                    zoo.built(family)
+            continue
+        if measured != known:
+            off[family] = measured
+    assert off == {}
