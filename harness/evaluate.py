@@ -107,7 +107,8 @@ def _batch(
         result: SuiteResult | SuiteFailure
         try:
             with phase(suite.name):
-                result = asks.module(suite["ask"]).answer(suite, question, bench)
+                answered = asks.module(suite["ask"]).answer(suite, question, bench)
+                result = asks.within_budget(suite.name, answered)
         except Exception as error:
             result = SuiteFailure(error, suite.name)
         yield suite, result

@@ -179,7 +179,7 @@ class Pairs:
         other = self._tables(self.baseline, suite, metric, how)
         a, b = summary.pool(own), summary.pool(other)
         comparable.check_samples(suite, a.ids, b.ids)
-        if not a.ids or (how["kind"] == "exp_ratio" and not self._same_tokens()):
+        if not a.ids or (summary.per_token(how) and not self._same_tokens()):
             return None
         return Evidence(
             summary.figure(how),

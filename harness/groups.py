@@ -99,7 +99,7 @@ class Group:
         found = [by_id[key] for key in ids if key in by_id]
         same = [base for base in found if suite in suites(base)]
         same = [base for base in same if identity(suites(base)[suite]) == wanted]
-        if metrics(cells[0], suite)[metric]["estimator"]["kind"] != "exp_ratio":
+        if not summary.per_token(metrics(cells[0], suite)[metric]["estimator"]):
             return same
         tokenizer = Group(cells).tokenizer
         return [base for base in same if Group([base]).tokenizer == tokenizer]

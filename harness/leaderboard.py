@@ -184,7 +184,7 @@ def _ties(
                 [read_rows(cell, suite) for cell in cells],
                 [read_rows(base, suite) for base in group.bases(suite, metric, by_id)],
             )
-            tokenizer = group.tokenizer if how["kind"] == "exp_ratio" else ""
+            tokenizer = group.tokenizer if summary.per_token(how) else ""
             alike.setdefault((row["suite_hashes"][suite], tokenizer), {})[index] = tables
     ties: dict[int, set[int]] = {}
     for tables_of in alike.values():
@@ -227,7 +227,7 @@ def _tokenizers(groups: Sequence[Group], suite: str, metric: str) -> dict[str, l
     found: dict[str, list[Group]] = {}
     for group in groups:
         for cell in group.having(suite, metric)[:1]:
-            if metrics(cell, suite)[metric]["estimator"]["kind"] == "exp_ratio":
+            if summary.per_token(metrics(cell, suite)[metric]["estimator"]):
                 found.setdefault(group.tokenizer, []).append(group)
     return found
 

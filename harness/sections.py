@@ -149,4 +149,4 @@ class Sections:
 
 
 def _per_token(section: dict[str, Any]) -> bool:
-    return any(m["estimator"]["kind"] == "exp_ratio" for m in section["metrics"].values())
+    return any(summary.per_token(m["estimator"]) for m in section["metrics"].values())

@@ -20,6 +20,7 @@ __all__ = [
     "measure",
     "metrics_of",
     "paired",
+    "per_token",
     "pool",
     "scored",
     "summarise",
@@ -78,7 +79,7 @@ def summarise(
             estimator(metric),
             metric.higher_is_better,
             [rows],
-            bases if same_tokens or metric.kind != "exp_ratio" else [],
+            bases if same_tokens or not per_token(estimator(metric)) else [],
         )
         for metric in metrics
     }
@@ -92,6 +93,11 @@ def estimator(metric: Metric) -> dict[str, Any]:
         "per": metric.per,
         "where": dict(metric.where) if isinstance(metric.where, Mapping) else metric.where,
     }
+
+
+def per_token(how: Mapping[str, Any]) -> bool:
+    """Whether a figure hangs on the tokenizer: a perplexity of tokens, not of words or bytes."""
+    return bool(how["kind"] == "exp_ratio" and how["per"] == "tokens")
 
 
 def metrics_of(told: Mapping[str, Any]) -> list[Metric]:

@@ -23,7 +23,10 @@ class ExpectedScore(Judge):
     def judge(
         self, outputs: Sequence[Output], samples: Sequence[Sample], *, rubric: str, tools: Tools
     ) -> Judgement:
-        """Scores from 1 to 5; None where the model puts almost nothing on the score tokens."""
+        """Scores from 1 to 5; None where the model puts almost nothing on the score tokens.
+
+        Raises CellFailed where the model's probabilities of more than a few answers are not finite.
+        """
         from harness.tokens import render
 
         model = tools.judge_model()
@@ -40,10 +43,12 @@ class ExpectedScore(Judge):
             weights = [math.exp(score.logprob) for score in five]
             masses.append(sum(weights))
             scores.append(_expected(weights))
+        finite = [mass for mass in masses if math.isfinite(mass)]
+        _check_finite(len(masses) - len(finite), len(masses))
         silent = sum(score is None for score in scores)
         return Judgement(
             scores,
-            notes={"least_mass": min(masses, default=None)},
+            notes={"least_mass": min(finite, default=None)},
             warnings=[f"the judge gave no verdict on {silent} answers"] if silent else [],
         )
 
@@ -69,9 +74,20 @@ def _request(tokenizer: object, text: str, score: int) -> tuple[list[int], list[
     return pair.context, pair.continuation
 
 
+def _check_finite(broken: int, answers: int) -> None:
+    from harness.asks import MISSING_BUDGET
+    from harness.errors import CellFailed
+
+    if broken > MISSING_BUDGET * answers:
+        raise CellFailed(
+            f"the judge cannot rate {broken} of {answers} answers: its log-probabilities are not "
+            "finite; look for NaN or infinity in its weights"
+        )
+
+
 def _expected(weights: Sequence[float]) -> float | None:
     mass = sum(weights)
-    if mass < LEAST_MASS:
+    if not mass >= LEAST_MASS:  # NaN too
         return None
     return sum(s * w for s, w in zip(SCORES, weights, strict=True)) / mass
 

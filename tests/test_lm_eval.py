@@ -2,17 +2,21 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, THINGS, run_warm, write_experiment, write_jsonl
 from test_scoring import NF4, with_adapter
 
 from harness import record
-from harness.asks.lm_eval import data_hash
+from harness.asks import Question
+from harness.asks.lm_eval import answer, data_hash
 from harness.asks.lm_eval.model import shared_prefix_lm
 from harness.errors import UserError
 from harness.model import LanguageModel, load_weights
+from harness.summary import summarise
 from harness.types import Artifact, ModelRef
 
 TASKS = ("grade_school_science", "mmlu_dev")
@@ -357,3 +361,221 @@ def test_limits_for_a_task_that_is_not_asked_are_told(experiment, harness):
     ran = harness("run", small.file, "--out", small.out)
     assert ran.code == 2
     assert "no task 'tiny_chioce' for `limits`: did you mean 'tiny_choice'?" in ran.error
+
+
+# ---- figures -------------------------------------------------------------------------------------
+
+TASK_HEAD = "test_split: test\nmetadata: {version: 1.0}\n"
+LAST_WORD = 'output_type: loglikelihood\ndoc_to_text: "{{q}}"\ndoc_to_target: " {{a}}"\n'
+ROLLING = 'output_type: loglikelihood_rolling\ndoc_to_text: ""\ndoc_to_target: "{{page}}"\n'
+PICK = (
+    'output_type: multiple_choice\ndoc_to_text: "{{q}}"\ndoc_to_target: gold\n'
+    'doc_to_choice: ["cheap", "dear and long"]\n'
+)
+WRITE = (
+    'output_type: generate_until\ndoc_to_text: "{{q}}"\ndoc_to_target: "{{page}}"\n'
+    'generation_kwargs: {until: ["\\n"], do_sample: false, max_gen_toks: 4}\n'
+)
+READER = """\
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+
+def read(name):
+    file = Path(__file__).with_name(name)
+    return {"test": datasets.Dataset.from_json(str(file))}
+
+
+def most(**_):
+    return read("most.jsonl")
+
+
+def few(**_):
+    return read("few.jsonl")
+
+
+def numpy_types(doc, results):
+    return {"hit": np.int64(doc["gold"]), "near": np.bool_(True), "half": np.float32(0.5)}
+
+
+def later(doc, results):
+    return {"always": 1.0} | ({"odd": float(doc["number"] > 2)} if doc["number"] % 2 else {})
+
+
+def none_first(doc, results):
+    return {"always": 1.0, "mostly": None if doc["number"] == 0 else 1.0}
+
+
+def no_number(doc, results):
+    return {"always": 1.0, "word": "yes"}
+"""
+
+
+def listed(*metrics):
+    """`metric_list` of (metric, aggregation, higher_is_better) or a metric's name alone."""
+    lines = ["metric_list:"]
+    for metric in metrics:
+        name, *more = metric if isinstance(metric, tuple) else (metric,)
+        told = zip(("aggregation", "higher_is_better"), more, strict=False)
+        parts = [f"metric: {name}", *(f"{key}: {str(value).lower()}" for key, value in told)]
+        lines.append(f"  - {{{', '.join(parts)}}}")
+    return "\n".join(lines) + "\n"
+
+
+def processed(function, *metrics):
+    own = [(metric, "mean", True) for metric in metrics]
+    return f"{WRITE}process_results: !function rows.{function}\n{listed(*own)}"
+
+
+ACC, ACC_NORM = ("acc", "mean", True), ("acc_norm", "mean", True)
+BODIES = {
+    "last_word": LAST_WORD + listed(("perplexity", "perplexity", False), ACC),
+    "rolling": ROLLING + listed("word_perplexity", "byte_perplexity", "bits_per_byte"),
+    "pick": PICK
+    + listed(
+        ACC,
+        ("f1", "f1", True),
+        ("brier_score", "brier_score", False),
+        ("mcc", "matthews_corrcoef", True),
+    ),
+    "write": WRITE + listed(("bleu", "bleu", True), ("chrf", "chrf", True)),
+    "numpy_types": processed("numpy_types", "hit", "near", "half"),
+    "later": processed("later", "always", "odd"),
+    "none_first": processed("none_first", "always", "mostly"),
+    "no_number": processed("no_number", "always", "word"),
+}
+PAIRS = {
+    "ll": LAST_WORD + listed(("perplexity", "perplexity", False)),
+    "mc": PICK + listed(ACC, ACC_NORM),
+}
+
+
+def write_tasks(folder: Path) -> Path:
+    """A task for each of BODIES, and two tasks and a group for each of PAIRS."""
+    rows = [
+        {
+            "number": number,
+            "q": f"The {colour} {thing} is",
+            "a": ("cheap", "dear")[number % 2],
+            "gold": number % 2,
+            "page": f"The {colour} {thing} stood by the door. It was {colour} again.",
+        }
+        for number, (thing, colour) in enumerate((t, c) for t in THINGS for c in ("red", "green"))
+    ]
+    write_jsonl(folder / "most.jsonl", rows[:12])
+    write_jsonl(folder / "few.jsonl", rows[12:])
+    (folder / "rows.py").write_text(READER)
+    bodies = {name: ("most", body) for name, body in BODIES.items()}
+    for group, body in PAIRS.items():
+        bodies |= {f"{group}_{part}": (part, body) for part in ("most", "few")}
+    for name, (part, body) in bodies.items():
+        data = f"task: {name}\ncustom_dataset: !function rows.{part}\n"
+        (folder / f"{name}.yaml").write_text(f"{data}{TASK_HEAD}{body}")
+    for group, metric, by_size in (("ll", "perplexity", "true"), ("mc", "acc_norm", "false")):
+        (folder / f"{group}.yaml").write_text(
+            f"group: {group}\ntask: [{group}_most, {group}_few]\naggregate_metric_list:\n"
+            f"  - {{metric: {metric}, aggregation: mean, weight_by_size: {by_size}}}\n"
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory, tiny_model, full):
+    """All of BODIES and PAIRS: what the harness makes of them, its metrics, lm-eval's results."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    names = [*BODIES, *PAIRS]
+    small = write_experiment(
+        tmp_path_factory.mktemp("figures"),
+        tiny_model,
+        suites=[{"name": "tasks", "include_path": "own", "tasks": names}],
+    )
+    folder = write_tasks(small.folder / "own")
+    tools = SimpleNamespace(model=full, progress=None)
+    result = answer(planned(small).base.suites[0], Question(), tools)
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    own = {}
+    for name in names:
+        # lm-eval itself stops at what one of these tasks returns
+        with suppress(TypeError, KeyError):
+            done = lm_eval.simple_evaluate(
+                model=reference(full, 4), tasks=[name], task_manager=manager, bootstrap_iters=0
+            )
+            own |= done["results"]
+    return result, summarise(result.metrics, result.rows), own
+
+
+@pytest.mark.parametrize(
+    ("ours", "task", "theirs"),
+    [
+        ("last_word", "last_word", "acc"),
+        ("last_word.perplexity", "last_word", "perplexity"),
+        ("rolling", "rolling", "word_perplexity"),
+        ("rolling.byte_perplexity", "rolling", "byte_perplexity"),
+        ("rolling.bits_per_byte", "rolling", "bits_per_byte"),
+        ("pick", "pick", "acc"),
+        ("pick.f1", "pick", "f1"),
+        ("pick.brier_score", "pick", "brier_score"),
+        ("numpy_types", "numpy_types", "hit"),
+        ("numpy_types.near", "numpy_types", "near"),
+        ("numpy_types.half", "numpy_types", "half"),
+        ("ll_few", "ll_few", "perplexity"),
+        ("mc_most", "mc_most", "acc"),
+        ("mc_most.acc_norm", "mc_most", "acc_norm"),
+        ("mc", "mc", "acc_norm"),
+    ],
+)
+def test_a_figure_is_the_one_that_lm_eval_gives(figures, ours, task, theirs):
+    _, metrics, own = figures
+    assert metrics[ours]["value"] == pytest.approx(float(own[task][f"{theirs},none"]), rel=1e-4)
+    assert metrics[ours]["ci_low"] <= metrics[ours]["value"] <= metrics[ours]["ci_high"]
+
+
+def test_directions_are_those_of_the_tasks(figures):
+    _, metrics, _ = figures
+    falling = {name for name, metric in metrics.items() if not metric["higher_is_better"]}
+    assert falling == {
+        "last_word.perplexity",
+        "rolling",
+        "rolling.byte_perplexity",
+        "rolling.bits_per_byte",
+        "pick.brier_score",
+        "ll_most",
+        "ll_few",
+    }
+
+
+def test_what_is_no_figure_of_sums_is_left_out_and_named_with_lm_evals_value(figures):
+    result, metrics, own = figures
+    left_out = result.notes["left_out"]
+    assert set(left_out) == {"pick.mcc", "write", "write.chrf", "no_number.word", "ll"}
+    assert not set(left_out) & set(metrics)
+    for name, task, theirs in (("pick.mcc", "pick", "mcc"), ("ll", "ll", "perplexity")):
+        expected = pytest.approx(float(own[task][f"{theirs},none"]), rel=1e-4)
+        assert left_out[name]["value"] == expected
+    for name, entry in left_out.items():
+        assert f"{name} is left out: {entry['reason']}" in "\n".join(result.warnings)
+
+
+def test_questions_without_a_value_are_told_and_the_others_averaged(figures):
+    result, metrics, _ = figures
+    assert metrics["later.odd"]["value"] == pytest.approx(5 / 6)
+    assert metrics["later.odd"]["n"] == 6
+    assert metrics["none_first.mostly"]["n"] == 11
+    warnings = "\n".join(result.warnings)
+    assert "later.odd: 6 of 12 questions have no value; the others are averaged" in warnings
+    assert "none_first.mostly: 1 of 12 questions have no value" in warnings
+
+
+def test_a_group_has_the_metric_and_the_weights_that_it_names(figures):
+    result, metrics, _ = figures
+    normed = {"mc_most": [], "mc_few": []}
+    for row in result.rows:
+        if row["group"] in normed:
+            normed[row["group"]].append(row["scores"]["acc_norm"])
+    every = [score for scores in normed.values() for score in scores]
+    assert metrics["mc.micro"]["value"] == pytest.approx(sum(every) / len(every))
+    assert metrics["mc"]["value"] != metrics["mc.micro"]["value"]

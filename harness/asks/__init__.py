@@ -8,13 +8,22 @@ module has one, is the hash of data that the suite's own hash does not hold.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from harness.errors import UserError
+from harness.errors import CellFailed, UserError
+from harness.types import SuiteResult
+
+NOT_FINITE = "the model's log-probabilities are not finite"
+"""Why a sample row is `missing`: it has no answer, and no scores."""
+
+MISSING_BUDGET = 0.05
+"""The largest part of a suite's samples that may be missing; beyond it the suite fails."""
 
 MODULES = {
     "generate": "harness.asks.generate",
@@ -48,6 +57,33 @@ def data_hash(suite: Any) -> str | None:
     """Hash of data that the suite's own hash does not hold; None where that holds all."""
     find = getattr(module(suite["ask"]), "data_hash", None)
     return None if find is None else str(find(suite))
+
+
+def missing(logprobs: Iterable[float], finite: bool = True) -> dict[str, str]:
+    """The part of a sample row that says that it has no answer; none where it has one.
+
+    `logprobs` are of what was scored; `finite` is False where an answer's logits were not.
+    """
+    known = finite and all(map(math.isfinite, logprobs))
+    return {} if known else {"missing": NOT_FINITE}
+
+
+def within_budget(suite: str, result: SuiteResult) -> SuiteResult:
+    """The result with a warning of its missing samples.
+
+    Raises CellFailed where more are missing than `MISSING_BUDGET` allows.
+    """
+    reasons = [row["missing"] for row in result.rows if "missing" in row]
+    if not reasons:
+        return result
+    counted = f"{len(reasons)} of {len(result.rows)} samples have no answer ({reasons[0]})"
+    message = f"suite '{suite}': {counted}"
+    if len(reasons) > MISSING_BUDGET * len(result.rows):
+        raise CellFailed(
+            f"{message}, more than {MISSING_BUDGET:.0%}: look for NaN or infinity in the weights"
+        )
+    warnings = [*result.warnings, f"{message}; they have no scores"]
+    return dataclasses.replace(result, warnings=warnings)
 
 
 def cluster(name: str | None, columns: Mapping[str, Any], where: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.asks import Question, cluster
+from harness.asks import Question, cluster, missing
 from harness.errors import UserError
 from harness.suite import Suite, samples_of
 from harness.tokens import Pair, encode_pair
@@ -64,6 +64,7 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
         each = [value / len(c.encode()) for value, c in zip(logprobs, choices, strict=True)]
         best = max(range(len(choices)), key=logprobs.__getitem__)
         normed = max(range(len(choices)), key=each.__getitem__)
+        unanswered = missing(logprobs)
         rows.append(
             {
                 "id": sample.id,
@@ -71,11 +72,12 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
                 **cluster(suite["cluster"], {"group": sample.group, **sample.extra}, sample.id),
                 "prompt": sample.question,
                 "reference": choices[sample.answer or 0],
-                "output": choices[best],
+                "output": None if unanswered else choices[best],
                 "logprobs": logprobs,
+                **unanswered,
                 "scores": {
-                    "acc": float(best == sample.answer),
-                    "acc_norm": float(normed == sample.answer),
+                    "acc": None if unanswered else float(best == sample.answer),
+                    "acc_norm": None if unanswered else float(normed == sample.answer),
                 },
             }
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from harness.asks import Question, cluster
+from harness.asks import Question, cluster, missing
 from harness.errors import PluginFault
 from harness.manager import plugins
 from harness.roles import Judgement
@@ -49,6 +49,7 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
         Output(sample.id, tools.decode(generated.ids), len(generated.ids), generated.capped)
         for sample, generated in zip(samples, question.generated, strict=True)
     ]
+    unanswered = [missing((), generated.finite) for generated in question.generated]
     found: dict[str, Any] = {}
     metrics: list[Metric] = []
     warnings: list[str] = []
@@ -89,7 +90,10 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
             "output": output.text,
             "tokens": output.tokens,
             "capped": output.capped,
-            "scores": {name: scores[i] for name, scores in found.items()},
+            **unanswered[i],
+            "scores": {
+                name: None if unanswered[i] else scores[i] for name, scores in found.items()
+            },
         }
         for i, (sample, output) in enumerate(zip(samples, outputs, strict=True))
     ]

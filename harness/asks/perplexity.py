@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.asks import Question, cluster
+from harness.asks import Question, cluster, missing
 from harness.suite import Suite, rows_of
 from harness.tokens import IGNORED, Encoded, encode_row
 from harness.types import Metric, Row, SuiteResult
@@ -130,7 +130,8 @@ def _pieces(
 
 def _row(kept: _Kept, scores: Any, clusters: str | None) -> dict[str, Any]:
     source, row = kept.source, kept.row
-    nll = -sum(score.logprob for score in scores)
+    unanswered = missing(score.logprob for score in scores)
+    nll = None if unanswered else -sum(score.logprob for score in scores)
     text = row.text if row.text is not None else _answers(row)
     return {
         "id": f"{source}/{row.id}" if source else row.id,
@@ -140,10 +141,11 @@ def _row(kept: _Kept, scores: Any, clusters: str | None) -> dict[str, Any]:
         "prompt": None,
         "reference": text,
         "output": None,
+        **unanswered,
         "scores": {
             "nll": nll,
             "tokens": sum(len(score.token_logprobs) for score in scores),
-            "bits": nll / math.log(2),
+            "bits": None if nll is None else nll / math.log(2),
             "bytes": len(text.encode()),
         },
     }

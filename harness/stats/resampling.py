@@ -304,7 +304,9 @@ def figures(kind: Kind, sums: Floats) -> Floats:
     """The figure of each seed from sums, numerators before denominators: `(draws, seeds)`."""
     seeds = sums.shape[1] // 2
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        figures: Floats = sums[:, :seeds] / sums[:, seeds:]
+        tops, bottoms = sums[:, :seeds], sums[:, seeds:]
+        # a draw that holds nothing to count: 0, as scikit-learn's F1
+        figures: Floats = np.where((tops == 0) & (bottoms == 0), 0.0, tops / bottoms)
         return np.exp(figures) if kind == "exp_ratio" else figures
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.asks import Question
 from harness.asks.lm_eval import rows
+from harness.asks.lm_eval.aggregation import guard
 from harness.asks.lm_eval.tasks import (
     check,
     counts,
@@ -41,6 +42,8 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
     tasks = taken_tasks(suite)
     asked = picked(suite, tasks)
     lm = shared_prefix_lm(tools.model, tools.progress)
+    for task in tasks["tasks"].values():
+        guard(task)
     result = lm_eval.evaluate(
         lm=lm,
         # a task of which nothing is asked would be asked whole
@@ -51,8 +54,13 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
         bootstrap_iters=0,
         apply_chat_template=bool(suite["apply_chat_template"]),
     )
-    found = rows.collect(result["samples"], tasks, suite["cluster"])
+    own = {**result["results"], **(result.get("groups") or {})}
+    found = rows.collect(result["samples"], tasks, suite["cluster"], own)
     shots = {name: task.config.num_fewshot or 0 for name, task in tasks["tasks"].items()}
+    cut = (
+        f"{lm.cut} requests were longer than the model's context and lost their beginning, as in "
+        "lm-eval"
+    )
     return SuiteResult(
         rows=found.rows,
         metrics=found.metrics,
@@ -60,11 +68,10 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
             "num_fewshot": shots,
             "longer_than_context": lm.cut,
             "chat_template": bool(suite["apply_chat_template"]),
+            **({"left_out": found.left_out} if found.left_out else {}),
         },
         warnings=[
-            f"suite '{suite.name}': {lm.cut} requests were longer than the model's context and "
-            "lost their beginning, as in lm-eval"
-        ]
-        if lm.cut
-        else [],
+            f"suite '{suite.name}': {message}"
+            for message in [*([cut] if lm.cut else []), *found.warnings]
+        ],
     )

@@ -12,6 +12,10 @@ GREEDY = {"do_sample", "temperature", "max_gen_toks", "until"}
 """Settings of a generating task that greedy decoding honours; others would change the answers."""
 
 
+class NoAnswer(str):
+    """What stands for a generated answer where the model's logits are not finite."""
+
+
 def shared_prefix_lm(model: Any, progress: Callable[[int, int], None] | None = None) -> Any:  # noqa: C901
     """An lm-eval `LM` that answers with `model`'s shared-prefix scoring; `cut` counts what was cut.
 
@@ -109,7 +113,10 @@ def shared_prefix_lm(model: Any, progress: Callable[[int, int], None] | None = N
                     stops=stops,
                     progress=progress,
                 )
-                texts = [_until(model.text(one.ids), stops) for one in out]
+                texts = [
+                    _until(model.text(answer.ids), stops) if answer.finite else NoAnswer()
+                    for answer in out
+                ]
                 answers |= dict(zip(numbers, texts, strict=True))
             return [answers[i] for i in range(len(requests))]
 
