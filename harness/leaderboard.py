@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -189,21 +188,10 @@ def _ties(
     ties: dict[int, set[int]] = {}
     for tables_of in alike.values():
         how = rows[next(iter(tables_of))]["metrics"][ranked_by]["estimator"]
-        for one, other in _tied_pairs(how, tables_of):
+        for one, other in summary.tied_pairs(how, tables_of):
             ties.setdefault(one, set()).add(other)
             ties.setdefault(other, set()).add(one)
     return ties
-
-
-def _tied_pairs(
-    how: Mapping[str, Any], tables_of: Mapping[int, Sequence[summary.Scored]]
-) -> list[tuple[int, int]]:
-    tied = []
-    for one, other in itertools.combinations(tables_of, 2):
-        found = summary.paired(how, tables_of[one], tables_of[other])
-        if found is not None and not (found.ci_low > 0 or found.ci_high < 0):
-            tied.append((one, other))
-    return tied
 
 
 def _incomparable(rows: Sequence[Mapping[str, Any]]) -> list[str]:

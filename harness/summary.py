@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from harness import stats
@@ -25,6 +26,7 @@ __all__ = [
     "scored",
     "summarise",
     "tables",
+    "tied_pairs",
 ]
 
 Rows = Sequence[Mapping[str, Any]]
@@ -209,6 +211,39 @@ def paired(
     )
 
 
+def tied_pairs(
+    how: Mapping[str, Any], sides: Mapping[int, Sequence[Scored]]
+) -> list[tuple[int, int]]:
+    """Pairs of sides whose paired difference does not exclude zero (by `paired`).
+
+    Sides of the same samples, which are all but a few, are compared at once.
+    """
+    pools = {key: pool(runs) for key, runs in sides.items()}
+    alike: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = {}
+    for key, side in pools.items():
+        alike.setdefault((tuple(side.ids), tuple(side.clusters or ())), []).append(key)
+    pairs = []
+    for (ids, clusters), keys in alike.items():
+        if ids and len(keys) > 1:
+            matrix = stats.tied(
+                figure(how),
+                [(pools[key].scores, pools[key].per) for key in keys],
+                clusters=clusters or None,
+            )
+            pairs += [(one, other) for (i, one), (j, other) in _pairs(keys) if matrix[i, j]]
+    group_of = {key: number for number, keys in enumerate(alike.values()) for key in keys}
+    for one, other in itertools.combinations(sides, 2):
+        if group_of[one] != group_of[other]:
+            change = paired(how, sides[one], sides[other])
+            if change is not None and not (change.ci_low > 0 or change.ci_high < 0):
+                pairs.append((one, other))
+    return pairs
+
+
+def _pairs(keys: Sequence[int]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    return itertools.combinations(enumerate(keys), 2)
+
+
 def common(own: Sequence[Scored], other: Sequence[Scored]) -> tuple[Pooled, Pooled]:
     """Both sides on the samples that all runs of both have, in one order."""
     ids = set(pool(own).ids) & set(pool(other).ids)
@@ -225,7 +260,7 @@ def scored(how: Mapping[str, Any], rows: Rows) -> Scored:
     """The samples of `rows` that have the score (and denominator) that `how` asks for."""
     out: Scored = {}
     top, bottom = how["score"], how["per"]
-    for row in rows if how["where"] is None else (row for row in rows if _matches(how, row)):
+    for row in _matching(how, rows):
         score = _number(row, top)
         per = None if bottom is None else _number(row, bottom)
         if score is None or (bottom is not None and per is None):
@@ -246,15 +281,18 @@ def pool(runs: Sequence[Scored], only: set[str] | None = None) -> Pooled:
     return Pooled(ids, scores, per if any(per) else None, clusters or None)
 
 
-def _matches(how: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+def _matching(how: Mapping[str, Any], rows: Rows) -> Rows:
+    """The rows that a metric is of: all, those of a group, or those `where` keys have values."""
     where = how["where"]
     wanted = {"group": where} if isinstance(where, str) else where or {}
-    return all(row.get(key) == value for key, value in wanted.items())
+    for key, value in wanted.items():
+        rows = [row for row in rows if row.get(key) == value]
+    return rows
 
 
 def _eligible(how: Mapping[str, Any], runs: Sequence[Rows], bases: Sequence[Scored]) -> set[str]:
-    found = {row["id"] for rows in runs for row in rows if _matches(how, row)}
-    return found & _right_in_all(bases) if how["kind"] == "retained" else found
+    samples = {row["id"] for rows in runs for row in _matching(how, rows)}
+    return samples & _right_in_all(bases) if how["kind"] == "retained" else samples
 
 
 def _number(row: Mapping[str, Any], key: str) -> float | None:

@@ -16,6 +16,7 @@ from harness import record as records
 from harness import stats
 from harness.errors import UserError
 from harness.leaderboard import build
+from harness.stats import resampling
 from harness.summary import summarise
 from harness.table import render
 from harness.types import Metric, Record, Status
@@ -439,3 +440,40 @@ def test_what_a_spreadsheet_runs_is_a_text_and_numbers_stay_numbers(
     assert lines[0]["label"] == f"'{cell}"
     deltas = [line["quiz.perplexity.delta"] for line in lines]
     assert any(delta.startswith("-") and float(delta) < 0 for delta in deltas)
+
+
+@pytest.mark.parametrize("rank_by", ["quiz.perplexity", "quiz.right"])
+def test_work_grows_with_rows_and_not_with_their_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank_by: str
+) -> None:
+    """Of 4, 8 and 12 labels of two seeds: bootstraps in equal steps, each sample file read once."""
+    resampled, read = [], []
+    resample, read_bytes = resampling._resampled_sums, Path.read_bytes
+
+    def counted(*told: Any) -> Any:
+        resampled.append(told)
+        return resample(*told)
+
+    def noted(path: Path) -> bytes:
+        read.append(path)
+        return read_bytes(path)
+
+    monkeypatch.setattr(resampling, "_resampled_sums", counted)
+    monkeypatch.setattr(Path, "read_bytes", noted)
+    counts = []
+    for labels in (4, 8, 12):
+        results = Results(tmp_path / str(labels))
+        results.add("b", "base", 0.0)
+        for number in range(labels):
+            for seed in (0, 1):
+                name = f"label{number}"
+                results.add(f"{name}-{seed}", name, number / 50, base="b", seed=seed)
+        resampled.clear()
+        read.clear()
+        stored = records.read_records([results.out])
+        build([s.data for s in stored], read_rows=records.rows_reader(stored), rank_by=rank_by)
+        counts.append(len(resampled))
+        # a record and a sample file of each cell
+        assert sorted(map(str, read)) == sorted({str(path) for path in read})
+        assert len(read) == 2 * (2 * labels + 1)
+    assert counts[2] - counts[1] == counts[1] - counts[0] > 0

@@ -360,7 +360,7 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(troubled, warm):
         "error-0": "error",
         "memory-0": "oom",
         "diverged-0": "diverged",
-        "killed-0": "oom",
+        "killed-0": "error",
         "exit-0": "error",
         "lora-0": "ok",
     }
@@ -372,6 +372,7 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(troubled, warm):
     assert broken["phase"] == "train"
     assert any("trouble.py" in line for line in broken["traceback"])
     assert "exit code 3" in records["exit-0"]["error"]["message"]
+    assert "SIGKILL" in records["killed-0"]["error"]["message"]
     rows = {r["label"]: r for r in outcome.board["rows"]}
     assert rows["error"]["status"] == "error"
     assert rows["error"]["rank"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 
@@ -368,3 +369,41 @@ def test_many_samples_are_drawn_as_few_are(kind: str) -> None:
         spread = (scores - ratio * per).std(ddof=1) / math.sqrt(6000) / per.mean()
         expected = spread * math.exp(ratio)
     assert found.stderr == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["mean", "share", "ratio", "exp_ratio"])
+@pytest.mark.parametrize("seeds", [(1,) * 8, (3,) * 8, (1, 2, 3, 1, 5, 2, 1, 1)])
+@pytest.mark.parametrize("n", [1, 2, 40])
+@pytest.mark.parametrize("clustered", [False, True])
+def test_all_pairs_at_once_are_tied_as_each_is_alone(
+    kind: Kind, seeds: tuple[int, ...], n: int, clustered: bool
+) -> None:
+    rng = np.random.default_rng(n)
+    hard = rng.normal(size=n)
+    sides: list[resampling.Side] = []
+    for number, count in enumerate(seeds):
+        scores = hard + rng.normal(0, 0.3, (count, n)) + 0.15 * number
+        if number in (3, 4):  # the same answers
+            scores = np.repeat(hard[None], count, axis=0)
+        per = np.tile(1.0 + np.arange(n) % 5, (count, 1)) if "ratio" in kind else None
+        sides.append(((scores > 0.3).astype(float) if kind == "share" else scores, per))
+    clusters = [i // 3 for i in range(n)] if clustered else None
+    expected = np.zeros((len(seeds), len(seeds)), bool)
+    for i, j in itertools.combinations(range(len(seeds)), 2):
+        (a, per_a), (b, per_b) = sides[i], sides[j]
+        change = stats.paired(kind, a, b, per_a, per_b, clusters=clusters)
+        expected[i, j] = expected[j, i] = not (change.ci_low > 0 or change.ci_high < 0)
+    np.testing.assert_array_equal(stats.tied(kind, sides, clusters=clusters), expected)
+    if n == 40 and not clustered:
+        assert 0 < expected.sum() < len(seeds) * (len(seeds) - 1)
+
+
+def test_many_pairs_of_perplexities_beyond_any_float_are_tied_as_each_is_alone() -> None:
+    sides: list[resampling.Side] = [
+        (np.full((1, 9), nll) + np.arange(9) / 10, np.ones((1, 9))) for nll in (2.0, 2.0, 5.0, 900)
+    ]
+    tied = stats.tied("exp_ratio", sides)
+    for i, j in itertools.combinations(range(4), 2):
+        (a, per_a), (b, per_b) = sides[i], sides[j]
+        change = stats.paired("exp_ratio", a, b, per_a, per_b)
+        assert tied[i, j] == tied[j, i] == (not (change.ci_low > 0 or change.ci_high < 0))

@@ -14,6 +14,7 @@ from harness.config import load_experiment
 from harness.errors import ConfigError, EnvironmentLack, UserError
 from harness.manager import Plugins
 from harness.plan import Settings, make_plan
+from harness.roles import Executor
 from harness.search import Search
 from harness.tokens import IGNORED, encode_row
 from harness.training_data import training_rows
@@ -24,8 +25,10 @@ LOW, HIGH = 1e-6, 0.03
 BUDGET = {"steps": 5, "batch": 4, "max_length": 96, "precision": "float32"}
 
 
-class Watched:
+class Watched(Executor):
     """An executor that keeps what each worker was told; `stop_at` ends it as Ctrl-C would."""
+
+    name = "watched"
 
     def __init__(self, executor, stop_at=None):
         self.executor, self.stop_at = executor, stop_at

@@ -5,6 +5,7 @@
 - `perplexities`: those through their logarithms.
 - `shares`: proportions, alone and paired, in closed form.
 - `means`: the t interval and clustered standard errors.
+- `ties`: which of many sides cannot be told apart, from one bootstrap of all.
 - `power`: the smallest difference that a test can see, and the samples that a margin needs.
 - `multiple`: several tests at once, and looks at growing data.
 """
@@ -15,6 +16,7 @@ from harness.stats.multiple import holm, spent
 from harness.stats.power import detectable, samples_needed, stderr_of
 from harness.stats.resampling import Bootstrap, Kind, bootstrap
 from harness.stats.shares import clopper_pearson, mcnemar, paired_shares, tango, wilson
+from harness.stats.ties import tied
 
 __all__ = [
     "Bootstrap",
@@ -36,5 +38,6 @@ __all__ = [
     "stderr_of",
     "t_interval",
     "tango",
+    "tied",
     "wilson",
 ]

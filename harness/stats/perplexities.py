@@ -24,13 +24,16 @@ def bootstrap(
     clusters: Sequence[object] | None = None,
     draws: int = 2000,
     seed: int = 0,
+    places: Sequence[int] | None = None,
 ) -> list[Bootstrap]:
     """Bootstraps of the logarithm of each side's perplexity, all from the same draws.
 
     Over several seeds the perplexity is the mean of theirs, and the draws are those of the mean
     of their logarithms, moved to it. Raises ValueError as `figures.estimate` does.
     """
-    boots = resampling.bootstrap("ratio", sides, clusters=clusters, draws=draws, seed=seed)
+    boots = resampling.bootstrap(
+        "ratio", sides, clusters=clusters, draws=draws, seed=seed, places=places
+    )
     return [
         resampling.shifted(boot, log_figure(*side) - boot.value)
         for boot, side in zip(boots, sides, strict=True)

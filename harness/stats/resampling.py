@@ -43,6 +43,7 @@ Side = tuple[ArrayLike, "ArrayLike | None"]
 
 _CELLS_PER_CHUNK = 2_000_000  # of the weight matrix: 16 MB at a time
 _CELLS_KEPT = 32_000_000  # a byte each
+_CELLS_KEPT_AS_FLOATS = 1_000_000  # 8 MB; of no more than MANY units
 ROUNDING = 1e-12
 """Differences below this part of a figure are of its arithmetic."""
 MANY = 4000
@@ -71,9 +72,11 @@ def bootstrap(
     clusters: Sequence[object] | None = None,
     draws: int = 2000,
     seed: int = 0,
+    places: Sequence[int] | None = None,
 ) -> list[Bootstrap]:
     """Replicates of a figure for each `(scores, per)` in `sides`, all from the same draws.
 
+    Seeds of different `places` are drawn apart; a side's place is its number unless given.
     Raises ValueError as `figures.estimate` does, and where the sides differ in their number of
     samples.
     """
@@ -88,7 +91,7 @@ def bootstrap(
     sums = _resampled_sums(columns, draws, seed)
     totals = columns.sum(axis=1)[None]
     out, at = [], 0
-    for number, (top, _) in enumerate(parts):
+    for number, (top, _) in zip(places or range(len(parts)), parts, strict=True):
         part = slice(at, at + 2 * len(top))
         of_seeds = figures(kind, totals[:, part])[0]
         replicates, between = _over_seeds(figures(kind, sums[:, part]), of_seeds, seed, number)
@@ -104,11 +107,11 @@ def difference(a: Bootstrap, b: Bootstrap) -> Bootstrap:
     if (a.n, a.units) != (b.n, b.units) or a.replicates.shape != b.replicates.shape:
         raise ValueError("bootstraps of different samples or draws cannot be subtracted")
     between = (*a.between_seeds, *b.between_seeds)
-    value, replicates = _apart(a.value, b.value), _apart(a.replicates, b.replicates)
+    value, replicates = apart(a.value, b.value), apart(a.replicates, b.replicates)
     return Bootstrap(float(value), replicates, a.n, a.units, between, a.share_unit)
 
 
-def _apart(a: Any, b: Any) -> Any:
+def apart(a: Any, b: Any) -> Any:
     """a - b, of which rounding alone is none."""
     apart = a - b
     return np.where(np.abs(apart) <= ROUNDING * np.maximum(np.abs(a), np.abs(b)), 0.0, apart)
@@ -136,7 +139,7 @@ def interval(boot: Bootstrap, confidence: float) -> tuple[float, float]:
         return math.nan, math.nan
     t, stretch = stretched_t(boot, confidence)
     low, high = expanded(boot.replicates, t, stretch)
-    half = max(t * stretch * float(boot.replicates.std(ddof=1)), _least(boot, confidence))
+    half = max(t * stretch * float(boot.replicates.std(ddof=1)), least(boot, confidence))
     return min(low, boot.value - half), max(high, boot.value + half)
 
 
@@ -146,7 +149,7 @@ def within(kind: Kind, bounds: tuple[float, float]) -> tuple[float, float]:
     return (max(low, 0.0), min(high, 1.0)) if kind == "share" else bounds
 
 
-def _least(boot: Bootstrap, confidence: float) -> float:
+def least(boot: Bootstrap, confidence: float) -> float:
     """How far at least a share's interval reaches: as if all units agreed."""
     if boot.share_unit is None:
         return 0.0
@@ -155,7 +158,7 @@ def _least(boot: Bootstrap, confidence: float) -> float:
 
 
 def _least_p(boot: Bootstrap) -> float:
-    """The p that belongs to `_least`."""
+    """The p that belongs to `least`."""
     if boot.share_unit is None:
         return 0.0
     part = min(abs(boot.value) / boot.share_unit, 1.0)
@@ -252,8 +255,11 @@ def _resampled_sums(columns: Floats, draws: int, seed: int) -> Floats:
     once = columns[[place.index(i) for i in range(len(distinct))]].T
     if units > MANY:  # to 1e-6 of a figure whose own error is a thousand times that
         once = once.astype(np.float32)
-    chunks = _kept if units * draws <= _CELLS_KEPT else _weights
-    sums = [part.astype(once.dtype) @ once for part in chunks(units, draws, seed)]
+    if units * draws <= _CELLS_KEPT_AS_FLOATS:
+        sums = [part @ once for part in _kept_as_floats(units, draws, seed)]
+    else:
+        chunks = _kept if units * draws <= _CELLS_KEPT else _weights
+        sums = [part.astype(once.dtype) @ once for part in chunks(units, draws, seed)]
     return np.concatenate(sums).astype(np.float64)[:, place]
 
 
@@ -261,6 +267,12 @@ def _resampled_sums(columns: Floats, draws: int, seed: int) -> Floats:
 def _kept(units: int, draws: int, seed: int) -> tuple[NDArray[np.uint8], ...]:
     """The weights of a size that is asked for again: the metrics of one suite."""
     return tuple(_weights(units, draws, seed))
+
+
+@lru_cache(maxsize=8)
+def _kept_as_floats(units: int, draws: int, seed: int) -> tuple[Floats, ...]:
+    """Those of few units, ready to be multiplied: the conversion takes longer than the product."""
+    return tuple(part.astype(np.float64) for part in _weights(units, draws, seed))
 
 
 def _weights(units: int, draws: int, seed: int) -> Iterator[NDArray[np.uint8]]:
@@ -317,9 +329,16 @@ def _over_seeds(
     draws, seeds = figures.shape
     if seeds == 1:
         return figures[:, 0], ()
+    variance = float(of_seeds.var(ddof=1)) / seeds
+    weights = _seed_weights(draws, seeds, seed, side)
+    return (figures * weights).sum(axis=1), ((variance, seeds - 1),)
+
+
+@lru_cache(maxsize=8)
+def _seed_weights(draws: int, seeds: int, seed: int, side: int) -> Floats:
+    """The weight of each seed in each draw, `(draws, seeds)`; kept for the next metric."""
     rng = np.random.Generator(np.random.SFC64([seed, side, seeds]))
     drawn = rng.multinomial(seeds, [1 / seeds] * seeds, size=draws) / seeds
     # draws of few seeds vary too little, by (seeds - 1) / seeds
-    weights = 1 / seeds + math.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
-    variance = float(of_seeds.var(ddof=1)) / seeds
-    return (figures * weights).sum(axis=1), ((variance, seeds - 1),)
+    weights: Floats = 1 / seeds + math.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
+    return weights

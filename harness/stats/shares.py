@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -36,7 +37,8 @@ def mcnemar(scores_a: ArrayLike, scores_b: ArrayLike) -> float:
     McNemar, Psychometrika 12, 1947, in its exact form. Binomial terms go through log-gamma, so
     that thousands of pairs do not overflow.
     """
-    return _mcnemar(*_discordant(scores_a, scores_b)[:2])
+    only_a, only_b, _ = _discordant(scores_a, scores_b)
+    return exact_p(only_a + only_b, min(only_a, only_b))
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def paired_shares(
     """
     only_a, only_b, n = _discordant(scores_a, scores_b)
     low, high = tango(only_a, only_b, n, confidence)
-    p = _mcnemar(only_a, only_b)
+    p = exact_p(only_a + only_b, min(only_a, only_b))
     if p >= 1 - confidence:
         low, high = min(low, 0.0), max(high, 0.0)
     return PairedShares((only_a - only_b) / n, low, high, p)
@@ -119,12 +121,16 @@ def _discordant(scores_a: ArrayLike, scores_b: ArrayLike) -> tuple[int, int, int
     return int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum()), a.size
 
 
-def _mcnemar(only_a: int, only_b: int) -> float:
-    n, fewer = only_a + only_b, min(only_a, only_b)
-    if n == 0 or only_a == only_b:
+@lru_cache(maxsize=100_000)
+def exact_p(discordant: int, fewer: int) -> float:
+    """McNemar's exact p of so many discordant pairs, `fewer` of them on the rarer side."""
+    if 2 * fewer == discordant:
         return 1.0
     log_terms = (
-        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
+        math.lgamma(discordant + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(discordant - k + 1)
+        - discordant * math.log(2)
         for k in range(fewer + 1)
     )
     return min(1.0, 2 * math.fsum(math.exp(term) for term in log_terms))

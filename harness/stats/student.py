@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
+from statistics import NormalDist
 
 _TINY = 1e-300
 _TERMS = 500
 
 
+@lru_cache(maxsize=10_000)
 def t_quantile(probability: float, df: float) -> float:
     """The quantile of Student's t with `df` degrees of freedom."""
     if probability == 0.5:
@@ -16,10 +19,32 @@ def t_quantile(probability: float, df: float) -> float:
     if probability < 0.5:
         return -t_quantile(1 - probability, df)
     tail = 2 * (1 - probability)
+    if (near := _near_quantile(tail, probability, df)) is not None:
+        return near
     high = 1.0
     while t_two_sided(high, df) > tail:
         high *= 2
     return _root(lambda t: tail - t_two_sided(t, df), 0.0, high)
+
+
+def _near_quantile(tail: float, probability: float, df: float) -> float | None:
+    """The quantile by Halley's method, from the normal one; None where that does not settle.
+
+    It takes 3 steps where halving an interval takes 55.
+    """
+    t = NormalDist().inv_cdf(probability)
+    t += (t**3 + t) / (4 * df)  # Abramowitz & Stegun 26.7.5, its first term
+    log_front = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - math.log(df * math.pi) / 2
+    for _ in range(10):
+        density = math.exp(log_front - (df + 1) / 2 * math.log1p(t * t / df))
+        newton = (tail - t_two_sided(t, df)) / (2 * density)
+        step = newton / (1 + newton * (df + 1) * t / (df + t * t) / 2)
+        t -= step
+        if not 0 < t < 1e6:
+            return None
+        if abs(step) <= 1e-9 * t:  # the next step is of the order of its cube
+            return t
+    return None
 
 
 def t_two_sided(t: float, df: float) -> float:
