@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import record
+from harness import chat, record
 from harness.search import Search
 from harness.suite import Suite
 from harness.training_data import DataPlan, without_folder
@@ -81,6 +81,9 @@ def new_cell(**fields: Any) -> Cell:
         "data": plan.identity if plan else None,
         "chat_template": fields["chat_template"],
     }
+    template = fields["chat_template"] or chat.own_template(Path(model.path))
+    if plan and chat.is_dated(template):
+        training["date"] = str(chat.DATE)
     if fields["search"]:
         training["search"] = fields["search"].as_record()
     training_id = _digest(training)

@@ -217,9 +217,9 @@ def check_conversation(
 ) -> None:
     """Raise UserError where a template cannot write a conversation.
 
-    With `marked` the assistant's turns must be found in it; else it is a prompt for the next one.
+    With `marked` the assistant's turns must be found in what it writes.
     """
-    text = render(messages, not marked)
+    text = render(messages, messages[-1]["role"] != "assistant")
     if marked:
         answer_spans(render, messages, text)
 

@@ -195,6 +195,7 @@ def _sample(record: Record, form: str) -> Sample:
         id=record.explicit_id() or f"{record.file.stem}-{record.line}",
         group=_group(record),
         extra=record.rest(*used),
+        line=record.line,
         **fields,
     )
 

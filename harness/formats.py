@@ -5,10 +5,12 @@ Standard library only; pyarrow is imported when a .parquet is read.
 
 from __future__ import annotations
 
+import base64
 import csv
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ __all__ = [
     "expanded",
     "no_such_file",
     "read_records",
+    "row_error",
 ]
 
 EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet")
@@ -74,6 +77,13 @@ def check_columns(columns: Mapping[str, str]) -> None:
             raise ValueError(f"unknown column '{ours}': {nearest(ours, COLUMNS)}")
 
 
+def row_error(file: Path, line: int | None, message: str) -> DataError:
+    """An error about a row of a file: with its line, or its number where rows are no lines."""
+    if line is None or file.suffix.lower() in _LINED:
+        return DataError(message, file=file, line=line)
+    return DataError(f"row {line}: {message}", file=file)
+
+
 @dataclass(frozen=True)
 class Record:
     """One row as read: its columns and where it stands."""
@@ -88,9 +98,7 @@ class Record:
 
     def error(self, message: str) -> DataError:
         """An error that names file and line."""
-        if self.unit == "line":
-            return DataError(message, file=self.file, line=self.line)
-        return DataError(f"row {self.line}: {message}", file=self.file)
+        return row_error(self.file, self.line, message)
 
     def column(self, ours: str) -> str | None:
         """What this row calls one of our columns; None where it has none, or null there."""
@@ -126,8 +134,8 @@ class Record:
         value = self.values[name] if name else None
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             try:
-                return json.loads(value)
-            except (ValueError, RecursionError) as error:
+                return _parsed(value)
+            except ValueError as error:
                 raise self.error(f"'{name}' is not JSON: {error}") from error
         return value
 
@@ -141,24 +149,45 @@ class Record:
         where = f"message {i + 1} of '{name}'"
         if not isinstance(turn, Mapping):
             raise self.error(f"{where} must be an object with role and content, got {shown(turn)}")
-        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        role, content = _first(turn, "role", "from"), _first(turn, "content", "value")
+        if turn.get("tool_calls") or turn.get("function_call") or role in ("tool", "function"):
+            raise self.error(
+                f"{where} has tool calls or answers one, which is not supported: remove the row, "
+                "or write the call and its result as text"
+            )
         if role is None or content is None:
             lacks = "role" if role is None else "content"
-            raise self.error(f"{where} has no {lacks} (there: {', '.join(turn) or 'nothing'})")
+            there = ", ".join(f"{key}: null" if turn[key] is None else str(key) for key in turn)
+            raise self.error(f"{where} has no {lacks} (there: {there or 'nothing'})")
         role = _ROLES.get(role, role) if isinstance(role, str) else role
         if role not in _KNOWN_ROLES:
             raise self.error(
                 f"{where} has the unknown role {role!r} (known: {', '.join(_KNOWN_ROLES)})"
             )
+        if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
+            content = self._joined(content, where)
         if not isinstance(content, str):
             raise self.error(f"the content of {where} must be text, got {shown(content)}")
         if not content.strip():
             raise self.error(f"the content of {where} is empty")
         if role == "system" and i:
             raise self.error(f"{where} is a system message: only the first may be one")
-        if turn.get("tool_calls") or turn.get("function_call"):
-            raise self.error(f"{where} has tool calls, which are not supported")
         return {"role": role, "content": content}
+
+    def _joined(self, parts: Sequence[Any], where: str) -> str:
+        """The text of content that is given in parts, as for vision models."""
+        texts = []
+        for part in parts:
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if not isinstance(part, Mapping) or kind != "text":
+                raise self.error(
+                    f"the content of {where} has a part of type {shown(kind)}: only parts "
+                    '{"type": "text", "text": ...} are read'
+                )
+            if not isinstance(part.get("text"), str):
+                raise self.error(f"a part of the content of {where} has no text")
+            texts.append(part["text"])
+        return "".join(texts)
 
     def explicit_id(self) -> str | None:
         """The row's own id as text, or None."""
@@ -173,7 +202,8 @@ class Record:
     def rest(self, *used: str) -> dict[str, Any]:
         """The columns that none of our `used` names stands for."""
         names = {self.column(ours) for ours in used}
-        return {name: value for name, value in self.values.items() if name not in names}
+        kept = {name: value for name, value in self.values.items() if name not in names}
+        return _plain(kept) if self.file.suffix.lower() == ".parquet" else kept
 
 
 def read_records(source: Path, columns: Mapping[str, str] | None = None) -> list[Record]:
@@ -202,12 +232,75 @@ def read_records(source: Path, columns: Mapping[str, str] | None = None) -> list
                 record = Record(source, line, unit, {}, columns)
                 raise record.error(f"must be an object with columns, got {shown(value)}")
             records.append(Record(source, line, unit, value, columns))
+            _check_unicode(records[-1])
     except UnicodeDecodeError as error:
         raise DataError("not UTF-8 text: save it as UTF-8", file=source) from error
     if not records:
         raise DataError("the file has no rows", file=source)
     _check_mapped(records[0])
     return records
+
+
+def _parsed(text: str) -> Any:
+    """A JSON text's value. ValueError where it is none, or is more than Python can take in."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("lists and objects are nested too deep") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        # int() refuses what takes it quadratic time
+        raise ValueError("a whole number of more than 4,300 digits: write it as text") from error
+
+
+def _check_unicode(record: Record) -> None:
+    """Half of a surrogate pair: JSON's escapes can write it, and no encoding of text can."""
+    if record.file.suffix.lower() not in (".jsonl", ".json"):
+        return
+    for name, value in record.values.items():
+        lone = next((c for text in _texts((name, value)) for c in _LONE.findall(text)), None)
+        if lone is not None:
+            raise record.error(
+                f"'{name.encode('ascii', 'backslashreplace').decode()}' holds the lone surrogate "
+                f"\\u{ord(lone):04x}, half of a character (an emoji that was cut?), which is no "
+                "Unicode text: mend the text or remove the row"
+            )
+
+
+_LONE = re.compile("[\ud800-\udfff]")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value of JSON that is not plain ASCII."""
+    values = [value]  # no recursion: rows may be nested deep
+    while values:
+        nested = values.pop()
+        if isinstance(nested, Mapping):
+            values += [*nested.keys(), *nested.values()]
+        elif isinstance(nested, (list, tuple)):
+            values += nested
+        elif isinstance(nested, str) and not nested.isascii():
+            yield nested
+
+
+def _plain(value: Any) -> Any:
+    """A value of Parquet that JSON lacks as JSON would have it: a date as its ISO text."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(nested) for key, nested in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(nested) for nested in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    iso = getattr(value, "isoformat", None)
+    return iso() if callable(iso) else str(value)
+
+
+def _first(turn: Mapping[str, Any], *names: str) -> Any:
+    """The first of the names' values that is not null."""
+    return next((turn[name] for name in names if turn.get(name) is not None), None)
 
 
 def _check_mapped(record: Record) -> None:
@@ -222,20 +315,20 @@ def _read_jsonl(source: Path) -> Iterator[tuple[int, Any]]:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
-                    yield number, json.loads(line)
-                except (ValueError, RecursionError) as error:
+                    yield number, _parsed(line)
+                except ValueError as error:
                     raise DataError(f"not JSON: {error}", file=source, line=number) from error
 
 
 def _read_json(source: Path) -> Iterator[tuple[int, Any]]:
     try:
-        value = json.loads(source.read_text(encoding="utf-8-sig"))
+        value = _parsed(source.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON: {error.msg}", file=source, line=error.lineno) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
-        if isinstance(error, UnicodeDecodeError):
-            raise
-        raise DataError(f"not JSON: {error}", file=source) from error
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        raise DataError(f"cannot be read: {error}", file=source) from error
     rows = value.get("data") if isinstance(value, dict) else value
     if not isinstance(rows, list):
         raise DataError(

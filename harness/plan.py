@@ -17,6 +17,7 @@ from harness import asks, families, packaged, speed, yamlfile
 from harness.adapters import resolve_adapter
 from harness.cell import Cell, is_model, new_cell
 from harness.chat import check_template
+from harness.chat_checks import check_suites, check_training
 from harness.config import Experiment, MethodEntry
 from harness.data_checks import check_column
 from harness.errors import ConfigError, UserError, nearest
@@ -85,7 +86,11 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     template = _template(experiment, settings)
     for data in mixes:
         _check_template(experiment, model, data)
+    for data in mixes:
+        if data is not None and any(plugins.methods.get(e.name).trains for e in entries):
+            check_training(Path(model.path), template, data)
     suites = _suites(experiment, plugins, settings, model, suite_files)
+    check_suites(Path(model.path), template, suites)
     if not template:
         _check_suite_templates(experiment, model, options.values(), suites)
     _check_rank_by(experiment, suites)

@@ -48,6 +48,9 @@ class Scorer:
     """Whether a sample without a reference is refused before anything runs."""
     check: Callable[..., None] | None = None
     """`check(samples, **options)` raises UserError for what cannot be scored."""
+    version_beyond_ascii: int | None = None
+    """Counts in place of `version` for a suite with a reference that has letters beyond ASCII,
+    where answers to such references alone would get another score."""
 
     @property
     def parameters(self) -> list[inspect.Parameter]:
@@ -90,6 +93,7 @@ def scorer(
     embeds: bool = False,
     needs_reference: bool = False,
     check: Callable[..., None] | None = None,
+    version_beyond_ascii: int | None = None,
 ) -> Callable[[Callable[..., Any]], Scorer]:
     """Make a scorer of a function.
 
@@ -112,7 +116,17 @@ def scorer(
             return [function(output.text, sample, **options) for output, sample in pairs]
 
         rate = function if batch else each
-        made = Scorer(name, rate, kind, higher_is_better, version, embeds, needs_reference, check)
+        made = Scorer(
+            name,
+            rate,
+            kind,
+            higher_is_better,
+            version,
+            embeds,
+            needs_reference,
+            check,
+            version_beyond_ascii,
+        )
         taken = {"name", "label"} & {parameter.name for parameter in made.parameters}
         if taken:
             raise TypeError(f"scorer '{name}': no option may be called '{taken.pop()}'")

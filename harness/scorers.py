@@ -12,6 +12,7 @@ from harness.errors import DataError, PluginFault, UserError
 from harness.manager import Plugins, calling
 from harness.roles import Scorer
 from harness.types import ModelRef, Sample
+from harness.unicode_text import beyond_ascii
 from harness.yamlfile import KeyPath, Located, validate_options
 
 __all__ = ["check_samples", "checked", "content", "read", "uses"]
@@ -130,12 +131,20 @@ def check_samples(
             raise located.error(f"scorer '{label}': {error}", ("scorers", at)) from error
 
 
-def content(entries: Sequence[Mapping[str, Any]], plugins: Plugins) -> list[Any]:
+def content(
+    entries: Sequence[Mapping[str, Any]], plugins: Plugins, references: Sequence[str]
+) -> list[Any]:
     """What a suite's hash holds of its scorers: a model counts by its content, not its place."""
+    beyond = any(map(beyond_ascii, references))
     return [
-        [label, scorer.name, scorer.version, {k: _content(v) for k, v in options.items()}]
+        [label, scorer.name, _version(scorer, beyond), {k: _content(v) for k, v in options.items()}]
         for label, scorer, options in uses(entries, plugins)
     ]
+
+
+def _version(scorer: Scorer, beyond: bool) -> int:
+    other = scorer.version_beyond_ascii
+    return other if beyond and other is not None else scorer.version
 
 
 def _content(option: Any) -> Any:

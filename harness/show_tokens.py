@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 
+import click
+
 from harness.cell import Cell
 from harness.console import standard_streams
+from harness.errors import UserError
 from harness.tokens import IGNORED, encode_row
 from harness.training_data import training_rows
 from harness.types import Artifact
@@ -29,11 +32,11 @@ def main(count: int) -> None:
             chat_template=cell.chat_template,
         )
         trained = sum(label != IGNORED for label in encoded.labels)
-        print(
+        click.echo(
             f"--- row {row.id}: {len(encoded.input_ids)} tokens, {trained} trained on, "
             f"{encoded.cut} cut"
         )
-        print(_marked(tokenizer, encoded.input_ids, encoded.labels))
+        click.echo(_marked(tokenizer, encoded.input_ids, encoded.labels))
 
 
 def _marked(tokenizer: object, ids: list[int], labels: list[int]) -> str:
@@ -48,4 +51,8 @@ def _marked(tokenizer: object, ids: list[int], labels: list[int]) -> str:
 
 if __name__ == "__main__":
     with standard_streams():
-        main(int(sys.argv[1]))
+        try:
+            main(int(sys.argv[1]))
+        except UserError as reason:
+            click.echo(" ".join(str(reason).split()), err=True)
+            sys.exit(UserError.exit_code)

@@ -297,10 +297,26 @@ def _sources(located: Located, settings: SuiteFile, file: Path, where: Where) ->
 
     data = settings.data
     named = {"": data} if isinstance(data, str) else data or {}
-    return {
-        source: str(resolve(name, base=file.parent, bundled={}, mirror=where.mirror, split="test"))
+    found = {
+        source: resolve(name, base=file.parent, bundled={}, mirror=where.mirror, split="test")
         for source, name in named.items()
     }
+    for source, name in named.items():
+        _check_inside(located, name, found[source], file, ("data",))
+    return {source: str(path) for source, path in found.items()}
+
+
+def _check_inside(located: Located, name: str, path: Path, file: Path, key: KeyPath) -> None:
+    """A suite may be another's: a relative name leads to nothing outside its folder."""
+    if Path(name).expanduser().is_absolute() or not (file.parent / name).exists():
+        return  # the user's own words, or a data set of a mirror or the Hub
+    folders = (file.parent.resolve(), file.resolve().parent)
+    if not any(path.resolve().is_relative_to(folder) for folder in folders):
+        raise located.error(
+            f"{key[0]}: '{name}' leads out of the suite's folder {file.parent}: copy it there, or "
+            "write its absolute path",
+            key,
+        )
 
 
 def _include(located: Located, settings: SuiteFile, file: Path) -> str | None:
@@ -309,6 +325,7 @@ def _include(located: Located, settings: SuiteFile, file: Path) -> str | None:
     folder = file.parent / settings.include_path
     if not folder.is_dir():
         raise located.error(f"include_path {folder} is no folder", ("include_path",))
+    _check_inside(located, settings.include_path, folder, file, ("include_path",))
     return str(folder)
 
 
@@ -355,7 +372,7 @@ def _data_content(suite: Suite) -> Any:
         for sample in samples:
             if sample.choices is None or sample.answer is None:
                 raise DataError(f"sample {sample.id} has no choices and answer", file=suite.file)
-    return [vars(sample) for sample in samples]
+    return [_plain(sample) for sample in samples]
 
 
 def _check_clusters(suite: Suite) -> None:
@@ -380,5 +397,5 @@ def _reject_double(ids: Sequence[str], suite: Suite) -> None:
         seen.add(key)
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _plain(row: Row | Sample) -> dict[str, Any]:
     return {key: value for key, value in vars(row).items() if key != "line"}

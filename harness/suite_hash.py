@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import scorers
+from harness import chat, scorers
 from harness.errors import UserError
 from harness.hub import file_sha256
 from harness.manager import Plugins
@@ -32,7 +32,7 @@ def everything(
     left_out = {"description", "scorers", *(key for key in LATER if suite[key] is None)}
     settings = {k: v for k, v in suite.settings.items() if k not in left_out}
     content: dict[str, Any] = {"settings": settings, "data": data}
-    content["scorers"] = scorers.content(suite["scorers"], plugins)
+    content["scorers"] = scorers.content(suite["scorers"], plugins, _references(suite, data))
     if suite.embedder:
         content["embedder"] = suite.embedder.identity
     if suite["judge"]:
@@ -43,7 +43,34 @@ def everything(
 
         content["lm_eval"] = version("lm_eval")
         content["tasks"] = _folder_digest(Path(suite.include_path)) if suite.include_path else None
+    if _is_dated(suite, data, base, chat_template):
+        content["date"] = str(chat.DATE)
     return content | {"chat_template": chat_template}
+
+
+def _references(suite: Suite, data: Any) -> list[str]:
+    if suite["ask"] != "generate":
+        return []
+    return [sample["reference"] for sample in data if sample["reference"]]
+
+
+def _is_dated(suite: Suite, data: Any, base: ModelRef, chat_template: str | None) -> bool:
+    """Whether a prompt holds a date: before `chat.DATE` was fixed it was that of the run's day."""
+    ask, applied = suite["ask"], suite["apply_chat_template"]
+    templates = []
+    if ask == "perplexity":
+        rendered = any(row["messages"] for _, row in data)
+    elif ask == "generate":
+        rendered = applied is not False or any(sample["messages"] for sample in data)
+    else:
+        rendered = ask == "lm-eval" and bool(applied)
+    if rendered:
+        templates.append(chat_template or chat.own_template(Path(base.path)))
+    if suite["judge"]:
+        judge = suite.judge_model or base
+        own = chat_template if suite.judge_model is None else None
+        templates.append(own or chat.own_template(Path(judge.path)))
+    return any(map(chat.is_dated, templates))
 
 
 def parts(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,10 @@ def encode_row(
     """
     ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if row.messages is not None:
-        ids, labels = _conversation(tokenizer, row.messages, chat_template, loss)
+        try:
+            ids, labels = _conversation(tokenizer, row.messages, chat_template, loss)
+        except UserError as error:
+            raise UserError(f"row {row.id}: {error}") from error
     elif row.text is not None:
         ids = [*encode_text(tokenizer, row.text), *ending]
         labels = list(ids)

@@ -146,6 +146,8 @@ class Sample:
     group: str | None = None
     """Domain, subject or slice."""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    line: int | None = field(default=None, compare=False)
+    """Line (or row) in the source file, counted from 1; no part of the question."""
 
     @property
     def question(self) -> str:

@@ -2,22 +2,47 @@
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness import Sample, hookimpl, scorer
 from harness.errors import UserError
+from harness.unicode_text import composed
 
 
-@scorer("exact_match", kind="share", needs_reference=True)
+@scorer("exact_match", kind="share", needs_reference=True, version=2)
 def exact_match(output: str, sample: Sample) -> float:
-    """1 where answer and reference are equal but for case, punctuation and white space."""
-    return float(_plain(output) == _plain(sample.reference or ""))
+    """1 where answer and reference are equal but for case, punctuation and white space.
+
+    A minus before a number, signs such as + < = and the # of C# are no punctuation. Where
+    nothing but punctuation is there, it counts.
+    """
+    answer, reference = composed(output), composed(sample.reference or "")
+    plain = _plain(reference)
+    return float(_plain(answer) == plain if plain else answer.strip() == reference.strip())
+
+
+_MINUS = re.compile(r"(?<![\w.)\]])[-\u2212]\s?(?=[$\u20ac\u00a3\u00a5]?\s?\.?\d)")
+"""A sign, not the dash of 3-5."""
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.sub(r"[^\w\s]", " ", text.casefold()).split())
+    signed = _MINUS.sub("\ue000", composed(text.casefold()))
+    return " ".join("".join(_kept(c, signed[i - 1 : i]) for i, c in enumerate(signed)).split())
+
+
+def _kept(character: str, before: str) -> str:
+    """What of a character counts: letters with their accents, digits and mathematical signs."""
+    category = unicodedata.category(character)
+    if character == "\ue000":
+        return " -"
+    if character == "_" or category[0] in "LMN" or character.isspace():
+        return character
+    if (category == "Sm" and character not in "|~") or (character == "#" and before.isalnum()):
+        return f" {character} "
+    return " "
 
 
 @scorer("token_f1", needs_reference=True)
@@ -27,7 +52,8 @@ def token_f1(output: str, sample: Sample) -> float:
     Case, ASCII punctuation and the articles a, an, the do not count. Where nothing is left of
     one side, 1 if nothing is left of the other.
     """
-    answer, reference = _squad_words(output), _squad_words(sample.reference or "")
+    wanted = composed(sample.reference or "")
+    answer, reference = _squad_words(composed(output, wanted)), _squad_words(wanted)
     if not answer or not reference:
         return float(answer == reference)
     return 2 * (answer & reference).total() / (answer.total() + reference.total())
@@ -81,7 +107,8 @@ def must_not_contain(output: str, sample: Sample) -> float | None:
 
 
 def _holds(output: str, part: str) -> bool:
-    return part.casefold() in output.casefold()
+    part = composed(part)
+    return part.casefold() in composed(output, part).casefold()
 
 
 @hookimpl

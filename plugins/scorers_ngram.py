@@ -4,33 +4,73 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from harness import Output, Sample, Tools, hookimpl, scorer
+from harness.errors import UserError
+from harness.unicode_text import beyond_latin, composed, words
 
 
 def _rouge(outputs: Sequence[Output], samples: Sequence[Sample], variant: str) -> list[float]:
     from rouge_score.rouge_scorer import RougeScorer
 
-    rouge = RougeScorer([variant], use_stemmer=True)
-    return [
-        float(rouge.score(sample.reference or "", output.text)[variant].fmeasure)
-        for output, sample in zip(outputs, samples, strict=True)
-    ]
+    latin = RougeScorer([variant], use_stemmer=True)
+    # rouge_score's own words are those of a to z and 0 to 9: nothing is left of other scripts.
+    other = RougeScorer([variant], tokenizer=_Words())
+    scores = []
+    for output, sample in zip(outputs, samples, strict=True):
+        reference = composed(sample.reference or "")
+        answer = composed(output.text, reference)
+        rouge = other if _needs_other_words(reference) else latin
+        scores.append(float(rouge.score(reference, answer)[variant].fmeasure))
+    return scores
 
 
-@scorer("rouge1", batch=True, needs_reference=True)
+def _needs_other_words(reference: str) -> bool:
+    """Whether words of a to z and 0 to 9 would leave out a script, or leave nothing."""
+    return beyond_latin(reference) or not any(c.isascii() and c.isalnum() for c in reference)
+
+
+class _Words:
+    """What rouge_score asks of a tokenizer."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)
+
+
+def _check_rouge(samples: Sequence[Sample]) -> None:
+    for sample in samples:
+        if not words(sample.reference or ""):
+            raise UserError(
+                f"sample {sample.id}: the reference {sample.reference!r} has no letter and no "
+                "digit, so ROUGE would be 0 for every answer: mend it, or leave the scorer out"
+            )
+
+
+_ROUGE: dict[str, Any] = {
+    "batch": True,
+    "needs_reference": True,
+    "check": _check_rouge,
+    "version_beyond_ascii": 2,
+}
+
+
+@scorer("rouge1", **_ROUGE)
 def rouge_1(outputs: Sequence[Output], samples: Sequence[Sample], tools: Tools) -> list[float]:
-    """F1 of shared words, stemmed (Lin 2004), 0 to 1; Latin letters and digits only."""
+    """F1 of shared words (Lin 2004), 0 to 1.
+
+    Latin script as the package rouge_score has it: runs of a to z and 0 to 9, stemmed. Where the
+    reference has another script, runs of letters of any script, not stemmed.
+    """
     return _rouge(outputs, samples, "rouge1")
 
 
-@scorer("rouge2", batch=True, needs_reference=True)
+@scorer("rouge2", **_ROUGE)
 def rouge_2(outputs: Sequence[Output], samples: Sequence[Sample], tools: Tools) -> list[float]:
-    """F1 of shared pairs of words, stemmed (Lin 2004), 0 to 1; Latin letters and digits only."""
+    """F1 of shared pairs of words (Lin 2004), 0 to 1; words as for rouge1."""
     return _rouge(outputs, samples, "rouge2")
 
 
-@scorer("rougeL", batch=True, needs_reference=True)
+@scorer("rougeL", **_ROUGE)
 def rouge_l(outputs: Sequence[Output], samples: Sequence[Sample], tools: Tools) -> list[float]:
-    """F1 of the longest common subsequence of words, stemmed (Lin 2004), 0 to 1."""
+    """F1 of the longest common subsequence of words (Lin 2004), 0 to 1; words as for rouge1."""
     return _rouge(outputs, samples, "rougeL")
 
 
@@ -71,10 +111,12 @@ def chrf(
 
 
 def _sentences(metric: Any, outputs: Sequence[Output], samples: Sequence[Sample]) -> list[float]:
-    return [
-        float(metric.sentence_score(output.text, [sample.reference]).score)
-        for output, sample in zip(outputs, samples, strict=True)
-    ]
+    scores = []
+    for output, sample in zip(outputs, samples, strict=True):
+        reference = composed(sample.reference or "")
+        answer = composed(output.text, reference)
+        scores.append(float(metric.sentence_score(answer, [reference]).score))
+    return scores
 
 
 @hookimpl

@@ -93,6 +93,7 @@ def cluster(name: str | None, columns: Mapping[str, Any], where: str) -> dict[st
     """
     if name is None:
         return {}
-    if columns.get(name) is None:
+    value = columns.get(name)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         raise UserError(f"{where}: no column '{name}', which the suite's `cluster:` names")
-    return {"cluster": str(columns[name])}
+    return {"cluster": str(value)}

@@ -241,6 +241,9 @@ def _show_tokens(plan: Plan, count: int) -> None:
     if cell is None:
         raise UserError("--show-tokens: no method of this experiment trains")
     job = TypeAdapter(Cell).dump_json(cell)
-    done = subprocess.run(command("harness.show_tokens", str(count)), input=job, check=False)
+    done = subprocess.run(
+        command("harness.show_tokens", str(count)), input=job, stderr=subprocess.PIPE, check=False
+    )
     if done.returncode:
-        raise UserError("--show-tokens: the rows could not be tokenised; the reason stands above")
+        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise UserError(f"--show-tokens: {''.join(reason) or 'the rows could not be tokenised'}")
