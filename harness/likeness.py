@@ -139,7 +139,7 @@ def _timed(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[float, ...]:
                 Ending(frozenset(), tokens),
                 limit=model.limit,
                 share=model.not_shared is None,
-                pad=model.end_ids[0],
+                pad=model.padding_token,
             )
             clock.end()
     first, whole = clock.seconds[::2], clock.seconds[1::2]

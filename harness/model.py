@@ -86,9 +86,33 @@ class LanguageModel:
 
     @property
     def prefix_token(self) -> int:
-        """What stands before a text without context: BOS, else EOS, as in lm-eval's HFLM."""
+        """What stands before a text without context: BOS, else EOS, as in lm-eval's HFLM.
+
+        Where the tokenizer has neither, the token that ends an answer. Raises UserError where
+        there is none.
+        """
         bos = self.tokenizer.bos_token_id
-        return int(self.tokenizer.eos_token_id if bos is None else bos)
+        return self.end_token if bos is None else int(bos)
+
+    @property
+    def end_token(self) -> int:
+        """EOS, else a token that ends an answer; UserError where there is none."""
+        eos = self.tokenizer.eos_token_id
+        if eos is not None:
+            return int(eos)
+        if not self.end_ids:
+            raise UserError(
+                f"model '{self.artifact.opened.name}' has no BOS or EOS token and no "
+                "chat template that ends an answer with a special one: set eos_token in its "
+                "tokenizer_config.json"
+            )
+        return self.end_ids[0]
+
+    @property
+    def padding_token(self) -> int:
+        """What fills a pass's shorter rows, where the attention mask hides it."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad) if pad is not None else [*self.end_ids, 0][0]
 
     def loglikelihood(
         self,
@@ -128,14 +152,13 @@ class LanguageModel:
                 f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in the model's "
                 f"context of {self.max_length} tokens: take less than {self.max_length}"
             )
-        pad = self.tokenizer.pad_token_id
         answers = greedy(
             self.model,
             [prompt[-room:] for prompt in prompts],
             Ending(frozenset(self.end_ids), max_new_tokens, tuple(stops), self.text),
             limit=self.limit,
             share=self.not_shared is None,
-            pad=self.end_ids[0] if pad is None else pad,
+            pad=self.padding_token,
             progress=progress,
         )
         return [
@@ -225,7 +248,8 @@ def load_tokenizer(artifact: Artifact) -> Any:
     if folder is not None and (folder / adapters.TEMPLATE).is_file():
         tokenizer.chat_template = (folder / adapters.TEMPLATE).read_text(encoding="utf-8")
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        # any special token does: padding is hidden from the model and from the loss
+        tokenizer.pad_token = tokenizer.eos_token or next(iter(tokenizer.all_special_tokens), None)
     return tokenizer
 
 

@@ -120,6 +120,11 @@ def train_sft(
     )
     with job.phase("load"):
         model, tokenizer = _load(base)
+        if tokenizer.pad_token is None:
+            raise UserError(
+                f"model '{job.model.name}' has no special token to fill short rows with: set "
+                "pad_token (and eos_token) in its tokenizer_config.json"
+            )
         if job.budget.liger:
             speed.apply_liger(model)
         own = _configurations(model)

@@ -215,9 +215,15 @@ def end_tokens(tokenizer: Any, chat_template: str | None, model_config: Any) -> 
         turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         encoded = encode_row(tokenizer, Row("", messages=tuple(turn)), chat_template=chat_template)
         last = [i for i in encoded.labels if i != IGNORED][-1]
-        if last in tokenizer.all_special_ids:
+        if last in special_ids(tokenizer):
             found.add(last)
     return sorted(i for i in found if i is not None)
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of the special tokens: those with a role, and those that were only added as special."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

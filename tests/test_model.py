@@ -184,3 +184,28 @@ def test_a_prompt_beyond_the_context_loses_its_beginning_and_says_so(model, prom
     assert not expected.cut
     with pytest.raises(UserError, match="leaves no room for a prompt in the model's context"):
         model.generate(prompts[:1], max_new_tokens=model.max_length)
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_a_tokenizer_without_roles_is_used_by_its_templates_end_or_refused_in_one_line(
+    tiny_model, tokenizer, tmp_path, template, prompts
+):
+    folder = tmp_path / "bare"
+    shutil.copytree(tiny_model, folder)
+    for name in ("tokenizer_config.json", "generation_config.json", "config.json"):
+        settings = json.loads((folder / name).read_text(encoding="utf-8"))
+        kept = {k: v for k, v in settings.items() if "_token" not in k and "special" not in k}
+        (folder / name).write_text(json.dumps(kept), encoding="utf-8")
+    if not template:
+        (folder / "chat_template.jinja").unlink()
+    bare = opened(folder)
+    assert bare.tokenizer.bos_token is None
+    assert bare.tokenizer.eos_token is None
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    if template:
+        assert bare.end_ids[-1] == bare.end_ids[0] == bare.prefix_token == end
+    else:
+        with pytest.raises(UserError, match=r"no BOS or EOS token and .* set eos_token in"):
+            _ = bare.prefix_token
+    answers = bare.generate(prompts, max_new_tokens=4)
+    assert all(0 < len(answer.ids) <= 4 or not answer.capped for answer in answers)

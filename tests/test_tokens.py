@@ -150,6 +150,22 @@ def test_end_tokens_are_the_tokenizers_the_models_and_the_templates(tokenizer):
     assert end_tokens(tokenizer, None, object()) == [turn_end]
 
 
+def without_roles(tokenizer):
+    """The same tokens and template, but no token is BOS, EOS or padding."""
+    from transformers import PreTrainedTokenizerFast
+
+    raw = tokenizer.backend_tokenizer
+    return PreTrainedTokenizerFast(tokenizer_object=raw, chat_template=tokenizer.chat_template)
+
+
+def test_a_special_token_without_a_role_ends_an_answer_where_the_template_does(tokenizer):
+    bare = without_roles(tokenizer)
+    assert bare.all_special_ids == []
+    assert end_tokens(bare, None, object()) == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    bare.chat_template = None
+    assert end_tokens(bare, None, object()) == []
+
+
 def test_rendering_is_the_templates(tokenizer):
     assert render(tokenizer, [ASK]) == "<|im_start|>user\nDo you sell lamps?<|im_end|>\n"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.health import Finding
-from harness.tokens import IGNORED, Encoded
+from harness.tokens import IGNORED, Encoded, special_ids
 from harness.types import Row
 
 __all__ = [
@@ -61,17 +61,22 @@ def end_not_learnt(rows: Rows, tokenizer: Any) -> Finding | None:
 
     Blanks after the end do not count, nor do rows that were cut.
     """
-    ends = {tokenizer.eos_token_id, *tokenizer.all_special_ids}
+    ends = {tokenizer.eos_token_id, *special_ids(tokenizer)}
     last = {key: _last(row, tokenizer) for key, row in rows.items() if not row.cut and _learnt(row)}
     found = [key for key, token in last.items() if token not in ends]
     if not found:
         return None
     text = tokenizer.decode([last[found[0]]]) if last[found[0]] is not None else ""
+    mend = (
+        "give data.chat_template a template that closes the assistant's turn with "
+        f"{tokenizer.eos_token!r}"
+    )
+    if tokenizer.eos_token is None:
+        mend = "set eos_token in the model's tokenizer_config.json, for it has none"
     return Finding(
         "end_not_learnt",
         f"{len(found)} of {len(rows)} rows end in {text!r} under the loss and not in an end token "
-        f"(first: row {found[0]}), so the model does not learn to stop: give data.chat_template a "
-        f"template that closes the assistant's turn with {tokenizer.eos_token!r}",
+        f"(first: row {found[0]}), so the model does not learn to stop: {mend}",
     )
 
 

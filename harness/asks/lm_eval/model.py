@@ -32,7 +32,7 @@ def shared_prefix_lm(model: Any, progress: Callable[[int, int], None] | None = N
 
         @property
         def eot_token_id(self) -> int:
-            return int(model.tokenizer.eos_token_id)
+            return int(model.end_token)
 
         @property
         def prefix_token_id(self) -> int:
