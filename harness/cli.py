@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -363,7 +366,10 @@ def main() -> None:
     try:
         with standard_streams(escape=not _needs_plugin_commands(arguments)):
             try:
-                code = _outcome(arguments)
+                with _signals_as_interrupts() as received:
+                    code = _outcome(arguments)
+                if code == INTERRUPTED and received:
+                    code = 128 + received[0]
                 sys.stdout.flush()
             except OutputLost as error:
                 code = error.exit_code
@@ -372,6 +378,30 @@ def main() -> None:
     except OutputLost as error:  # standard error as well
         code = error.exit_code
     sys.exit(code)
+
+
+@contextmanager
+def _signals_as_interrupts() -> Iterator[list[int]]:
+    """SIGTERM and SIGHUP do what Ctrl-C does, so that workers end; the signals that came.
+
+    `timeout`, Slurm and systemd send SIGTERM, a closed terminal SIGHUP, which `nohup` ignores.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        yield received
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _outcome(arguments: list[str]) -> int:

@@ -94,7 +94,11 @@ def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str
             found = [f"version is {mine.get('version')!r} and {theirs.get('version')!r}"]
     if mine.get("data_hash") != theirs.get("data_hash"):
         found.append("the data of its tasks is not the same")
-    return found
+    if found:
+        return found
+    if mine.get("version") != theirs.get("version"):
+        return [f"version is {mine.get('version')!r} and {theirs.get('version')!r}"]
+    return ["its hash is another, and the records do not say in what part"]
 
 
 def _budget(cell: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -146,11 +146,25 @@ def last_line(text: str) -> str:
 
 def stat_key(files: Iterable[Path], root: Path) -> str:
     """sha256 over names, sizes and modification times: changes when a file is written anew."""
+    return _digest_of_facts(files, root, ("st_size", "st_mtime_ns"))
+
+
+def _change_key(files: Iterable[Path], root: Path) -> str:
+    """As `stat_key`, and changes too where a file is edited and its time set back.
+
+    Nobody sets the time of a change (ctime) back; a copy that keeps times has others.
+    """
+    return _digest_of_facts(files, root, ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino"))
+
+
+def _digest_of_facts(files: Iterable[Path], root: Path, names: tuple[str, ...]) -> str:
+    """sha256 over each file's name and what `stat` says of it under these names."""
     digest = hashlib.sha256()
     for file in sorted(files):
         facts = file.stat()
-        line = f"{file.relative_to(root).as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}\n"
-        digest.update(line.encode())
+        values = (str(getattr(facts, name)) for name in names)
+        line = "\0".join((file.relative_to(root).as_posix(), *values))
+        digest.update(f"{line}\n".encode())
     return digest.hexdigest()
 
 
@@ -179,7 +193,7 @@ def content_hash(folder: Path) -> str:
     """sha256 over (relative name, sha256) of the folder's weights, configuration and tokenizer.
 
     Kept beside a pulled folder (`<folder>.hash.json`), else under `<cache>/hashes`, and used
-    again as long as no file's name, size or modification time changes.
+    again as long as no file's name, size, inode or time of modification or change differs.
     """
     folder = folder.resolve()
     if folder.parent == cache_dir() / "models":
@@ -188,7 +202,7 @@ def content_hash(folder: Path) -> str:
         place = hashlib.sha256(str(folder).encode()).hexdigest()[:32]
         side = cache_dir() / "hashes" / f"{place}.json"
     files = _model_files(folder)
-    key = stat_key(files, folder)
+    key = _change_key(files, folder)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(side.read_text(encoding="utf-8"))
         if known["key"] == key:

@@ -139,7 +139,7 @@ class Tuner:
                 self._run(one, folder, f"{cell.label} trial {number + 1}/{cell.search.trials}")
             finally:
                 shutil.rmtree(folder / "artifacts", ignore_errors=True)
-        told = json.loads(file.read_text(encoding="utf-8"))
+        told = record.read_record(file)
         trial = {"number": number, "options": values, "cell": one.id, **_figures(told)}
         if same is not None:
             trial |= {"same_as": same, "seconds": 0.0}

@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +72,16 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _stop(worker: subprocess.Popen[str]) -> None:
+    """End a worker; kill one that does not end in time, or where Ctrl-C comes a second time."""
     if worker.poll() is None:
         worker.send_signal(signal.SIGTERM)
         try:
-            worker.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
+            with suppress(subprocess.TimeoutExpired):
+                worker.wait(PATIENCE)
+        finally:  # also where Ctrl-C comes again
+            if worker.poll() is None:
+                worker.kill()
+                worker.wait()
 
 
 @hookimpl

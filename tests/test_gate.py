@@ -240,6 +240,7 @@ def test_several_seeds_are_one_side_and_their_spread_counts(tmp_path: Path) -> N
         ({"hash": "6" * 64, "parts": {**PARTS, "num_fewshot": 5}}, "num_fewshot is 5 and 0"),
         ({"hash": "6" * 64, "parts": {**PARTS, "chat_template": "x"}}, "chat_template is 'x'"),
         ({"hash": "6" * 64, "parts": {}, "version": 2}, "version is 2 and 1"),
+        ({"hash": "6" * 64}, "its hash is another, and the records do not say in what part"),
         ({"data_hash": "new"}, "the data of its tasks"),
     ],
 )

@@ -189,3 +189,18 @@ def test_a_cache_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentLack, match="HARNESS_CACHE"):
         hub.make_cache(tmp_path / "file" / "cache")
+
+
+def test_weights_edited_with_their_size_and_time_kept_have_another_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"0000")
+    before, facts = hub.content_hash(weights.parent), weights.stat()
+    assert hub.content_hash(weights.parent) == before
+    time.sleep(0.05)  # beyond a tick of the file system's clock
+    weights.write_bytes(b"1111")
+    os.utime(weights, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert hub.content_hash(weights.parent) != before
