@@ -17,6 +17,7 @@ from harness.errors import UserError
 from harness.kept_artifact import InvalidArtifact, Kept
 from harness.record import label, suites
 from harness.sides import Found
+from harness.stored_quantization import stored_quantization
 from harness.types import Artifact, ModelRef, Precision, Sample
 
 SCHEMA = 1
@@ -59,10 +60,12 @@ class Source:
     @property
     def scheme(self) -> str | None:
         """How its base is quantised, in a word; None where it is not."""
-        told = self.artifact.quantization
+        told = stored_quantization(self.artifact.base) or self.artifact.quantization
         if not told:
             return None
-        return "int8" if told.get("load_in_8bit") else str(told.get("bnb_4bit_quant_type", "fp4"))
+        if told.get("load_in_8bit"):
+            return "int8"
+        return str(told.get("bnb_4bit_quant_type") or told.get("quant_method", "fp4"))
 
 
 def source(

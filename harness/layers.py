@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import re
 import statistics
 import sys
@@ -32,6 +33,10 @@ _OTHER = re.compile(rf"emb|\bw[tp]e\b|{_HEAD}")
 _NARROW = 4
 """A layer that is so many times narrower than the median one is a gate, a router or a projection
 to a few numbers: `all-linear` leaves it out where the rank is above its width."""
+_QUANT_STATE = ".quant_state.bitsandbytes__"
+"""Within the name of a tensor that holds, as JSON, the shape of a matrix packed in 4 bits."""
+_PACKED = (".qweight", ".weight_packed", ".weight_scale")
+"""Ends of the names that other quantisations store, whose shapes are no widths."""
 _SPECIAL = re.compile(r"expert|router|A_log|conv1d")
 """Stored names of what peft has rules of its own for."""
 
@@ -187,12 +192,25 @@ def without_numbers(name: str) -> str:
 
 
 def stored_layers(folder: Path) -> list[Layer] | None:
-    """Layers by the safetensors in a folder, their headers alone; None where there are none."""
+    """Layers by the safetensors in a folder, their headers alone.
+
+    None where there are none, or they are packed in a way that does not tell their shapes.
+    """
     shapes: dict[str, list[int]] = {}
+    unpacked: dict[str, list[int]] = {}
     for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
         with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+            for name, tensor in header.items():
+                if _QUANT_STATE in name:
+                    stream.seek(8 + length + tensor["data_offsets"][0])
+                    state = json.loads(stream.read(math.prod(tensor["shape"])))
+                    unpacked[name.partition(_QUANT_STATE)[0]] = state["shape"]
         shapes |= {name: told["shape"] for name, told in header.items() if "shape" in told}
+    shapes |= unpacked
+    if any(name.endswith(_PACKED) for name in shapes):
+        return None
     named = {n.removesuffix(".weight"): shapes[n] for n in shapes if n.endswith(".weight")}
     layers = [Layer(n, _width(s), not _OTHER.search(n)) for n, s in named.items()]
     if layers and not any(layer.name.endswith(_HEAD) for layer in layers):

@@ -115,17 +115,16 @@ def merge(artifact: Artifact, into: Into = "dequantised") -> Any:
     dequantised where it was quantised. `original` takes the weights before quantisation instead,
     which is another model. Raises UserError where the kind of adapter has no merge.
     """
-    import torch
 
     from harness.model import load_tokenizer, load_weights
 
-    quantised = artifact.quantization is not None and into == "dequantised"
-    opened = artifact if quantised else dataclasses.replace(artifact, quantization=None)
+    dropped = artifact.quantization is not None and into == "original"
+    opened = dataclasses.replace(artifact, quantization=None) if dropped else artifact
     model = load_weights(opened)
-    if quantised:
-        model = model.dequantize(dtype=torch.float32)
+    transposed = dequantise(model)
     model = model.float()
     if artifact.kind != "adapter":
+        _transpose(model, transposed)
         return model
     assert artifact.path is not None
     _untie(model, Path(artifact.path))
@@ -134,10 +133,66 @@ def merge(artifact: Artifact, into: Into = "dequantised") -> Any:
     if not hasattr(adapted, "merge_and_unload"):
         raise UserError(f"a {kind} adapter cannot be merged: leave --merge out")
     try:
-        return adapted.merge_and_unload(safe_merge=True)
-    except (ValueError, NotImplementedError, AttributeError) as error:
+        merged = adapted.merge_and_unload(safe_merge=True)
+    except (ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         told = " ".join(str(error).split())[:200]
         raise UserError(f"the {kind} adapter cannot be merged: {told}") from error
+    _transpose(merged, transposed)
+    return merged
+
+
+def dequantise(model: Any) -> list[str]:
+    """Give a quantised transformers model float32 weights, in place; a plain one stays as it is.
+
+    Returns the names of layers that bitsandbytes turned round: GPT-2's Conv1D holds its matrix as
+    (inputs, outputs), and is a Linear of (outputs, inputs) from then on. Raises UserError for a
+    quantisation that transformers does not undo.
+    """
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    if getattr(model, "hf_quantizer", None) is None:
+        return []
+    turned = [
+        name
+        for name, module in model.named_modules()
+        if issubclass(getattr(module, "source_cls", object), Conv1D)
+    ]
+    try:
+        model.dequantize(dtype=torch.float32)
+    except NotImplementedError as error:
+        raise UserError(
+            f"the base's weights cannot be dequantised, so nothing is merged into them: {error}; "
+            "leave --merge out"
+        ) from error
+    # What unpacked the files has no way back, and the weights that are saved need none.
+    conversions = getattr(model, "_weight_conversions", None) or []
+    model._weight_conversions = [one for one in conversions if not _unpacks(one)] or None
+    return turned
+
+
+def _unpacks(conversion: Any) -> bool:
+    """Whether a conversion of transformers reads quantised files."""
+    return any(
+        type(operation).__module__.startswith("transformers.integrations.bitsandbytes")
+        for operation in getattr(conversion, "operations", ())
+    )
+
+
+def _transpose(model: Any, names: Sequence[str]) -> None:
+    """Put Conv1D layers back where dequantising left Linear ones, so that the class opens them."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    for name in names:
+        linear = model.get_submodule(name)
+        layer = Conv1D(linear.out_features, linear.in_features)
+        layer.weight = torch.nn.Parameter(linear.weight.detach().T.contiguous())
+        if linear.bias is not None:
+            layer.bias = torch.nn.Parameter(linear.bias.detach())
+        model.set_submodule(name, layer)
 
 
 def _untie(model: Any, adapter: Path) -> None:

@@ -202,14 +202,17 @@ def load_weights(artifact: Artifact, *, dtype: str | None = None) -> Any:
 
     source = artifact.opened
     path = artifact.path if artifact.kind == "weights" and artifact.path else source.path
+    # None given by name would hide that the files themselves are quantised
+    quantization = _bitsandbytes(artifact.quantization)
+    quantised = {} if quantization is None else {"quantization_config": quantization}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path,
             revision=source.revision,
             trust_remote_code=source.trust_remote_code,
             dtype=torch_dtype(dtype or artifact.precision),
-            quantization_config=_bitsandbytes(artifact.quantization),
             device_map={"": 0} if torch.cuda.is_available() else None,
+            **quantised,
         )
     except ValueError as error:
         raise UserError(f"model '{source.name}' cannot be opened: {error}") from error

@@ -21,6 +21,7 @@ from harness.families import check_packing
 from harness.health import during as health
 from harness.measure import StepClock
 from harness.method import MethodOptions, usual
+from harness.stored_quantization import check_whole
 from harness.tokens import IGNORED, Encoded, encode_row
 from harness.trainer import (
     arguments,
@@ -118,6 +119,8 @@ def train_sft(
         precision=weights,
         chat_template=job.chat_template,
     )
+    if peft is None:
+        check_whole(job.model)
     with job.phase("load"):
         model, tokenizer = _load(base)
         if tokenizer.pad_token is None:

@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from harness import health, kept_artifact, ladder, record
+from harness import health, kept_artifact, ladder, record, stored_quantization
 from harness.artifact_hash import artifact_hash
 from harness.cell import Cell
 from harness.child import begin
@@ -142,6 +142,8 @@ def main(arguments: list[str]) -> int:
 
     work = TypeAdapter(Work).validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
     running = _Running(work, emit)
+    if stored := stored_quantization.note(work.cell.model):
+        running.warn(stored)
     artifact = _train(running)
     if artifact is not None:
         free_memory()  # what training still holds would count as evaluation's

@@ -3,10 +3,17 @@
 from collections.abc import Callable
 
 from harness import Artifact, Job, Method, SftOptions, hookimpl, train_sft
+from harness.stored_quantization import check_whole
+from harness.types import ModelRef
 
 
 class FullOptions(SftOptions):
     """The shared recipe's options; learning rates are about a tenth of LoRA's."""
+
+    def fits(self, model: ModelRef) -> None:
+        """Raise UserError for a model whose files are quantised."""
+        super().fits(model)
+        check_whole(model)
 
 
 class Full(Method):

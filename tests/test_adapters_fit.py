@@ -6,7 +6,7 @@ import shutil
 import pytest
 from harness.plugins.peft import PeftOptions
 
-from harness import LowRankOptions, layers
+from harness import LowRankOptions, layers, stored_quantization
 from harness.errors import ConfigError, UserError
 from harness.types import ModelRef
 from harness.yamlfile import parse, validate_options
@@ -54,6 +54,43 @@ def test_stored_names_and_widths_are_those_of_the_loaded_model(ref, tiny_artifac
     stored = {one for one in layers.stored_layers(layers.Path(ref.path)) if one.width}
     loaded = {one for one in layers.loaded_layers(load_weights(tiny_artifact)) if one.width}
     assert stored == {one for one in loaded if one.name != "lm_head"}  # it is tied
+
+
+@pytest.fixture(scope="module")
+def stored_in_4_bits(tiny_model, tmp_path_factory):
+    """The tiny model with its weights quantised on disk."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    folder = tmp_path_factory.mktemp("stored")
+    shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
+    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_use_double_quant=True)
+    AutoModelForCausalLM.from_pretrained(tiny_model, quantization_config=four).save_pretrained(
+        folder
+    )
+    return ModelRef("stored", str(folder))
+
+
+def test_widths_of_a_base_stored_in_4_bits_are_those_of_its_layers(ref, stored_in_4_bits):
+    def widths(model):
+        return {(one.name, one.width) for one in layers.stored_layers(layers.Path(model.path))}
+
+    assert widths(stored_in_4_bits) == widths(ref)
+    layers.check_fit(stored_in_4_bits, "all-linear", 16)
+    with pytest.raises(UserError, match=r"rank 64 is above the width 32 of model\.layers"):
+        layers.check_fit(stored_in_4_bits, "all-linear", 64)
+
+
+def test_a_base_stored_in_4_bits_is_noted_and_not_trained_whole(ref, stored_in_4_bits):
+    from harness.plugins.full import FullOptions
+
+    with pytest.raises(
+        UserError, match=r"'stored' is stored in 4 bits \(fp4, .*take lora or qlora"
+    ):
+        FullOptions().fits(stored_in_4_bits)
+    FullOptions().fits(ref)
+    LowRankOptions().fits(stored_in_4_bits)
+    assert "opened so" in stored_quantization.note(stored_in_4_bits)
+    assert stored_quantization.note(ref) is None
 
 
 @pytest.mark.parametrize(

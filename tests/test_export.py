@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from harness.errors import HarnessError, NotTheSame, UserError
 from harness.types import Artifact, ModelRef, Sample
 
 QUESTIONS = [Sample(f"{i}", prompt=text) for i, text in enumerate(["Is the kettle", "The lamp is"])]
+
+
+GPT2_LAYERS = ["c_attn", "c_proj", "c_fc"]
 
 
 def cell(experiment: Any, label: str, seed: int = 0) -> str:
@@ -138,6 +142,47 @@ def test_every_kind_of_adapter_merges(kind, tiny_model, tmp_path):
     assert merging.likeness.compare(base, merged)["largest_difference"] > 0.05  # it is no base
 
 
+def test_an_adapter_on_a_base_stored_in_4_bits_merges_into_a_float_model(tiny_model, tmp_path):
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    AutoModelForCausalLM.from_pretrained(tiny_model, quantization_config=four).save_pretrained(base)
+    made = adapter("lora", tiny_model, tmp_path / "adapter")
+    check_merge(replace(made, base=ModelRef("stored", str(base))), tmp_path / "merged")
+
+
+def test_gpt2_in_4_bits_merges_with_its_layers_the_right_way_round(tokenizer, tmp_path):
+    """GPT-2's Conv1D holds its matrix transposed, and square ones would be mistaken in silence."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    base = tmp_path / "gpt2"
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=64, n_layer=2, n_head=4, n_positions=128)
+    GPT2LMHeadModel(config).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    made = adapter("gpt2 in 4 bits", base, tmp_path / "adapter")
+    check_merge(made, tmp_path / "merged")
+
+
+def check_merge(artifact: Artifact, folder: Path) -> None:
+    """The merged folder answers as the artifact does, and holds plain weights."""
+    folder.mkdir()
+    told = merging.carry_out(merging.Task(artifact, folder, True, QUESTIONS), lambda **event: None)
+    assert export.failures(told["verification"], export.USUAL["float32"]) == []
+    assert told["verification"]["largest_difference"] < 1e-3
+    model, _ = opened(folder)
+    assert getattr(model.config, "quantization_config", None) is None
+    assert {str(p.dtype) for p in model.parameters()} == {"torch.float32"}
+
+
+def test_an_adapter_whose_bias_has_no_place_is_refused_in_one_line(tiny_model, tmp_path):
+    artifact = adapter("biased", tiny_model, tmp_path / "adapter")
+    with pytest.raises(UserError, match=r"LORA adapter cannot be merged: .*bias") as caught:
+        merging.merge(artifact)
+    assert "\n" not in str(caught.value)
+
+
 def model_of(artifact: Artifact) -> Any:
     from harness.model import open_artifact
 
@@ -154,6 +199,9 @@ def adapter(kind: str, model: Path, folder: Path) -> Artifact:
     configs = {
         "ia3": IA3Config(**both, feedforward_modules=["down_proj"]),
         "rslora": LoraConfig(**both, r=4, use_rslora=True),
+        "lora": LoraConfig(**both, r=4),
+        "biased": LoraConfig(**both, r=4, lora_bias=True),
+        "gpt2 in 4 bits": LoraConfig(task_type="CAUSAL_LM", target_modules=GPT2_LAYERS, r=4),
         "head": LoraConfig(**both | {"target_modules": ["q_proj", "lm_head"]}, r=4),
     }
     config = configs.get(kind) or LoraConfig(**both, r=4, use_dora=True)

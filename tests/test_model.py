@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from harness.errors import UserError
-from harness.model import open_artifact
+from harness.model import load_weights, open_artifact
 from harness.types import Artifact, ModelRef
 
 TEXTS = (
@@ -209,3 +209,85 @@ def test_a_tokenizer_without_roles_is_used_by_its_templates_end_or_refused_in_on
             _ = bare.prefix_token
     answers = bare.generate(prompts, max_new_tokens=4)
     assert all(0 < len(answer.ids) <= 4 or not answer.capped for answer in answers)
+
+
+# 4 bits
+
+
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "float32"}
+
+
+def in_4_bits(folder, **changes):
+    return load_weights(Artifact("base", ModelRef("x", str(folder)), quantization=NF4, **changes))
+
+
+@pytest.fixture(scope="module")
+def odd_model(tokenizer, tmp_path_factory):
+    """A Llama whose widths (24, 40) are no multiples of 32."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("odd")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["base", "with an adapter"])
+def test_no_4_bit_layer_is_left_to_a_kernel_that_the_processor_chooses(tiny_model, adapted):
+    """By attribute, so that it is seen on processors without the instruction too."""
+    from peft import LoraConfig, get_peft_model
+
+    model = in_4_bits(tiny_model)
+    if adapted:
+        lora = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", use_dora=True)
+        model = get_peft_model(model, lora)
+    choices = [
+        module.support_avx512bf16_for_cpu
+        for module in model.modules()
+        if hasattr(module, "support_avx512bf16_for_cpu")
+    ]
+    assert len(choices) >= 7
+    assert not any(choices)
+
+
+@pytest.mark.parametrize("which", ["tiny_model", "odd_model"])
+def test_4_bit_models_score_in_eval_mode_as_in_training(which, request):
+    """Whatever the shape of a pass and the order of modes; nothing has dropout here."""
+    import torch
+
+    model = in_4_bits(request.getfixturevalue(which))
+    ids = torch.arange(24).reshape(2, 12) % model.config.vocab_size
+
+    def scores(ids):
+        with torch.no_grad():
+            return model(input_ids=ids).logits.float().log_softmax(-1)
+
+    trained = scores(ids) if model.train() else None
+    model.eval()
+    whole = scores(ids)
+    assert torch.allclose(whole, trained, atol=1e-5)
+    alone = torch.cat([scores(row[None]) for row in ids])
+    assert torch.allclose(alone, trained, atol=1e-4)
+    assert torch.allclose(scores(ids[:, :1])[:, 0], trained[:, 0], atol=1e-4)
+    assert torch.allclose(scores(ids) if model.train() else whole, trained, atol=1e-5)
+
+
+def test_a_base_that_is_stored_in_4_bits_is_opened_as_it_is(tiny_model, tmp_path):
+    import torch
+
+    model = in_4_bits(tiny_model).eval()
+    model.save_pretrained(tmp_path)
+    stored = load_weights(Artifact("base", ModelRef("stored", str(tmp_path)))).eval()
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.allclose(stored(ids).logits, model(ids).logits, atol=1e-5)
+    assert not any(
+        getattr(module, "support_avx512bf16_for_cpu", False) for module in stored.modules()
+    )

@@ -14,6 +14,7 @@ from harness import export, record
 from harness.commands.compare import results
 from harness.errors import HarnessError, NotTheSame, UserError
 from harness.export import Limits, Source
+from harness.stored_quantization import described, stored_quantization
 
 if TYPE_CHECKING:
     from harness.merging import Task
@@ -44,8 +45,13 @@ def run(asked: Asked) -> int:
     """Write the folder, tell what it is; the exit code."""
     _reject_without_merge(asked)
     source = export.source(asked.cell, results(asked.places), asked.base, asked.mirror)
-    if asked.into and not source.artifact.quantization:
+    if asked.into and source.scheme is None:
         raise UserError(f"--into is for an adapter on a quantised base; {source.id} has none")
+    if asked.into == "original" and (stored := stored_quantization(source.artifact.base)):
+        raise UserError(
+            f"--into original: {source.artifact.base.name} is stored in {described(stored)}, so "
+            "there are no other weights: leave --into out"
+        )
     if asked.merge:
         export.check_mergeable(source)
     replaced = export.check_target(asked.to, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,7 @@ from harness.memory.batches import Batch
 from harness.memory.footprint import Footprint
 from harness.memory.formula import Setting, peak
 from harness.memory.shapes import NotPredicted, Shapes, config_of, shapes_of
+from harness.stored_quantization import described, stored_quantization
 
 if TYPE_CHECKING:
     from harness.cell import Cell
@@ -97,7 +99,16 @@ def footprint_of(cell: Cell) -> Footprint:
         found: Footprint | None = method.footprint(options)
     if found is None:
         raise NotPredicted(f"the method '{cell.method}' does not say what it holds in memory")
-    return found
+    stored = stored_quantization(cell.model)
+    if stored is None:
+        return found
+    if stored.get("quant_method", "bitsandbytes") != "bitsandbytes":
+        raise NotPredicted(f"no formula for weights stored in {described(stored)}")
+    return dataclasses.replace(
+        found,
+        bits=8 if stored.get("load_in_8bit") else 4,
+        double_quant=bool(stored.get("bnb_4bit_use_double_quant")),
+    )
 
 
 def setting_of(cell: Cell, device: str) -> Setting:
