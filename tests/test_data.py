@@ -398,3 +398,18 @@ def test_hash_is_of_content_and_order_only() -> None:
     assert rows_hash([swapped]) != rows_hash([Row("0", messages=(USER, ANSWER))])
     same = Row("0", messages=({"content": "There.", "role": "assistant"}, USER))
     assert rows_hash([swapped]) == rows_hash([same])
+
+
+def test_half_a_surrogate_pair_is_refused_with_its_line(tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text(
+        '{"text": "whole \\ud83d\\ude00"}\n{"text": "cut \\ud83d"}\n', encoding="utf-8"
+    )
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: 'text' holds the lone surrogate"):
+        load_rows(source)
+
+
+def test_null_keys_beside_a_message_are_as_absent(tmp_path: Path) -> None:
+    answer = {"role": None, "from": "gpt", "content": "Four.", "tool_calls": None}
+    (row,) = load_rows(jsonl(tmp_path, {"messages": [turn("user", "How many?"), answer]}))
+    assert row.messages == (turn("user", "How many?"), turn("assistant", "Four."))

@@ -1,5 +1,7 @@
 """What the built-in scorers say of answers, against the reference implementations and by hand."""
 
+import unicodedata
+
 import pytest
 
 from harness import Sample
@@ -228,3 +230,34 @@ def test_bertscore_is_its_definition_whatever_the_batch(encoder):
 def test_bertscore_takes_a_text_longer_than_the_model(encoder):
     (found,) = rate("bertscore", ["days " * 99], ["60 days"], model=encoder, num_layers=2)
     assert -1 <= found <= 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "店は十時に開きます",
+        "पूर्व प्रधानमन्त्री",
+        "Чайник стоит",
+        "المتجر مفتوح",
+        "Été à la plage",
+        "À é",
+    ],
+)
+@pytest.mark.parametrize("variant", ["rouge1", "rougeL", "exact_match"])
+def test_an_answer_equal_to_its_reference_scores_1_in_every_script(variant, text):
+    decomposed = unicodedata.normalize("NFD", text)
+    assert rate(variant, [text, decomposed, "?"], [text, text, text]) == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "same"),
+    [
+        ("-5", "5", 0),
+        ("C", "C++", 0),
+        ("x > 3", "x < 3", 0),
+        ("The shop, opens!", "the shop opens", 1),
+        ("-5.", "-5", 1),
+    ],
+)
+def test_exact_match_keeps_signs_and_drops_punctuation(answer, reference, same):
+    assert rate("exact_match", [answer], [reference]) == [same]
