@@ -103,7 +103,8 @@ def decide(candidate: Side, baseline: Side, policy: Loaded | None) -> Decision:
     groups = (pairs.candidate, pairs.baseline)
     # metrics of either side: one that a side lacks is an error of its own
     known = [name for group in groups for name in group.metric_names()]
-    checks = policy.checks([*known, *((COST, name) for name in costs(candidate.group))])
+    figures = dict.fromkeys(name for group in groups for name in costs(group))
+    checks = policy.checks([*known, *((COST, name) for name in figures)])
     bases = pairs.against(base_of(candidate).group) if needs_base(checks) else None
     return decision(pairs, policy, [finding(check, pairs, bases) for check in checks])
 
@@ -243,19 +244,29 @@ def costs(group: Group) -> dict[str, float | None]:
 
 def _of_cost(check: Check, pairs: Pairs) -> Finding:
     """One measurement, so no interval: it passes or fails."""
-    mine, theirs = costs(pairs.candidate)[check.metric], costs(pairs.baseline)[check.metric]
+    # tuning and dollars are figures of only those that were tuned or have a price
+    mine = costs(pairs.candidate).get(check.metric)
+    theirs = costs(pairs.baseline).get(check.metric)
     rule = check.rule
     if rule.limit == "better_than":
         raise NotComparable(f"{check.name}: a cost takes max_increase or max, not better_than")
     alone = rule.limit in ("min", "max")
     if mine is None or (theirs is None and not alone):
-        side = pairs.candidate if mine is None else pairs.baseline
-        raise NotComparable(f"{check.name}: {side.label} has none; name another baseline")
+        if mine is not None:
+            raise NotComparable(
+                f"{check.name}: {pairs.baseline.label} has none; name another baseline, or give "
+                "the rule `max`"
+            )
+        raise NotComparable(f"{check.name}: {pairs.candidate.label} has none; leave the rule out")
     bound, upward = rule.bound(higher_is_better=False)
     change, relative = float(mine), False
     if not alone:
         assert theirs is not None
         relative = rule.margin.relative
+        if relative and theirs == 0:
+            raise NotComparable(
+                f"{check.name}: a percentage of 0 is no limit; give an absolute one"
+            )
         change = mine / theirs - 1 if relative else mine - theirs
     passes = change >= bound if upward else change <= bound
     return Finding(

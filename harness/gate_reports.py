@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import datetime
 import platform
+import re
 from xml.etree import ElementTree
 
+from harness.console import printable
 from harness.gate import Decision, Finding
 
 _WORD = {"pass": "PASS", "fail": "FAIL", "inconclusive": "UNDECIDED"}
 _MARK = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "❔ inconclusive"}
+
+
+_COMMAND = re.compile(r"^(?=\s*(::|##))")
+"""How a line begins that GitHub or Azure Pipelines takes for a command to itself."""
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+"""Characters that no XML 1.0 document may hold, not even escaped."""
+_MARKDOWN = re.compile(r"([\\`*\[\]<>|])")
 
 
 def headline(decision: Decision) -> str:
@@ -24,26 +33,45 @@ def headline(decision: Decision) -> str:
 
 
 def lines(decision: Decision) -> list[str]:
-    """A line per rule, then the headline."""
+    """A line per rule, then the headline; whatever a label holds, none is a command to a CI."""
     rules = [
         f"{_WORD[finding.verdict]:9}  {_named(finding)}: {finding.sentence}"
         for finding in decision.findings
     ]
-    return [*rules, headline(decision)]
+    return [one_line(text) for text in (*rules, headline(decision))]
+
+
+def one_line(text: str) -> str:
+    """A text as one line that is no workflow command, such as `::error::`."""
+    return _COMMAND.sub("\\\\", printable(" ".join(text.splitlines())))
 
 
 def markdown(decision: Decision) -> str:
     """A table of the rules, for a pull request or a job's summary."""
     rows = [["rule", "verdict", "evidence"], ["---"] * 3]
     rows += [
-        [f"`{_named(finding)}` {finding.limit}", _MARK[finding.verdict], finding.sentence]
+        [
+            f"{_code(_named(finding))} {_plain(finding.limit)}",
+            _MARK[finding.verdict],
+            _plain(finding.sentence),
+        ]
         for finding in decision.findings
     ]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in escaped)
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     verdict = _MARK[decision.verdict].split()[0]
-    notes = "".join(f"- {warning}\n" for warning in decision.warnings)
-    return f"### {verdict} {headline(decision)}\n\n{table}\n" + (f"\n{notes}" if notes else "")
+    notes = "".join(f"- {_plain(warning)}\n" for warning in decision.warnings)
+    title = f"### {verdict} {_plain(headline(decision))}"
+    return f"{title}\n\n{table}\n" + (f"\n{notes}" if notes else "")
+
+
+def _plain(text: str) -> str:
+    """A text that Markdown shows as it is, on one line."""
+    return _MARKDOWN.sub(r"\\\1", one_line(text))
+
+
+def _code(text: str) -> str:
+    """A text as code within a table: nothing in it is markup, and none of it ends the code."""
+    return f"`{one_line(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
 def junit(decision: Decision) -> str:
@@ -74,12 +102,25 @@ def junit(decision: Decision) -> str:
     out = ElementTree.SubElement(suite, "system-out")
     out.text = "\n".join(lines(decision))
     err = ElementTree.SubElement(suite, "system-err")
-    err.text = "\n".join(decision.warnings)
+    err.text = "\n".join(map(one_line, decision.warnings))
     root = ElementTree.Element("testsuites")
     root.append(suite)
+    _make_valid(root)
     ElementTree.indent(root)
     body = ElementTree.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{body}\n'
+
+
+def _make_valid(root: ElementTree.Element) -> None:
+    r"""Write what XML cannot hold as JSON escapes it (`\u001b`)."""
+    for element in root.iter():
+        element.text = element.text and _valid(element.text)
+        for name, value in element.items():
+            element.set(name, _valid(value))
+
+
+def _valid(text: str) -> str:
+    return _NO_XML.sub(lambda character: f"\\u{ord(character[0]):04x}", text)
 
 
 def _case(suite: ElementTree.Element, finding: Finding, element: str) -> None:
@@ -97,7 +138,7 @@ def _case(suite: ElementTree.Element, finding: Finding, element: str) -> None:
         told = ElementTree.SubElement(case, element, type=what, message=finding.sentence)
     else:
         told = ElementTree.SubElement(case, element)
-    told.text = finding.sentence
+    told.text = one_line(finding.sentence)
 
 
 def _fails(finding: Finding, decision: Decision) -> bool:

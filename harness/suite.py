@@ -32,6 +32,7 @@ OWN_KEYS = {
     "limits": ("lm-eval",),
     "num_fewshot": ("lm-eval",),
     "fixed_shots": ("lm-eval",),
+    "trust_task_code": ("lm-eval",),
     "apply_chat_template": ("generate", "lm-eval"),
 }
 """Keys of a suite that only some ways of asking read."""
@@ -83,6 +84,8 @@ class SuiteFile(StrictModel):
     """For `lm-eval`: a folder of task files, beside the YAML."""
     limits: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """For `lm-eval`: `limit` for single tasks, or for each task of a group."""
+    trust_task_code: bool = False
+    """For `lm-eval`: whether the task files in `include_path` may run Python (`!function`)."""
     num_fewshot: int | None = Field(None, ge=0)
     fixed_shots: bool = False
     """For `lm-eval`: the first shots for every question, as MMLU has them; else the task's own
@@ -103,6 +106,9 @@ class Suite:
     sources: Mapping[str, str]
     """Source name (empty for the only one) -> file of rows."""
     include_path: str | None
+    runs_task_code: bool
+    """Whether the task files in `include_path` may run Python: the suite says so, or they came
+    with an installed plugin, as the suites of the harness itself."""
     embedder: ModelRef | None
     judge_model: ModelRef | None
     """None where there is no judge, or the base judges."""
@@ -191,6 +197,7 @@ def load_suite(
         settings=plain,
         sources=sources,
         include_path=include,
+        runs_task_code=settings.trust_task_code or _is_installed(include, plugins),
         embedder=embedder,
         judge_model=judge_model,
         mirror=str(where.mirror) if where.mirror else None,
@@ -327,6 +334,15 @@ def _include(located: Located, settings: SuiteFile, file: Path) -> str | None:
         raise located.error(f"include_path {folder} is no folder", ("include_path",))
     _check_inside(located, settings.include_path, folder, file, ("include_path",))
     return str(folder)
+
+
+def _is_installed(folder: str | None, plugins: Plugins) -> bool:
+    """Whether a folder is of a registered suite."""
+    if folder is None:
+        return False
+    homes = {Path(file).resolve().parent for file in plugins.suites.things.values()}
+    place = Path(folder).resolve()
+    return bool(homes & {place, *place.parents})
 
 
 def _model(

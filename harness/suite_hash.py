@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LATER = ("cluster",)
 """Keys that came after hashes were in use: unset they leave a hash as it was."""
 
+NO_PART = ("description", "trust_task_code")
+"""Keys on which no score depends."""
+
 _SHOWN = 60
 """Characters up to which a part is told as it is."""
 
@@ -29,7 +32,7 @@ def everything(
     suite: Suite, data: Any, plugins: Plugins, base: ModelRef, chat_template: str | None
 ) -> dict[str, Any]:
     """All that a score of the suite depends on, but for the model that is scored."""
-    left_out = {"description", "scorers", *(key for key in LATER if suite[key] is None)}
+    left_out = {*NO_PART, "scorers", *(key for key in LATER if suite[key] is None)}
     settings = {k: v for k, v in suite.settings.items() if k not in left_out}
     content: dict[str, Any] = {"settings": settings, "data": data}
     content["scorers"] = scorers.content(suite["scorers"], plugins, _references(suite, data))
@@ -91,7 +94,7 @@ def written(suite: Suite, own: SuiteFile, rows: Any) -> str:
     Defaults are left out, so that a setting which a later harness adds changes nothing.
     """
     settings = own.model_dump(
-        mode="json", exclude={"name", "version", "description"}, exclude_defaults=True
+        mode="json", exclude={"name", "version", *NO_PART}, exclude_defaults=True
     )
     tasks = _folder_digest(Path(suite.include_path)) if suite.include_path else None
     return digest([settings, rows, tasks])

@@ -109,6 +109,7 @@ _TALKS = [
 _LM_EVAL = """\
 ask: lm-eval  # tasks of EleutherAI's lm-eval, unchanged
 include_path: {name}-tasks  # a folder of task files
+trust_task_code: true  # the !function of a task file runs Python from that folder
 tasks: [{task}]  # lm-eval's own tasks can stand here too: arc_easy, mmlu ...
 num_fewshot: 0  # solved examples before each question
 """

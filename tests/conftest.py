@@ -207,7 +207,12 @@ def write_suites(folder: Path) -> list[str]:
             "scorers": ["exact_match", "rougeL"],
         },
         "picks": {"ask": "choice", "data": "choices.jsonl"},
-        "tasks": {"ask": "lm-eval", "include_path": "tasks", "tasks": ["tiny_choice"]},
+        "tasks": {
+            "ask": "lm-eval",
+            "include_path": "tasks",
+            "trust_task_code": True,
+            "tasks": ["tiny_choice"],
+        },
     }
     for name, suite in suites.items():
         text = yaml.safe_dump({"name": name, "version": 1, **suite}, sort_keys=False)

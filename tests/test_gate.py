@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -516,3 +518,71 @@ def test_a_suites_name_may_hold_a_dot(out: Path) -> None:
     told = compare(sides.find(str(out / "bad"), []), sides.find(str(out / "base"), []))
     assert "quiz.v2.accuracy.north" in told["metrics"]
     assert told["samples"]["quiz.v2"]["worse"]
+
+
+# ---- costs, and what reports may hold ------------------------------------------------------------
+
+
+def test_a_cost_that_only_one_side_has_is_refused(out: Path) -> None:
+    file = out / "cells/bad-s0.json"
+    told = json.loads(file.read_text())
+    told["plan"]["price_per_hour"] = 2.0
+    records.write_json(file, records.seal(told))
+    for limit in ("max_increase: 10%", "max_increase: 1"):
+        with pytest.raises(NotComparable, match=r"cost.dollars: base has none; name another"):
+            decide(out, "bad", f"rules: [{{metric: cost.dollars, {limit}}}]")
+    with pytest.raises(NotComparable, match=r"cost.dollars: good has none; leave the rule out"):
+        decide(out, "good", "rules: [{metric: cost.dollars, max: 1}]", baseline="bad")
+    assert decide(out, "bad", "rules: [{metric: cost.dollars, max: 1}]").verdict == "pass"
+
+
+def test_a_percentage_of_a_cost_of_zero_is_refused(out: Path) -> None:
+    write(out, "free", rows(1000), base="base-s0", training=trained(0))
+    rule = "rules: [{metric: cost.train_seconds, max_increase: %s}]"
+    with pytest.raises(NotComparable, match="a percentage of 0 is no limit; give an absolute one"):
+        decide(out, "good", rule % "5%", baseline="free")
+    assert decide(out, "good", rule % "20", baseline="free").verdict == "pass"
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "nan%", "inf%"])
+@pytest.mark.parametrize("limit", ["min", "max", "max_drop", "max_increase"])
+def test_a_limit_that_is_no_number_is_told_by_its_line(out: Path, limit: str, value: str) -> None:
+    text = f"rules:\n  - {{metric: quiz.cosine, {limit}: {value}}}\n"
+    with pytest.raises(ConfigError, match=rf"gate.yaml:2: .*{limit}"):
+        decide(out, "good", text)
+
+
+HOSTILE = "\x1b[31m \x00 \ufffe <b>&\"' | `x` [a](b)\n::error::forged\r\n##vso[task.complete]"
+
+
+def hostile(out: Path) -> gate.Decision:
+    """A decision whose candidate and rule are called what forges and breaks reports."""
+    found = decide(out, "bad", "rules: [{metric: quiz.cosine, max_drop: 0.01}]")
+    findings = [replace(one, title=HOSTILE, limit=HOSTILE) for one in found.findings]
+    name = "::warning::bad\n::error::forged"
+    return replace(found, candidate=name, findings=findings, warnings=[HOSTILE])
+
+
+def test_junit_is_xml_whatever_a_name_holds(out: Path) -> None:
+    root = ElementTree.fromstring(gate_reports.junit(hostile(out)).encode())
+    (case,) = root.iter("testcase")
+    assert "\\u001b[31m \\u0000 \\ufffe <b>&" in str(case.get("name"))
+
+
+def test_no_line_of_a_gate_is_a_command_to_the_ci(out: Path) -> None:
+    decision = hostile(out)
+    printed = gate_reports.lines(decision)
+    assert len(printed) == 2
+    for text in (*printed, gate_reports.junit(decision), gate_reports.markdown(decision)):
+        lines = [line.strip() for line in text.splitlines()]
+        assert not [line for line in lines if line.startswith(("::", "##v"))]
+    assert printed[-1].startswith("\\::warning::bad ::error::forged against base")
+
+
+def test_a_summary_shows_names_as_they_are(out: Path) -> None:
+    summary = gate_reports.markdown(hostile(out))
+    title, _, _, _, row, _, note = summary.splitlines()
+    assert title.startswith("### ")
+    assert len(re.findall(r"(?<!\\)\|", row)) == 4
+    assert "\\<b\\>" in note
+    assert "\\[a\\](b)" in note

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -299,11 +300,17 @@ def test_lm_evals_own_index_is_read_once_for_the_same_tasks(experiment, tmp_path
     [
         ("broken.yaml", "task: [a\ngroup: b", r"broken\.yaml:2: broken task file"),
         ("list.yaml", "- task", r"list\.yaml:1: broken task file"),
+        (
+            "binary.yaml",
+            b"task: a\n\xff\xfe\x00",
+            r"binary\.yaml:2: broken task file: no UTF-8 text",
+        ),
+        ("null.yaml", "task: \0", r"null\.yaml: broken task file: .*not allowed"),
     ],
 )
 def test_a_broken_task_file_is_told(experiment, harness, file, text, told):
     small = experiment(suites=["tasks"])
-    (small.folder / "tasks" / file).write_text(text)
+    (small.folder / "tasks" / file).write_bytes(text if isinstance(text, bytes) else text.encode())
     ran = harness("run", small.file, "--out", small.out)
     assert ran.code == 2
     assert re.search(told, ran.error)
@@ -579,3 +586,124 @@ def test_a_group_has_the_metric_and_the_weights_that_it_names(figures):
     every = [score for scores in normed.values() for score in scores]
     assert metrics["mc.micro"]["value"] == pytest.approx(sum(every) / len(every))
     assert metrics["mc"]["value"] != metrics["mc.micro"]["value"]
+
+
+# ---- task files ----------------------------------------------------------------------------------
+
+PLAIN_TASK = """\
+task: plain_choice
+dataset_path: json
+dataset_kwargs: {data_files: {test: choices.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_target: answer
+doc_to_choice: "{{choices}}"
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+"""
+
+
+def own_tasks(experiment, text=PLAIN_TASK, **settings):
+    """An experiment whose suite `tasks` has one task file, not trusted unless `settings` say so."""
+    settings = {"trust_task_code": False, "include_path": "own", **settings}
+    small = experiment(suites=[{"name": "tasks", "tasks": ["plain_choice"], **settings}])
+    folder = small.folder / "own"
+    folder.mkdir()
+    (folder / "plain.yaml").write_text(text)
+    shutil.copy(small.folder / "choices.jsonl", folder)
+    return small
+
+
+def checked(small):
+    """What a plan finds out about the tasks, without a process of its own."""
+    from harness.asks.lm_eval import task_files
+    from harness.asks.lm_eval.tasks import load_tasks
+
+    suite = planned(small).base.suites[0]
+    assert not task_files.need_nothing_else(suite)
+    return load_tasks(suite)["tasks"]["plain_choice"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["process_docs: !function evil.run", "class: !function evil.run", "include: more.inc"],
+)
+def test_a_task_file_runs_python_only_where_the_suite_trusts_it(experiment, line, tmp_path):
+    small = own_tasks(experiment, f"{PLAIN_TASK}{line}\n")
+    mark = tmp_path / "ran"
+    code = f"import os\n\nos.mkdir({str(mark)!r})\n\n\ndef run(docs):\n    return docs\n"
+    (small.folder / "own/evil.py").write_text(code)
+    (small.folder / "own/more.inc").write_text("process_docs: !function evil.run\n")
+    with pytest.raises(
+        UserError, match=r"own/\S+:\d+: `!function evil.run` runs Python code"
+    ) as told:
+        checked(small)
+    assert "allow it with `trust_task_code: true` in the suite" in str(told.value)
+    assert not mark.exists()
+    if not line.startswith("class"):
+        name = {"name": "tasks", "tasks": ["plain_choice"], "include_path": "own"}
+        small.write(suites=[{**name, "trust_task_code": True}])
+        assert len(list(load_trusted(small).eval_docs)) == 8
+        assert mark.exists()
+
+
+def load_trusted(small):
+    from harness.asks.lm_eval.tasks import load_tasks
+
+    return load_tasks(planned(small).base.suites[0])["tasks"]["plain_choice"]
+
+
+def test_code_that_is_not_trusted_is_refused_before_anything_is_loaded(experiment, harness):
+    small = experiment(suites=[{"name": "tasks", "trust_task_code": False}])
+    ran = harness("run", small.file, "--out", small.out)
+    assert ran.code == 2
+    assert "tiny_choice.yaml:2: `!function tiny_choice.questions` runs Python code" in ran.error
+
+
+def test_trust_changes_no_hash_and_the_suites_of_the_harness_need_no_word(experiment):
+    small = own_tasks(experiment)
+    before = planned(small).base.suites[0]
+    name = {"name": "tasks", "tasks": ["plain_choice"], "include_path": "own"}
+    after = planned(small.write(suites=[{**name, "trust_task_code": True}])).base.suites[0]
+    assert (before.runs_task_code, after.runs_task_code) == (False, True)
+    assert before.hash == after.hash
+    packaged = planned(small.write(suites=["forgetting"])).base.suites[0]
+    assert packaged.runs_task_code
+    assert not packaged["trust_task_code"]
+
+
+def test_a_record_keeps_that_the_code_of_tasks_was_trusted(grouped):
+    section = grouped.records()["base-0"]["evaluation"]["suites"]["tasks"]
+    assert section["notes"]["trust_task_code"] is True
+
+
+def test_a_template_of_a_task_cannot_reach_python(experiment):
+    escape = "{{ cycler.__init__.__globals__.os.getcwd() }}"
+    small = own_tasks(experiment, PLAIN_TASK.replace("{{question}}", escape))
+    with pytest.raises(UserError, match="SecurityError: access to attribute '__init__'"):
+        checked(small)
+
+
+@pytest.mark.parametrize("data_files", ["choices.jsonl", "{test: choices.jsonl}", "['*.jsonl']"])
+def test_data_files_are_those_beside_the_task_file(experiment, tmp_path, monkeypatch, data_files):
+    split = "test" if "test" in data_files else "train"
+    text = PLAIN_TASK.replace("{test: choices.jsonl}", data_files)
+    small = own_tasks(experiment, text.replace("test_split: test", f"test_split: {split}"))
+    for place in (small.folder, small.folder / "own"):
+        monkeypatch.chdir(place)
+        assert len(list(checked(small).eval_docs)) == 8
+
+
+def test_data_files_that_are_nowhere_are_told_with_where_they_were_looked_for(experiment):
+    small = own_tasks(experiment, PLAIN_TASK.replace("choices.jsonl", "chioces.jsonl"))
+    with pytest.raises(
+        UserError, match=r"plain.yaml: data_files: no 'chioces.jsonl' in \S+own or in"
+    ):
+        checked(small)
+
+
+@pytest.mark.parametrize("cap", [256, 1000])
+def test_more_new_tokens_than_the_context_holds_are_refused(full, cap):
+    with pytest.raises(UserError, match=f"asks for {cap} new tokens, which leaves no room"):
+        shared_prefix_lm(full).generate_until(asked_for(["Do you sell a lamp?"], [], cap))

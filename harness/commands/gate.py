@@ -63,7 +63,7 @@ def report(decision: gate.Decision, asked: Asked) -> int:
     for line in gate_reports.lines(decision):
         click.echo(line)
     for warning in decision.warnings:
-        click.echo(f"Note: {warning}", err=True)
+        click.echo(f"Note: {gate_reports.one_line(warning)}", err=True)
     return decision.exit_code
 
 

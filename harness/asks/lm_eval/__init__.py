@@ -68,6 +68,7 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
             "num_fewshot": shots,
             "longer_than_context": lm.cut,
             "chat_template": bool(suite["apply_chat_template"]),
+            **({"trust_task_code": True} if suite["trust_task_code"] else {}),
             **({"left_out": found.left_out} if found.left_out else {}),
         },
         warnings=[

@@ -106,6 +106,12 @@ def shared_prefix_lm(model: Any, progress: Callable[[int, int], None] | None = N
             for (cap, stops), numbers in _alike(requests, model.tokenizer).items():
                 contexts = [self.tok_encode(requests[i].args[0]) for i in numbers]
                 room = self.max_length - cap
+                if room <= 0:  # lm-eval refuses it too
+                    raise UserError(
+                        f"a task asks for {cap} new tokens, which leaves no room for a question in "
+                        f"the model's context of {self.max_length}: give the task's "
+                        "`generation_kwargs` a smaller `max_gen_toks`"
+                    )
                 self.cut += sum(len(context) > room for context in contexts)
                 out = model.generate(
                     [context[-room:] for context in contexts],

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.asks.lm_eval import index, mirror
+from harness.asks.lm_eval import index, mirror, task_files
 from harness.child import answer
 from harness.errors import UserError, nearest
 from harness.suite import Suite
@@ -32,42 +31,12 @@ def check(suites: Sequence[Suite]) -> None:
 
     asked = [s for s in suites if s["ask"] == "lm-eval"]
     for suite in asked:
-        _check_files(suite)
-    asked = [s for s in asked if s["limits"] or not _is_own(s)]
+        task_files.check(suite)
+    asked = [s for s in asked if s["limits"] or not task_files.need_nothing_else(s)]
     if not asked:
         return
     told = TypeAdapter(list[Suite]).dump_json(asked)
     answer("harness.asks.lm_eval.tasks", told, "no reason given")
-
-
-def _task_files(suite: Suite) -> list[Path]:
-    return sorted(Path(suite.include_path).rglob("*.yaml")) if suite.include_path else []
-
-
-def _check_files(suite: Suite) -> None:
-    """A task file that is no YAML, or says nothing that lm-eval takes, which it would skip."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Knows lm-eval's `!function`."""
-
-    Loader.add_constructor("!function", lambda loader, node: node.value)
-    for file in _task_files(suite):
-        try:
-            told = yaml.load(file.read_text(encoding="utf-8"), Loader)
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise UserError(f"{file}:{line}: broken task file: {error.problem}") from None
-        if not isinstance(told, dict):
-            raise UserError(f"{file}:1: broken task file: expected keys such as `task:`")
-
-
-def _is_own(suite: Suite) -> bool:
-    """Whether every task and its data lie in the suite's own folder, so that no Hub is needed."""
-    text = "\n".join(file.read_text(encoding="utf-8") for file in _task_files(suite))
-    if re.search(r"^dataset_path:", text, re.M):
-        return False
-    return all(re.search(rf"^task:\s*{re.escape(name)}\s*$", text, re.M) for name in suite["tasks"])
 
 
 _loaded: dict[tuple[str, str | None], Any] = {}
@@ -87,6 +56,7 @@ def load_tasks(suite: Suite) -> Any:
     from lm_eval.tasks import TaskManager
 
     names, include_path = suite["tasks"], suite.include_path
+    task_files.use(suite)
     own = TaskManager(include_path=include_path, include_defaults=False)
     if set(names) <= set(own.task_index):
         return _load(suite, own)
