@@ -82,6 +82,8 @@ class LanguageModel:
         """Longest sequence that the model can attend to, in tokens, virtual ones left out."""
         config = self.model.config.get_text_config()
         longest = int(getattr(config, "max_position_embeddings", None) or 2048)
+        if longest < 0:  # XLNet's way of saying that nothing limits it
+            longest = 2048
         return longest - self.virtual_tokens
 
     @property
@@ -300,10 +302,11 @@ def tokens_that_fit(model: Any) -> int:
     import torch
 
     config = model.config.get_text_config()
-    hidden = int(config.hidden_size)
+    # BLT states its widths and layers for its parts alone: 64 layers are a cautious guess
+    hidden = int(getattr(config, "hidden_size", None) or model.get_input_embeddings().embedding_dim)
     stated = getattr(config, "intermediate_size", None) or 4 * hidden
     inner = max(map(int, stated)) if isinstance(stated, (list, tuple)) else int(stated)
-    layers = int(config.num_hidden_layers)
+    layers = int(getattr(config, "num_hidden_layers", None) or 64)
     # states, the feed-forward's three, and the keys and values that other passes go on from
     per_token = 4 * (16 * hidden + 3 * inner + 2 * layers * hidden)
     if model.device.type == "cuda":
