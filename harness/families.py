@@ -18,7 +18,7 @@ CONTAMINATING = frozenset(
         *("mbart", "megatron-bert", "minimax", "mpt", "mvp", "openai-gpt", "opt", "pegasus"),
         *("plbart", "recurrent_gemma", "rembert", "roberta", "roberta-prelayernorm"),
         *("roc_bert", "roformer", "rwkv", "trocr", "xglm", "xlm", "xlm-roberta"),
-        *("xlm-roberta-xl",),
+        *("xlm-roberta-xl", "blt", "prophetnet", "reformer", "xlnet", "xlstm", "xmod", "zaya"),
     }
 )
 """Families whose packed rows depend on the rows before them, measured in transformers 5 (a test
@@ -32,7 +32,7 @@ LIMITED = frozenset(
         *("electra", "ernie", "git", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "marian"),
         *("mbart", "megatron-bert", "mpt", "mvp", "openai-gpt", "opt", "pegasus", "plbart"),
         *("rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "trocr", "xlm"),
-        *("xlm-roberta", "xlm-roberta-xl"),
+        *("xlm-roberta", "xlm-roberta-xl", "prophetnet", "reformer", "xmod"),
     }
 )
 """Families that cannot run more tokens than they have positions, measured likewise: each position
@@ -41,7 +41,7 @@ has an embedding, learned or computed once. Rotary positions go on."""
 _FROM_PADDING = frozenset(
     {
         *("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta"),
-        *("xlm-roberta-xl",),
+        *("xlm-roberta-xl", "xmod"),
     }
 )
 """Those of them that count positions from the padding token's id on."""

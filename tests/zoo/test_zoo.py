@@ -109,7 +109,7 @@ def alone_and_packed(family):
     try:
         with torch.no_grad():
             model(input_ids=long, use_cache=False)
-    except (IndexError, RuntimeError):
+    except (IndexError, RuntimeError, ValueError):
         limited = True
     return depends, limited
 
