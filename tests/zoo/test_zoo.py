@@ -72,8 +72,8 @@ def outcomes():
 
 
 @pytest.mark.slow
-def test_no_family_is_wrong_but_those_that_are_known_to_be(outcomes):
-    assert {one.family for one in outcomes if one.way == "wrong"} == set(zoo.WRONG)
+def test_no_family_is_wrong(outcomes):
+    assert not [one for one in outcomes if one.way == "wrong"]
 
 
 @pytest.mark.slow

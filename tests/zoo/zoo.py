@@ -173,11 +173,6 @@ NOT_BUILT: dict[str, str] = {
     "musicgen_melody": _MUSIC,
 }
 """Families that are not tried, and why; its text part alone, `gemma3n_text`, is."""
-WRONG: dict[str, str] = {
-    "prophetnet": "its logits depend on how many tokens follow, whichever they are: they are no "
-    "probabilities of a next token, and no error says so yet",
-}
-"""Families whose scores are known to differ from one pass over the request, and why."""
 
 
 @dataclass(frozen=True)
@@ -378,7 +373,7 @@ def page(outcomes: list[Outcome]) -> str:
     import transformers
 
     rows = [
-        f"| {o.family} | {o.way} | {WRONG.get(o.family, reason(o))} |"
+        f"| {o.family} | {o.way} | {reason(o)} |"
         for o in sorted(outcomes, key=lambda o: o.family)
         if o.way != "not built"
     ]
