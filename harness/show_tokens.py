@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 
-import click
-
 from harness.cell import Cell
 from harness.console import standard_streams
 from harness.errors import UserError
@@ -32,11 +30,12 @@ def main(count: int) -> None:
             chat_template=cell.chat_template,
         )
         trained = sum(label != IGNORED for label in encoded.labels)
-        click.echo(
+        # not click.echo, which drops escape sequences: they are tokens that are trained on
+        print(
             f"--- row {row.id}: {len(encoded.input_ids)} tokens, {trained} trained on, "
             f"{encoded.cut} cut"
         )
-        click.echo(_marked(tokenizer, encoded.input_ids, encoded.labels))
+        print(_marked(tokenizer, encoded.input_ids, encoded.labels))
 
 
 def _marked(tokenizer: object, ids: list[int], labels: list[int]) -> str:
@@ -54,5 +53,5 @@ if __name__ == "__main__":
         try:
             main(int(sys.argv[1]))
         except UserError as reason:
-            click.echo(" ".join(str(reason).split()), err=True)
+            print(" ".join(str(reason).split()), file=sys.stderr)
             sys.exit(UserError.exit_code)

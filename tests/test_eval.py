@@ -413,4 +413,5 @@ def test_a_model_without_a_template_is_told_before_it_is_loaded(
     assert labels(plan_of(tiny_model_without_template, suites=["picks"]))
     given = plan_of(tiny_model_without_template, chat_template=CHATML)
     assert given.base.chat_template == CHATML
-    assert given.base.id != plan_of(tiny_model_without_template, chat_template=CHATML + " ").base.id
+    other = plan_of(tiny_model_without_template, chat_template="{# another #}" + CHATML)
+    assert given.base.id != other.base.id

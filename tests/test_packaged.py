@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import packaged
+from harness import hub, packaged
 from harness.errors import ConfigError, EnvironmentLack, UserError
 from harness.packaged import Packaged, content_hash, list_models, pull, resolve_model
 
@@ -190,16 +190,23 @@ def test_content_hash_is_of_what_the_model_is(cache: Path, tmp_path: Path) -> No
     assert content_hash(one) != first
 
 
-def test_content_hash_does_not_read_unchanged_files_again(cache: Path, tmp_path: Path) -> None:
+def test_content_hash_does_not_read_unchanged_files_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_model(tmp_path / "model")
     first = content_hash(folder)
+
+    def read(file: Path) -> str:
+        raise AssertionError(f"{file} was read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "file_sha256", read)
+        assert content_hash(folder) == first
     weights = folder / "model.safetensors"
     facts = weights.stat()
     weights.write_text(stored("WEIGHTS"))
     os.utime(weights, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-    assert content_hash(folder) == first, "same names, sizes and times: the kept hash serves"
-    os.utime(weights, (5, 5))
-    assert content_hash(folder) != first
+    assert content_hash(folder) != first, "size and time were kept, the bytes were not"
 
 
 def test_content_hash_survives_a_broken_side_file(cache: Path, tmp_path: Path) -> None:
