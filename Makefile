@@ -1,7 +1,7 @@
 # make quickstart   a virtual environment, the installation, and the main job
 # make test         what tests need, then linters, types and all tests
-# make test-cpus    comparing tests again, with the arithmetic of a processor without AVX
 # make test-fast    the same without the tests marked slow
+# make test-cpus    comparing tests again, with the arithmetic of a processor without AVX
 # make PYTHON=python3.12 ...   another Python
 PYTHON ?= python3
 VENV = .venv
