@@ -40,7 +40,9 @@ class Planned:
         }
 
 
-QUIZ = Suite("quiz", "quiz.yaml", {"version": 1}, {}, None, None, None, None, "5" * 64, PARTS)
+QUIZ = Suite(
+    "quiz", "quiz.yaml", {"version": 1}, {}, None, False, None, None, None, "5" * 64, PARTS
+)
 
 
 def gate(out: Path, answers: Rows, text: str = RULES) -> tuple[Any, list[int]]:
