@@ -167,9 +167,10 @@ def _takes(call: Render, messages: Sequence[Message], generation_prompt: bool) -
 
 
 def _template_errors() -> tuple[type[Exception], ...]:
+    """What an expression of a template raises: Jinja's own errors, and those of Python's values."""
     from jinja2 import TemplateError
 
-    return TemplateError, TypeError
+    return TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError
 
 
 # Where the answers stand

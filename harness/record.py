@@ -14,6 +14,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -30,6 +31,7 @@ __all__ = [
     "Stored",
     "digest",
     "environment",
+    "held",
     "is_sealed",
     "label",
     "plain",
@@ -212,6 +214,36 @@ def _write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Hold the results folder `out`, which is made where it is missing, for one run at a time.
+
+    The system lets go of it when the process ends, however it ends. Raises UserError where another
+    process holds it. Windows and some network file systems lock no folder: nothing is held there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+
+        folder = os.open(out, os.O_RDONLY)
+    except (ImportError, PermissionError):
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--out {out}: another run is at work there: wait for its end, or name another "
+                "folder"
+            ) from None
+        except OSError:  # this file system locks no folder
+            pass
+        yield
+    finally:
+        os.close(folder)
 
 
 def _plain(value: Any, path: str, found: list[str]) -> Any:

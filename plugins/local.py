@@ -1,6 +1,8 @@
 """Runs cells one after another as child processes of this one."""
 
 import json
+import os
+import select
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -31,25 +33,41 @@ class Local(Executor):
                         stdout=subprocess.PIPE,
                         stderr=log,
                         stdin=subprocess.DEVNULL,
-                        text=True,
-                        encoding="utf-8",
-                        errors="replace",
                         env=environment(),
                     )
-                assert worker.stdout is not None
-                for line in worker.stdout:
+                for line in _lines(worker):
                     event = _event(line)
                     if event is not None:
                         yield event
                     else:  # something else than the worker wrote into its stream
-                        log.write(line.encode(errors="replace"))
+                        log.write(line)
                 yield {"event": "exit", "code": worker.wait()}
             finally:
                 if worker is not None:
                     _stop(worker)
 
 
-def _event(line: str) -> Mapping[str, Any] | None:
+def _lines(worker: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """What a worker writes, line by line, until it ends.
+
+    Not until the stream ends: a process that a method has forked holds it open for as long as it
+    lives.
+    """
+    assert worker.stdout is not None
+    stream, rest = worker.stdout.fileno(), b""
+    while True:
+        ended = worker.poll() is not None
+        ready, _, _ = select.select([stream], [], [], 0 if ended else 1)
+        told = os.read(stream, 2**16) if ready else b""
+        if not told and (ready or ended):
+            break
+        *lines, rest = (rest + told).split(b"\n")
+        yield from (line + b"\n" for line in lines)
+    if rest:
+        yield rest
+
+
+def _event(line: bytes) -> Mapping[str, Any] | None:
     """A line of the stream; None where it is no event."""
     try:
         event = json.loads(line)
@@ -71,7 +89,7 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def _stop(worker: subprocess.Popen[str]) -> None:
+def _stop(worker: subprocess.Popen[bytes]) -> None:
     """End a worker; kill one that does not end in time, or where Ctrl-C comes a second time."""
     if worker.poll() is None:
         worker.send_signal(signal.SIGTERM)

@@ -17,6 +17,7 @@ from warm import Warm
 from harness import record
 from harness.artifact_hash import artifact_hash
 from harness.cell import Cell
+from harness.commands.run import _shared
 from harness.config import load_experiment
 from harness.errors import UserError
 from harness.manager import Plugins
@@ -190,6 +191,17 @@ def test_a_base_is_measured_once_for_all_experiments(
         assert record.read_samples(out, found, name)
     assert found["evaluation"]["tokenizer_hash"] == before["evaluation"]["tokenizer_hash"]
     assert "eval" in ran.stdout  # the table has its column, without a figure
+
+
+def test_answers_are_only_looked_for_beside_a_folder_of_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody named what lies beside an `--out` elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "results"
+    assert _shared(Path("results/second")) == _shared(results / "second") == results
+    for elsewhere in ("second", "results", "results/group/second", "../second"):
+        assert _shared(Path(elsewhere)) is None
 
 
 def test_what_was_edited_is_measured_again_and_told(copy: Experiment, warm: Warm) -> None:

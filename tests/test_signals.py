@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from harness.plugins import local
 
 COMMAND = """
 import sys, time
@@ -39,6 +40,16 @@ import subprocess, sys, time
 
 subprocess.Popen([sys.executable, "-c", sys.argv[1]])
 time.sleep(60)
+"""
+
+FORKS = """
+import os, time
+
+child = os.fork()
+if not child:
+    time.sleep(60)
+    os._exit(0)
+print(child, "last words", sep="\\n", end="", flush=True)
 """
 
 STOPPED_TWICE = """
@@ -114,3 +125,11 @@ def test_a_second_ctrl_c_kills_a_worker_that_ignores_sigterm() -> None:
     command.send_signal(signal.SIGINT)
     command.communicate(timeout=15)
     assert ends(worker)
+
+
+def test_a_worker_is_over_when_it_ends_whatever_it_forked_lives_on() -> None:
+    with subprocess.Popen([sys.executable, "-c", FORKS], stdout=subprocess.PIPE) as worker:
+        child, said = local._lines(worker)
+        assert said == b"last words"
+        assert not ends(int(child), 0.2)
+        os.kill(int(child), signal.SIGKILL)

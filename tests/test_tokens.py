@@ -353,6 +353,16 @@ def test_a_template_that_refuses_the_system_message_says_how_to_go_on(tokenizer)
         encode_row(tokenizer, TALK, chat_template=refuses)
 
 
+@pytest.mark.parametrize(
+    "wrong", ["1 / 0", "messages.nope.x", "messages[0] + 1", "range(10**9)", "'%d' % 'x'"]
+)
+def test_an_expression_of_a_template_that_fails_is_a_refusal_in_one_line(tokenizer, wrong):
+    template = "{{ " + wrong + " }}" + tokenizer.chat_template
+    with pytest.raises(UserError, match="the chat template refuses the") as told:
+        encode_row(tokenizer, TALK, chat_template=template)
+    assert "\n" not in str(told.value)
+
+
 def test_a_first_message_of_the_assistant_is_context_where_nothing_prompts_it(tokenizer):
     begins = Row("one", messages=(ANSWER, ASK_MORE, ANSWER_MORE))
     named = (  # SmolLM2's way: a system message of its own before others

@@ -6,6 +6,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def carry_out(experiment: config.Experiment, asked: Asked, executor: str, batch:
         _tell_of_options(plan)
         _check_writable(plan, out)
         screen.begin(len(plan.cells))
-        with Tracking(trackers, plan.experiment, out, _tell) as tracking:
+        tracking = Tracking(trackers, plan.experiment, out, _tell)
+        with _alone(plan, out), tracking:
             shared = _shared(out)
             outcome = run_plan(plan, out, where, screen.observe, tracking, batch, shared)
     _show(plan, outcome, out, asked.as_json)
@@ -161,6 +163,12 @@ def _shared(out: Path) -> Path | None:
     """
     results = Path("results").resolve()
     return results if out.resolve().parent == results else None
+
+
+def _alone(plan: Plan, out: Path) -> AbstractContextManager[None]:
+    """Hold `out` where a cell is to run, so that no two runs train the same one."""
+    done = all(is_recorded(out, cell) for cell in plan.cells)
+    return nullcontext() if done else record.held(out)
 
 
 def _check_writable(plan: Plan, out: Path) -> None:
