@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import harness
-from harness import asks, data_checks, kept_artifact, memory, record, study
+from harness import asks, data_checks, kept_artifact, leaderboard_file, memory, record, study
 from harness.attempts import Observer, run_cell
 from harness.cell import Cell, is_recorded
 from harness.errors import CellFailed, UserError
@@ -145,40 +143,20 @@ def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> dict[str, Any]:
     """
     files = [out / "cells" / f"{cell.id}.json" for cell in plan.cells]
     found = record.read_records(file for file in files if file.is_file())
-    sources = record.digest(
-        {
-            "harness": harness.__version__,
-            "rank_by": plan.rank_by,
-            "records": [cell.data.get("sha256") or record.digest(cell.data) for cell in found],
-        }
-    )
-    file = out / "leaderboard.json"
-    known = _known_board(file)
-    if known is not None and known.get("records") == sources:
+    known = leaderboard_file.read(out, found, rank_by=plan.rank_by)
+    if known is not None:
         return known
-    from harness import leaderboard
-
-    board = leaderboard.build(
-        [cell.data for cell in found], read_rows=record.rows_reader(found), rank_by=plan.rank_by
-    )
-    board |= {"rank_by": plan.rank_by, "records": sources}
+    board = leaderboard_file.build(None, found, rank_by=plan.rank_by)
+    sealed = leaderboard_file.sealed(board, found, rank_by=plan.rank_by)
+    file = out / leaderboard_file.NAME
     try:
-        record.write_json(file, record.seal(board))
+        record.write_json(file, sealed)
     except OSError as error:
         if stale:
             raise UserError(f"{file}: {error.strerror}; make {out} a folder to write to") from None
         message = f"Note: {file} is not written ({error.strerror}); the table is right"
         print(message, file=sys.stderr)
-    return record.seal(board)
-
-
-def _known_board(file: Path) -> dict[str, Any] | None:
-    """A leaderboard as it was written; None where it is missing, broken or changed."""
-    try:
-        board = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return board if isinstance(board, dict) and record.is_sealed(board) else None
+    return sealed
 
 
 def _work(plan: Plan, cell: Cell, out: Path, batch: int | None, shared: Path | None) -> Work:

@@ -57,6 +57,7 @@ NO_DELTA: Mapping[str, None] = {
     "delta_ci_high": None,
     "delta_p": None,
 }
+_OF_ESTIMATE = ("value", "stderr", "ci_low", "ci_high")
 NO_FLIPS: Mapping[str, None] = {"gained": None, "lost": None}
 
 
@@ -137,18 +138,22 @@ def measure(
         "left_out": len(_eligible(how, runs, base)) - len(pooled.ids),
         "estimator": dict(how),
     }
-    if pooled.ids:
-        found = stats.estimate(figure(how), pooled.scores, pooled.per, clusters=pooled.clusters)
-        metric |= {
-            "value": found.value,
-            "stderr": found.stderr,
-            "ci_low": found.ci_low,
-            "ci_high": found.ci_high,
-        }
     if how["kind"] == "share":
         metric |= NO_FLIPS
-    if how["kind"] != "retained":
-        metric |= _delta(how, own, base)
+    if not pooled.ids:
+        return metric
+    base_pooled = pool(base) if base and how["kind"] != "retained" else None
+    change: stats.Difference | None
+    if base_pooled is not None and base_pooled.ids == pooled.ids:
+        estimate, change = stats.against(
+            figure(how), pooled[1:3], base_pooled[1:3], clusters=pooled.clusters
+        )
+    else:
+        estimate = stats.estimate(figure(how), pooled.scores, pooled.per, clusters=pooled.clusters)
+        change = None if base_pooled is None else paired(how, own, base)
+    metric |= {key: getattr(estimate, key) for key in _OF_ESTIMATE}
+    if change is not None:
+        metric |= _delta(how, own, base, change)
     return metric
 
 
@@ -170,21 +175,21 @@ def _right_in_all(bases: Sequence[Scored]) -> set[str]:
 
 
 def _delta(
-    how: Mapping[str, Any], own: Sequence[Scored], base: Sequence[Scored]
+    how: Mapping[str, Any],
+    own: Sequence[Scored],
+    base: Sequence[Scored],
+    change: stats.Difference,
 ) -> Mapping[str, float | None]:
-    found = paired(how, own, base)
-    if found is None:
-        return {}
-    told: dict[str, float | None] = {
-        "delta": found.delta,
-        "delta_ci_low": found.ci_low,
-        "delta_ci_high": found.ci_high,
-        "delta_p": found.p,
+    section: dict[str, float | None] = {
+        "delta": change.delta,
+        "delta_ci_low": change.ci_low,
+        "delta_ci_high": change.ci_high,
+        "delta_p": change.p,
     }
     if how["kind"] == "share" and len(own) == len(base) == 1:
         a, b = common(own, base)
-        told |= _flips(a.scores[0], b.scores[0])
-    return told
+        section |= _flips(a.scores[0], b.scores[0])
+    return section
 
 
 def paired(

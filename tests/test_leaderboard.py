@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness import leaderboard_file, stats
 from harness import record as records
-from harness import stats
 from harness.errors import UserError
 from harness.leaderboard import build
 from harness.stats import resampling
@@ -477,3 +477,24 @@ def test_work_grows_with_rows_and_not_with_their_pairs(
         assert sorted(map(str, read)) == sorted({str(path) for path in read})
         assert len(read) == 2 * (2 * labels + 1)
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0
+
+
+def test_a_leaderboard_on_disk_is_used_for_its_own_records_alone(results: Results) -> None:
+    stored = records.read_records([results.out])
+    built = results.board()
+    marked = leaderboard_file.sealed({**built, "labels": {"quiz": "from the file"}}, stored)
+    file = records.write_json(results.out / "leaderboard.json", marked)
+
+    def board(**options: Any) -> dict[str, Any]:
+        return leaderboard_file.build(results.out, stored[::-1], **options)
+
+    assert board() == {**built, "labels": {"quiz": "from the file"}}
+    assert board(rank_by="quiz.right")["labels"] == {}  # ranked by something else
+    records.write_json(file, {**marked, "labels": {"quiz": "forged"}})
+    assert board() == built  # its seal is broken
+    records.write_json(file, marked)
+    results.add("e0", "extra", 0.2, base="b0", training=trained(5))
+    stored = records.read_records([results.out])
+    assert board() == results.board()  # a record more
+    file.unlink()
+    assert board() == results.board()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import time
@@ -371,6 +372,10 @@ def test_many_samples_are_drawn_as_few_are(kind: str) -> None:
     assert found.stderr == pytest.approx(expected, rel=0.05)
 
 
+def numbers(figures: stats.Estimate | stats.Difference) -> list[float]:
+    return [math.nan if value is None else value for value in dataclasses.astuple(figures)]
+
+
 @pytest.mark.parametrize("kind", ["mean", "share", "ratio", "exp_ratio"])
 @pytest.mark.parametrize("seeds", [(1,) * 8, (3,) * 8, (1, 2, 3, 1, 5, 2, 1, 1)])
 @pytest.mark.parametrize("n", [1, 2, 40])
@@ -392,6 +397,10 @@ def test_all_pairs_at_once_are_tied_as_each_is_alone(
     for i, j in itertools.combinations(range(len(seeds)), 2):
         (a, per_a), (b, per_b) = sides[i], sides[j]
         change = stats.paired(kind, a, b, per_a, per_b, clusters=clusters)
+        estimate = stats.estimate(kind, a, per_a, clusters=clusters)
+        together = stats.against(kind, (a, per_a), (b, per_b), clusters=clusters)
+        np.testing.assert_allclose(numbers(together[0]), numbers(estimate), rtol=1e-12)
+        np.testing.assert_allclose(numbers(together[1]), numbers(change), rtol=1e-9, atol=1e-12)
         expected[i, j] = expected[j, i] = not (change.ci_low > 0 or change.ci_high < 0)
     np.testing.assert_array_equal(stats.tied(kind, sides, clusters=clusters), expected)
     if n == 40 and not clustered:

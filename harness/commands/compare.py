@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from harness import compare, compare_table, leaderboard, record, sides
+from harness import compare, compare_table, leaderboard, leaderboard_file, record, sides
 from harness.console import console
 from harness.errors import UserError
 from harness.sides import Side
@@ -72,12 +72,7 @@ def _several(asked: Asked, places: Sequence[Path]) -> dict[str, Any]:
             told.append(_pair(asked, side, other))
     if not told:
         raise UserError(f"nothing to compare with {against}: name rows, or a folder of several")
-    cells = {cell["id"]: cell for side in rows for cell in side.group.cells}
-    founds = {key: side.found for side in rows for key in side.found.by_id}
-    board = leaderboard.build(
-        list(cells.values()),
-        read_rows=lambda cell, suite: founds[cell["id"]].read_rows(cell, suite),
-    )
+    board = _board(rows)
     return {
         "schema": compare.SCHEMA,
         "against": against,
@@ -85,6 +80,19 @@ def _several(asked: Asked, places: Sequence[Path]) -> dict[str, Any]:
         "ranked_by": board["ranked_by"],
         "groups": _tied_groups(board["rows"]),
     }
+
+
+def _board(rows: Sequence[Side]) -> dict[str, Any]:
+    """The leaderboard of the rows; the one in their results folder where they are all of it."""
+    cells = {cell["id"]: cell for side in rows for cell in side.group.cells}
+    whole = rows[0].found
+    if len(whole.places) == 1 and cells.keys() == whole.by_id.keys():
+        return leaderboard_file.build(whole.places[0], whole.stored)
+    founds = {key: side.found for side in rows for key in side.found.by_id}
+    return leaderboard.build(
+        list(cells.values()),
+        read_rows=lambda cell, suite: founds[cell["id"]].read_rows(cell, suite),
+    )
 
 
 def _tied_groups(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,8 +14,7 @@ from harness.console import console
 
 def leaderboard(folders: Sequence[Path], form: str, rank_by: str | None) -> None:
     """Print the leaderboard of results folders."""
-    from harness import leaderboard as boards
-    from harness import record, table
+    from harness import leaderboard_file, record, table
     from harness.commands.compare import results
     from harness.errors import UserError
 
@@ -23,9 +22,8 @@ def leaderboard(folders: Sequence[Path], form: str, rank_by: str | None) -> None
     if not places:
         raise UserError("no results under results/: name a results folder, or run an experiment")
     stored = record.read_records(places)
-    board = boards.build(
-        [s.data for s in stored], read_rows=record.rows_reader(stored), rank_by=rank_by
-    )
+    folder = places[0] if len(places) == 1 else None
+    board = leaderboard_file.build(folder, stored, rank_by=rank_by)
     shown = table.render(board, form)
     if isinstance(shown, str):
         click.echo(shown.rstrip("\n"))

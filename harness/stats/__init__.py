@@ -10,7 +10,7 @@
 - `multiple`: several tests at once, and looks at growing data.
 """
 
-from harness.stats.figures import Difference, Estimate, estimate, figure, paired
+from harness.stats.figures import Difference, Estimate, against, estimate, figure, paired
 from harness.stats.means import clustered_stderr, t_interval
 from harness.stats.multiple import holm, spent
 from harness.stats.power import detectable, samples_needed, stderr_of
@@ -23,6 +23,7 @@ __all__ = [
     "Difference",
     "Estimate",
     "Kind",
+    "against",
     "bootstrap",
     "clopper_pearson",
     "clustered_stderr",

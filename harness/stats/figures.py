@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from harness.stats import perplexities
 from harness.stats.resampling import (
+    Bootstrap,
     Floats,
     Kind,
     Side,
@@ -69,17 +70,32 @@ def estimate(
     top, _ = checked(kind, scores, per)
     if kind == "share" and len(top) == 1 and clusters is None:
         return _share(top[0], confidence)
-    side: Side = (scores, per)
-    if kind == "exp_ratio":
-        [boot] = perplexities.bootstrap([side], clusters=clusters, draws=draws, seed=seed)
-        low, high = map(perplexities.exp, interval(boot, confidence))
-        value, replicates = perplexities.exp(boot.value), perplexities.exp_all(boot.replicates)
-    else:
-        [boot] = bootstrap(kind, [side], clusters=clusters, draws=draws, seed=seed)
-        low, high = within(kind, interval(boot, confidence))
-        value, replicates = boot.value, boot.replicates
-    stderr = float(replicates.std(ddof=1)) if boot.units > 1 else math.nan
-    return Estimate(value, stderr, low, high, boot.n)
+    [boot] = _bootstraps(kind, [(scores, per)], clusters, draws, seed)
+    return _estimate(kind, boot, confidence)
+
+
+def against(
+    kind: Kind,
+    side: Side,
+    base: Side,
+    *,
+    clusters: Sequence[object] | None = None,
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[Estimate, Difference]:
+    """`estimate` of a side and its `paired` difference to a base, from one bootstrap of both.
+
+    Both have the same samples in the same order. Errors as for `paired`.
+    """
+    (scores, per), scores_b = side, base[0]
+    if kind == "share" and clusters is None:
+        return (
+            estimate(kind, scores, per, confidence=confidence, draws=draws, seed=seed),
+            paired(kind, scores, scores_b, confidence=confidence, draws=draws, seed=seed),
+        )
+    a, b = _bootstraps(kind, [side, base], clusters, draws, seed)
+    return _estimate(kind, a, confidence), _difference(kind, a, b, confidence)
 
 
 def figure(kind: Kind, scores: ArrayLike, per: ArrayLike | None = None) -> float:
@@ -113,12 +129,38 @@ def paired(
             found = paired_shares(top_a[0], top_b[0], confidence)
             n = top_a.shape[1]
             return Difference(found.delta, found.ci_low, found.ci_high, found.p, n, found.p)
-    sides: list[Side] = [(scores_a, per_a), (scores_b, per_b)]
+    a, b = _bootstraps(kind, [(scores_a, per_a), (scores_b, per_b)], clusters, draws, seed)
+    return _difference(kind, a, b, confidence)
+
+
+def _bootstraps(
+    kind: Kind,
+    sides: Sequence[Side],
+    clusters: Sequence[object] | None,
+    draws: int,
+    seed: int,
+) -> list[Bootstrap]:
+    """Of each side, from the same draws; of a perplexity's logarithm."""
     if kind == "exp_ratio":
-        a, b = perplexities.bootstrap(sides, clusters=clusters, draws=draws, seed=seed)
-        return Difference(*perplexities.subtract(a, b, confidence), p_value(difference(a, b)), a.n)
-    a, b = bootstrap(kind, sides, clusters=clusters, draws=draws, seed=seed)
+        return perplexities.bootstrap(sides, clusters=clusters, draws=draws, seed=seed)
+    return bootstrap(kind, sides, clusters=clusters, draws=draws, seed=seed)
+
+
+def _estimate(kind: Kind, boot: Bootstrap, confidence: float) -> Estimate:
+    if kind == "exp_ratio":
+        low, high = map(perplexities.exp, interval(boot, confidence))
+        value, replicates = perplexities.exp(boot.value), perplexities.exp_all(boot.replicates)
+    else:
+        low, high = within(kind, interval(boot, confidence))
+        value, replicates = boot.value, boot.replicates
+    stderr = float(replicates.std(ddof=1)) if boot.units > 1 else math.nan
+    return Estimate(value, stderr, low, high, boot.n)
+
+
+def _difference(kind: Kind, a: Bootstrap, b: Bootstrap, confidence: float) -> Difference:
     apart = difference(a, b)
+    if kind == "exp_ratio":
+        return Difference(*perplexities.subtract(a, b, confidence), p_value(apart), a.n)
     return Difference(apart.value, *interval(apart, confidence), p_value(apart), apart.n)
 
 
