@@ -54,9 +54,7 @@ def main() -> None:
             "compare": lambda at: ["compare", "label-1", "label-2", "--results", str(at / "out")],
             "compare all": lambda at: ["compare", str(at / "out"), "--json"],
         }
-        print(
-            f"CPU seconds, {arguments.labels} labels: {sizes[0]} and {sizes[1]} records, their ratio"
-        )
+        print(f"CPU seconds; {arguments.labels} labels; {sizes[0]} and {sizes[1]} records; ratio")
         for name, command in commands.items():
             few, many = (cpu_seconds(*command(at)) for at in plans)
             print(f"{name:18} {few:6.2f} {many:6.2f} {many / few:5.2f}", flush=True)
