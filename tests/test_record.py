@@ -117,6 +117,18 @@ def test_what_breaks_the_schema_is_not_written(
     assert not (tmp_path / "cells").exists()
 
 
+def test_a_long_error_loses_its_middle(tmp_path: Path) -> None:
+    told = f"first {'x' * 10_000_000} last"
+    error = {"type": "X", "message": told, "phase": "train", "traceback": [told]}
+    path = records.write_record(tmp_path, result(tmp_path, status="error", error=error))
+    kept = records.read_record(path)["error"]
+    for text in (kept["message"], *kept["traceback"]):
+        assert text.startswith("first ")
+        assert text.endswith(" last")
+        assert "characters left out" in text
+    assert path.stat().st_size < 100_000
+
+
 def test_names_cannot_leave_the_results_folder(tmp_path: Path) -> None:
     for name in ("../x", "", ".hidden", "a/b"):
         with pytest.raises(HarnessError, match="cannot name"):

@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT, THINGS, Experiment, Ran, run_warm, write_distribution, write_jsonl
 from warm import Warm
 
-from harness import record
+from harness import kept_artifact, record
 from harness.artifact_hash import artifact_hash
 from harness.cell import Cell
 from harness.commands.run import _shared
@@ -202,6 +202,18 @@ def test_answers_are_only_looked_for_beside_a_folder_of_results(
     assert _shared(Path("results/second")) == _shared(results / "second") == results
     for elsewhere in ("second", "results", "results/group/second", "../second"):
         assert _shared(Path(elsewhere)) is None
+
+
+def test_a_broken_training_of_another_cell_stops_no_run(tmp_path: Path) -> None:
+    artifact = adapter(tmp_path / "good", **{"adapter_config.json": "{}"})
+    places = [tmp_path / "artifacts" / str(number) for number in range(7)]
+    for place in places:
+        place.mkdir(parents=True)
+        kept_artifact.keep(place, "one", {}, [], artifact)
+    broken = (b"", b"{", b"[]", b"null", b"\xff\x00", b"[" * 100_000)
+    for place, content in zip(places[1:], broken, strict=True):
+        (place / kept_artifact.TRAINING_FILE).write_bytes(content)
+    assert kept_artifact.with_training(tmp_path, "one") == places[:1]
 
 
 def test_what_was_edited_is_measured_again_and_told(copy: Experiment, warm: Warm) -> None:

@@ -1,5 +1,6 @@
 """A suite's file is strict, and its hash changes with everything that its scores depend on."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -149,3 +150,30 @@ def test_a_folder_goes_before_a_registered_suite(folder, tmp_path):
     assert find_suite("judge", plugins=PLUGINS, folders=[]).parent != folder
     with pytest.raises(UserError, match=r"unknown suite 'juge': did you mean 'judge'"):
         find_suite("juge", plugins=PLUGINS, folders=[folder])
+
+
+def test_a_suite_in_parquet_may_have_columns_that_json_has_no_types_for(folder):
+    import datetime
+    import decimal
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {
+        "prompt": ["Is it?", "Was it?"],
+        "reference": ["It is.", "It was."],
+        "at": [datetime.datetime(2024, 1, day) for day in (1, 2)],
+        "price": [decimal.Decimal("1.50")] * 2,
+        "photo": [b"\x89PNG\xff"] * 2,
+        "score": [float("nan")] * 2,
+        "embedding": [[0.1, 0.2]] * 2,
+    }
+    pq.write_table(pa.table(columns), folder / "asked.parquet")
+    edit(folder, "answers.yaml", "asked.jsonl", "asked.parquet")
+    suite = load(folder, "answers")
+    assert len(suite.hash) == len(load(folder, "picks").hash)
+    first, _ = samples_of(suite)
+    assert first.extra["at"] == "2024-01-01T00:00:00"
+    assert first.extra["price"] == "1.50"
+    assert first.extra["embedding"] == [0.1, 0.2]
+    json.dumps(dict(first.extra))
