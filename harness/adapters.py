@@ -13,6 +13,7 @@ from typing import Any
 from harness.errors import ConfigError, UserError, is_out_of_memory
 from harness.formats import expanded
 from harness.hub import content_hash
+from harness.kept_artifact import seal_fault
 from harness.packaged import registry
 from harness.types import ModelRef
 from harness.virtual_tokens import misfit, refusal
@@ -34,8 +35,8 @@ def resolve_adapter(name: str, *, file: Path | None = None, line: int | None = N
     """An adapter's folder with the hash of its weights, configuration and tokenizer.
 
     The folder is relative to `file`'s folder, then to the current one; `file` and `line` say where
-    the user wrote it. Raises ConfigError where it is no adapter of a causal language model, or
-    has no safetensors.
+    the user wrote it. Raises ConfigError where it is no adapter of a causal language model, has no
+    safetensors, or was sealed by a training and changed since.
     """
     fail = functools.partial(ConfigError, file=file, line=line)
     path = expanded(name)
@@ -46,6 +47,8 @@ def resolve_adapter(name: str, *, file: Path | None = None, line: int | None = N
         mend = f"; if it is on the Hub: hf download {name} --local-dir DIR" if hub_id else ""
         raise fail(f"adapter {name!r}: no such folder{mend}")
     _check(name, folder, fail)
+    if fault := seal_fault(folder):
+        raise fail(f"adapter {name!r}: the folder {fault}")
     return ModelRef(name, str(folder.resolve()), content_hash(folder))
 
 

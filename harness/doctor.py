@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -214,7 +215,13 @@ def _models() -> list[Check]:
     found = []
     for entry in packaged.registry().values():
         if entry.folder.is_dir():
-            found.append(Check(entry.alias, "ok", str(entry.folder)))
+            fault = packaged.pulled_fault(entry)
+            mend = f"rm -r {shlex.quote(str(entry.folder))}; harness models pull {entry.alias}"
+            found.append(
+                Check(entry.alias, "missing", f"{entry.folder}: {fault}", mend)
+                if fault
+                else Check(entry.alias, "ok", str(entry.folder))
+            )
             continue
         text = f"not pulled yet: {entry.download / 1e6:.0f} MB, fetched when first needed"
         found.append(Check(entry.alias, "note", text, f"harness models pull {entry.alias}"))

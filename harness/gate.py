@@ -124,8 +124,17 @@ def decision(pairs: Pairs, policy: Loaded, findings: Sequence[Finding]) -> Decis
         found,
         verdict,
         verdict == "fail" or (verdict == "inconclusive" and settings.inconclusive == "block"),
-        comparable.warnings(pairs.candidate, pairs.baseline),
+        [*comparable.warnings(pairs.candidate, pairs.baseline), *_unchecked(pairs, found)],
     )
+
+
+def _unchecked(pairs: Pairs, findings: Sequence[Finding]) -> list[str]:
+    """What rules on costs take from records that anybody may have changed."""
+    groups = (pairs.candidate, pairs.baseline)
+    loose = [g.label for g in groups if any("sha256" not in cell for cell in g.cells)]
+    if loose and any(one.name.startswith(f"{COST}.") for one in findings):
+        return [f"costs of {' and '.join(loose)} are unchecked: their records have no seal"]
+    return []
 
 
 def corrected(findings: Sequence[Finding], confidence: float, holm: bool) -> list[Finding]:

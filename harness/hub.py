@@ -32,6 +32,7 @@ __all__ = [
     "content_hash",
     "fetch_dataset",
     "file_sha256",
+    "hash_of_files",
     "lack",
     "last_line",
     "make_cache",
@@ -207,10 +208,16 @@ def content_hash(folder: Path) -> str:
         known = json.loads(side.read_text(encoding="utf-8"))
         if known["key"] == key:
             return str(known["hash"])
+    found = hash_of_files(folder)
+    remember(side, {"key": key, "hash": found})
+    return found
+
+
+def hash_of_files(folder: Path) -> str:
+    """The `content_hash` of a folder, read from its files whatever is remembered of it."""
     digest = hashlib.sha256()
-    for file in files:
+    for file in _model_files(folder):
         digest.update(f"{file.relative_to(folder).as_posix()}\0{file_sha256(file)}\n".encode())
-    remember(side, {"key": key, "hash": digest.hexdigest()})
     return digest.hexdigest()
 
 

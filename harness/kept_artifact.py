@@ -18,6 +18,7 @@ from typing import Any
 from harness import record
 from harness.artifact_hash import artifact_hash, file_hashes
 from harness.errors import UserError
+from harness.model_files import share
 from harness.types import Artifact
 
 TRAINING_FILE = "training.json"
@@ -55,7 +56,11 @@ def keep(
     warnings: list[str],
     artifact: Artifact,
 ) -> None:
-    """Write an artifact's `training.json` when all its other files are there."""
+    """Write an artifact's `training.json` when all its other files are there.
+
+    Their modes become those of new files under the user's umask: safetensors writes 0600.
+    """
+    share(folder)
     content = {
         "training_id": training_id,
         "training": training,
@@ -115,6 +120,28 @@ def check_files(folder: Path, kept: Kept) -> None:
                 else "changed since it was saved"
             )
             raise InvalidArtifact(f"{folder}: {name} {problem}")
+
+
+def seal_fault(folder: Path) -> str | None:
+    """What is wrong with a sealed folder, with the fix; None where it is whole, or has no seal.
+
+    For folders that a user names: another tool's `training.json` seals nothing.
+    """
+    try:
+        told = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not (isinstance(told, dict) and {"training_id", "files"} <= set(told)):
+        return None
+    try:
+        check_files(folder, read(folder))
+    except InvalidArtifact as error:
+        problem = str(error).removeprefix(f"{folder}: ")
+        return (
+            f"is not what was trained there: {problem}; train it again, or delete its "
+            f"{TRAINING_FILE} to measure it as a model of its own"
+        )
+    return None
 
 
 def _evaluated(folder: Path) -> set[str]:

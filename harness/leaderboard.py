@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from harness import health, summary
 from harness.cost import cost
 from harness.errors import UserError, nearest
 from harness.groups import Cell, Group, ReadRows, grouped, metrics
-from harness.record import suites
+from harness.record import plain, suites
 
 __all__ = ["SCHEMA", "build"]
 
@@ -26,11 +25,12 @@ def build(
     """The leaderboard of some records, as `leaderboard.schema.json` describes it.
 
     Seeds are one row: a metric's value is the mean over seeds, its interval and its delta to the
-    base are computed anew from the samples that the seeds share. `rank_by` is `suite.metric`, by
-    default the first metric of the plan's first suite that all rows may be compared on; rows
-    without it come last, unranked. Rows are `tied_with` each other where their paired difference
-    on it does not exclude zero. Figures per token neither rank nor tie rows of several
-    tokenizers. Raises UserError for an unknown `rank_by`, and what `read_rows` raises.
+    base are computed anew from the samples that the seeds share; so is every metric of a record
+    that has no seal. `rank_by` is `suite.metric`, by default the first metric of the plan's first
+    suite that all rows may be compared on; rows without it come last, unranked. Rows are
+    `tied_with` each other where their paired difference on it does not exclude zero. Figures per
+    token neither rank nor tie rows of several tokenizers. Raises UserError for an unknown
+    `rank_by`, and what `read_rows` raises.
     """
     by_id = {record["id"]: record for record in records}
     groups = grouped(by_id.values())
@@ -103,25 +103,46 @@ def _metric(
     group: Group, suite: str, metric: str, by_id: Mapping[str, Cell], read_rows: ReadRows
 ) -> dict[str, Any]:
     cells = group.having(suite, metric)
-    own = [metrics(cell, suite)[metric] for cell in cells]
+    own = [_own(cell, suite, metric, by_id, read_rows) for cell in cells]
     values = [one["value"] for one in own]
     if len(cells) == 1:
         return {**own[0], "per_seed": values}
     bases = group.bases(suite, metric, by_id)
-    pooled = summary.measure(
-        own[0]["estimator"],
-        own[0]["higher_is_better"],
-        [read_rows(cell, suite) for cell in cells],
-        [read_rows(base, suite) for base in bases],
-    )
+    pooled = _measured(own[0], cells, bases, suite, read_rows)
     if not bases:
         # the base's samples are not at hand: what hangs on them stands without an interval
         pooled["delta"] = _mean_of([one["delta"] for one in own])
         if own[0]["estimator"]["kind"] == "retained":
             pooled |= {"value": _mean_of(values), "n": min(one["n"] for one in own)}
+    return {**pooled, "per_seed": values}
+
+
+def _own(
+    cell: Cell, suite: str, metric: str, by_id: Mapping[str, Cell], read_rows: ReadRows
+) -> Mapping[str, Any]:
+    """A cell's metric: as its record says where that is sealed, else from samples at hand."""
+    told: Mapping[str, Any] = metrics(cell, suite)[metric]
+    if "sha256" in cell:  # checked when it was read
+        return told
+    return _measured(told, [cell], Group([cell]).bases(suite, metric, by_id), suite, read_rows)
+
+
+def _measured(
+    told: Mapping[str, Any],
+    cells: Sequence[Cell],
+    bases: Sequence[Cell],
+    suite: str,
+    read_rows: ReadRows,
+) -> dict[str, Any]:
+    """The metric that a record tells of, computed from the samples of some cells."""
+    found = summary.measure(
+        told["estimator"],
+        told["higher_is_better"],
+        [read_rows(cell, suite) for cell in cells],
+        [read_rows(base, suite) for base in bases],
+    )
     # as records hold them: of one sample there is no error, and no NaN either
-    lost = [k for k, v in pooled.items() if isinstance(v, float) and not math.isfinite(v)]
-    return {**pooled, **dict.fromkeys(lost), "per_seed": values}
+    return {key: plain(value) for key, value in found.items()}
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:

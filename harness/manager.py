@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -203,16 +204,31 @@ def _role(kind: str) -> type:
 def calling(whose: str) -> Iterator[None]:
     """While code of a plugin runs in this process: what it raises becomes an error that names it.
 
-    What it prints goes to standard error, so that `--json` stays JSON. `whose` is such as
-    `method 'lora'`. Raises PluginFault; the harness's own errors pass.
+    What it prints goes to standard error, so that `--json` stays JSON, and the working folder,
+    which relative paths of the user hang on, is what it was. `whose` is such as `method 'lora'`.
+    Raises PluginFault; the harness's own errors pass.
     """
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), _same_folder():
             yield
     except HarnessError:
         raise
     except (Exception, SystemExit) as error:
         raise PluginFault(f"{whose} {_why(error)}; mend it or leave it out") from error
+
+
+@contextlib.contextmanager
+def _same_folder() -> Iterator[None]:
+    """Come back to the working folder, where there is one."""
+    try:
+        before = Path.cwd()
+    except OSError:  # somebody removed it
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _why(error: BaseException) -> str:

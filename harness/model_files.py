@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import json
+import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,14 +24,27 @@ PASSING = frozenset(
 """Keys that change with the library's version or the machine, and no answer with them."""
 
 
+def share(folder: Path) -> None:
+    """Give every file of a folder the mode of a new file, by the user's umask.
+
+    safetensors writes 0600 whatever the umask is, which a shared folder cannot use.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as apart:
+        new = Path(apart) / "new"
+        new.touch()
+        mode = new.stat().st_mode
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
+
+
 def without_machine(folder: Path) -> None:
-    """Take such keys out of a saved model's JSON files; all its files get one mode.
+    """Take such keys out of a saved model's JSON files; all its files get a new file's mode.
 
     The same model has the same content hash then, wherever it was saved.
     """
-    mode = next(folder.glob("*.json")).stat().st_mode
+    share(folder)
     for place in filter(Path.is_file, folder.iterdir()):
-        place.chmod(mode)  # safetensors writes 0600, which a shared folder cannot use
         if place.suffix == ".json" and place.name != "tokenizer.json":
             values = json.loads(place.read_text(encoding="utf-8"))
             kept = {key: value for key, value in values.items() if key not in PASSING}

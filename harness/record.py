@@ -11,8 +11,8 @@ import math
 import numbers
 import os
 import re
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -45,6 +45,7 @@ __all__ = [
     "set_aside",
     "stored",
     "suites",
+    "unsealed",
     "validate",
     "write_json",
     "write_record",
@@ -195,6 +196,18 @@ def write_section(out: Path, cell_id: str, suite: str, section: Mapping[str, Any
     return write_json(path, {**kept, "sha256": _sealed(kept)})
 
 
+def unsealed(found: Iterable[Stored]) -> str | None:
+    """A sentence on the records without a seal, which anybody may have changed; None without."""
+    ids = sorted(stored.id for stored in found if "sha256" not in stored.data)
+    if not ids:
+        return None
+    more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+    return (
+        f"without a seal, as an older version wrote it: {ids[0]}{more}; scores are computed anew "
+        "from the samples, all else stands unchecked"
+    )
+
+
 def _sealed(section: Mapping[str, Any]) -> str:
     return _sha256(json.dumps(section, sort_keys=True).encode())
 
@@ -202,14 +215,12 @@ def _sealed(section: Mapping[str, Any]) -> str:
 def _write_atomically(path: Path, content: bytes) -> None:
     """Readers see the old file or the whole new one, after a crash too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:  # tempfile's are 0600 whatever the umask, and shared
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp gives 0600, and results are shared
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import doctor
+from harness import doctor, packaged
 from harness.doctor import Check
 from harness.machine import Gpu, Machine, TorchBuild
 
@@ -46,7 +46,14 @@ def test_every_lack_has_a_command_and_models_are_listed(cache: Path) -> None:
     assert found["smollm2-135m"].mend == "harness models pull smollm2-135m"
     assert found["hub"].mend == "unset HF_HUB_OFFLINE"
     assert all(check.mend for check in found.values() if check.status == "missing")
-    (cache / "models" / "minilm-l6-0.1.0").mkdir(parents=True)
+    folder = cache / "models" / "minilm-l6-0.1.0"
+    folder.mkdir(parents=True)
+    planted = by_name(doctor.checks())["minilm-l6"]
+    assert planted.status == "missing"
+    assert planted.mend == f"rm -r {folder}; harness models pull minilm-l6"
+    entry = packaged.registry()["minilm-l6"]
+    receipt = {"wheel": entry.sha256, "content": packaged.content_hash(folder)}
+    (folder / ".pulled.json").write_text(json.dumps(receipt))
     assert by_name(doctor.checks())["minilm-l6"].status == "ok"
 
 

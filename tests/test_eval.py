@@ -254,6 +254,28 @@ def test_an_id_depends_on_the_bytes_and_not_on_the_place(plan_of, adapter, tmp_p
     assert len({before.id, changed.id, *(plan.cells[1].id for plan in others)}) == 4
 
 
+def test_what_a_training_sealed_is_measured_whole_or_not_at_all(
+    harness, plan_of, trained, tiny_model, tmp_path
+):
+    for label in ("lora-0", "full-0"):
+        shutil.copytree(trained[label], tmp_path / label)
+    lora, full = tmp_path / "lora-0", tmp_path / "full-0"
+    assert labels(plan_of(adapter=lora, label="x"))[1] == ("external", "x")
+    assert labels(plan_of(full, base=tiny_model, label="x"))[1] == ("external", "x")
+    config = json.loads((lora / adapters.CONFIG).read_text())
+    (lora / adapters.CONFIG).write_text(json.dumps({**config, "lora_alpha": 5}))
+    (full / "chat_template.jinja").unlink()
+    ran = harness("eval", tiny_model, "--adapter", lora, "--out", tmp_path / "out")
+    assert ran.code == 2
+    assert f"the folder is not what was trained there: {adapters.CONFIG} changed" in ran.error
+    with pytest.raises(ConfigError, match=r"chat_template\.jinja is missing; train it again"):
+        plan_of(full, base=tiny_model, label="x")
+    (lora / "training.json").unlink()  # as the message says
+    assert labels(plan_of(adapter=lora, label="x"))[1] == ("external", "x")
+    (lora / "training.json").write_text('{"loss": [1, 2]}')  # another tool's
+    assert labels(plan_of(adapter=lora, label="x"))[1] == ("external", "x")
+
+
 def test_an_experiment_names_it_beside_other_methods(experiment, adapter):
     shutil.copytree(adapter, experiment().folder / "theirs")
     method = {"name": "external", "adapter": "theirs", "label": "ours"}

@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Ran
 
 from harness import leaderboard_file, stats
 from harness import record as records
@@ -281,6 +283,25 @@ def test_a_leaderboard_of_failures_alone_has_no_ranks(tmp_path: Path) -> None:
     assert board["rows"][0]["rank"] is None
     assert "lora [oom]" in shown(board)
     assert "lora [oom]" in render(board, "markdown")
+
+
+def test_a_figure_in_a_record_without_a_seal_comes_from_its_samples(
+    results: Results, harness: Callable[..., Ran]
+) -> None:
+    results.add("l1", "lora", 0.061, base="b0", training=trained(10), seed=1)
+    honest = results.board()
+    assert harness("leaderboard", results.out).stderr == ""
+    for name in ("l0", "b0", "q0"):  # a seed of two, the base, a row of one cell
+        file = results.out / "cells" / f"{name}.json"
+        told = json.loads(file.read_text())
+        del told["sha256"]
+        for metric in told["evaluation"]["suites"]["quiz"]["metrics"].values():
+            metric.update(value=0.001, ci_low=0.0005, ci_high=0.002)
+        file.write_text(json.dumps(told))
+    assert results.board() == honest
+    shown = harness("leaderboard", results.out, "--format", "json")
+    assert json.loads(shown.stdout) == honest
+    assert shown.stderr.startswith("Note: without a seal, as an older version wrote it: b0 and 2")
 
 
 def test_edited_samples_stop_the_leaderboard(results: Results) -> None:

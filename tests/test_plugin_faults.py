@@ -107,6 +107,19 @@ def test_what_a_plugin_prints_is_no_part_of_json(faulty, experiment):
     assert "printed by a plugin" in ran.stderr
 
 
+def test_a_plugin_that_changes_the_working_folder_moves_no_relative_path(site, experiment):
+    small = experiment(methods=["base", "faulty"], suites=["answers"])
+    apart = small.folder / "apart"
+    apart.mkdir()
+    (small.folder / "answers.yaml").rename(apart / "answers.yaml")
+    (small.folder / "asked.jsonl").rename(apart / "asked.jsonl")
+    env = {"PYTHONPATH": site, "FAULT": "moves"}
+    asked = ("run", small.file.name, "--suites", "apart", "--out", "out", "--executor", "faulty")
+    ran = run_harness(*asked, cwd=small.folder, env=env)
+    assert ran.code == 5, ran.stderr  # its executor runs nothing
+    assert [one["status"] for one in small.records().values()] == ["error", "error"]
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "message"),
     [

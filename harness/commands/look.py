@@ -24,6 +24,8 @@ def leaderboard(folders: Sequence[Path], form: str, rank_by: str | None) -> None
     stored = record.read_records(places)
     folder = places[0] if len(places) == 1 else None
     board = leaderboard_file.build(folder, stored, rank_by=rank_by)
+    if note := record.unsealed(stored):
+        click.echo(f"Note: {note}", err=True)
     shown = table.render(board, form)
     if isinstance(shown, str):
         click.echo(shown.rstrip("\n"))

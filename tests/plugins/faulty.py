@@ -11,6 +11,8 @@ FAULT = os.environ.get("FAULT", "")
 class FaultyOptions(MethodOptions):
     def check(self, precision):
         print("printed by a plugin")
+        if FAULT == "moves":
+            os.chdir("/")
         if FAULT == "check raises":
             raise ValueError("no check today")
         if FAULT == "check exits":
@@ -51,6 +53,8 @@ class FaultyExecutor(Executor):
     name = "faulty"
 
     def run(self, job_file, log_file):
+        if FAULT == "moves":
+            os.chdir("/")
         if FAULT == "executor raises":
             raise ConnectionError("no such cluster")
         if FAULT == "executor returns None":
