@@ -198,6 +198,65 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(finished, tmp_path,
 # ---- running again -------------------------------------------------------------------------------
 
 
+_READ_ONLY = """
+import errno, os, sys
+
+out = sys.argv.pop(1)
+
+
+def refuse(event, args):
+    changes = {"os.mkdir": 1, "os.rename": 2, "os.remove": 1, "os.chmod": 1, "os.utime": 1}
+    writes = event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    paths = args[:1] if writes else args[: changes.get(event, 0)]
+    if any(str(path).startswith(out) for path in paths):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(paths[0]))
+
+
+sys.addaudithook(refuse)
+from harness import cli
+
+cli.main()
+"""
+"""The command where nothing under a folder can be written, whoever runs it."""
+
+
+def test_a_finished_folder_that_is_read_only_is_read(finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished.out, out)
+    (out / "leaderboard.json").unlink()
+
+    def read_only(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", _READ_ONLY, str(out), *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    again = read_only("run", finished.file, "--out", out)
+    assert again.returncode == 0, again.stderr
+    assert "Nothing to do: all 7 cells are recorded" in again.stdout
+    note = f"Note: {out}/leaderboard.json is not written (Read-only file system); the table is"
+    assert again.stderr.startswith(note)
+    assert again.stderr.count("\n") == 1
+    for arguments in (
+        ("leaderboard", out),
+        ("compare", out / "full", out / "qlora"),
+        ("gate", out / "full", "--baseline", "full"),
+    ):
+        ran = read_only(*arguments)
+        assert (ran.returncode, ran.stderr) == (0, ""), arguments
+        assert ran.stdout
+    more = finished.file.with_name("more.yaml")
+    more.write_text(finished.file.read_text().replace("- 1\n", "- 1\n- 2\n"))
+    left = read_only("run", more, "--out", out)
+    assert left.returncode == 2
+    said = f"Error: --out {out}: cannot write cells/ (Read-only file system); name a folder"
+    assert left.stderr.splitlines()[-1].startswith(said)
+    assert "Traceback" not in left.stderr
+
+
 def test_a_second_run_does_nothing_and_says_so(harness, finished):
     def state():
         files = [f for f in finished.out.rglob("*") if f.is_file()]

@@ -125,6 +125,26 @@ def test_a_wrong_file_is_one_line_with_its_place(folder, old, new, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["../../x.jsonl", "linked.jsonl", "linked/x.jsonl"])
+def test_a_relative_name_leads_to_nothing_outside_the_suites_folder(folder, name):
+    home = folder / "shop/suites"
+    home.mkdir(parents=True)
+    outside = write_jsonl(folder / "x.jsonl", [{"id": "a", "prompt": "x", "reference": "y"}])
+    (home / "linked.jsonl").symlink_to(outside)
+    (home / "linked").symlink_to(folder)
+    suite = (folder / "answers.yaml").read_text()
+    (home / "answers.yaml").write_text(suite.replace("asked.jsonl", name))
+    said = rf"answers\.yaml:4: data: '{name}' leads out of the suite's folder .*absolute path"
+    with pytest.raises(ConfigError, match=said):
+        load(home, "answers")
+    (home / "answers.yaml").write_text(suite.replace("asked.jsonl", str(outside)))
+    assert len(samples_of(load(home, "answers"))) == 1, "the user's own words"
+    outside.rename(home / "x.jsonl")
+    (home / "here.jsonl").symlink_to("x.jsonl")
+    (home / "answers.yaml").write_text(suite.replace("asked.jsonl", "here.jsonl"))
+    assert len(samples_of(load(home, "answers"))) == 1, "a link that stays inside"
+
+
 def test_an_unknown_judge_is_refused(folder):
     edit(folder, "answers.yaml", "ask:", "judge: {name: jury, rubric: Rate it.}\nask:")
     with pytest.raises(UserError, match="unknown judge 'jury'"):
