@@ -214,10 +214,11 @@ class Pairs:
 def between(candidate: Side, baseline: Side, confidence: float) -> Pairs:
     """The evidence between two sides that were found."""
     by_id = {**baseline.found.by_id, **candidate.found.by_id}
-    own = candidate.found.by_id
+    # one cell may have been measured twice, in the folder of either side: its id tells no side
+    own = {id(cell) for cell in candidate.found.by_id.values()}
 
     def read(cell: Cell, suite: str) -> summary.Rows:
-        side = candidate if cell["id"] in own else baseline
+        side = candidate if id(cell) in own else baseline
         return side.found.read_rows(cell, suite)
 
     return Pairs(candidate.group, baseline.group, by_id, read, confidence)

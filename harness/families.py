@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.hub import cached_folder
 from harness.types import ModelRef
 
 CONTAMINATING = frozenset(
@@ -71,6 +71,21 @@ def check_length(model: ModelRef, length: int) -> None:
         )
 
 
+def check_answers(model: ModelRef, cap: int, said: str, mend: str) -> None:
+    """Raise UserError where answers of `cap` new tokens leave no room for a question.
+
+    `said` names what asks for them. Silent where no config.json says how long the model's context
+    is; the tokens of an adapter are known only once it is opened.
+    """
+    config = _config(model)
+    context = config.get("max_position_embeddings", config.get("n_positions"))
+    if isinstance(context, int) and 0 < context <= cap:
+        raise UserError(
+            f"{said}: {cap} leaves no room for a question in the context of {context} tokens of "
+            f"model '{model.name}': {mend}"
+        )
+
+
 def positions(model: ModelRef) -> int | None:
     """Tokens that fit in a model with one embedding for each position; None where none limit it."""
     config = _config(model)
@@ -85,8 +100,9 @@ def positions(model: ModelRef) -> int | None:
 
 def _config(model: ModelRef) -> dict[str, Any]:
     """A model's configuration, its text model's where it has several; empty where none is read."""
+    folder = cached_folder(model)
     try:
-        config = json.loads((Path(model.path) / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text("utf-8")) if folder else {}
     except (OSError, ValueError):
         return {}
     if not isinstance(config, dict):

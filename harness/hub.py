@@ -24,10 +24,12 @@ from typing import Any
 from harness.child import command
 from harness.errors import EnvironmentLack, UserError
 from harness.formats import expanded
+from harness.types import ModelRef
 
 __all__ = [
     "cache_dir",
     "cached_commit",
+    "cached_folder",
     "child_environment",
     "content_hash",
     "fetch_dataset",
@@ -298,6 +300,21 @@ def cached_commit(name: str, wanted: str) -> str | None:
     if not isinstance(config, str) or lack(Path(config).parent) is not None:
         return None
     return Path(config).parent.name
+
+
+def cached_folder(model: ModelRef) -> Path | None:
+    """Where a model's config.json lies: its folder, or its commit's in the Hugging Face cache.
+
+    None where it is not on this machine. Other files may be missing in the cache.
+    """
+    if (Path(model.path) / "config.json").is_file():
+        return Path(model.path)
+    if model.revision is None:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def fetch_dataset(name: str, config: str | None, split: str, *, mirror: Path | None = None) -> Path:

@@ -392,7 +392,12 @@ def resolve_model(
             f"a folder, not in the mirror ({mirror or 'none given: --mirror DIR'}), and "
             f"{hub.why_unreachable()}; use a packaged alias (see `harness models`)"
         )
-    return ModelRef(name, hub_id, revision=commit, trust_remote_code=trust_remote_code)
+    model = ModelRef(name, hub_id, revision=commit, trust_remote_code=trust_remote_code)
+    folder = hub.cached_folder(model)
+    fault = folder and model_files.fault(folder, trust_remote_code=trust_remote_code)
+    if fault:
+        raise fail(f"model {name!r}: its copy in the Hugging Face cache ({folder}) {fault}")
+    return model
 
 
 def _places(name: str, file: Path | None) -> list[Path]:

@@ -21,6 +21,7 @@ from harness.chat_checks import check_suites, check_training
 from harness.config import Experiment, MethodEntry
 from harness.data_checks import check_column
 from harness.errors import ConfigError, UserError, nearest
+from harness.hub import cached_folder
 from harness.machine import default_precision, facts
 from harness.manager import Plugins, calling
 from harness.method import MethodOptions
@@ -88,9 +89,10 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
         _check_template(experiment, model, data)
     for data in mixes:
         if data is not None and any(plugins.methods.get(e.name).trains for e in entries):
-            check_training(Path(model.path), template, data)
+            check_training(cached_folder(model) or Path(model.path), template, data)
     suites = _suites(experiment, plugins, settings, model, suite_files)
-    check_suites(Path(model.path), template, suites)
+    check_suites(cached_folder(model) or Path(model.path), template, suites)
+    _check_answers(experiment, model, suites)
     if not template:
         _check_suite_templates(experiment, model, options.values(), suites)
     _check_rank_by(experiment, suites)
@@ -190,6 +192,15 @@ def _check_length(experiment: Experiment, model: ModelRef) -> None:
         families.check_length(model, experiment.budget.max_length)
     except UserError as error:
         raise experiment.error(f"budget: {error}", "budget", "max_length") from None
+
+
+def _check_answers(experiment: Experiment, model: ModelRef, suites: Sequence[Suite]) -> None:
+    """Whether the longest answers that suites ask for leave room for a question."""
+    for at, suite in enumerate(suites):
+        try:
+            asks.check_room(suite, model)
+        except UserError as error:
+            raise experiment.error(f"suite '{suite.name}': {error}", "suites", at) from None
 
 
 def _resolved(

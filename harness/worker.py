@@ -389,7 +389,8 @@ def _record(running: _Running) -> Record:
         training=training,
         evaluation=evaluation,
         environment=record.environment(),
-        warnings=[*running.work.warnings, *running.warnings],
+        # an artifact that was found brings the warnings of its own training, said again now
+        warnings=list(dict.fromkeys([*running.work.warnings, *running.warnings])),
         error=running.error,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -141,6 +142,30 @@ def test_a_model_in_the_hugging_face_cache_keeps_its_commit(cache: Path, tmp_pat
     assert ask(code).stdout.strip() == COMMIT
     pinned = code.replace("''", f"'{'b' * 40}'")
     assert ask(pinned).stdout.strip() == "None"
+
+
+@pytest.mark.usefixtures("cut_off")
+def test_a_model_in_the_hugging_face_cache_is_read_as_a_folder_is(
+    cache: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    home = tmp_path / "hf" / "hub" / "models--some--model"
+    snapshot = home / "snapshots" / COMMIT
+    shutil.copytree(tiny_model, snapshot)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(COMMIT)
+    code = (
+        "from harness import families; from harness.packaged import resolve_model; "
+        "model = resolve_model('some/model', mirror=None); print(model.revision); "
+        "families.check_answers(model, 256, 'max_new_tokens', 'set it to less')"
+    )
+    done = ask(code)
+    assert done.stdout.strip() == COMMIT, done.stderr
+    said = "UserError: max_new_tokens: 256 leaves no room for a question in the context of 256"
+    assert said in done.stderr.splitlines()[-1]
+    (snapshot / "tokenizer.json").write_text("[]")
+    last = ask(code).stderr.splitlines()[-1]
+    assert "model 'some/model': its copy in the Hugging Face cache (" in last
+    assert "has a tokenizer.json that holds a list, no object: download it again" in last
 
 
 @pytest.mark.usefixtures("cut_off")

@@ -1,6 +1,7 @@
 """A cell's id is a hash of everything that its result depends on, and of nothing else."""
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import conversations, write_jsonl
@@ -13,6 +14,7 @@ from harness.manager import Plugins
 from harness.plan import Settings, make_plan
 from harness.training_data import training_rows
 from harness.types import Record
+from harness.worker import Work, _record, _Running
 
 PLUGINS = Plugins(discover=False)
 
@@ -219,3 +221,28 @@ def test_the_command_shows_what_is_trained_on(harness, small):
     assert ran.code == 0
     assert "coins.<|im_end|>]]" in ran.stdout
     assert ran.stdout.count("[[Yes, the") == 1
+
+
+def test_answers_that_leave_no_room_for_a_question_are_told_at_plan(experiment):
+    small = experiment(suites=["picks", {"name": "answers", "max_new_tokens": 256}])
+    said = (
+        r"experiment\.yaml:\d+: suite 'answers': max_new_tokens: 256 leaves no room for a question "
+        "in the context of 256 tokens"
+    )
+    with pytest.raises(UserError, match=said):
+        planned(small)
+    assert planned(small.write(suites=[{"name": "answers", "max_new_tokens": 255}]))
+    task = small.folder / "tasks/tiny_choice.yaml"
+    task.write_text(task.read_text() + "generation_kwargs: {until: [x], max_gen_toks: 300}\n")
+    said = r"suite 'tasks': .*tiny_choice\.yaml: max_gen_toks: 300 leaves no room for a question"
+    with pytest.raises(UserError, match=said):
+        planned(small.write(suites=["tasks"]))
+    task.write_text(task.read_text().replace("300", "30"))
+    assert planned(small.write(suites=["tasks"]))
+
+
+def test_a_record_says_each_warning_once(experiment):
+    (cell, *_) = planned(experiment()).cells
+    running = _Running(Work(cell, Path(), None, warnings=("one",)), lambda **event: None)
+    running.warnings += ["two", "one", "two", "three"]  # an artifact that was found says them again
+    assert _record(running).warnings == ["one", "two", "three"]

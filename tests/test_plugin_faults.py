@@ -198,3 +198,33 @@ def test_a_method_and_scorers_that_break_in_their_cells(faulty, experiment):
         assert message in record["error"]["message"], fault
         others = [r["status"] for r in records if r["plan"]["method"] != method]
         assert set(others) <= {"ok"}
+
+
+def test_a_score_that_is_no_number_is_counted_told_and_never_compared(faulty, experiment):
+    small = experiment(methods=["base"], suites=["answers"])
+    suite = small.folder / "answers.yaml"
+    suite.write_text(suite.read_text().replace("- rougeL", "- faulty"))
+    outs = {"": small.folder / "whole", "scorer nan": small.folder / "lacking"}
+    for fault, out in outs.items():
+        ran = faulty(fault, "run", small.file, "--out", out)
+        assert ran.code == 0, ran.stderr
+    whole, lacking = outs.values()
+    (record,) = (json.loads(file.read_text()) for file in (lacking / "cells").iterdir())
+    told = record["evaluation"]["suites"]["answers"]
+    metric = told["metrics"]["faulty"]
+    assert (metric["value"], metric["n"], metric["left_out"]) == (1.0, 7, 1)
+    assert told["samples"]["non_finite"] == 1
+    (warning,) = (line for line in record["warnings"] if "answers" in line)
+    assert warning.startswith("suite 'answers': faulty is NaN or infinite for 1 of 8 samples; they")
+    policy = small.folder / "policy.yaml"
+    policy.write_text("rules: [{metric: answers.faulty, max_drop: 0.5}]")
+    said = "1 only the baseline has (such as 'tent'); a score that is missing was not a number"
+    for command in (
+        ("compare", lacking / "base", whole / "base"),
+        ("gate", lacking / "base", "--baseline", whole / "base", "--policy", policy),
+    ):
+        ran = faulty("", *command)
+        assert (ran.code, ran.stdout) == (4, "")
+        assert said in ran.stderr
+    both = faulty("", "gate", lacking / "base", "--baseline", lacking / "base", "--policy", policy)
+    assert both.code == 0, "on the samples that both have"

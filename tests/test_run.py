@@ -240,13 +240,13 @@ def test_a_finished_folder_that_is_read_only_is_read(finished, tmp_path):
     note = f"Note: {out}/leaderboard.json is not written (Read-only file system); the table is"
     assert again.stderr.startswith(note)
     assert again.stderr.count("\n") == 1
-    for arguments in (
-        ("leaderboard", out),
-        ("compare", out / "full", out / "qlora"),
-        ("gate", out / "full", "--baseline", "full"),
+    for code, *arguments in (
+        (0, "leaderboard", out),
+        (0, "compare", out / "full", out / "qlora"),
+        (3, "gate", out / "full", "--baseline", out / "full"),  # 8 samples decide nothing
     ):
         ran = read_only(*arguments)
-        assert (ran.returncode, ran.stderr) == (0, ""), arguments
+        assert (ran.returncode, ran.stderr) == (code, ""), arguments
         assert ran.stdout
     more = finished.file.with_name("more.yaml")
     more.write_text(finished.file.read_text().replace("- 1\n", "- 1\n- 2\n"))

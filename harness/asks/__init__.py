@@ -11,13 +11,15 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+from harness import families
 from harness.errors import CellFailed, UserError
-from harness.types import SuiteResult
+from harness.types import ModelRef, SuiteResult
 
 NOT_FINITE = "the model's log-probabilities are not finite"
 """Why a sample row is `missing`: it has no answer, and no scores."""
@@ -59,6 +61,22 @@ def data_hash(suite: Any) -> str | None:
     return None if find is None else str(find(suite))
 
 
+def check_room(suite: Any, model: ModelRef) -> None:
+    """Raise UserError where a suite's answers leave no room for a question in the model's context.
+
+    As far as files tell: tasks that come with lm-eval are known only once they are loaded.
+    """
+    if suite["ask"] == "generate":
+        mend = "set it to less"
+        families.check_answers(model, suite["max_new_tokens"], "max_new_tokens", mend)
+    elif suite["ask"] == "lm-eval":
+        from harness.asks.lm_eval import task_files
+
+        for file, cap in task_files.caps(suite):
+            mend = "give its `generation_kwargs` a smaller one"
+            families.check_answers(model, cap, f"{file}: max_gen_toks", mend)
+
+
 def missing(logprobs: Iterable[float], finite: bool = True) -> dict[str, str]:
     """The part of a sample row that says that it has no answer; none where it has one.
 
@@ -69,10 +87,11 @@ def missing(logprobs: Iterable[float], finite: bool = True) -> dict[str, str]:
 
 
 def within_budget(suite: str, result: SuiteResult) -> SuiteResult:
-    """The result with a warning of its missing samples.
+    """The result with warnings of its missing samples and of scores that are no numbers.
 
-    Raises CellFailed where more are missing than `MISSING_BUDGET` allows.
+    Raises CellFailed where more samples are missing than `MISSING_BUDGET` allows.
     """
+    result = _with_lost_scores(suite, result)
     reasons = [row["missing"] for row in result.rows if "missing" in row]
     if not reasons:
         return result
@@ -84,6 +103,22 @@ def within_budget(suite: str, result: SuiteResult) -> SuiteResult:
         )
     warnings = [*result.warnings, f"{message}; they have no scores"]
     return dataclasses.replace(result, warnings=warnings)
+
+
+def _with_lost_scores(suite: str, result: SuiteResult) -> SuiteResult:
+    """The result with a warning for each score that is NaN or infinite somewhere."""
+    lost = Counter(
+        name
+        for row in result.rows
+        for name, score in row["scores"].items()
+        if score is not None and not math.isfinite(score)
+    )
+    told = [
+        f"suite '{suite}': {name} is NaN or infinite for {count} of {len(result.rows)} samples; "
+        "they have no such score and are left out"
+        for name, count in lost.items()
+    ]
+    return dataclasses.replace(result, warnings=[*result.warnings, *told]) if told else result
 
 
 def cluster(name: str | None, columns: Mapping[str, Any], where: str) -> dict[str, str]:

@@ -75,6 +75,8 @@ class FaultyExecutor(Executor):
 
 @scorer("faulty")
 def faulty(text, sample):
+    if FAULT == "scorer nan" and sample.id == "tent":
+        return float("nan")
     return {"scorer text": "good", "scorer nothing": None}.get(FAULT, 1.0)
 
 

@@ -18,6 +18,18 @@ def check(suite: Suite) -> None:
             raise UserError(f"{file}:1: broken task file: expected keys such as `task:`")
 
 
+def caps(suite: Suite) -> list[tuple[Path, int]]:
+    """The `max_gen_toks` that files of the suite's own tasks state."""
+    found = []
+    for file in _files(suite):
+        task = _read(file)
+        stated = task.get("generation_kwargs") if isinstance(task, dict) else None
+        cap = stated.get("max_gen_toks") if isinstance(stated, dict) else None
+        if isinstance(cap, int) and isinstance(task, dict) and task.get("task") in suite["tasks"]:
+            found.append((file, cap))
+    return found
+
+
 def need_nothing_else(suite: Suite) -> bool:
     """Whether every task and its data lie in the suite's own folder, so that no Hub is needed.
 
