@@ -393,10 +393,10 @@ def resolve_model(
             f"{hub.why_unreachable()}; use a packaged alias (see `harness models`)"
         )
     model = ModelRef(name, hub_id, revision=commit, trust_remote_code=trust_remote_code)
-    folder = hub.cached_folder(model)
-    fault = folder and model_files.fault(folder, trust_remote_code=trust_remote_code)
+    cached = hub.cached_folder(model)
+    fault = cached and model_files.fault(cached, trust_remote_code=trust_remote_code)
     if fault:
-        raise fail(f"model {name!r}: its copy in the Hugging Face cache ({folder}) {fault}")
+        raise fail(f"model {name!r}: its copy in the Hugging Face cache ({cached}) {fault}")
     return model
 
 
