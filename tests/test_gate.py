@@ -536,6 +536,26 @@ def test_a_cost_that_only_one_side_has_is_refused(out: Path) -> None:
     assert decide(out, "bad", "rules: [{metric: cost.dollars, max: 1}]").verdict == "pass"
 
 
+def test_a_cost_of_a_record_without_a_seal_is_told(out: Path) -> None:
+    rules = "rules: [{metric: cost.train_seconds, max: 1000}]"
+    assert decide(out, "good", rules).warnings == []
+    file = out / "cells/good-s0.json"
+    told = json.loads(file.read_text())
+    del told["sha256"]
+    file.write_text(json.dumps(told))
+    said = "costs of good are unchecked: their records have no seal"
+    assert decide(out, "good", rules).warnings == [said]
+    assert decide(out, "good").warnings == [], "scores are computed from the samples"
+
+
+def test_one_cell_that_two_folders_measured_is_compared_with_the_other(
+    out: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "again", "base", rows(1000, worse=0.3))
+    again, first = (sides.find(str(place), []) for place in (tmp_path / "again", out / "base"))
+    assert compare(again, first)["metrics"]["quiz.accuracy"]["delta"] < -0.1
+
+
 def test_a_percentage_of_a_cost_of_zero_is_refused(out: Path) -> None:
     write(out, "free", rows(1000), base="base-s0", training=trained(0))
     rule = "rules: [{metric: cost.train_seconds, max_increase: %s}]"
