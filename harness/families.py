@@ -38,6 +38,14 @@ LIMITED = frozenset(
 """Families that cannot run more tokens than they have positions, measured likewise: each position
 has an embedding, learned or computed once. Rotary positions go on."""
 
+_NOT_TRAINED = frozenset({"llama4", "llama4_text"})
+"""Families that TRL's recipe cannot train: it does not find the body of Llama 4's text model, nor
+how many experts it has (TRL 1.16, transformers 5)."""
+
+_READ_WEIGHTS = frozenset({"mamba"})
+"""Families whose code multiplies with a linear layer's weight itself, which in 4 or 8 bits is
+packed. Falcon-Mamba and Jamba do so too, and call the layer where they are quantised."""
+
 _FROM_PADDING = frozenset(
     {
         *("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta"),
@@ -58,6 +66,27 @@ def check_packing(model: ModelRef) -> None:
         raise UserError(
             f"packing: in models of type {kind} packed rows depend on the rows before them: "
             "set packing: false"
+        )
+
+
+def check_trainable(model: ModelRef) -> None:
+    """Raise UserError where the recipe for fine-tuning cannot train the model's family."""
+    kind = str(_config(model).get("model_type"))
+    if kind in _NOT_TRAINED:
+        raise UserError(
+            f"models of type {kind} can be evaluated and not trained: TRL, which trains here, does "
+            "not find their parts; take another model, or the method base alone"
+        )
+
+
+def check_quantized(model: ModelRef) -> None:
+    """Raise UserError where the model's family does not run with its weights in 4 or 8 bits."""
+    kind = str(_config(model).get("model_type"))
+    if kind in _READ_WEIGHTS:
+        raise UserError(
+            f"models of type {kind} cannot be quantised by bitsandbytes: their code multiplies "
+            "with a layer's own weight, which would be packed; take lora or dora without "
+            "quant_type, or full"
         )
 
 

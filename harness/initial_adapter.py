@@ -9,9 +9,12 @@ differs from the trained one by a rounding of the weights.
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +64,7 @@ def _left_out(model: Any, peft: Any, layers: Sequence[Layer], rank: int | None) 
         for layer in too_narrow(layers, rank)
     }
     for layer in layers:
-        if layer.linear and _mamba_reads_weight(model, peft, layer.name):
+        if layer.linear and _weight_is_read(model, peft, layer.name):
             reasons[layer.name] = "its weight is read by the state-space kernel, past any adapter"
         elif layer.linear and not _gives_matrix(model.get_submodule(layer.name)):
             reasons[layer.name] = "it gives more than a matrix"
@@ -77,17 +80,33 @@ def _excluded(peft: Any, layers: Sequence[Layer], reasons: Mapping[str, str]) ->
     return sorted({*own, *(name if end in kept else end for name, end in ends.items())})
 
 
-def _mamba_reads_weight(model: Any, peft: Any, name: str) -> bool:
-    """Whether peft refuses a layer by its last name, as it does in state-space families."""
+def _weight_is_read(model: Any, peft: Any, name: str) -> bool:
+    """Whether the block around a layer takes its weight instead of calling it.
+
+    An adapter on it would change nothing and never be trained. peft refuses some of them in some
+    state-space families; the block's own code tells the others.
+    """
     from peft.tuners import tuners_utils
 
+    parent, _, own = name.rpartition(".")
     ask = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
     try:
         if ask is not None:
-            ask(peft, model, name.rpartition(".")[2])
+            ask(peft, model, own)
     except ValueError:
         return True
-    return False
+    return own in _weights_read(type(model.get_submodule(parent)))
+
+
+@functools.cache
+def _weights_read(block: type) -> frozenset[str]:
+    """Names of the layers whose `.weight` the code of a module's class reads."""
+    found: set[str] = set()
+    for one in block.__mro__:
+        if not one.__module__.startswith(("torch.", "builtins")):
+            with suppress(OSError, TypeError):  # no source: a class made at run time
+                found.update(re.findall(r"\bself\.(\w+)\.weight\b", inspect.getsource(one)))
+    return frozenset(found)
 
 
 def _gives_matrix(module: Any) -> bool:
@@ -132,7 +151,8 @@ def refused(peft: Any) -> Iterator[None]:
             raise
         said = f"{type(peft).__name__}: {' '.join(str(error).split())}"
         if "ParamWrapper" in said and peft.target_modules:
-            others = ", ".join(sorted({name.rpartition(".")[2] for name in peft.target_modules}))
+            names = {name.rpartition(".")[2] for name in peft.target_modules}
+            others = ", ".join(sorted(names - {*(peft.exclude_modules or ())}))
             said = (
                 f"{said.rstrip('.')}: the experts' weights are single tensors, on which it cannot "
                 f"be put; name the other layers, target_modules: [{others}]"

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from harness import layers
 from harness.errors import EnvironmentLack, UserError
+from harness.families import check_quantized
 from harness.method import usual
 from harness.sft import SftOptions, train_sft
 from harness.types import Artifact, Job, ModelRef
@@ -60,6 +61,12 @@ class QuantizedOptions(SftOptions):
         set_too = sorted({"double_quant", "compute_dtype"} & self.model_fields_set)
         if self.quant_type == "int8" and set_too:
             raise UserError(f"{set_too[0]} is for 4 bits: leave it out with quant_type int8")
+
+    def fits(self, model: ModelRef) -> None:
+        """Raise UserError where the model's family does not run in 4 or 8 bits."""
+        super().fits(model)
+        if self.quant_type != "none":
+            check_quantized(model)
 
     def footprint(self) -> Footprint | None:
         """That of what it is mixed with, on a base of so many bits."""

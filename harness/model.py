@@ -13,6 +13,7 @@ from typing import Any
 
 from harness import adapters
 from harness.errors import UserError
+from harness.families import check_quantized
 from harness.generation import Ending, Generated, greedy
 from harness.head import unwrapped
 from harness.machine import free_memory
@@ -207,6 +208,8 @@ def load_weights(artifact: Artifact, *, dtype: str | None = None) -> Any:
     # None given by name would hide that the files themselves are quantised
     quantization = _bitsandbytes(artifact.quantization)
     quantised = {} if quantization is None else {"quantization_config": quantization}
+    if quantised:
+        check_quantized(source)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path,

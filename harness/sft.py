@@ -17,7 +17,7 @@ from pydantic import Field
 
 from harness import initial_adapter, speed
 from harness.errors import UserError
-from harness.families import check_packing
+from harness.families import check_packing, check_trainable
 from harness.health import during as health
 from harness.measure import StepClock
 from harness.method import MethodOptions, usual
@@ -29,6 +29,7 @@ from harness.trainer import (
     check_packed,
     dataset,
     head_on_trained_positions,
+    name_cap,
     name_experts,
     trainer_class,
 )
@@ -72,7 +73,8 @@ class SftOptions(MethodOptions):
             raise UserError("optimizer paged_adamw_8bit needs a CUDA GPU: use adamw_torch here")
 
     def fits(self, model: ModelRef) -> None:
-        """Raise UserError where packed rows of the model's family would attend to each other."""
+        """Raise UserError where TRL cannot train the model's family, or pack its rows."""
+        check_trainable(model)
         if self.packing:
             check_packing(model)
 
@@ -222,6 +224,7 @@ def _trainer(
     import torch
 
     name_experts(model)
+    name_cap(model)
     trainer = trainer_class(job)(
         model=model,
         args=arguments(job, settings, micro),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _COMPARED = 16
 """Tokens on which TRL's loss is compared with the model's."""
+_CAPS = ("output_logit_soft_cap", "logits_soft_cap")
+"""Names of other configurations for `final_logit_softcapping`."""
 _ROUNDING = {False: 0.005, True: 0.05}
 """What rounding may make of a log-probability, as a share of it: in float32, and in bf16."""
 
@@ -102,6 +104,19 @@ def name_experts(model: Any) -> None:
     count = getattr(model, "num_experts", None)
     if isinstance(count, int) and not hasattr(config, "num_experts"):
         config.num_experts = count
+
+
+def name_cap(model: Any) -> None:
+    """Have the configuration name the cap on the logits as TRL reads it.
+
+    TRL caps what its fused head gives by `final_logit_softcapping`, which xLSTM and RecurrentGemma
+    call otherwise.
+    """
+    config = model.config.get_text_config()
+    caps = [getattr(config, name, None) for name in _CAPS]
+    cap = next((cap for cap in caps if cap), None)
+    if cap and not hasattr(config, "final_logit_softcapping"):
+        config.final_logit_softcapping = cap
 
 
 def check_loss(trainer: Any) -> None:

@@ -1,6 +1,7 @@
 """Which adapters fit a model: layers, ranks, configurations of peft, what is saved and reopened."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -245,11 +246,58 @@ def test_all_linear_leaves_out_what_the_state_space_kernel_reads(tokenizer, tmp_
     LowRankOptions(r=4).fits(ref)
     said, adapted = left_out(ref, 4)
     assert [text.split(" out: ")[0] for text in said] == [
-        "all-linear leaves backbone.layers.mixer.out_proj"
+        f"all-linear leaves backbone.layers.mixer.{name}"
+        for name in ("dt_proj", "out_proj", "x_proj")
     ]
-    assert {"in_proj", "x_proj", "dt_proj"} <= adapted
+    assert "in_proj" in adapted
+    assert not {"dt_proj", "out_proj", "x_proj"} & adapted
     with pytest.raises(UserError, match="'out_proj' is incompatible with Mamba-based models"):
         LowRankOptions(r=4, target_modules=["in_proj", "out_proj"]).fits(ref)
+
+
+def test_every_layer_with_an_adapter_of_all_linear_is_trained(tokenizer, tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from harness import initial_adapter
+    from harness.model import load_weights
+    from harness.types import Artifact
+
+    ref = state_space(tokenizer, tmp_path / "mamba")
+    model = load_weights(Artifact("base", ref))
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
+    initial_adapter.check(model, config)
+    adapted = get_peft_model(model, config)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    adapted(input_ids=ids, labels=ids).loss.backward()
+    found = {n: p.grad for n, p in adapted.named_parameters() if p.requires_grad}
+    assert found
+    assert [name for name, gradient in found.items() if gradient is None] == []
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_family_that_does_not_run_quantised_is_refused_before_training(kind, tokenizer, tmp_path):
+    from harness.plugins.qlora import QloraOptions
+
+    from harness.model import load_weights
+    from harness.types import Artifact
+
+    ref = state_space(tokenizer, tmp_path / "mamba")
+    said = "models of type mamba cannot be quantised by bitsandbytes: .* take lora or dora"
+    with pytest.raises(UserError, match=said):
+        QloraOptions(r=4, quant_type=kind).fits(ref)
+    with pytest.raises(UserError, match=said):
+        load_weights(Artifact("base", ref, quantization={"load_in_4bit": True}))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_family_that_trl_cannot_train_is_refused_before_training(method, tmp_path):
+    from harness.plugins.full import FullOptions
+
+    (tmp_path / "config.json").write_text('{"model_type": "llama4_text"}')
+    options = {"full": FullOptions, "lora": LowRankOptions}[method]()
+    with pytest.raises(UserError, match="type llama4_text can be evaluated and not trained"):
+        options.fits(ModelRef("tiny", str(tmp_path)))
 
 
 def test_all_linear_leaves_a_router_out_that_gives_more_than_a_matrix(tokenizer, tmp_path):
@@ -260,13 +308,23 @@ def test_all_linear_leaves_a_router_out_that_gives_more_than_a_matrix(tokenizer,
     assert "router" not in adapted
 
 
-def test_dora_on_fused_experts_is_refused_before_training_and_the_advice_works(tokenizer, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("Mixtral", {"num_local_experts": 4}),
+        # its shared expert has a gate of one number, which is left out
+        ("Qwen3Next", {"num_experts": 4, "head_dim": 16, "full_attention_interval": 2}),
+    ],
+)
+def test_dora_on_fused_experts_is_refused_before_training_and_the_advice_works(
+    kind, changes, tokenizer, tmp_path
+):
     from harness.plugins.dora import DoraOptions
 
-    ref = mixture("Mixtral", tokenizer, tmp_path / "fused", num_local_experts=4)
+    ref = mixture(kind, tokenizer, tmp_path / "fused", **changes)
     LowRankOptions(r=4).fits(ref)
-    advice = r"name the other layers, target_modules: \[k_proj, o_proj, q_proj, v_proj\]"
-    with pytest.raises(UserError, match=advice) as caught:
+    with pytest.raises(UserError, match="name the other layers, target_modules: ") as caught:
         DoraOptions(r=4).fits(ref)
-    assert "\n" not in str(caught.value)
-    DoraOptions(r=4, target_modules=["k_proj", "o_proj", "q_proj", "v_proj"]).fits(ref)
+    (advice,) = re.findall(r"target_modules: \[([\w, ]+)\]$", str(caught.value))
+    assert {"k_proj", "o_proj", "q_proj", "v_proj"} <= {*advice.split(", ")}
+    DoraOptions(r=4, target_modules=advice.split(", ")).fits(ref)

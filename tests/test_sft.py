@@ -269,6 +269,22 @@ def test_a_mixture_whose_configuration_does_not_say_num_experts_is_trained(
     assert work.notes["loss_curve"][0]["loss"] > 1
 
 
+def test_a_cap_on_logits_under_a_name_that_trl_does_not_read_is_trained_with(
+    family, tokenizer, tmp_path
+):
+    from transformers import AutoConfig, xLSTMConfig
+
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_heads": 4,
+        "output_logit_soft_cap": 2.0,
+    }
+    folder = family(xLSTMConfig(vocab_size=len(tokenizer), **sizes))
+    artifact = sft.train_sft(job(tmp_path / "trained", folder, steps=1), lr=1e-4)
+    assert not hasattr(AutoConfig.from_pretrained(artifact.path), "final_logit_softcapping")
+
+
 def test_a_loss_that_is_not_that_of_the_models_logits_is_refused(trainer):
     from harness.trainer import check_loss
 
