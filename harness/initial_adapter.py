@@ -95,7 +95,8 @@ def _weight_is_read(model: Any, peft: Any, name: str) -> bool:
             ask(peft, model, own)
     except ValueError:
         return True
-    return own in _weights_read(type(model.get_submodule(parent)))
+    block: Any = type(model.get_submodule(parent))
+    return own in _weights_read(block)
 
 
 @functools.cache
