@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
-COMPARING = tests/test_scoring.py tests/test_prefix_attention.py tests/test_model.py
+COMPARING = tests/models/inference/test_loglikelihood.py tests/models/inference/test_tree_attention.py tests/models/test_language_model.py
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: quickstart test test-fast test-cpus lint format

@@ -25,16 +25,16 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from harness import record
-from harness.asks.lm_eval import mirror
-from harness.asks.lm_eval.model import shared_prefix_lm
-from harness.data import load_samples
-from harness.environment import environment
-from harness.generation import Ending, _plain
-from harness.measure import Meter
-from harness.model import LanguageModel, open_artifact
-from harness.packaged import resolve_model
-from harness.tokens import encode_prompt
+from harness.data.rows import load_samples
+from harness.data.tokenization import encode_prompt
+from harness.evaluation.tasks.lm_eval import mirror
+from harness.evaluation.tasks.lm_eval.model import shared_prefix_lm
+from harness.models.inference.generation import Ending, _plain
+from harness.models.language_model import LanguageModel, open_artifact
+from harness.models.packaged import resolve_model
+from harness.results import store
+from harness.system.environment import environment
+from harness.system.measure import Meter
 from harness.types import Artifact
 
 SUPPORT = Path(__file__).parent.parent / "suites/support/test.jsonl"
@@ -345,7 +345,7 @@ def main() -> None:
     for part in arguments.parts.split(","):
         told[part] = run(part, bench, base, arguments)
         if arguments.to:
-            record.write_json(arguments.to, told)
+            store.write_json(arguments.to, told)
 
 
 def run(part: str, bench: Bench, base: Any, arguments: argparse.Namespace) -> dict[str, Any]:

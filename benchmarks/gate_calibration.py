@@ -30,12 +30,13 @@ from typing import Any
 
 import numpy as np
 
-from harness import gate, record, stats
-from harness.compare import margin
-from harness.environment import environment
-from harness.evidence import Evidence
-from harness.policy import Check, Rule
-from harness.summary import Pooled
+from harness import stats
+from harness.results import gate, store
+from harness.results.comparison import margin
+from harness.results.paired_differences import Evidence
+from harness.results.policy import Check, Rule
+from harness.stats.metric_summary import Pooled
+from harness.system.environment import environment
 
 SIZES = (100, 300, 1000)
 SCALES = (4, 8)
@@ -77,7 +78,7 @@ def measure(mirror: Path, out: Path) -> None:
     (out / "texts.jsonl").write_text("\n".join(lines) + "\n")
     results = out / "trained"
     harness("run", out / "experiment.yaml", "--mirror", mirror, "--out", results)
-    trained = next(stored.id for stored in record.read_records([results]) if stored.label == "lora")
+    trained = next(stored.id for stored in store.read_records([results]) if stored.label == "lora")
     for scale in SCALES:
         adapter = scaled(results / "artifacts" / trained, out / f"scaled-{scale}", scale)
         harness(
@@ -139,8 +140,8 @@ Scores = np.ndarray
 
 def scores_of(folders: Sequence[Path]) -> dict[str, dict[str, Scores]]:
     """Model -> family -> scores, samples in one order."""
-    stored = record.read_records(folders)
-    read = record.rows_reader(stored)
+    stored = store.read_records(folders)
+    read = store.rows_reader(stored)
     found: dict[str, dict[str, Scores]] = {}
     for one in stored:
         name = one.label
@@ -286,8 +287,8 @@ def simulate(out: Path, to: Path, times: int) -> None:
         for row in pool.map(partial(holm_row, together, times), SIZES):
             told["scenarios"].append(row)
             print(line(row), flush=True)
-    record.write_json(to, told)
-    record.write_text(to.with_suffix(".md"), markdown(told))
+    store.write_json(to, told)
+    store.write_text(to.with_suffix(".md"), markdown(told))
 
 
 def scenarios(

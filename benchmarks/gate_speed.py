@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import record, stats
-from harness.measure import Meter
-from harness.summary import summarise
+from harness import stats
+from harness.results import store
+from harness.stats.metric_summary import summarise
+from harness.system.measure import Meter
 from harness.types import Metric, Record
 
 SAMPLES = 15_000
@@ -52,11 +53,11 @@ def write(out: Path, label: str, metric: Metric) -> None:
     section = {
         "hash": "5" * 64,
         "metrics": summarise([metric], rows),
-        "samples": record.write_samples(out, label, "quiz", rows),
+        "samples": store.write_samples(out, label, "quiz", rows),
     }
     plan = {"model": {"name": "m"}, "method": label, "options": {}, "seed": 0, "suites": ["quiz"]}
     evaluation = {"suites": {"quiz": section}, "base": None, "tokenizer_hash": "t"}
-    record.write_record(out, Record(label, "ok", plan, None, evaluation))
+    store.write_record(out, Record(label, "ok", plan, None, evaluation))
 
 
 def main() -> None:

@@ -28,16 +28,16 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from harness import record
-from harness.child import one_gpu, quiet_libraries
-from harness.environment import environment
 from harness.errors import is_out_of_memory
-from harness.machine import facts, free_memory
 from harness.manager import plugins
-from harness.measure import Meter, StepClock
-from harness.memory.batches import Batch
-from harness.memory.formula import Setting, peak
-from harness.memory.shapes import Shapes, shapes_of
+from harness.models.shapes import Shapes, shapes_of
+from harness.planning.memory.batches import Batch
+from harness.planning.memory.formula import Setting, peak
+from harness.results import store
+from harness.system.child_process import one_gpu, quiet_libraries
+from harness.system.environment import environment
+from harness.system.hardware import facts, free_memory
+from harness.system.measure import Meter, StepClock
 from harness.types import Artifact, Budget, Job, ModelRef, Row
 
 METHODS = ("full", "lora", "qlora", "dora")
@@ -102,7 +102,7 @@ def random_weights(size: str, dtype: str, quantization: Mapping[str, Any] | None
     import torch
     from transformers import AutoModelForCausalLM
 
-    from harness.model import torch_dtype
+    from harness.models.language_model import torch_dtype
 
     torch.manual_seed(0)
     with torch.device(device()):
@@ -117,7 +117,7 @@ def _quantise(model: Any, told: Mapping[str, Any]) -> None:
     import torch
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    from harness.model import torch_dtype
+    from harness.models.language_model import torch_dtype
 
     for parent in list(model.model.modules()):
         for name, layer in list(parent.named_children()):
@@ -147,7 +147,7 @@ def _quantise(model: Any, told: Mapping[str, Any]) -> None:
 @contextmanager
 def own_weights(size: str, tokenizer: Any) -> Iterator[None]:
     """Have the recipe build its model instead of loading it, and save nothing."""
-    from harness import sft
+    from harness.training import sft
 
     def load(artifact: Artifact) -> tuple[Any, Any]:
         return random_weights(size, artifact.precision, artifact.quantization), tokenizer
@@ -316,7 +316,7 @@ def main() -> None:
     asked = parser.parse_args()
     one_gpu()
     quiet_libraries()
-    from harness.tiny import _tokenizer
+    from harness.models.tiny import _tokenizer
 
     gpu = device() == "cuda"
     sizes = asked.sizes.split(",") if gpu else ["tiny"]
@@ -335,10 +335,10 @@ def main() -> None:
                     told["cases"].append(run(case, _tokenizer(), memory))
                     print(line(case, told["cases"][-1]), flush=True)
                     if asked.to:
-                        record.write_json(asked.to, told)
+                        store.write_json(asked.to, told)
     told["seconds"] = meter.phases["all"]["seconds"]
     if asked.to:
-        record.write_json(asked.to, told)
+        store.write_json(asked.to, told)
     print(json.dumps({"seconds": round(told["seconds"], 1), "gpu": told["environment"]["gpu"]}))
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import CellFailed
-from harness.health.options import outside_usual
-from harness.low_rank import LowRankOptions
-from harness.sft import SftOptions, train_sft
+from harness.training.diagnostics.options import outside_usual
+from harness.training.low_rank import LowRankOptions
+from harness.training.sft import SftOptions, train_sft
 from harness.types import Budget, Job, ModelRef, Row
 
 THINGS = ("kettle", "lamp", "tent", "bell", "pump", "map", "stove", "rope")
@@ -242,7 +242,7 @@ CLEAN = {
 
 def main() -> int:
     """Run all; 0 where each speaks as it should."""
-    from harness.tiny import write_tiny_model
+    from harness.models.tiny import write_tiny_model
 
     wrong = 0
     with tempfile.TemporaryDirectory() as root:

@@ -22,12 +22,13 @@ from typing import Any
 
 import yaml
 
-from harness import config, record
-from harness.cell import Cell
-from harness.child import environment
+from harness.config import experiment as config
 from harness.manager import plugins
-from harness.plan import Plan, Settings, make_plan
-from harness.tiny import write_tiny_model
+from harness.models.tiny import write_tiny_model
+from harness.planning.cell import Cell
+from harness.planning.plan import Plan, Settings, make_plan
+from harness.results import store
+from harness.system.child_process import environment
 from harness.types import Record
 
 SOURCE = Path(__file__).parent.parent / "results/reference/quickstart"
@@ -79,11 +80,11 @@ def write_results(folder: Path, model: Path, records: int, labels: int) -> Path:
     plan = plan_of(folder, model, labels, records // labels)
     files = {"base": "base-*.json", "lora": "lora-*.json"}
     copied = {
-        name: record.read_record(next((SOURCE / "cells").glob(pattern)))
+        name: store.read_record(next((SOURCE / "cells").glob(pattern)))
         for name, pattern in files.items()
     }
     rows = {
-        name: {suite: record.read_samples(SOURCE, told, suite) for suite in SUITES}
+        name: {suite: store.read_samples(SOURCE, told, suite) for suite in SUITES}
         for name, told in copied.items()
     }
     for cell in plan.cells:
@@ -127,12 +128,12 @@ def write_cell(
         if suite not in rows:
             continue
         moved = [{**row, "scores": _moved(row["scores"], noise)} for row in rows[suite]]
-        suites[suite] = {**section, "samples": record.write_samples(out, cell.id, suite, moved)}
+        suites[suite] = {**section, "samples": store.write_samples(out, cell.id, suite, moved)}
     evaluation = {**copied["evaluation"], "suites": suites}
     evaluation["base"] = None if cell.id == base else base
     kept = {field.name: copied[field.name] for field in dataclasses.fields(Record)}
     kept |= {"id": cell.id, "plan": cell.as_record(), "evaluation": evaluation}
-    record.write_record(out, Record(**kept))
+    store.write_record(out, Record(**kept))
 
 
 def _moved(scores: dict[str, Any], noise: random.Random) -> dict[str, Any]:

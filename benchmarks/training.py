@@ -28,14 +28,14 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from harness import record
-from harness.data import load_rows, training_order
-from harness.data_sources import resolve
-from harness.environment import environment
-from harness.machine import default_precision, facts
-from harness.measure import Meter, StepClock
-from harness.packaged import resolve_model
-from harness.tokens import encode_row
+from harness.data.rows import load_rows, training_order
+from harness.data.sources import resolve
+from harness.data.tokenization import encode_row
+from harness.models.packaged import resolve_model
+from harness.results import store
+from harness.system.environment import environment
+from harness.system.hardware import default_precision, facts
+from harness.system.measure import Meter, StepClock
 from harness.types import Artifact, Budget, Job, Row
 
 PARTS = ("same", "support", "dolly", "start")
@@ -96,7 +96,7 @@ def run_side(side: str, part: str, arguments: argparse.Namespace) -> dict[str, A
 
 def _harness(job: Job) -> dict[str, Any]:
     """The recipe of a cell, every weight trained."""
-    from harness.sft import train_sft
+    from harness.training.sft import train_sft
 
     train_sft(job, lr=LR)
     notes = job.notes
@@ -114,7 +114,7 @@ def _trl(job: Job, side: str) -> dict[str, Any]:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from harness.model import load_tokenizer, load_weights
+    from harness.models.language_model import load_tokenizer, load_weights
 
     base, budget, clock = Artifact("base", job.model), job.budget, StepClock()
     with job.phase("load"):
@@ -221,10 +221,10 @@ def _child(side: str, part: str, arguments: argparse.Namespace) -> dict[str, Any
 
 def start(mirror: Path | None) -> dict[str, Any]:
     """Seconds of the quickstart from a worker's start to its first phase, and of loading."""
-    from harness.config import load_experiment
+    from harness.config.experiment import load_experiment
     from harness.manager import plugins
-    from harness.plan import Settings, make_plan
-    from harness.run import run_plan
+    from harness.planning.plan import Settings, make_plan
+    from harness.runner.run import run_plan
 
     waits: dict[str, list[float]] = {}
 
@@ -240,7 +240,7 @@ def start(mirror: Path | None) -> dict[str, Any]:
         outcome = run_plan(plan, out, plugins().executors.get("local"), observe)
         wall = time.perf_counter() - begun
         assert not outcome.failed, outcome.failed
-        records = [record.read_record(out / "cells" / f"{id}.json") for id in outcome.ran]
+        records = [store.read_record(out / "cells" / f"{id}.json") for id in outcome.ran]
     imports = sum(later - first for first, later in waits.values())
     loading = _seconds(records, ("load", "reload"))
     told = {"wall_seconds": wall, "import_seconds": imports, "load_seconds": loading}
@@ -300,7 +300,7 @@ def main() -> None:
     for part in parts:
         told[part] = start(arguments.mirror) if part == "start" else contest(part, arguments)
         if arguments.to:
-            record.write_json(arguments.to, told)
+            store.write_json(arguments.to, told)
 
 
 if __name__ == "__main__":

@@ -10,37 +10,37 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.api.footprint import Footprint
+    from harness.api.method import Method, MethodOptions, usual
+    from harness.api.roles import Executor, Judge, Judgement, Tools, Tracker, scorer
     from harness.hookspecs import hookimpl
-    from harness.low_rank import LowRankOptions, QuantizedOptions
-    from harness.memory.footprint import Footprint
-    from harness.method import Method, MethodOptions, usual
-    from harness.roles import Executor, Judge, Judgement, Tools, Tracker, scorer
-    from harness.sft import SftOptions, train_sft
+    from harness.training.low_rank import LowRankOptions, QuantizedOptions
+    from harness.training.sft import SftOptions, train_sft
     from harness.types import Artifact, Job, Output, Row, Sample
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Artifact": "types",
-    "Executor": "roles",
-    "Footprint": "memory.footprint",
+    "Executor": "api.roles",
+    "Footprint": "api.footprint",
     "Job": "types",
-    "Judge": "roles",
-    "Judgement": "roles",
-    "LowRankOptions": "low_rank",
-    "Method": "method",
-    "MethodOptions": "method",
+    "Judge": "api.roles",
+    "Judgement": "api.roles",
+    "LowRankOptions": "training.low_rank",
+    "Method": "api.method",
+    "MethodOptions": "api.method",
     "Output": "types",
-    "QuantizedOptions": "low_rank",
+    "QuantizedOptions": "training.low_rank",
     "Row": "types",
     "Sample": "types",
-    "SftOptions": "sft",
-    "Tools": "roles",
-    "Tracker": "roles",
+    "SftOptions": "training.sft",
+    "Tools": "api.roles",
+    "Tracker": "api.roles",
     "hookimpl": "hookspecs",
-    "scorer": "roles",
-    "train_sft": "sft",
-    "usual": "method",
+    "scorer": "api.roles",
+    "train_sft": "training.sft",
+    "usual": "api.method",
 }
 
 __all__ = [

@@ -65,7 +65,7 @@ def register_commands(cli: Any) -> None:
 
 @hookspec(firstresult=True)
 def open_model(artifact: Artifact) -> Any:
-    """Open `artifact` and return a `harness.model.LanguageModel`; None lets the next plugin try.
+    """Open `artifact` and return a `language_model.LanguageModel`; None lets the next plugin try.
 
     Stops at the first result that is not None. The built-in opens everything that transformers
     and peft can; it is asked last.

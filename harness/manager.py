@@ -21,31 +21,31 @@ from harness import hookspecs
 from harness.errors import EnvironmentLack, HarnessError, PluginFault, UserError, nearest
 
 BUILT_IN = (
-    "harness.plugins.base",
-    "harness.plugins.full",
-    "harness.plugins.lora",
-    "harness.plugins.qlora",
-    "harness.plugins.dora",
-    "harness.plugins.rslora",
-    "harness.plugins.pissa",
-    "harness.plugins.loftq",
-    "harness.plugins.ia3",
-    "harness.plugins.peft",
-    "harness.plugins.prompt",
-    "harness.plugins.prefix",
-    "harness.plugins.external",
-    "harness.plugins.scorers_match",
-    "harness.plugins.scorers_format",
-    "harness.plugins.scorers_ngram",
-    "harness.plugins.scorers_embedding",
-    "harness.plugins.judge",
-    "harness.plugins.local",
+    "harness.plugins.methods.base",
+    "harness.plugins.methods.full",
+    "harness.plugins.methods.lora",
+    "harness.plugins.methods.qlora",
+    "harness.plugins.methods.dora",
+    "harness.plugins.methods.rslora",
+    "harness.plugins.methods.pissa",
+    "harness.plugins.methods.loftq",
+    "harness.plugins.methods.ia3",
+    "harness.plugins.methods.peft",
+    "harness.plugins.methods.prompt",
+    "harness.plugins.methods.prefix",
+    "harness.plugins.methods.external",
+    "harness.plugins.scorers.match",
+    "harness.plugins.scorers.format",
+    "harness.plugins.scorers.ngram",
+    "harness.plugins.scorers.embedding",
+    "harness.plugins.judges.expected_score",
+    "harness.plugins.executors.local",
     "harness.plugins.bundled",
-    "harness.plugins.transformers_model",
-    "harness.plugins.tensorboard",
-    "harness.plugins.wandb",
-    "harness.plugins.mlflow",
-    "harness.plugins.trackio",
+    "harness.plugins.models.transformers",
+    "harness.plugins.trackers.tensorboard",
+    "harness.plugins.trackers.wandb",
+    "harness.plugins.trackers.mlflow",
+    "harness.plugins.trackers.trackio",
 )
 ENTRY_POINT_GROUP = "harness"
 
@@ -188,8 +188,8 @@ def _import(entry: Any) -> Any:
 
 def _role(kind: str) -> type:
     """The class of things of a kind."""
-    from harness import roles
-    from harness.method import Method
+    from harness.api import roles
+    from harness.api.method import Method
 
     return {
         "method": Method,

@@ -26,7 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.method import Method
+from harness.api.method import Method
 from harness.types import Artifact, Budget, Job, ModelRef, Row
 
 __all__ = [
@@ -80,7 +80,7 @@ class Trial:
     ) -> None:
         if not method.trains:
             raise ValueError(f"{method.name} trains nothing: it has nothing to conform to")
-        from harness.yamlfile import validate_options
+        from harness.config.strict_yaml import validate_options
 
         self.method, self.folder, self.budget = method, folder, budget
         self.options = validate_options(method.Options, options or {}, what=method.name)
@@ -89,7 +89,7 @@ class Trial:
     @cached_property
     def model(self) -> ModelRef:
         """The untouched tiny model."""
-        from harness.tiny import NAME, write_tiny_model
+        from harness.models.tiny import NAME, write_tiny_model
 
         path = self.folder / "model"
         if not path.exists():
@@ -115,7 +115,7 @@ class Trial:
 
     def job(self, folder: Path, seed: int, **changes: Any) -> Job:
         """What a worker would give to the method."""
-        from harness.data import training_order
+        from harness.data.rows import training_order
 
         budget = self.budget
         order = training_order(len(_ROWS), budget.steps * budget.batch, seed)
@@ -135,7 +135,7 @@ class Trial:
         return Job(**{**told, **changes})
 
     def _train(self, name: str, seed: int) -> Trained:
-        from harness.reopened import Remembered
+        from harness.training.reload_check import Remembered
 
         folder = self.folder / name
         folder.mkdir(parents=True)
@@ -150,8 +150,8 @@ class Trial:
 
     def score(self, artifact: Artifact) -> float:
         """Mean log-probability a token of the first rows of training, in nats."""
-        from harness.model import open_artifact
-        from harness.reopened import scores
+        from harness.models.language_model import open_artifact
+        from harness.training.reload_check import scores
 
         opened = open_artifact(artifact)
         found = scores(self.trained.job, opened.model, opened.tokenizer, artifact)
@@ -339,8 +339,8 @@ def _vocabulary(model: Path) -> int:
 
 
 def _ids(job: Job, row: Row) -> list[int]:
-    from harness.model import load_tokenizer
-    from harness.tokens import encode_row
+    from harness.data.tokenization import encode_row
+    from harness.models.language_model import load_tokenizer
 
     tokenizer = load_tokenizer(Artifact("base", job.model))
     encoded = encode_row(tokenizer, row, max_length=job.budget.max_length, loss=job.loss)

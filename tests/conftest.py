@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
-from warm import Warm
+
+from tests.warm import Warm
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -293,9 +294,9 @@ def write_distribution(folder: Path, module: Path, name: str) -> Path:
 
 @pytest.fixture
 def install_by_hand(tmp_path: Path) -> Callable[[str], Path]:
-    """`install_by_hand("twin")` installs tests/plugins/twin.py into a folder and returns that."""
+    """`install_by_hand("twin")` installs tests/sample_plugins/twin.py; the folder."""
     return lambda name: write_distribution(
-        tmp_path / "site", ROOT / "tests/plugins" / f"{name}.py", name
+        tmp_path / "site", ROOT / "tests/sample_plugins" / f"{name}.py", name
     )
 
 
@@ -334,7 +335,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
     """An executor that saves the seconds of importing torch in each cell."""
     site = tmp_path_factory.mktemp("warm")
     for name in ("trouble", "narrow"):
-        write_distribution(site, ROOT / "tests/plugins" / f"{name}.py", name)
+        write_distribution(site, ROOT / "tests/sample_plugins" / f"{name}.py", name)
     executor = Warm(site)
     yield executor
     executor.close()
@@ -349,10 +350,10 @@ def warm_early(request: pytest.FixtureRequest) -> None:
 
 def run_warm(small: Experiment, executor: Warm, **settings: Any) -> Any:
     """Run an experiment without the command line; the Outcome, and the events of each cell."""
-    from harness.config import load_experiment
+    from harness.config.experiment import load_experiment
     from harness.manager import Plugins
-    from harness.plan import Settings, make_plan
-    from harness.run import run_plan
+    from harness.planning.plan import Settings, make_plan
+    from harness.runner.run import run_plan
 
     plan = make_plan(load_experiment(small.file), Plugins(), Settings(**settings))
     return run_plan(plan, small.out, executor, lambda cell, event: None)  # type: ignore[arg-type]

@@ -83,7 +83,7 @@ class _Hang(BaseException):
 
 def harness(arguments: Sequence[str], folder: Path) -> Outcome:
     """Run a command in this process, in `folder`."""
-    from harness import cli
+    from harness.cli import main
 
     streams = [io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2)]
     before = (sys.stdout, sys.stderr, sys.argv, Path.cwd())
@@ -92,7 +92,7 @@ def harness(arguments: Sequence[str], folder: Path) -> Outcome:
     code, hang = 0, False
     try:
         with _limited():
-            cli.main()
+            main.main()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0
     except _Hang:
@@ -615,7 +615,7 @@ def main() -> int:
     parser.add_argument("--records", type=Path, help="a results folder that policies gate")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        from harness.tiny import write_tiny_model
+        from harness.models.tiny import write_tiny_model
 
         write_tiny_model(Path(place))
         ends, bad = Counter[tuple[str, str]](), list[Found]()

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import yaml
-from conftest import ROOT
 
-from harness import policy, yamlfile
+from harness.config import strict_yaml
+from harness.results import policy
+from tests.conftest import ROOT
 
 WORKFLOW = yaml.safe_load((ROOT / "docs/gate.yml").read_text(encoding="utf-8"))
 
@@ -42,7 +43,9 @@ def test_its_policy_and_that_of_the_readme_are_policies() -> None:
     policy.load(ROOT / "docs/gate-policy.yaml")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = text.split("```yaml\n# gate.yaml\n", 1)[1].split("```", 1)[0]
-    rules = yamlfile.validate(policy.Policy, yamlfile.parse(block, "README.md"), context="policy")
+    rules = strict_yaml.validate(
+        policy.Policy, strict_yaml.parse(block, "README.md"), context="policy"
+    )
     assert [rule.limit for rule in rules.rules] == [
         "max_drop", "max_increase", "max_drop", "min", "better_than", "max_increase",
     ]  # fmt: skip

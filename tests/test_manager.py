@@ -17,7 +17,7 @@ def test_the_built_in_plugins_register_what_the_experiment_names():
     assert set(found.executors.things) == {"local"}
     assert set(found.judges.things) == {"expected_score"}
     assert set(found.datasets.things) == {"support"}
-    assert found.methods.origin["lora"] == "harness.plugins.lora"
+    assert found.methods.origin["lora"] == "harness.plugins.methods.lora"
     assert [name for name, m in found.methods.things.items() if not m.trains] == [
         "base",
         "external",
@@ -43,7 +43,7 @@ def test_two_plugins_of_one_name_are_an_error_that_names_both(install_by_hand, m
     monkeypatch.syspath_prepend(install_by_hand("twin"))
     with pytest.raises(UserError) as caught:
         Plugins()
-    assert "two plugins register the method 'lora': harness.plugins.lora and twin" in str(
+    assert "two plugins register the method 'lora': harness.plugins.methods.lora and twin" in str(
         caught.value
     )
 
@@ -79,7 +79,9 @@ def test_a_plugin_adds_a_command(harness, install_by_hand):
 
 
 def test_a_built_in_that_is_named_twice_is_refused():
-    with pytest.raises(UserError, match=r"two plugins are called 'harness\.plugins\.base'"):
+    with pytest.raises(
+        UserError, match=r"two plugins are called 'harness\.plugins\.methods\.base'"
+    ):
         Plugins((*BUILT_IN, BUILT_IN[0]), discover=False)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import config
-from harness.cli import cli
+from harness.cli.main import cli
+from harness.config import experiment as config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -77,7 +77,7 @@ def test_the_settings_for_real_benchmarks_are_taken(
     experiment: Callable[..., Any],
 ) -> None:
     from harness.manager import plugins
-    from harness.plan import Settings, make_plan
+    from harness.planning.plan import Settings, make_plan
 
     shown = yaml.safe_load(block("Real MMLU and ARC", "yaml"))
     small = experiment(suites=shown["suites"])
@@ -98,7 +98,7 @@ def test_options_named_with_a_command_exist() -> None:
 
 
 def test_the_packaged_models_and_their_licences_are_the_registry_s() -> None:
-    from harness.packaged import registry
+    from harness.models.packaged import registry
 
     for entry in registry().values():
         line = f"| `{entry.alias}` | {entry.model} | {entry.licence} "

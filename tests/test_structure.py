@@ -97,7 +97,7 @@ def test_the_core_knows_no_method_scorer_or_judge_by_name(file):
     names -= {
         "sft.py": {"cosine"},
         "initial_adapter.py": {"pissa"},
-        "peft_configs.py": {"loftq"},
+        "peft_fields.py": {"loftq"},
     }.get(file.name, set())
     literals = {n.value for n in ast.walk(tree(file)) if isinstance(n, ast.Constant)}
     assert not names & {value for value in literals if isinstance(value, str)}
@@ -153,8 +153,8 @@ WRITERS = {
     "packaged.py": "the cache",
     "measure.py": "/proc/self/clear_refs",
     "gate.py": "reports, where the user or GitHub wants them",
-    "attempts.py": "the job file, in a temporary folder",
-    "suite_new.py": "a new suite, where the user wants it",
+    "cell_runner.py": "the job file, in a temporary folder",
+    "scaffold.py": "a new suite, where the user wants it",
 }
 
 
@@ -172,19 +172,19 @@ def writes(file):
 @pytest.mark.parametrize("file", [*CORE, *PLUGINS], ids=named)
 def test_only_record_writes_results(file):
     found = set(writes(file))
-    if file.name == "child.py":
+    if file.name == "child_process.py":
         found -= {"os.fdopen"}  # its events, on standard output
-    assert not found or file.name == "record.py" or file.name in WRITERS
+    assert not found or file.name == "store.py" or file.name in WRITERS
 
 
 # ---- what the parent process loads ---------------------------------------------------------------
 
 _PROBE = """
 import sys
-from harness import cli
+from harness.cli import main
 sys.argv = ["harness", *sys.argv[1:]]
 try:
-    cli.main()
+    main.main()
 except SystemExit as end:
     code = end.code
 heavy = [name for name in {heavy!r} if name in sys.modules]
@@ -205,14 +205,14 @@ def loaded_by(*arguments, cwd=ROOT):
 
 def test_importing_the_command_line_imports_nothing_heavy():
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import harness.cli"],
+        [sys.executable, "-X", "importtime", "-c", "import harness.cli.main"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
     found = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "harness.cli" in found
+    assert "harness.cli.main" in found
     assert not found & {*HEAVY, "numpy", "pydantic", "yaml", "pyarrow", "jsonschema"}
 
 

@@ -1,7 +1,7 @@
 """An executor whose workers are forked from one process that has torch imported already.
 
-Each cell still runs in a process of its own, through `harness.worker`; only the seconds that a
-new interpreter spends on importing are saved. Run as a script this file is that process.
+Each cell still runs in a process of its own, through `harness.runner.worker`; only the seconds
+that a new interpreter spends on importing are saved. Run as a script this file is that process.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _serve() -> None:
     import rouge_score.rouge_scorer  # noqa: F401
     from trl import SFTTrainer  # noqa: F401
 
-    from harness import worker
+    from harness.runner import worker
 
     for line in sys.stdin:
         job, log = json.loads(line)

@@ -1,21 +1,24 @@
 """Figures with their uncertainty, paired differences, and what a test can see.
 
-- `figures`: a figure with its interval, and the paired difference of two.
-- `resampling`: the bootstrap over samples or clusters, and seeds.
-- `perplexities`: those through their logarithms.
-- `shares`: proportions, alone and paired, in closed form.
+- `estimates`: a figure with its interval, and the paired difference of two.
+- `bootstrapping`: the bootstrap over samples or clusters, and seeds.
+- `perplexity`: those through their logarithms.
+- `proportions`: those, alone and paired, in closed form.
 - `means`: the t interval and clustered standard errors.
 - `ties`: which of many sides cannot be told apart, from one bootstrap of all.
 - `power`: the smallest difference that a test can see, and the samples that a margin needs.
-- `multiple`: several tests at once, and looks at growing data.
+- `multiple_testing`: several tests at once, and looks at growing data.
+- `metric_summary`: from a suite's scores to a record's metrics.
+
+Every layer above `hookspecs` may import it.
 """
 
-from harness.stats.figures import Difference, Estimate, against, estimate, figure, paired
+from harness.stats.bootstrapping import Bootstrap, Kind, bootstrap
+from harness.stats.estimates import Difference, Estimate, against, estimate, figure, paired
 from harness.stats.means import clustered_stderr, t_interval
-from harness.stats.multiple import holm, spent
+from harness.stats.multiple_testing import holm, spent
 from harness.stats.power import detectable, samples_needed, stderr_of
-from harness.stats.resampling import Bootstrap, Kind, bootstrap
-from harness.stats.shares import clopper_pearson, mcnemar, paired_shares, tango, wilson
+from harness.stats.proportions import clopper_pearson, mcnemar, paired_shares, tango, wilson
 from harness.stats.ties import tied
 
 __all__ = [

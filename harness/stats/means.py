@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.stats.student import t_quantile
+from harness.stats.student_t import t_quantile
 
 
 def t_interval(scores: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:

@@ -9,10 +9,10 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.stats import perplexities, resampling
-from harness.stats.resampling import Bootstrap, Kind, Side
-from harness.stats.shares import exact_p
-from harness.stats.student import t_quantile
+from harness.stats import bootstrapping, perplexity
+from harness.stats.bootstrapping import Bootstrap, Kind, Side
+from harness.stats.proportions import exact_p
+from harness.stats.student_t import t_quantile
 
 _CELLS_AT_ONCE = 16_000_000
 """Of the scores that are resampled in one go: 128 MB."""
@@ -31,14 +31,14 @@ def tied(
     draws: int = 2000,
     seed: int = 0,
 ) -> Matrix:
-    """Whether `figures.paired` of two sides does not exclude zero: `(sides, sides)`, symmetric.
+    """Whether `estimates.paired` of two sides does not exclude zero: `(sides, sides)`, symmetric.
 
     Every side has the same samples in the same order. Bootstraps grow with the number of sides,
     not of pairs: all pairs are differences of the same replicates. What the t interval or the
     replicates' extremes decide alone needs no quantiles; the interval itself decides the rest.
-    Raises ValueError as `figures.estimate` does.
+    Raises ValueError as `estimates.estimate` does.
     """
-    parts = [resampling.checked(kind, *side)[0] for side in sides]
+    parts = [bootstrapping.checked(kind, *side)[0] for side in sides]
     result = np.zeros((len(sides), len(sides)), dtype=bool)
     closed = kind == "share" and clusters is None
     single = [i for i, scores in enumerate(parts) if closed and len(scores) == 1]
@@ -57,7 +57,7 @@ def tied(
 
 
 def _shares_tied(scores: NDArray[np.float64], confidence: float) -> Matrix:
-    """`shares.paired_shares` of all pairs of rows; its score at zero is McNemar's (a-b)/sqrt(a+b).
+    """`proportions.paired_shares` of all pairs of rows; at zero McNemar's (a-b)/sqrt(a+b).
 
     Tango's interval is drawn out to zero where the exact test does not reject.
     """
@@ -82,18 +82,18 @@ def _bootstraps(
     place: int,
 ) -> list[Bootstrap]:
     """Of each side as the first (0) or second (1) of a difference: those draw seeds apart."""
-    largest = max(resampling.checked(kind, *side)[0].size for side in sides)
+    largest = max(bootstrapping.checked(kind, *side)[0].size for side in sides)
     at_once = max(1, _CELLS_AT_ONCE // (2 * largest))
     boots: list[Bootstrap] = []
     for start in range(0, len(sides), at_once):
         part = sides[start : start + at_once]
         places = [place] * len(part)
         if kind == "exp_ratio":
-            boots += perplexities.bootstrap(
+            boots += perplexity.bootstrap(
                 part, clusters=clusters, draws=draws, seed=seed, places=places
             )
         else:
-            boots += resampling.bootstrap(
+            boots += bootstrapping.bootstrap(
                 kind, part, clusters=clusters, draws=draws, seed=seed, places=places
             )
     return boots
@@ -107,17 +107,17 @@ def _row(
         return np.ones(len(others), dtype=bool)  # of one unit there is no interval
     theirs = np.stack([other.replicates for other in others])
     differences = one.replicates - theirs
-    values = np.abs(resampling.apart(one.value, np.array([other.value for other in others])))
+    values = np.abs(bootstrapping.apart(one.value, np.array([other.value for other in others])))
     spread = differences.std(axis=1, ddof=1) * math.sqrt(one.units / (one.units - 1))
     fewest, most = _degrees(one, others)
-    least = resampling.least(one, confidence)
+    least = bootstrapping.least(one, confidence)
     level = (1 + confidence) / 2
     within = values <= np.maximum(t_quantile(level, most) * spread * (1 - 1e-9), least)
     beyond = values > np.maximum(t_quantile(level, fewest) * spread * (1 + 1e-9), least)
     largest = max(float(np.abs(theirs).max()), float(np.abs(one.replicates).max()))
     if kind != "exp_ratio" or largest < _LARGEST_LOG:
         # draws that all lie on one side of zero have no percentile on the other
-        rounding = resampling.ROUNDING * largest
+        rounding = bootstrapping.ROUNDING * largest
         beyond &= (differences.min(axis=1) > rounding) | (differences.max(axis=1) < -rounding)
     else:
         beyond[:] = False
@@ -135,7 +135,7 @@ def _degrees(one: Bootstrap, others: Sequence[Bootstrap]) -> tuple[float, float]
 
 def _excludes_zero(one: Bootstrap, other: Bootstrap, confidence: float, kind: Kind) -> bool:
     if kind == "exp_ratio":
-        _, low, high = perplexities.subtract(one, other, confidence)
+        _, low, high = perplexity.subtract(one, other, confidence)
     else:
-        low, high = resampling.interval(resampling.difference(one, other), confidence)
+        low, high = bootstrapping.interval(bootstrapping.difference(one, other), confidence)
     return low > 0 or high < 0

@@ -1,7 +1,8 @@
 """Scores and answers of every family are those of a plain forward pass of each request alone."""
 
 import pytest
-import zoo
+
+from tests.zoo import zoo
 
 
 @pytest.mark.parametrize("family", zoo.SHORT)
@@ -16,14 +17,14 @@ def test_families_of_full_attention_share():
 
 
 def test_sharing_where_it_changes_scores_is_reported(monkeypatch):
-    monkeypatch.setattr("harness.model.why_not_shared", lambda model: None)
+    monkeypatch.setattr("harness.models.language_model.why_not_shared", lambda model: None)
     outcome = zoo.tried("roberta")  # its positions are counted from the padding in a text
     assert outcome.way == "wrong"
     assert outcome.off > 0.01
 
 
 def test_sharing_where_layers_attend_their_own_way_is_reported(monkeypatch):
-    monkeypatch.setattr("harness.model.why_not_shared", lambda model: None)
+    monkeypatch.setattr("harness.models.language_model.why_not_shared", lambda model: None)
     assert zoo.tried("gptj").way == "wrong"
 
 
@@ -31,8 +32,8 @@ def test_a_head_without_its_multiplier_is_reported(monkeypatch):
     def matrix_alone(model, body, states):
         return model.lm_head(states).float()
 
-    monkeypatch.setattr("harness.head._head_logits", matrix_alone)
-    monkeypatch.setattr("harness.head._is_body", lambda model, body: True)
+    monkeypatch.setattr("harness.models.inference.lm_head._head_logits", matrix_alone)
+    monkeypatch.setattr("harness.models.inference.lm_head._is_body", lambda model, body: True)
     outcome = zoo.tried("falcon_h1")
     assert outcome.way == "wrong"
     assert outcome.off > 0.01
@@ -55,7 +56,7 @@ def test_the_page_says_of_a_family_what_is_measured_here(family):
 
 def test_an_encoder_that_sees_what_follows_is_refused():
     from harness.errors import UserError
-    from harness.scoring import why_not_shared
+    from harness.models.inference.loglikelihood import why_not_shared
 
     model = zoo.built("bert")
     model.config.is_decoder = False
@@ -93,7 +94,7 @@ def alone_and_packed(family):
     import torch
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    from harness import packing
+    from harness.training import packing
 
     model = zoo.built(family)
     draw = random.Random(0)
@@ -116,7 +117,7 @@ def alone_and_packed(family):
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "bloom", "gpt_oss", "codegen"])
 def test_what_is_known_of_a_family_at_plan_is_what_it_does(family):
-    from harness import families
+    from harness.models import families
 
     known = family in families.CONTAMINATING, family in families.LIMITED
     assert alone_and_packed(family) == known
@@ -124,7 +125,7 @@ def test_what_is_known_of_a_family_at_plan_is_what_it_does(family):
 
 @pytest.mark.slow
 def test_what_is_known_of_every_family_at_plan_is_what_it_does():
-    from harness import families
+    from harness.models import families
 
     off = {}
     for family in zoo.families():

@@ -299,7 +299,7 @@ def tried(family: str) -> Outcome:
     import torch
 
     from harness.errors import UserError
-    from harness.model import LanguageModel
+    from harness.models.language_model import LanguageModel
     from harness.types import Artifact, ModelRef
 
     try:

@@ -1,0 +1,5 @@
+"""What plugins subclass and are given: methods, scorers, judges, executors, trackers.
+
+Every layer above `config` and every plugin may import it; it imports `config` and what is
+below.
+"""

@@ -1,0 +1,4 @@
+"""The command line: a module per command.
+
+Nothing imports it.
+"""

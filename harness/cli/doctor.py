@@ -1,0 +1,229 @@
+"""What is there, what is missing and the command that mends it. Never imports torch."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.models import packaged
+from harness.system import hardware, hub
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Check", "checks", "render", "to_json"]
+
+DISTRIBUTION = "finetune-harness"
+_PYTHON = ((3, 10), (3, 14))
+"""First release that is supported, and the first that is not (`requires-python`)."""
+_SPACE_BYTES = 5_000_000_000
+_MEMORY_BYTES = 6_000_000_000
+"""Below this a larger model than the packaged ones is unlikely to fit: worth a note."""
+_GPU_TORCH = (
+    "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu128"
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `harness doctor`."""
+
+    name: str
+    status: Literal["ok", "missing", "note"]
+    """`missing` keeps something from working; `note` is worth knowing."""
+    detail: str
+    mend: str = ""
+    """The command that mends it; empty where nothing is to be done."""
+
+
+def checks(distribution: str = DISTRIBUTION) -> list[Check]:
+    """Everything that the harness needs of this machine, in the order a user would look."""
+    here = hardware.facts()
+    return [
+        _python(),
+        *_packages(distribution),
+        _torch(here),
+        _gpu(here),
+        _precision(here),
+        _four_bit(here),
+        _memory(here),
+        _disk(),
+        _hub(),
+        _mirror(),
+        *_models(),
+    ]
+
+
+def to_json(found: Sequence[Check]) -> list[dict[str, Any]]:
+    """The checks as plain values: name, status, detail, mend."""
+    return [asdict(check) for check in found]
+
+
+def render(found: Sequence[Check]) -> Table:
+    """The checks as a table for a rich console; the mend stands under what it mends."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for _ in range(2):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    colours = {"ok": "green", "missing": "red", "note": "yellow"}
+    for check in found:
+        text = Text(check.detail)
+        if check.mend:
+            text += Text(f"\n  {check.mend}", style="bold")
+        table.add_row(Text(check.status, style=colours[check.status]), Text(check.name), text)
+    return table
+
+
+def _python() -> Check:
+    lowest, above = _PYTHON
+    text = ".".join(map(str, sys.version_info[:3]))
+    if lowest <= sys.version_info[:2] < above:
+        return Check("python", "ok", text)
+    wanted = f"{lowest[0]}.{lowest[1]} up to, not including, {above[0]}.{above[1]}"
+    return Check("python", "missing", f"{text}; needed: {wanted}", "python3.12 -m venv .venv")
+
+
+def _packages(distribution: str) -> list[Check]:
+    """A line per requirement of the installed distribution that is not met, or one that all are."""
+    try:
+        needed = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:
+        root = Path(__file__).resolve().parent.parent.parent
+        checkout = (root / "pyproject.toml").is_file()
+        mend = f"pip install -e {root}" if checkout else f"pip install {distribution}"
+        return [Check("packages", "missing", f"{distribution} is not installed", mend)]
+    lacks, met = [], 0
+    for text in needed:
+        if "extra ==" in text:
+            continue
+        lack = _requirement(text)
+        if lack is None:
+            met += 1
+        else:
+            lacks.append(lack)
+    version = metadata.version(distribution)
+    if not lacks:
+        return [Check("packages", "ok", f"{distribution} {version}, {met} requirements met")]
+    return lacks
+
+
+def _requirement(text: str) -> Check | None:
+    """What is wrong with one requirement; None where it is met or is not for this machine."""
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        return Check("packaging", "missing", "needed to read versions", "pip install packaging")
+    wanted = Requirement(text)
+    if wanted.marker is not None and not wanted.marker.evaluate():
+        return None
+    mend = f'pip install "{wanted.name}{wanted.specifier}"'
+    try:
+        version = metadata.version(wanted.name)
+    except metadata.PackageNotFoundError:
+        return Check(wanted.name, "missing", "not installed", mend)
+    if wanted.specifier.contains(version, prereleases=True):
+        return None
+    return Check(wanted.name, "missing", f"{version}; needed: {wanted.specifier}", mend)
+
+
+def _torch(here: hardware.Machine) -> Check:
+    if here.torch is None:
+        return Check("torch", "missing", "not installed", "pip install torch")
+    build = f"CUDA {here.torch.cuda}" if here.torch.cuda else "CPU build"
+    if here.gpus and not here.torch.cuda:
+        why = f"{here.torch.version} ({build}) cannot use the GPU"
+        return Check("torch", "missing", why, _GPU_TORCH)
+    return Check("torch", "ok", f"{here.torch.version} ({build})")
+
+
+def _gpu(here: hardware.Machine) -> Check:
+    if not here.gpus:
+        why = "none that this process may use: models run on the CPU"
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if hidden is not None:
+            return Check("gpu", "note", f"{why} (CUDA_VISIBLE_DEVICES={hidden!r})")
+        return Check("gpu", "note", why)
+    names = ", ".join(
+        f"{gpu.name} {gpu.memory_bytes / 2**30:.0f} GiB (sm_{gpu.capability[0]}{gpu.capability[1]})"
+        for gpu in here.gpus
+    )
+    return Check("gpu", "ok", names)
+
+
+def _precision(here: hardware.Machine) -> Check:
+    if here.bf16_is_fast:
+        return Check("bf16", "ok", "fast here; precision: auto is bf16")
+    return Check("bf16", "note", f"slow on this {here.device}; precision: auto is float32")
+
+
+def _four_bit(here: hardware.Machine) -> Check:
+    try:
+        version = metadata.version("bitsandbytes")
+    except metadata.PackageNotFoundError:
+        return Check("4-bit", "missing", "no bitsandbytes: no qlora", "pip install bitsandbytes")
+    if here.device == "cuda":
+        return Check("4-bit", "ok", f"bitsandbytes {version}")
+    return Check("4-bit", "note", f"bitsandbytes {version} runs on the CPU, but is made for GPUs")
+
+
+def _memory(here: hardware.Machine) -> Check:
+    text = f"{here.memory_bytes / 2**30:.1f} GiB, {here.cores} cores ({here.cpu})"
+    if here.memory_bytes >= _MEMORY_BYTES:
+        return Check("memory", "ok", text)
+    return Check("memory", "note", f"{text}: room for small models only")
+
+
+def _disk() -> Check:
+    cache = hub.cache_dir()
+    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    text = f"{free / 1e9:.0f} GB free in {cache}"
+    if not os.access(there, os.W_OK):
+        return Check("cache", "missing", f"{cache} cannot be written", "export HARNESS_CACHE=DIR")
+    if free < _SPACE_BYTES:
+        return Check("cache", "note", text, "export HARNESS_CACHE=DIR   # on a larger disk")
+    return Check("cache", "ok", text)
+
+
+def _hub() -> Check:
+    if hub.reachable():
+        return Check("hub", "ok", os.environ.get("HF_ENDPOINT") or "huggingface.co answers")
+    why = f"{hub.why_unreachable()}: packaged models, folders and a mirror work"
+    return Check("hub", "note", why, "unset HF_HUB_OFFLINE" if hub.offline() else "")
+
+
+def _mirror() -> Check:
+    named = os.environ.get("HARNESS_MIRROR")
+    if not named:
+        mend = "export HARNESS_MIRROR=DIR   # DIR/org/name holds a model or a data set"
+        return Check("mirror", "note", "none set; needed only without the Hub", mend)
+    if Path(named).is_dir():
+        return Check("mirror", "ok", named)
+    return Check("mirror", "missing", f"HARNESS_MIRROR: no folder {named}", "unset HARNESS_MIRROR")
+
+
+def _models() -> list[Check]:
+    found = []
+    for entry in packaged.registry().values():
+        if entry.folder.is_dir():
+            fault = packaged.pulled_fault(entry)
+            mend = f"rm -r {shlex.quote(str(entry.folder))}; harness models pull {entry.alias}"
+            found.append(
+                Check(entry.alias, "missing", f"{entry.folder}: {fault}", mend)
+                if fault
+                else Check(entry.alias, "ok", str(entry.folder))
+            )
+            continue
+        text = f"not pulled yet: {entry.download / 1e6:.0f} MB, fetched when first needed"
+        found.append(Check(entry.alias, "note", text, f"harness models pull {entry.alias}"))
+    return found

@@ -1,0 +1,169 @@
+"""`harness eval`: suites on a model trained elsewhere, as an experiment that trains nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.cli.render.progress import progress
+from harness.cli.run import Asked, carry_out, plan_of
+from harness.config import experiment
+from harness.config.strict_yaml import KeyPath, Located
+from harness.data.readers import expanded
+from harness.errors import UserError
+from harness.manager import BUILT_IN, plugins
+from harness.models import adapters, packaged
+from harness.planning.plan import Plan
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the command line says."""
+
+    model: str
+    adapter: str | None
+    load_in_4bit: bool
+    base: str | None
+    label: str | None
+    suites: Sequence[str]
+    folders: Sequence[Path]
+    out: Path | None
+    limit: int | None
+    mirror: Path | None
+    precision: str
+    template: Path | None
+    as_json: bool
+
+    @property
+    def is_base(self) -> bool:
+        """Whether MODEL is measured as it is, with nothing to compare it with."""
+        return not (self.adapter or self.load_in_4bit or self.base)
+
+
+def evaluate(given: Given, executor: str, batch: int | None = None) -> int:
+    """Measure the base and what is given, where no record says it yet; the exit code."""
+    _check_names(given)
+    return carry_out(experiment_of(given), _asked(given), executor, batch)
+
+
+def planned(given: Given) -> Plan:
+    """The cells that `evaluate` would measure."""
+    _check_names(given)
+    with progress(json=True) as screen:
+        return plan_of(experiment_of(given), _asked(given), screen)
+
+
+def _check_names(given: Given) -> None:
+    named = {"MODEL": given.model, "--base": given.base, "--adapter": given.adapter}
+    for option, name in named.items():
+        if name == "":
+            raise UserError(f"{option} is empty: name a folder")
+    _reject_adapter("MODEL", given.model)
+    _reject_adapter("--base", given.base)
+
+
+def _asked(given: Given) -> Asked:
+    return Asked(
+        experiment="",
+        overrides=(),
+        out=given.out,
+        limit=given.limit,
+        methods="",
+        folders=given.folders,
+        mirror=given.mirror,
+        as_json=given.as_json,
+        chat_template=_template(given.template),
+    )
+
+
+def experiment_of(given: Given) -> experiment.Experiment:
+    """The experiment that measures it: the untouched base, then what is given.
+
+    Suites are found in the current folder too, as an experiment's are beside its file.
+    """
+    untouched = plugins().method_that("untouched")
+    label = given.label or (untouched if given.is_base else default_label(given))
+    methods: list[dict[str, Any]] = [{"name": untouched}]
+    if given.is_base:
+        methods[0]["label"] = label
+    elif label == untouched:
+        raise UserError(f"'{label}' is the label of what it is compared with: give another --label")
+    else:
+        methods.append({"name": plugins().method_that("opens"), "label": label, **_opened(given)})
+    values = {
+        "name": _slug(given.label or _short(given.model)),
+        "model": _place(given.base or given.model),
+        "budget": {"steps": 1, "batch": 1, "precision": given.precision},
+        "methods": methods,
+        "suites": list(given.suites) or _built_in_suites(),
+    }
+    last = len(methods) - 1
+    marks: dict[KeyPath, int | str] = {
+        ("model",): "--base" if given.base else "MODEL",
+        ("methods", last, "label"): "--label",
+        ("suites",): "--suite",
+    }
+    return experiment.check_experiment(
+        Located(Path("harness eval"), values, marks), {method["name"] for method in methods}
+    )
+
+
+def _opened(given: Given) -> dict[str, Any]:
+    """Options of the method that opens what was trained elsewhere."""
+    return {
+        **({"weights": _place(given.model)} if given.base else {}),
+        **({"adapter": _place(given.adapter)} if given.adapter else {}),
+        **({"load_in_4bit": True} if given.load_in_4bit else {}),
+    }
+
+
+def _built_in_suites() -> list[str]:
+    origin = plugins().suites.origin
+    return [name for name in origin if origin[name] in BUILT_IN]
+
+
+def _reject_adapter(option: str, name: str | None) -> None:
+    """transformers would open the base that such a folder names, wherever it finds it."""
+    if not name or name in packaged.registry():
+        return
+    if (expanded(name) / adapters.CONFIG).is_file():
+        raise UserError(
+            f"{option} {name}: it is an adapter, not a model: harness eval BASE --adapter {name}"
+        )
+
+
+def _template(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--chat-template {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--chat-template {file}: not UTF-8 text") from None
+
+
+def default_label(given: Given) -> str:
+    """The last part of what is measured."""
+    label = _slug(_short(given.adapter or given.model))
+    return f"{label}-4bit" if given.load_in_4bit else label
+
+
+def _place(name: str) -> str:
+    """A folder's whole path: whatever way led to it, records call it by its own name."""
+    folder = expanded(name)
+    known = name in packaged.registry() or not folder.is_dir()
+    return name if known else str(folder.resolve())
+
+
+def _short(name: str) -> str:
+    """The last part of a folder, a Hub id or an alias."""
+    folder = expanded(name)
+    return folder.resolve().name if folder.is_dir() else name.partition("@")[0].split("/")[-1]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "model"

@@ -1,0 +1,4 @@
+"""What people read: tables, reports and live progress.
+
+Only `cli` imports it.
+"""

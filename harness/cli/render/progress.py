@@ -1,0 +1,142 @@
+"""What a person sees while cells run: live bars on a terminal, a line for each end elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from harness.planning.cell import Cell
+from harness.system.console import console
+
+
+class Quiet:
+    """Says nothing but warnings (`--json`)."""
+
+    def __enter__(self) -> Quiet:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to put away."""
+
+    def begin(self, cells: int) -> None:
+        """So many cells are planned."""
+
+    def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
+        """Tell a warning, in one line on standard error; ignore other events."""
+        if event["event"] == "warning":
+            print(_said(cell, event), file=sys.stderr)
+
+    def download(self, name: str, done: int, total: int) -> None:
+        """Ignore a download's progress."""
+
+
+class Lines(Quiet):
+    """A line for each warning, trial, retry and recorded cell (a log: no terminal)."""
+
+    def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
+        """Tell it on standard error at once."""
+        if said := _said(cell, event):
+            print(said, file=sys.stderr, flush=True)
+
+
+class Live(Quiet):
+    """A bar for the cells and one for what the running cell is doing (on a terminal)."""
+
+    def __init__(self) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
+        self._bars = Progress(
+            TextColumn("{task.description:<44}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console(stderr=True),
+            transient=True,
+        )
+        self._cells = self._bars.add_task("cells", total=None)
+        self._now = self._bars.add_task("", total=None, visible=False)
+
+    def __enter__(self) -> Live:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take the bars off the screen."""
+        self._bars.stop()
+
+    def begin(self, cells: int) -> None:
+        """Set the length of the cells' bar."""
+        self._bars.update(self._cells, total=cells)
+
+    def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
+        """Move the bars, and leave above them what `Lines` would say."""
+        kind = event["event"]
+        if said := _said(cell, event):
+            self._bars.console.print(said, style=_style(event), soft_wrap=True)
+        if kind == "phase":
+            self._restart(f"{cell.label} (seed {cell.seed}): {event['name']}")
+        elif kind == "progress":
+            self._advance(event)
+        elif kind in {"skipped", "recorded"}:
+            self._bars.advance(self._cells)
+
+    def download(self, name: str, done: int, total: int) -> None:
+        """Show a download in bytes."""
+        self._bars.update(
+            self._now,
+            description=f"download {name} (MB)",
+            completed=round(done / 1e6),
+            total=round(total / 1e6),
+            visible=True,
+        )
+
+    def _restart(self, text: str) -> None:
+        self._bars.reset(self._now, description=text, total=None, visible=True)
+
+    def _advance(self, event: Mapping[str, Any]) -> None:
+        done = event.get("step", event.get("done"))
+        total = event.get("steps", event.get("total"))
+        if done is not None:
+            self._bars.update(self._now, completed=done, total=total)
+
+
+def _said(cell: Cell, event: Mapping[str, Any]) -> str | None:
+    """An event in one line; None of those that only move a bar."""
+    kind = event["event"]
+    if kind == "warning":
+        message = " ".join(str(event["message"]).split())
+        return f"Warning: {cell.label} (seed {cell.seed}): {message}"
+    if kind == "trial":
+        return _trial(cell, event)
+    if kind == "retry":
+        checkpointed = ", gradient checkpointing" if event["gradient_checkpointing"] else ""
+        again = f"micro_batch {event['micro_batch']}{checkpointed}"
+        return f"{cell.id}: out of memory, again with {again}"
+    return f"{cell.id}: {event['status']}" if kind == "recorded" else None
+
+
+def _style(event: Mapping[str, Any]) -> str:
+    if event["event"] == "recorded":
+        return "green" if event["status"] == "ok" else "red"
+    return "yellow" if event["event"] in {"warning", "retry"} else ""
+
+
+def _trial(cell: Cell, trial: Mapping[str, Any]) -> str:
+    loss, values = trial["validation_loss"], trial["options"].items()
+    came = trial["status"] if loss is None else f"validation loss {loss:.4f}"
+    told = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in values)
+    return f"{cell.label} trial {trial['number'] + 1}/{trial['trials']}: {told}: {came}"
+
+
+def progress(*, json: bool) -> Quiet:
+    """Live bars on a terminal, lines in a log, and quiet under `--json`."""
+    if json:
+        return Quiet()
+    return Live() if sys.stderr.isatty() else Lines()

@@ -1,0 +1,99 @@
+"""What `harness plan` and `harness run` say of the tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.cli.render import numbers
+from harness.planning.cell import Cell
+from harness.planning.plan import Plan
+from harness.results import store
+from harness.runner.tuning import folder_of, recorded_trials
+from harness.system.console import console
+
+
+def tuned_cells(plan: Plan) -> list[Cell]:
+    """One cell of each search: the first seed's."""
+    return list({cell.label: cell for cell in reversed(plan.cells) if cell.search}.values())[::-1]
+
+
+def described(plan: Plan, out: Path) -> list[dict[str, Any]]:
+    """The searches of a plan, for `harness plan --json`."""
+    return [
+        {
+            "label": cell.label,
+            **cell.search.as_record(),
+            "recorded": recorded_trials(cell, out),
+            "folder": str(folder_of(cell, out)),
+        }
+        for cell in tuned_cells(plan)
+        if cell.search
+    ]
+
+
+def print_planned(plan: Plan, out: Path) -> None:
+    """A line per method that is tuned, and one for those that are not."""
+    searches = described(plan, out)
+    for one in searches:
+        click.echo(
+            f"{one['label']}: {one['number_of_trials']} trials of {one['steps']} steps, "
+            f"{one['recorded']} recorded; {_space(one['space'])}"
+        )
+    left = [cell.label for cell in plan.cells if cell.budget.steps and not cell.search]
+    if searches and left:
+        told = ", ".join(dict.fromkeys(left))
+        click.echo(f"Not tuned, for the entry says what it takes: {told}.")
+
+
+def print_found(plan: Plan, out: Path) -> None:
+    """What the trials chose, and the front where there are two objectives."""
+    for cell in tuned_cells(plan):
+        found = store.read_record(out / "cells" / f"{cell.id}.json")["plan"]["tuning"]
+        if found["chosen"] is None:
+            continue
+        trials = found["trials"]
+        first = trials[0]["validation_loss"]
+        click.echo(
+            f"{cell.label}: {_values(trials[found['chosen']]['options'])}, the best of "
+            f"{len(trials)} trials: validation loss {found['validation_loss']:.4f}, "
+            f"{'failed' if first is None else format(first, '.4f')} in the first; "
+            f"{numbers.duration(found['seconds'])}"
+        )
+        if "front" in found:
+            _print_front(cell.label, [trials[number] for number in found["front"]])
+
+
+def _print_front(label: str, trials: Sequence[Mapping[str, Any]]) -> None:
+    from rich.table import Table
+
+    grid = Table("trial", "options", "validation loss", "peak memory", title=f"Front of {label}")
+    for trial in sorted(trials, key=lambda trial: trial["validation_loss"]):
+        grid.add_row(
+            str(trial["number"] + 1),
+            _values(trial["options"]),
+            f"{trial['validation_loss']:.4f}",
+            numbers.size(trial["peak_memory_bytes"]),
+        )
+    console().print(grid)
+
+
+def _space(space: Mapping[str, Mapping[str, Any]]) -> str:
+    """`lr 2e-05 to 0.002 (log), r one of 4, 8`."""
+    return ", ".join(
+        f"{option} one of {', '.join(map(str, where['choices']))}"
+        if "choices" in where
+        else f"{option} {where['low']} to {where['high']}{' (log)' if where['log'] else ''}"
+        for option, where in space.items()
+    )
+
+
+def _values(options: Mapping[str, Any]) -> str:
+    """`lr=0.000213, r=8`."""
+    return ", ".join(
+        f"{key}={format(value, '.3g') if isinstance(value, float) else value}"
+        for key, value in options.items()
+    )

@@ -1,0 +1,439 @@
+"""Strict YAML: every value keeps its line, and a wrong one becomes one line of advice.
+
+Scalars follow YAML 1.2: `1e-4` is a number (YAML 1.1 reads text), only `true` and `false` are
+booleans (`yes`, `no`, `on` and `off` are words), `007` and dates are text, keys are text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness.data.readers import no_such_file
+from harness.errors import ConfigError, nearest
+
+__all__ = ["Located", "StrictModel", "load", "parse", "validate", "validate_options"]
+
+KeyPath = tuple[str | int, ...]
+"""Where a value stands: `('methods', 2, 'lr')`."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class StrictModel(BaseModel):
+    """Unknown keys, loose types, NaN and infinity are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Located:
+    """Plain data from a YAML file, and where each part of it stands."""
+
+    file: Path
+    data: Any
+    marks: dict[KeyPath, int | str] = field(default_factory=dict, repr=False)
+    """Line of a key or list item, from 1; or the text of the `--set` that put it there."""
+
+    def mark(self, path: Iterable[str | int] = ()) -> int | str | None:
+        """The mark of `path`, or of its nearest parent that has one."""
+        at = tuple(path)
+        while at not in self.marks and at:
+            at = at[:-1]
+        return self.marks.get(at)
+
+    def line(self, path: Iterable[str | int] = ()) -> int | None:
+        """The line of `path` or of its nearest parent; None where a `--set` put it there."""
+        mark = self.mark(path)
+        return mark if isinstance(mark, int) else None
+
+    def error(self, message: str, path: Iterable[str | int] = ()) -> ConfigError:
+        """An error that names the place of `path`: `file:line`, or the `--set`."""
+        mark = self.mark(path)
+        if isinstance(mark, str):
+            return ConfigError(message, file=mark)
+        return ConfigError(message, file=self.file, line=mark)
+
+
+# Reading
+
+
+MOST_BYTES = 2**20
+"""Of a file: what people write by hand is a thousandth of it; rows of data belong in data files."""
+MOST_LEVELS = 100
+"""Of lists and mappings in one another."""
+MOST_VALUES = 100_000
+"""Of a file with its aliases and merges written out: a few lines of them can stand for billions."""
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]  # no stubs: Any
+    """PyYAML with the scalars of YAML 1.2, and a limit on its depth."""
+
+    level = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Raises yaml.MarkedYAMLError where values stand too deep."""
+        self.level += 1
+        if self.level > MOST_LEVELS:
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(
+                problem=f"lists and mappings more than {MOST_LEVELS} deep", problem_mark=mark
+            )
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        return node
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9_]*)|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?"
+        r"|[0-9][0-9_]*[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+    ("merge", r"<<", ["<"]),
+)
+for _name, _pattern, _starts in _SCALARS:
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})\\Z"), _starts)
+
+
+def load(path: str | Path) -> Located:
+    """Read a YAML file; ConfigError where it is missing, broken or has a key twice."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(no_such_file(path))
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise ConfigError(f"{size} bytes: a YAML file of at most {MOST_BYTES} is read", file=path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError("not UTF-8 text: save it as UTF-8", file=path) from error
+    return parse(text, path)
+
+
+def parse(text: str, file: str | Path) -> Located:
+    """Read YAML from a string; `file` is what errors name."""
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ConfigError(
+            f"broken YAML: {error.problem or error}",
+            file=file,
+            line=mark.line + 1 if mark else None,
+        ) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        told = f"broken YAML: the character U+{error.character:04X} is not allowed"
+        raise ConfigError(told, file=file, line=line) from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # "\UFFFFFFFF" is a ValueError
+        raise ConfigError(f"broken YAML: {' '.join(str(error).split())}", file=file) from error
+    marks: dict[KeyPath, int | str] = {(): 1}
+    data = None if node is None else _Builder(file, marks).build(node, ())
+    return Located(Path(file), data, marks)
+
+
+class _Builder:
+    """Turns a node tree into plain data and fills `marks`."""
+
+    def __init__(self, file: str | Path, marks: dict[KeyPath, int | str]) -> None:
+        self.file, self.marks = file, marks
+        self.open: set[int] = set()  # nodes being built: an alias to one of them has no end
+        self.values = 0
+
+    def fail(self, message: str, node: yaml.Node) -> ConfigError:
+        return ConfigError(message, file=self.file, line=node.start_mark.line + 1)
+
+    def count(self, node: yaml.Node) -> None:
+        """One more value, or one more key that is looked at."""
+        self.values += 1
+        if self.values > MOST_VALUES:
+            raise self.fail(
+                f"with its aliases written out the file has more than {MOST_VALUES} values", node
+            )
+
+    def build(self, node: yaml.Node, path: KeyPath) -> Any:
+        self.count(node)
+        if id(node) in self.open:
+            raise self.fail("an alias stands inside its own anchor", node)
+        self.open.add(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+                return {key: self.build(value, at) for key, value, at in self.items(node, path)}
+            if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+                return [self.item(value, (*path, i)) for i, value in enumerate(node.value)]
+            return self.scalar(node)
+        finally:
+            self.open.discard(id(node))
+
+    def item(self, node: yaml.Node, path: KeyPath) -> Any:
+        self.marks[path] = node.start_mark.line + 1
+        return self.build(node, path)
+
+    def items(
+        self, node: yaml.MappingNode, path: KeyPath
+    ) -> Iterator[tuple[str, yaml.Node, KeyPath]]:
+        """Own keys, then those merged in with `<<`; marks each key's line."""
+        seen: dict[str, int] = {}
+        merged: list[yaml.MappingNode] = []
+        for key, value in node.value:
+            self.count(key)
+            line = key.start_mark.line + 1
+            if key.tag == _TAG + "merge":
+                merged += self.sources(value)
+                continue
+            name = self.build(key, path)
+            if not isinstance(name, str):
+                raise self.fail(f"the key {_shown(name)} is not text: put it in quotes", key)
+            if name in seen:
+                raise self.fail(f"the key '{name}' stands twice: first on line {seen[name]}", key)
+            seen[name] = line
+            self.marks[(*path, name)] = line
+            yield name, value, (*path, name)
+        for source in merged:
+            self.count(source)
+            for name, value, at in self.items(source, path):
+                if name not in seen:
+                    seen[name] = value.start_mark.line + 1
+                    yield name, value, at
+
+    def sources(self, node: yaml.Node) -> list[yaml.MappingNode]:
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        for source in nodes:
+            if not isinstance(source, yaml.MappingNode) or id(source) in self.open:
+                raise self.fail("'<<' takes a mapping, or a list of mappings", node)
+        return list(nodes)
+
+    def scalar(self, node: yaml.Node) -> Any:
+        read = _READ.get(node.tag.removeprefix(_TAG))
+        if read is None or not isinstance(node, yaml.ScalarNode):
+            raise self.fail(f"the YAML tag '{node.tag}' is not read here: write plain values", node)
+        if wrong := _NO_TEXT.search(node.value):
+            raise self.fail(f"a text holds the character U+{ord(wrong[0]):04X}: take it out", node)
+        try:
+            return read(node.value)
+        except ValueError as error:
+            shown = node.value if len(node.value) <= 60 else f"{node.value[:57]}..."
+            raise self.fail(f"'{shown}' does not fit its tag '{node.tag}'", node) from error
+
+
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+"""What no path can hold and no UTF-8 file: NUL, and half of a surrogate pair."""
+
+
+def _read_float(text: str) -> float:
+    return float(re.sub(r"\.(inf|nan)$", r"\1", text.replace("_", "").lower()))
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": lambda text: int(text.replace("_", ""), 16 if "0x" in text else 10),
+    "float": _read_float,
+}
+
+
+# Validating
+
+
+def validate(model_class: type[Model], located: Located, *, context: str = "experiment") -> Model:
+    """Check `located.data` against a model; the first thing wrong is a ConfigError with its place.
+
+    `context` says in messages what the file is.
+    """
+    if located.data is None:
+        raise located.error(f"the {context} is empty")
+    return _check(model_class, located.data, located, (), f"the {context}", named=False, also=())
+
+
+def validate_options(
+    options_class: type[Model],
+    values: Mapping[str, Any],
+    located: Located | None = None,
+    path: KeyPath = (),
+    what: str = "the options",
+    also: Iterable[str] = (),
+) -> Model:
+    """Check a dict that stands at `path` of a file; `what` names it in messages.
+
+    `also` are keys that stand beside the options (such as `label`), for the hint only.
+    """
+    located = located or Located(Path(), None, {(): what})
+    return _check(options_class, dict(values), located, path, what, named=True, also=also)
+
+
+def _check(
+    model_class: type[Model],
+    data: Any,
+    located: Located,
+    prefix: KeyPath,
+    what: str,
+    *,
+    named: bool,
+    also: Iterable[str],
+) -> Model:
+    try:
+        # As JSON, strict still takes a list for a tuple and text for a Path.
+        return model_class.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        found = [(_trace(one["loc"], data, one["type"]), one) for one in error.errors()]
+    path, errors = _first(found)
+
+    def name(at: KeyPath) -> str:
+        dotted = ".".join(map(str, at))
+        return what if not at else f"{dotted} of {what}" if named else dotted
+
+    one = errors[0]
+    if one["type"] == "extra_forbidden":
+        known = _known(model_class, one["loc"][:-1]) | (set() if path[:-1] else set(also))
+        message = f"unknown key '{path[-1]}' in {name(path[:-1])}: {nearest(str(path[-1]), known)}"
+    elif one["type"] == "missing":
+        message = f"missing key '{path[-1]}' in {name(path[:-1])}"
+    else:
+        message = f"{name(path)}: {_explain(errors)}"
+    raise located.error(message, prefix + path) from None
+
+
+def _trace(loc: tuple[str | int, ...], data: Any, kind: str) -> KeyPath:
+    """The path in the data: pydantic's location without the names of union branches."""
+    path: list[str | int] = []
+    for i, part in enumerate(loc):
+        if isinstance(data, dict) and part in data:
+            data = data[str(part)]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        elif not (kind == "missing" and i == len(loc) - 1):
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _first(found: list[tuple[KeyPath, Any]]) -> tuple[KeyPath, list[Any]]:
+    """The place to speak of, and what is wrong there (several errors: branches of a union)."""
+    # A misspelt key makes both an unknown and a missing one: the unknown one says more.
+    path = next((at for at, one in found if one["type"] == "extra_forbidden"), found[0][0])
+    # A union that failed here and, in another branch, further in: that branch was meant.
+    inner = [at for at, _ in found if len(at) > len(path) and at[: len(path)] == path]
+    path = inner[0] if inner else path
+    return path, [one for at, one in found if at == path]
+
+
+def _known(model_class: type[BaseModel], loc: tuple[str | int, ...]) -> set[str]:
+    """The keys that a model takes at a location."""
+    at: list[Any] = [model_class]
+    for part in loc:
+        kinds = [kind for one in at for kind in _branches(one)]
+        models = [kind for kind in kinds if _is_model(kind)]
+        if any(kind.__name__ == part for kind in models):
+            at = [kind for kind in models if kind.__name__ == part]
+            continue
+        inner = [k.model_fields[part].annotation for k in models if part in k.model_fields]
+        inner += [get_args(k)[-1] for k in kinds if get_origin(k) is dict and isinstance(part, str)]
+        inner += [
+            get_args(k)[0] for k in kinds if get_origin(k) in (list, tuple) and type(part) is int
+        ]
+        at = inner or at  # no step: the name of a union branch
+    models = [kind for one in at for kind in _branches(one) if _is_model(kind)]
+    return {info.alias or name for kind in models for name, info in kind.model_fields.items()}
+
+
+def _branches(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Annotated:
+        return _branches(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for one in get_args(annotation) for kind in _branches(one)]
+    return [annotation]
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+_KINDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "path_type": "a path",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "set_type": "a list",
+    "frozen_set_type": "a list",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "none_required": "null",
+}
+_BOUNDS = {
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+    "string_too_short": "needs at least {min_length} character(s)",
+    "string_too_long": "takes at most {max_length} characters",
+    "string_pattern_mismatch": "must match the pattern {pattern}",
+    "too_short": "needs at least {min_length} item(s)",
+    "too_long": "takes at most {max_length} items",
+}
+
+
+def _explain(errors: list[Any]) -> str:
+    """What was expected and what stands there, from all errors at one place."""
+    for one in errors:
+        if one["type"] in _BOUNDS:
+            bound = _BOUNDS[one["type"]].format(**one.get("ctx", {}))
+            return f"{bound}, got {_shown(one['input'])}"
+        if one["type"] in ("value_error", "assertion_error"):
+            return str(one["ctx"]["error"])
+    wanted: list[str] = []
+    for one in errors:
+        kind = _KINDS.get(one["type"]) or one.get("ctx", {}).get("expected") or one["msg"]
+        wanted += [] if kind in wanted else [kind]
+    *head, last = wanted
+    listed = f"{', '.join(head)} or {last}" if head else last
+    value = errors[0]["input"]
+    return f"expected {listed}, got {_shown(value)}{_mend(value, wanted)}"
+
+
+def _mend(value: Any, wanted: list[str]) -> str:
+    if wanted == ["true or false"] and str(value).lower() in ("yes", "no", "on", "off"):
+        return ": write true or false"
+    if isinstance(value, str) and any("number" in kind for kind in wanted):
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return ": write it without quotes"
+    if wanted == ["text"] and isinstance(value, (bool, int, float)):
+        return ": put it in quotes"
+    return ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    text = json.dumps(value) if not isinstance(value, str) else repr(value)
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return f"{text} (text)" if isinstance(value, str) else "nothing" if value is None else text

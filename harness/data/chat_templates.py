@@ -1,0 +1,348 @@
+"""Chat templates without transformers: what they write, what they leave out, where answers stand.
+
+The parent process checks conversations with these functions before anything is trained; the worker
+uses the same ones through the tokenizer, so that both refuse the same conversations.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.system.time_limit import TEMPLATE_SECONDS, time_limit
+from harness.types import Message
+
+__all__ = [
+    "DATE",
+    "answer_spans",
+    "check_conversation",
+    "folder_renderer",
+    "is_dated",
+    "own_template",
+    "render_messages",
+    "with_fixed_date",
+]
+
+DATE = datetime.date(2024, 7, 26)
+"""The day that templates with `strftime_now` write: figures must not depend on the day of the run.
+Llama 3's template writes this one where it is given no date."""
+
+_CLOCK = "strftime_now"
+
+Render = Callable[[Sequence[Mapping[str, Any]], bool], str]
+"""`render(messages, generation_prompt)`: what the template writes, as it is."""
+
+
+def is_dated(template: str | None) -> bool:
+    """Whether a template writes the date of the day."""
+    return bool(template) and _CLOCK in str(template)
+
+
+def with_fixed_date(template: str) -> str:
+    """The template with `strftime_now` as a macro that formats `DATE`; others unchanged.
+
+    transformers hands a template its own clock and passes no function through, so the template
+    itself has to bring another one.
+    """
+    return _fixed_date_macro() + template if is_dated(template) else template
+
+
+@functools.cache
+def _fixed_date_macro() -> str:
+    moment = datetime.datetime.combine(DATE, datetime.time())
+    formats = [f"%{flag}{letter}" for flag in ("-", "") for letter in string.ascii_letters]
+    values = {code: moment.strftime(code) for code in formats}
+    filters = "".join(
+        f"|replace({code!r},{value!r})" for code, value in values.items() if value != code
+    )
+    return f"{{%- macro {_CLOCK}(format) -%}}{{{{ format{filters} }}}}{{%- endmacro -%}}"
+
+
+# What a template writes of its messages
+
+
+def render_messages(
+    call: Render, messages: Sequence[Message], *, key: object, generation_prompt: bool = False
+) -> str:
+    """The conversation as text, with every message's text in it.
+
+    Content goes to the template as text, or as a list of parts where the template (a vision
+    model's) writes only those. `key` names the template for what is remembered of it. Raises
+    UserError where the template refuses the conversation or leaves a message out.
+    """
+    roles = tuple(message["role"] for message in messages)
+    form = _form(call, roles, key)
+    try:
+        return call(_as(form, messages), generation_prompt)
+    except _template_errors() as error:
+        raise UserError(_refusal(call, messages, error, generation_prompt)) from error
+
+
+_FORMS: dict[tuple[object, tuple[str, ...]], str] = {}
+"""Of a template and a sequence of roles: `text` or `parts`."""
+
+
+def _form(call: Render, roles: tuple[str, ...], key: object) -> str:
+    """How the template wants content, found with words that stand nowhere else."""
+    if (key, roles) not in _FORMS:
+        words = [{"role": role, "content": f"Qzx{i}Wvj"} for i, role in enumerate(roles)]
+        _FORMS[key, roles] = _form_of_words(call, words)
+    return _FORMS[key, roles]
+
+
+def _form_of_words(call: Render, words: Sequence[Message]) -> str:
+    missing: dict[str, list[int]] = {}
+    for form in ("text", "parts"):
+        try:
+            text = call(_as(form, words), False)
+        except Exception:  # the conversation itself will say why
+            continue
+        # A template that writes any content as Python shows it has not read the parts.
+        if form == "parts" and ("'type'" in text or '"type"' in text):
+            continue
+        missing[form] = [i for i, word in enumerate(words) if word["content"] not in text]
+        if not any(_must_stand(words, i) for i in missing[form]):
+            return form
+    if missing.get("text"):
+        left_out = next(i for i in missing["text"] if _must_stand(words, i))
+        role = words[left_out]["role"]
+        raise UserError(
+            f"the chat template leaves out the {role}'s message (message {left_out + 1}): "
+            + (
+                "put its text before the first user message's, "
+                if role == "system"
+                else "it writes neither texts nor parts, "
+            )
+            + "or set data.chat_template to a template that writes it"
+        )
+    return "text"
+
+
+def _must_stand(messages: Sequence[Message], i: int) -> bool:
+    """Templates may drop what the assistant said in earlier turns, and nothing else."""
+    return messages[i]["role"] != "assistant" or i == len(messages) - 1
+
+
+def _as(form: str, messages: Sequence[Message]) -> list[dict[str, Any]]:
+    if form == "text":
+        return [dict(message) for message in messages]
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        for message in messages
+    ]
+
+
+def _refusal(
+    call: Render, messages: Sequence[Message], error: Exception, generation_prompt: bool
+) -> str:
+    """What the template said, and how to mend the conversation where that can be told."""
+    said = " ".join(str(error).split())[:200] or type(error).__name__
+    mend = "set data.chat_template to a template that takes it"
+    turns = [message for message in messages if message["role"] != "system"]
+    if len(turns) < len(messages) and _takes(call, turns, generation_prompt):
+        return (
+            f"the chat template refuses the system message ({said}): put its text before the "
+            f"first user message's, or {mend}"
+        )
+    if turns and turns[0]["role"] == "assistant":
+        return (
+            "the chat template refuses a conversation that begins with the assistant "
+            f"({said}): leave out its first message, or {mend}"
+        )
+    return f"the chat template refuses the conversation ({said}): mend its turns, or {mend}"
+
+
+def _takes(call: Render, messages: Sequence[Message], generation_prompt: bool) -> bool:
+    try:
+        call(_as("text", messages), generation_prompt)
+    except Exception:
+        return False
+    return True
+
+
+def _template_errors() -> tuple[type[Exception], ...]:
+    """What an expression of a template raises: Jinja's own errors, and those of Python's values."""
+    from jinja2 import TemplateError
+
+    return TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError
+
+
+# Where the answers stand
+
+
+def answer_spans(
+    render: Callable[[Sequence[Message], bool], str], messages: Sequence[Message], text: str
+) -> list[tuple[int, int]]:
+    """Where the assistant's turns stand in `text`: from the generation prompt to the end token.
+
+    Found by rendering the conversation up to each turn, which works with every template that
+    renders a conversation's beginning the same way whatever follows; others are refused. A first
+    message of the assistant, which no prompt leads to, is context where the template cannot
+    write the prompt of an empty conversation.
+    """
+    spans = []
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = _opening(render, text) if i == 0 else render(messages[:i], True)
+        if before is None:
+            continue
+        whole = render(messages[: i + 1], False)
+        if not (text.startswith(before) and text.startswith(whole.rstrip())):
+            raise UserError(
+                f"the chat template rewrites earlier turns, so turn {i + 1} cannot be marked for "
+                "training: set data.loss: all, or give data.chat_template a template that does not"
+            )
+        # The line break that many templates put after the end token is not the model's to write.
+        spans.append((len(before), len(whole.rstrip())))
+    return spans
+
+
+def _opening(render: Callable[[Sequence[Message], bool], str], text: str) -> str | None:
+    """The generation prompt of an empty conversation, where `text` begins with it."""
+    try:
+        before = render([], True)
+    except Exception:
+        return None
+    return before if before and text.startswith(before) else None
+
+
+def check_conversation(
+    render: Callable[[Sequence[Message], bool], str], messages: Sequence[Message], *, marked: bool
+) -> None:
+    """Raise UserError where a template cannot write a conversation.
+
+    With `marked` the assistant's turns must be found in what it writes.
+    """
+    text = render(messages, messages[-1]["role"] != "assistant")
+    if marked:
+        answer_spans(render, messages, text)
+
+
+# Templates of a model's folder
+
+
+def own_template(folder: Path) -> str | None:
+    """The chat template of a model's folder; None where it has none, or none that can be read."""
+    file = folder / "chat_template.jinja"
+    try:
+        template = (
+            file.read_text(encoding="utf-8")
+            if file.is_file()
+            else _tokenizer_config(folder).get("chat_template")
+        )
+    except (OSError, ValueError):
+        return None
+    if isinstance(template, list):  # several, by name
+        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def folder_renderer(
+    folder: Path, chat_template: str | None
+) -> Callable[[Sequence[Message], bool], str] | None:
+    """Renders conversations with `chat_template`, else the folder's own, as transformers does.
+
+    None where the folder has no template that this process can read.
+    """
+    source = chat_template or own_template(folder)
+    if source is None:
+        return None
+    from jinja2 import TemplateError
+
+    try:
+        template = _environment().from_string(with_fixed_date(source))
+    except TemplateError:
+        return None  # transformers says why, with its own extensions
+    special = _special_tokens(folder)
+
+    def call(messages: Sequence[Mapping[str, Any]], generation_prompt: bool) -> str:
+        with time_limit(TEMPLATE_SECONDS, "the chat template"):
+            return str(
+                template.render(
+                    messages=[dict(message) for message in messages],
+                    tools=None,
+                    documents=None,
+                    add_generation_prompt=generation_prompt,
+                    **special,
+                )
+            )
+
+    def render(messages: Sequence[Message], generation_prompt: bool) -> str:
+        return render_messages(
+            call, messages, key=(str(folder), source), generation_prompt=generation_prompt
+        )
+
+    return render
+
+
+def check_template(source: str) -> None:
+    """Raise UserError where a text is no chat template (with its line), or writes no message."""
+    from jinja2 import TemplateSyntaxError
+    from jinja2.meta import find_undeclared_variables
+
+    environment, text = _environment(), with_fixed_date(source)
+    try:
+        environment.from_string(text)
+        used = find_undeclared_variables(environment.parse(text))
+    except TemplateSyntaxError as error:
+        raise UserError(
+            f"the chat template is no Jinja: {error.message} (its line {error.lineno})"
+        ) from None
+    except RecursionError:
+        raise UserError("the chat template is nested too deep") from None
+    if "messages" not in used:
+        raise UserError("the chat template never uses `messages`: every prompt would be the same")
+
+
+def _environment() -> Any:
+    """What transformers compiles chat templates with."""
+    from jinja2 import TemplateError, nodes
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what the assistant writes; the text is the block's."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body).set_lineno(line)
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    return environment
+
+
+def _tokenizer_config(folder: Path) -> Mapping[str, Any]:
+    file = folder / "tokenizer_config.json"
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _special_tokens(folder: Path) -> dict[str, str]:
+    """`bos_token` and others by their names, as templates use them."""
+    try:
+        listed: Iterable[tuple[str, Any]] = _tokenizer_config(folder).items()
+    except (OSError, ValueError):
+        return {}
+    texts = {key: v.get("content") if isinstance(v, dict) else v for key, v in listed}
+    return {k: v for k, v in texts.items() if k.endswith("_token") and isinstance(v, str)}

@@ -1,0 +1,258 @@
+"""Near-duplicates between training rows and evaluation samples.
+
+`python -m harness.data.overlap TRAIN TEST` prints the closest pairs and exits 1 where one is too
+close.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.types import Message, Row, Sample
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Overlap", "asked_of", "closest", "grams_of", "overlaps"]
+
+COMMON_SHARE = 0.1
+"""An n-gram in more of the training rows than this share is boilerplate, not a leak."""
+COMMON_ROWS = 3
+"""... and in more rows than this, so that a small file can leak at all."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Something that a training row and a sample share."""
+
+    sample_id: str
+    row_id: str
+    row_line: int | None
+    kind: str
+    """`same prompt`, or `13-gram`."""
+    text: str
+    """What they share, in normalised words."""
+
+
+def overlaps(train: Sequence[Row], samples: Sequence[Sample], n: int = 13) -> list[Overlap]:
+    """One Overlap per sample and row with the same normalised prompt or a shared word n-gram.
+
+    Words are compared in lower case without punctuation. N-grams do not reach over the border of
+    a message; those of system messages, and those in more than a tenth of the training rows (and
+    in more than three), do not count. In the samples' order, then the rows'.
+    """
+    prompts: dict[str, list[int]] = defaultdict(list)
+    grams: dict[str, list[int]] = defaultdict(list)
+    for i, sample in enumerate(samples):
+        prompts[_prompt(_asked(sample))].append(i)
+        for gram in _grams(_sample_texts(sample), n):
+            grams[gram].append(i)
+    shared, system = _shared(train, samples, grams.keys(), n)
+    limit = max(COMMON_ROWS, COMMON_SHARE * len(train))
+    found: dict[tuple[int, int], Overlap] = {}
+    for r, row in enumerate(train):
+        prompt = _prompt(_row_asked(row))
+        hits = [("same prompt", prompt, prompts.get(prompt, []) if prompt else [])]
+        hits += [
+            (f"{n}-gram", gram, grams[gram])
+            for gram in shared.rows[r]
+            if gram not in system and shared.counts[gram] <= limit
+        ]
+        for kind, text, where in hits:
+            for i in where:
+                overlap = Overlap(samples[i].id, row.id, row.line, kind, text)
+                found.setdefault((i, r), overlap)
+    return [found[pair] for pair in sorted(found)]
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """The n-grams of the samples that occur in training rows."""
+
+    rows: list[list[str]]
+    counts: Counter[str]
+
+
+def _shared(
+    train: Sequence[Row], samples: Sequence[Sample], known: Iterable[str], n: int
+) -> tuple[_Shared, set[str]]:
+    """Per row the n-grams in `known`, in how many rows each is, and those of system messages."""
+    known = set(known)
+    rows = [
+        [gram for gram in dict.fromkeys(_grams(_row_texts(row), n)) if gram in known]
+        for row in train
+    ]
+    counts = Counter(gram for row in rows for gram in row)
+    talks = [row.messages for row in train] + [sample.messages for sample in samples]
+    texts = {text for talk in talks for text in _turns(talk, ("system",))}
+    return _Shared(rows, counts), set(_grams(texts, n))
+
+
+def closest(
+    train: Sequence[Row], samples: Sequence[Sample], top: int = 10
+) -> list[tuple[float, str, str]]:
+    """The `top` most similar pairs as (similarity 0 to 1, sample id, row id), closest first.
+
+    Similarity is the larger Jaccard index of word trigrams and of word sets, of the two user
+    turns (or plain prompts, or texts) that are most alike. Exact: every pair with a word in
+    common is weighed, through inverted indexes.
+    """
+    import numpy as np
+
+    turns = [(r, _words(text)) for r, row in enumerate(train) for text in _row_asked(row)]
+    turns = [(r, words) for r, words in turns if words]
+    if not turns or top < 1:
+        return []
+    owner = np.array([r for r, _ in turns])
+    indexes = [_Index([kind(words) for _, words in turns]) for kind in (set, _trigrams)]
+    pairs: list[tuple[float, int, int]] = []
+    for i, sample in enumerate(samples):
+        best = np.zeros(len(train))
+        for text in _asked(sample):
+            words = _words(text)
+            sets: tuple[set[Any], set[Any]] = (set(words), _trigrams(words))
+            for index, features in zip(indexes, sets, strict=True):
+                np.maximum.at(best, owner, index.jaccard(features))
+        # Stable, so that ties keep the rows' order.
+        for r in np.argsort(-best, kind="stable")[:top]:
+            if best[r] > 0:
+                pairs.append((float(best[r]), i, int(r)))
+    pairs.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))
+    return [(similarity, samples[i].id, train[r].id) for similarity, i, r in pairs[:top]]
+
+
+class _Index:
+    """Feature to the documents that have it."""
+
+    def __init__(self, documents: Sequence[Iterable[object]]) -> None:
+        import numpy as np
+
+        postings: dict[object, list[int]] = defaultdict(list)
+        sets = [set(document) for document in documents]
+        for i, features in enumerate(sets):
+            for feature in features:
+                postings[feature].append(i)
+        self.postings = {feature: np.array(where) for feature, where in postings.items()}
+        self.sizes = np.array([len(features) for features in sets])
+
+    def jaccard(self, features: Iterable[object]) -> np.ndarray:
+        """Similarity of a feature set to every document: float array of their number."""
+        import numpy as np
+
+        features = set(features)
+        hits = [self.postings[one] for one in features if one in self.postings]
+        if not hits:
+            return np.zeros(len(self.sizes))
+        both = np.bincount(np.concatenate(hits), minlength=len(self.sizes))
+        return both / (self.sizes + len(features) - both)
+
+
+# Texts of a row or sample
+
+
+def asked_of(row: Row) -> str:
+    """What a row asks, or its text, in normalised words."""
+    return _prompt(_row_asked(row))
+
+
+def grams_of(row: Row, n: int = 13) -> set[str]:
+    """The word n-grams of what a row's user and assistant say, or of its text."""
+    return set(_grams(_row_texts(row), n))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+(?:['’]\w+)*", text.casefold())
+
+
+def _trigrams(words: Sequence[str]) -> set[tuple[str, ...]]:
+    return {tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))} if words else set()
+
+
+def _grams(texts: Iterable[str], n: int) -> Iterator[str]:
+    for text in texts:
+        words = _words(text)
+        for i in range(len(words) - n + 1):
+            yield " ".join(words[i : i + n])
+
+
+def _turns(messages: Sequence[Message] | None, roles: tuple[str, ...]) -> list[str]:
+    return [turn["content"] for turn in messages or () if turn["role"] in roles]
+
+
+def _prompt(texts: Iterable[str]) -> str:
+    return " ".join(word for text in texts for word in _words(text))
+
+
+def _row_asked(row: Row) -> list[str]:
+    """What the user says in a row; the text of a row that is text."""
+    return _turns(row.messages, ("user",)) or _given(row.prompt, row.text)
+
+
+def _asked(sample: Sample) -> list[str]:
+    text = sample.reference if sample.prompt is None and not sample.messages else None
+    return _turns(sample.messages, ("user",)) or _given(sample.prompt, text)
+
+
+def _row_texts(row: Row) -> list[str]:
+    said = _turns(row.messages, ("user", "assistant"))
+    return said + _given(row.prompt, row.completion, row.text)
+
+
+def _sample_texts(sample: Sample) -> list[str]:
+    said = _turns(sample.messages, ("user", "assistant"))
+    return said + _given(sample.prompt, sample.reference)
+
+
+def _given(*texts: str | None) -> list[str]:
+    return [text for text in texts if text]
+
+
+# The script
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the closest pairs; 1 where one is above the maximum, 2 where a file is wrong."""
+    import argparse
+    import sys
+    from pathlib import Path
+
+    from harness.data.rows import load_rows, load_samples
+    from harness.errors import UserError
+
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.data.overlap",
+        description="Closest pairs of training rows and test samples; exit 1 if one is too close.",
+    )
+    parser.add_argument("train", type=Path, metavar="TRAIN")
+    parser.add_argument("test", type=Path, metavar="TEST")
+    parser.add_argument("--max", type=float, default=0.6, help="similarity allowed (%(default)s)")
+    parser.add_argument("--top", type=int, default=10, help="pairs to print (%(default)s)")
+    given = parser.parse_args(arguments)
+    try:
+        train, samples = load_rows(given.train), load_samples(given.test)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    pairs = closest(train, samples, max(1, given.top))
+    rows = {row.id: " / ".join(_row_asked(row)) for row in train}
+    asked = {sample.id: " / ".join(_asked(sample)) for sample in samples}
+    for similarity, sample_id, row_id in pairs:
+        print(f"{similarity:.2f}  {sample_id}: {asked[sample_id][:160]}")
+        print(f"      {row_id}: {rows[row_id][:160]}")
+    worst = pairs[0][0] if pairs else 0.0
+    close = worst > given.max
+    print(
+        f"{len(train)} rows, {len(samples)} samples, closest {worst:.2f}, allowed {given.max:.2f}"
+    )
+    return 1 if close else 0
+
+
+if __name__ == "__main__":
+    from harness.system.console import standard_streams
+
+    with standard_streams():
+        raise SystemExit(main())

@@ -1,0 +1,288 @@
+"""From rows to token ids: the chat template, and which tokens count.
+
+Training, perplexity and `harness plan --show-tokens` all use these functions, so what is trained
+on, what is scored and what is shown are the same tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from harness.data.chat_templates import answer_spans, render_messages, with_fixed_date
+from harness.errors import UserError
+from harness.types import Message, Row, Sample
+
+IGNORED = -100  # torch.nn.CrossEntropyLoss's ignore_index
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A row as token ids. `labels[i]` is `input_ids[i]`, or -100 where it does not count."""
+
+    input_ids: list[int]
+    labels: list[int]
+    cut: int = 0
+    """Tokens that `max_length` took off the end."""
+
+
+def encode_row(
+    tokenizer: Any,
+    row: Row,
+    *,
+    max_length: int | None = None,
+    loss: str = "assistant",
+    chat_template: str | None = None,
+) -> Encoded:
+    """Token ids and labels of a row.
+
+    `loss="assistant"` counts the answers of a conversation with their end token, the completion
+    after a prompt, and all of a plain text; `"all"` counts every token. Raises UserError where
+    the tokenizer has no chat template for a conversation.
+    """
+    ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    if row.messages is not None:
+        try:
+            ids, labels = _conversation(tokenizer, row.messages, chat_template, loss)
+        except UserError as error:
+            raise UserError(f"row {row.id}: {error}") from error
+    elif row.text is not None:
+        ids = [*encode_text(tokenizer, row.text), *ending]
+        labels = list(ids)
+    else:
+        before = encode_text(tokenizer, row.prompt or "")
+        ids = [*before, *encode_after(tokenizer, row.completion or ""), *ending]
+        labels = [IGNORED] * len(before) + ids[len(before) :]
+    if loss == "all":
+        labels = list(ids)
+    cut = max(0, len(ids) - max_length) if max_length else 0
+    end = len(ids) - cut
+    return Encoded(ids[:end], labels[:end], cut)
+
+
+def encode_prompt(tokenizer: Any, sample: Sample, chat_template: str | None = None) -> list[int]:
+    """Token ids that an answer to `sample` continues."""
+    if sample.messages is None:
+        return encode_text(tokenizer, sample.prompt or "")
+    text = render(tokenizer, sample.messages, chat_template, generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def render(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    chat_template: str | None = None,
+    *,
+    generation_prompt: bool = False,
+) -> str:
+    """The conversation as text, through the chat template; dates are `chat_templates.DATE`.
+
+    Raises UserError where the template refuses the conversation or leaves a message out.
+    """
+    if not (chat_template or tokenizer.chat_template):
+        raise UserError(
+            "the model has no chat template: set data.chat_template to a Jinja template, or give "
+            "prompt/completion rows with data.format: prompt"
+        )
+    source = with_fixed_date(tokenizer.get_chat_template(chat_template))
+
+    def call(given: Sequence[Any], generation_prompt: bool) -> str:
+        return str(
+            tokenizer.apply_chat_template(
+                list(given),
+                chat_template=source,
+                add_generation_prompt=generation_prompt,
+                tokenize=False,
+            )
+        )
+
+    return render_messages(call, messages, key=source, generation_prompt=generation_prompt)
+
+
+# Plain texts, and texts that go on from others
+
+
+def encode_text(tokenizer: Any, text: str, **settings: Any) -> list[int]:
+    """Token ids of a text that something may continue.
+
+    With what the tokenizer puts before a text and without what some put after it: an end token
+    belongs to no prompt, no context and no text that is scored.
+    """
+    ids = list(tokenizer(text, **settings)["input_ids"])
+    end = [] if settings.get("add_special_tokens") is False else _traits(tokenizer).end
+    return ids[: -len(end)] if end and ids[-len(end) :] == end else ids
+
+
+def encode_after(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text that goes on from another: nothing is put before its first character.
+
+    Tokenizers of the SentencePiece kind put a space before every text.
+    """
+    return _continued(tokenizer, text)[0]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A context and its continuation as token ids."""
+
+    context: list[int]
+    continuation: list[int]
+    apart: bool = False
+    """True where the tokenizer merges the end of one with the beginning of the other, so that
+    the continuation was encoded on its own."""
+
+
+def encode_pair(
+    tokenizer: Any,
+    context: str,
+    continuation: str,
+    encode: Callable[[str], Sequence[int]] | None = None,
+) -> Pair:
+    """A continuation's token ids after its context; at least one, and of its own text.
+
+    The continuation's tokens are those that it adds to the context's. Where a token stands
+    across the join (its text is part of both) that would leave out some of the continuation, or
+    all of it, and the continuation is encoded on its own. Raises UserError where it has no token.
+    """
+    encode = encode or (lambda text: encode_text(tokenizer, text))
+    before, whole = list(encode(context)), list(encode(context + continuation))
+    if len(whole) > len(before) and whole[: len(before)] == before:
+        return Pair(before, whole[len(before) :])
+    after = encode_after(tokenizer, continuation)
+    if not after:
+        raise UserError(
+            f"the tokenizer has no token for the continuation {continuation!r}, so it cannot be "
+            "scored: leave it out, or write it otherwise"
+        )
+    return Pair(before, after, apart=True)
+
+
+@dataclass(frozen=True)
+class _Traits:
+    """What a tokenizer does to every text."""
+
+    end: list[int]
+    """What it appends."""
+    spaced: bool
+    """Whether it puts a space before a text."""
+
+
+_KNOWN: WeakKeyDictionary[Any, _Traits] = WeakKeyDictionary()
+
+
+def _traits(tokenizer: Any) -> _Traits:
+    if tokenizer not in _KNOWN:
+        bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+        whole = list(tokenizer("a")["input_ids"])
+        starts = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]
+        end = whole[starts[0] + len(bare) :] if bare and starts else []
+        inside = list(tokenizer(f"{_ANCHOR}a", add_special_tokens=False)["input_ids"])
+        _KNOWN[tokenizer] = _Traits(end, inside[-len(bare) :] != bare)
+    return _KNOWN[tokenizer]
+
+
+_ANCHOR = "\n"
+"""What a text is encoded after where the tokenizer treats the beginning of a text differently."""
+
+
+def _continued(tokenizer: Any, text: str, **settings: Any) -> tuple[list[int], list[Any]]:
+    """(ids, offsets) of a text that goes on from another; no offsets unless they are asked for."""
+    settings["add_special_tokens"] = False
+    offsets = bool(settings.get("return_offsets_mapping"))
+    if _traits(tokenizer).spaced:
+        anchor = list(tokenizer(_ANCHOR, add_special_tokens=False)["input_ids"])
+        whole = tokenizer(_ANCHOR + text, **settings)
+        ids, at = list(whole["input_ids"]), len(anchor)
+        if ids[:at] == anchor and (len(ids) > at or not text):
+            places = whole["offset_mapping"][at:] if offsets else []
+            shift = len(_ANCHOR)
+            return ids[at:], [(max(0, a - shift), max(0, b - shift)) for a, b in places]
+    encoded = tokenizer(text, **settings)
+    return list(encoded["input_ids"]), list(encoded["offset_mapping"]) if offsets else []
+
+
+def end_tokens(tokenizer: Any, chat_template: str | None, model_config: Any) -> list[int]:
+    """Ids that end an answer: the tokenizer's, the model's, and the template's end of a turn."""
+    found = {tokenizer.eos_token_id}
+    stated = getattr(model_config, "eos_token_id", None)
+    found.update(stated if isinstance(stated, (list, tuple)) else [stated])
+    if chat_template or tokenizer.chat_template:
+        turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        encoded = encode_row(tokenizer, Row("", messages=tuple(turn)), chat_template=chat_template)
+        last = [i for i in encoded.labels if i != IGNORED][-1]
+        if last in special_ids(tokenizer):
+            found.add(last)
+    return sorted(i for i in found if i is not None)
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of the special tokens: those with a role, and those that were only added as special."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """sha256 of what turns text into ids: figures per token need it to be equal.
+
+    The backend's own serialisation without padding and truncation, which calls may set; where
+    there is no backend, the vocabulary. The ids that begin and end a text count too.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        told: Any = sorted(tokenizer.get_vocab().items())
+    else:
+        told = {**json.loads(backend.to_str()), "padding": None, "truncation": None}
+    special = [getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "unk")]
+    text = json.dumps([type(tokenizer).__name__ if backend is None else "", told, special])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _conversation(
+    tokenizer: Any, messages: Sequence[Message], chat_template: str | None, loss: str
+) -> tuple[list[int], list[int]]:
+    """Ids and labels; where every token counts, the answers need not be found."""
+
+    def rendered(some: Sequence[Message], generation_prompt: bool) -> str:
+        return render(tokenizer, some, chat_template, generation_prompt=generation_prompt)
+
+    text = rendered(messages, False)
+    spans = [(0, len(text))] if loss == "all" else answer_spans(rendered, messages, text)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, places = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+    starts = [start for start, _ in spans]
+    if any(a < start < b for start in starts for a, b in places):
+        ids, places = _in_pieces(tokenizer, text, starts)
+    # A token that begins in an answer is the model's to write, be it also the end of a turn.
+    labels = [
+        token if any(start <= a and (b <= end or a < end) for start, end in spans) else IGNORED
+        for token, (a, b) in zip(ids, places, strict=True)
+    ]
+    return ids, labels
+
+
+def _in_pieces(
+    tokenizer: Any, text: str, starts: Sequence[int]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids and offsets of a text that is cut where answers begin, as prompts are at evaluation.
+
+    Otherwise a token that holds the end of a prompt and the beginning of the answer would count
+    for neither, and the model would be asked with a prompt that it never saw.
+    """
+    bounds = sorted({0, *starts, len(text)})
+    ids: list[int] = []
+    places: list[tuple[int, int]] = []
+    for start, end in itertools.pairwise(bounds):
+        piece = text[start:end]
+        if start:
+            own, offsets = _continued(tokenizer, piece, return_offsets_mapping=True)
+        else:
+            encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+            own, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+        ids += own
+        places += [(a + start, b + start) for a, b in offsets]
+    return ids, places

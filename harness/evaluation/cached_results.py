@@ -1,0 +1,156 @@
+"""The suites of a cell, each kept as soon as it is scored, or found kept by an earlier run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.evaluation.suite import Suite
+from harness.evaluation.tasks import protocol
+from harness.results import store
+from harness.stats import metric_summary
+from harness.types import SuiteResult
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class Sections:
+    """What a cell's record says of each suite, and the sample files beside it.
+
+    A kept suite is known by the bytes of the artifact, the suite's hash and the hash of its data
+    alone: whichever cell or experiment measured it.
+    """
+
+    out: Path
+    cell_id: str
+    base: str | None
+    """Id of the base's record, to compare with."""
+    artifact_hash: str
+    warn: Callable[[str], None]
+    shared: Path | None = None
+    """Folder whose results folders may hold the same answers; None: only `out` is looked at."""
+    tokenizer_hash: str | None = None
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Suite -> its section of the record."""
+    _data: dict[str, str | None] = field(default_factory=dict)
+
+    def reuse(self, suite: Suite) -> str | None:
+        """Take a suite's answers from where they are kept already; the id of the cell they are of.
+
+        None where there are none. Files that are broken or were changed are passed over, with a
+        warning. Raises what finding out the suite's data raises.
+        """
+        self._data[suite.name] = protocol.data_hash(suite)
+        for file in self._places(suite.name):
+            found = self._read(file, suite)
+            if found is None:
+                continue
+            section, rows, result = found
+            self.tokenizer_hash = section["tokenizer_hash"]
+            cell = str(section.get("reused") or section["cell"])
+            lost = {k: v for k, v in section["samples"].items() if k == "non_finite"}
+            self._keep(suite, rows, result, {"reused": cell}, lost)
+            return cell
+        return None
+
+    def keep(self, suite: Suite, result: SuiteResult) -> None:
+        """Write the samples and the section of a suite that was scored now."""
+        rows = [dict(row) for row in result.rows]
+        self._keep(suite, rows, result, {}, {})
+
+    def _keep(
+        self,
+        suite: Suite,
+        rows: Rows,
+        result: SuiteResult,
+        reused: dict[str, str],
+        lost: dict[str, int],
+    ) -> None:
+        base: Rows | None = None
+        same_tokens, trouble = True, None
+        try:
+            base, same_tokens = self._base_rows(suite)
+        except UserError as error:  # a base that cannot be read does not cost the answers
+            trouble = error
+        told = {
+            "hash": suite.hash,
+            "version": suite["version"],
+            "content": suite.content,
+            "parts": dict(suite.parts),
+            "data_hash": self._data.get(suite.name),
+            **reused,
+            "metrics": metric_summary.summarise(
+                result.metrics, rows, base, same_tokens=same_tokens
+            ),
+            "samples": store.write_samples(self.out, self.cell_id, suite.name, rows) | lost,
+            "notes": dict(result.notes),
+        }
+        beside = {
+            "artifact_hash": self.artifact_hash,
+            "tokenizer_hash": self.tokenizer_hash,
+            "warnings": list(result.warnings),
+        }
+        store.write_section(self.out, self.cell_id, suite.name, {**told, **beside})
+        if trouble is not None:
+            raise trouble
+        for message in result.warnings:
+            self.warn(message)
+        self.done[suite.name] = told
+
+    def _base_rows(self, suite: Suite) -> tuple[Rows | None, bool]:
+        """The base's rows of the same suite, and whether its figures per token can be compared."""
+        if self.base is None:
+            return None, True
+        base = store.read_record(self.out / "cells" / f"{self.base}.json")
+        measured = base["evaluation"] or {}
+        theirs = (measured.get("suites") or {}).get(suite.name)
+        mine = [suite.hash, self._data.get(suite.name)]
+        if theirs is None or [theirs["hash"], theirs.get("data_hash")] != mine:
+            self.warn(f"suite '{suite.name}': the base has no result to compare with")
+            return None, True
+        same = measured.get("tokenizer_hash") in (None, self.tokenizer_hash)
+        if not same and _per_token(theirs):
+            self.warn(
+                f"suite '{suite.name}': the base has another tokenizer, so perplexity per token "
+                "is not compared with it; bits_per_byte is"
+            )
+        return store.read_samples(self.out, base, suite.name), same
+
+    def _places(self, suite: str) -> Iterator[Path]:
+        """Where the suite may be kept: this cell first, then its folder, then the shared one."""
+        own = self.out / "samples" / self.cell_id / f"{suite}.json"
+        inside = sorted(self.out.glob(f"samples/*/{suite}.json"))
+        beside = sorted(self.shared.glob(f"*/samples/*/{suite}.json")) if self.shared else []
+        yield from (file for file in dict.fromkeys([own, *inside, *beside]) if file.is_file())
+
+    def _read(self, file: Path, suite: Suite) -> tuple[dict[str, Any], Rows, SuiteResult] | None:
+        """A kept suite, if it is this one and whole."""
+        text = file.read_text(encoding="utf-8", errors="replace")
+        # A cell's file that does not even name this artifact is nothing to warn others of.
+        if file.parent.name != self.cell_id and self.artifact_hash not in text:
+            return None
+        try:
+            section, rows = store.read_section(file)
+            wanted = [store.SECTION, self.artifact_hash, suite.hash, self._data[suite.name]]
+            keys = ("schema", "artifact_hash", "hash", "data_hash")
+            if [section[key] for key in keys] != wanted:
+                return None
+            metrics = metric_summary.metrics_of(section["metrics"])
+            for metric in metrics:
+                metric_summary.scored(metric_summary.estimator(metric), rows)
+        except Exception as error:  # whatever somebody made of the file
+            why = str(error) if isinstance(error, UserError) else type(error).__name__
+            self.warn(
+                f"suite '{suite.name}': the answers kept for {file.parent.name} are not used "
+                f"({why.replace(str(file.parent), '...')})"
+            )
+            return None
+        return section, rows, SuiteResult(rows, metrics, section["notes"], section["warnings"])
+
+
+def _per_token(section: dict[str, Any]) -> bool:
+    return any(metric_summary.per_token(m["estimator"]) for m in section["metrics"].values())

@@ -1,0 +1,230 @@
+"""Runs suites on a model, one after the other, and hands over each as soon as it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from harness.data.tokenization import tokenizer_hash
+from harness.evaluation.suite import Suite
+from harness.evaluation.tasks import protocol
+from harness.evaluation.tasks.protocol import Question
+from harness.manager import plugins
+from harness.types import Artifact, SuiteResult
+
+Report = Callable[..., None]
+Phase = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class SuiteFailure:
+    """A suite that broke; what the others measured stands."""
+
+    error: Exception
+    phase: str
+    """`generate`, `loglikelihood` or the suite's name."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One suite, finished or failed."""
+
+    suite: Suite
+    result: SuiteResult | SuiteFailure
+    tokenizer_hash: str
+    """Of the model that was measured."""
+    passes: Mapping[str, Any]
+    """How its forward passes ran: batch, shared prefixes."""
+
+
+def evaluate(
+    artifact: Artifact,
+    suites: Sequence[Suite],
+    phase: Phase,
+    report: Report,
+    batch: int | None = None,
+) -> Iterator[Measured]:
+    """Every suite's result on the model that `artifact` describes, each as soon as it is there.
+
+    At most `batch` sequences run at once; None finds what memory allows. Suites with a judge come
+    last, for its model takes the place of the judged one. A prompt that several suites ask runs
+    once. Phases: `reload`, `generate`, `loglikelihood`, and one of each
+    suite's name for its scoring. Raises what opening the model raises; an exception in a suite
+    is its SuiteFailure.
+    """
+    judged = [suite for suite in suites if suite["judge"] is not None]
+    with opened(artifact, phase, report, batch) as bench:
+        model = bench.model
+        for together in [*([suite] for suite in suites if suite not in judged), judged]:
+            for suite, result in _batch(bench, together, phase):
+                yield Measured(suite, result, bench.tokenizer_hash, model.passes())
+
+
+@contextmanager
+def opened(
+    artifact: Artifact, phase: Phase, report: Report, batch: int | None = None
+) -> Iterator[Bench]:
+    """The model of an artifact, ready to be asked; closed at the end."""
+    with phase("reload"):
+        bench = Bench(_open(artifact, batch), artifact, report, batch)
+    try:
+        yield bench
+    finally:
+        bench.close()
+
+
+def rows(bench: Bench, suite: Suite, phase: Phase) -> Sequence[Mapping[str, Any]]:
+    """The sample rows of one suite. Raises what asking and scoring raise."""
+    ((_, result),) = _batch(bench, [suite], phase)
+    if isinstance(result, SuiteFailure):
+        raise result.error
+    return result.rows
+
+
+def _batch(
+    bench: Bench, suites: Sequence[Suite], phase: Phase
+) -> Iterator[tuple[Suite, SuiteResult | SuiteFailure]]:
+    """Ask and answer suites that need the model at the same time."""
+    asked: list[tuple[Suite, Question]] = []
+    for suite in suites:
+        bench.begin(suite)
+        try:
+            with phase(suite.name):
+                asked.append((suite, protocol.module(suite["ask"]).ask(suite, bench.model)))
+        except Exception as error:
+            yield suite, SuiteFailure(error, suite.name)
+    questions = [question for _, question in asked]
+    for name, run in (("generate", bench.generate), ("loglikelihood", bench.score)):
+        try:
+            run(questions, phase)
+        except Exception as error:
+            yield from ((suite, SuiteFailure(error, name)) for suite, _ in asked)
+            return
+    for suite, question in asked:
+        bench.begin(suite)
+        result: SuiteResult | SuiteFailure
+        try:
+            with phase(suite.name):
+                answered = protocol.module(suite["ask"]).answer(suite, question, bench)
+                result = protocol.within_budget(suite.name, answered)
+        except Exception as error:
+            result = SuiteFailure(error, suite.name)
+        yield suite, result
+
+
+class Bench:
+    """The worker's Tools: the model under test, the embedder and the judge's model."""
+
+    def __init__(
+        self, model: Any, artifact: Artifact, report: Report, batch: int | None = None
+    ) -> None:
+        self.model = model
+        self.artifact = artifact
+        self.report = report
+        self.batch = batch
+        self.suite: Suite | None = None
+        self.tokenizer_hash = tokenizer_hash(model.tokenizer)
+        self._answers: dict[tuple[int, tuple[int, ...]], Any] = {}
+        self._decode = model.decode
+        self._embedders: dict[str, Any] = {}
+        self._judge: tuple[Artifact, Any] | None = None
+
+    def begin(self, suite: Suite) -> None:
+        """What is lent from now on is lent to this suite."""
+        self.suite = suite
+        self.report(activity=suite.name)
+
+    def generate(self, questions: Collection[Question], phase: Phase) -> None:
+        """Answer prompts, by their caps on new tokens; what was asked before is remembered."""
+        asked = [question for question in questions if question.prompts]
+        for cap in sorted({question.max_new_tokens for question in asked}):
+            same = [question for question in asked if question.max_new_tokens == cap]
+            distinct = dict.fromkeys(tuple(prompt) for q in same for prompt in q.prompts)
+            new = [prompt for prompt in distinct if (cap, prompt) not in self._answers]
+            if new:
+                with phase("generate"):
+                    found = self.model.generate(new, max_new_tokens=cap, progress=self.progress)
+                self._answers |= {(cap, p): one for p, one in zip(new, found, strict=True)}
+            for question in same:
+                question.generated = [self._answers[cap, tuple(p)] for p in question.prompts]
+
+    def score(self, questions: Collection[Question], phase: Phase) -> None:
+        """Log-likelihoods of the pairs, in one pass."""
+        pairs = [pair for question in questions for pair in question.pairs]
+        if not pairs:
+            return
+        with phase("loglikelihood"):
+            scores = iter(self.model.loglikelihood(pairs, self.progress))
+        for question in questions:
+            question.scores = [next(scores) for _ in question.pairs]
+
+    def progress(self, done: int, total: int) -> None:
+        """Feeds the live progress."""
+        self.report(done=done, total=total)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of an answer; works after the model has made room for the judge."""
+        return str(self._decode(ids))
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """(texts, dimensions) float32 unit vectors of the suite's embedder."""
+        assert self.suite is not None
+        assert self.suite.embedder is not None
+        embedder = self.suite.embedder
+        key = f"{embedder.path}@{embedder.revision}"
+        if key not in self._embedders:
+            from sentence_transformers import SentenceTransformer
+
+            self._embedders[key] = SentenceTransformer(embedder.path, revision=embedder.revision)
+        return self._embedders[key].encode(
+            list(texts), normalize_embeddings=True, show_progress_bar=False
+        )
+
+    def judge_model(self) -> Any:
+        """The judge's model, opened when first asked for; the judged one is closed for it."""
+        wanted = self._judge_artifact()
+        if wanted == _as_base(self.artifact) and self.artifact.kind == "base":
+            return self.model
+        if self._judge is None or self._judge[0] != wanted:
+            self.close()
+            self._judge = (wanted, _open(wanted, self.batch))
+        return self._judge[1]
+
+    def judge_identity(self) -> dict[str, Any]:
+        """Who judged; `self_judged` where judge and judged share a base."""
+        judge = self._judge_artifact().base
+        same = (judge.path, judge.content_hash) == (
+            self.artifact.base.path,
+            self.artifact.base.content_hash,
+        )
+        return {"model": judge.name, "content_hash": judge.content_hash, "self_judged": same}
+
+    def close(self) -> None:
+        """Free the models."""
+        for model in [self.model, *([self._judge[1]] if self._judge else [])]:
+            model.close()
+
+    def _judge_artifact(self) -> Artifact:
+        assert self.suite is not None
+        if self.suite.judge_model is None:
+            return _as_base(self.artifact)
+        return Artifact("base", self.suite.judge_model, precision=self.artifact.precision)
+
+
+def _open(artifact: Artifact, batch: int | None) -> Any:
+    """The model of an artifact, of which at most `batch` sequences run at once."""
+    model = plugins().manager.hook.open_model(artifact=artifact)
+    model.limit.rows = batch
+    _ = model.not_shared  # found out while the model is there: a judge may take its place
+    return model
+
+
+def _as_base(artifact: Artifact) -> Artifact:
+    return Artifact(
+        "base",
+        artifact.base,
+        precision=artifact.precision,
+        chat_template=artifact.chat_template,
+    )

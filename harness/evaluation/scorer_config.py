@@ -1,0 +1,153 @@
+"""The `scorers:` of a suite: each a name, or a mapping of name, label and options; checked."""
+
+from __future__ import annotations
+
+import numbers
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.api.roles import Scorer
+from harness.config.strict_yaml import KeyPath, Located, validate_options
+from harness.data.text_normalization import beyond_ascii
+from harness.errors import DataError, PluginFault, UserError
+from harness.manager import Plugins, calling
+from harness.types import ModelRef, Sample
+
+__all__ = ["check_samples", "checked", "content", "read", "uses"]
+
+Resolve = Callable[[str, KeyPath], ModelRef]
+"""`resolve(name, path)`: the model that is named at `path` of the suite's file."""
+
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def read(
+    written: Sequence[str | Mapping[str, Any]],
+    located: Located,
+    *,
+    plugins: Plugins,
+    resolve: Resolve,
+    taken: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Plain entries `{name, label, options}`, options complete, models resolved.
+
+    `taken` are names of metrics that are not the scorers'. Raises ConfigError with the entry's
+    place, UserError for an unknown scorer.
+    """
+    entries: list[dict[str, Any]] = []
+    for at, entry in enumerate(written):
+        path = ("scorers", at)
+        options = {"name": entry} if isinstance(entry, str) else dict(entry)
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            raise located.error("a scorer is a name, or a mapping with `name` and options", path)
+        label = options.pop("label", name)
+        if not isinstance(label, str) or not LABEL.fullmatch(label):
+            raise located.error(
+                f"label {label!r} of scorer '{name}' is no name: letters, digits, '-', '_', '.'",
+                (*path, "label"),
+            )
+        if label in taken:
+            raise located.error(f"'{label}' is the judge's metric: take another label", path)
+        if any(label == other["label"] for other in entries):
+            raise located.error(f"two scorers are called '{label}': give one a `label`", path)
+        options = _options(plugins.scorers.get(name), label, options, located, path, resolve)
+        entries.append({"name": name, "label": label, "options": options})
+    return entries
+
+
+def _options(
+    scorer: Scorer,
+    label: str,
+    written: Mapping[str, Any],
+    located: Located,
+    path: KeyPath,
+    resolve: Resolve,
+) -> dict[str, Any]:
+    checked = validate_options(
+        scorer.options_model(),
+        written,
+        located,
+        path,
+        what=f"scorer '{label}'",
+        also=("name", "label"),
+    )
+    options: dict[str, Any] = checked.model_dump(mode="json")
+    for key in scorer.models:
+        if options[key] is not None:
+            options[key] = vars(resolve(options[key], (*path, key)))
+    return options
+
+
+def uses(
+    entries: Sequence[Mapping[str, Any]], plugins: Plugins
+) -> Iterator[tuple[str, Scorer, dict[str, Any]]]:
+    """(label, scorer, options to call it with) of each plain entry."""
+    for entry in entries:
+        scorer = plugins.scorers.get(entry["name"])
+        options = dict(entry["options"])
+        for key in scorer.models:
+            options[key] = options[key] and ModelRef(**options[key])
+        yield entry["label"], scorer, options
+
+
+def checked(scores: Any, count: int, whose: str) -> Sequence[float | None]:
+    """What a scorer or a judge gave. Raises PluginFault unless each answer has a number or None."""
+    listed = list(scores) if isinstance(scores, Iterable) and not isinstance(scores, str) else None
+    if listed is None or len(listed) != count:
+        given = f"{len(listed)} scores" if listed is not None else repr(scores)[:100]
+        raise PluginFault(f"{whose} gave {given} for {count} answers: give one for each")
+    for score in listed:
+        if score is not None and not isinstance(score, numbers.Real):
+            raise PluginFault(f"{whose} gave {repr(score)[:100]}: a score is a number or None")
+    return listed
+
+
+def check_samples(
+    entries: Sequence[Mapping[str, Any]],
+    samples: Sequence[Sample],
+    located: Located,
+    *,
+    plugins: Plugins,
+    source: Path,
+) -> None:
+    """Raises DataError for a reference that is not there, ConfigError for what a scorer refuses."""
+    for at, (label, scorer, options) in enumerate(uses(entries, plugins)):
+        for sample in samples if scorer.needs_reference else ():
+            if not (sample.reference or "").strip():
+                raise DataError(
+                    f"sample {sample.id} has no reference, which scorer {label} needs: "
+                    "write one, or leave the row or the scorer out",
+                    file=source,
+                )
+        if scorer.check is None:
+            continue
+        try:
+            with calling(f"scorer '{scorer.name}'"):
+                scorer.check(samples, **options)
+        except UserError as error:
+            raise located.error(f"scorer '{label}': {error}", ("scorers", at)) from error
+
+
+def content(
+    entries: Sequence[Mapping[str, Any]], plugins: Plugins, references: Sequence[str]
+) -> list[Any]:
+    """What a suite's hash holds of its scorers: a model counts by its content, not its place."""
+    beyond = any(map(beyond_ascii, references))
+    return [
+        [label, scorer.name, _version(scorer, beyond), {k: _content(v) for k, v in options.items()}]
+        for label, scorer, options in uses(entries, plugins)
+    ]
+
+
+def _version(scorer: Scorer, beyond: bool) -> int:
+    other = scorer.version_beyond_ascii
+    return other if beyond and other is not None else scorer.version
+
+
+def _content(option: Any) -> Any:
+    if isinstance(option, ModelRef):
+        return option.identity
+    return option

@@ -1,0 +1,4 @@
+"""The ways in which a suite asks a model, a module each.
+
+`evaluation` and every layer above may import it.
+"""

@@ -1,0 +1,168 @@
+"""lm-eval's model interface on a LanguageModel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from harness.data.tokenization import encode_pair, encode_text
+from harness.errors import UserError
+
+GREEDY = {"do_sample", "temperature", "max_gen_toks", "until"}
+"""Settings of a generating task that greedy decoding honours; others would change the answers."""
+
+
+class NoAnswer(str):
+    """What stands for a generated answer where the model's logits are not finite."""
+
+
+def shared_prefix_lm(model: Any, progress: Callable[[int, int], None] | None = None) -> Any:  # noqa: C901
+    """An lm-eval `LM` that answers with `model`'s shared-prefix scoring; `cut` counts what was cut.
+
+    Tokens are made as lm-eval's HFLM makes them. Raises UserError where a task wants sampling.
+    """
+    from lm_eval.api.model import TemplateLM
+
+    class SharedPrefixLM(TemplateLM):
+        tokenizer = model.tokenizer
+        tokenizer_name = model.artifact.opened.name.replace("/", "__")
+        cut = 0
+        encoded: ClassVar[dict[tuple[str, bool | None], list[int]]] = {}
+        """A question's context comes with each of its choices; forgotten after each call."""
+
+        @property
+        def eot_token_id(self) -> int:
+            return int(model.end_token)
+
+        @property
+        def prefix_token_id(self) -> int:
+            return int(model.prefix_token)
+
+        @property
+        def max_length(self) -> int:
+            return int(model.max_length)
+
+        def tok_encode(
+            self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+        ) -> list[int]:
+            # As HFLM: special tokens by the tokenizer's own default, unless the string
+            # (a rendered chat template) begins with the BOS token already.
+            bos = model.tokenizer.bos_token
+            if add_special_tokens is None and bos and string.startswith(bos):
+                add_special_tokens = False
+            extra = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+            key = string, add_special_tokens
+            if key not in self.encoded:
+                self.encoded[key] = encode_text(model.tokenizer, string, **extra)
+            return list(self.encoded[key])
+
+        def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+            """As lm-eval's, but that a token across the join leaves no text unscored."""
+            bare = context.rstrip()
+            continuation, context = context[len(bare) :] + continuation, bare
+            pair = encode_pair(model.tokenizer, context, continuation, self.tok_encode)
+            return pair.context or [self.prefix_token_id], pair.continuation
+
+        def _score(self, pairs: Sequence[Any]) -> list[Any]:
+            scores = model.loglikelihood(pairs, progress)
+            self.cut += sum(score.cut for score in scores)
+            return list(scores)
+
+        def _loglikelihood_tokens(
+            self, requests: Sequence[Any], **kwargs: Any
+        ) -> list[tuple[float, bool]]:
+            scores = self._score([(context, target) for _, context, target in requests])
+            return [(score.logprob, score.greedy) for score in scores]
+
+        def loglikelihood(
+            self, requests: Sequence[Any], disable_tqdm: bool = True
+        ) -> list[tuple[float, bool]]:
+            try:
+                return list(super().loglikelihood(requests, disable_tqdm=True))
+            finally:
+                self.encoded.clear()
+
+        def loglikelihood_rolling(
+            self, requests: Sequence[Any], disable_tqdm: bool = True
+        ) -> list[float]:
+            windows = [self._windows(*request.args) for request in requests]
+            scores = iter(self._score([pair for pairs in windows for pair in pairs]))
+            return [sum(next(scores).logprob for _ in pairs) for pairs in windows]
+
+        def _windows(self, text: str) -> list[Any]:
+            """A text in pieces of the model's length, each token scored once."""
+            from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+            windows = get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            return [make_disjoint_window(window) for window in windows]
+
+        def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
+            answers: dict[int, str] = {}
+            for (cap, stops), numbers in _alike(requests, model.tokenizer).items():
+                contexts = [self.tok_encode(requests[i].args[0]) for i in numbers]
+                room = self.max_length - cap
+                if room <= 0:  # lm-eval refuses it too
+                    raise UserError(
+                        f"a task asks for {cap} new tokens, which leaves no room for a question in "
+                        f"the model's context of {self.max_length}: give the task's "
+                        "`generation_kwargs` a smaller `max_gen_toks`"
+                    )
+                self.cut += sum(len(context) > room for context in contexts)
+                out = model.generate(
+                    [context[-room:] for context in contexts],
+                    max_new_tokens=cap,
+                    stops=stops,
+                    progress=progress,
+                )
+                texts = [
+                    _until(model.text(answer.ids), stops) if answer.finite else NoAnswer()
+                    for answer in out
+                ]
+                answers |= dict(zip(numbers, texts, strict=True))
+            return [answers[i] for i in range(len(requests))]
+
+        def apply_chat_template(
+            self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+        ) -> str:
+            from harness.data.tokenization import render
+
+            return render(
+                model.tokenizer,
+                chat_history,
+                model.chat_template,
+                generation_prompt=add_generation_prompt,
+            )
+
+    return SharedPrefixLM()
+
+
+def _alike(requests: Sequence[Any], tokenizer: Any) -> dict[tuple[int, tuple[str, ...]], list[int]]:
+    """Numbers of the requests that share a cap on new tokens and stop strings."""
+    groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+    for number, request in enumerate(requests):
+        settings = request.args[1]
+        _check_greedy(settings)
+        until = settings.get("until") or []
+        stops = [until] if isinstance(until, str) else list(until)
+        key = int(settings.get("max_gen_toks", 256)), tuple(stop for stop in stops if stop)
+        groups.setdefault(key, []).append(number)
+    return groups
+
+
+def _check_greedy(settings: Mapping[str, Any]) -> None:
+    sampled = settings.get("do_sample") and settings.get("temperature", 1.0) != 0
+    strange = [key for key in settings if key not in GREEDY]
+    if sampled or strange:
+        what = ", ".join(strange) if strange else "sampling"
+        raise UserError(f"a task asks for {what}; only greedy decoding is supported")
+
+
+def _until(text: str, stops: Sequence[str]) -> str:
+    for stop in stops:
+        text = text.split(stop)[0]
+    return text

@@ -1,0 +1,332 @@
+"""From lm-eval's logged samples to sample rows and metrics."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import stats
+from harness.evaluation.tasks.lm_eval.aggregation import BY_NAME, Guarded, Sums
+from harness.evaluation.tasks.lm_eval.model import NoAnswer
+from harness.evaluation.tasks.lm_eval.tasks import groups
+from harness.evaluation.tasks.protocol import NOT_FINITE, cluster
+from harness.stats import metric_summary
+from harness.types import Metric
+
+HEADLINE = ("acc", "exact_match", "f1", "mc2")
+"""Metrics that may stand under the bare name of a task, the first that it has."""
+SHARES = {"acc", "acc_norm", "exact_match"}
+RIGHT, MACRO, MICRO, WEIGHT = "right", "macro", "micro", "weight"
+SAME = 1e-6
+"""Part of a figure by which it may differ from lm-eval's own: rounding of sums."""
+
+Samples = Sequence[Mapping[str, Any]]
+Results = Mapping[str, Mapping[str, Any]]
+"""lm-eval's own figures: task or group -> `metric,filter` -> value."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric of one task, as one of the task's filters reads the answers."""
+
+    task: str
+    key: str
+    """lm-eval's name of the metric."""
+    filter: str
+    suffix: str
+    """`.filter` where the filter is not the task's first, else empty."""
+    bare: bool
+    """Whether the metric has the task's name alone."""
+    metric: Metric
+    rows: Sequence[dict[str, Any]]
+    """Those of the task."""
+
+
+@dataclass
+class Collected:
+    """A suite's rows and how to sum them up."""
+
+    results: Results = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    metrics: list[Metric] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    left_out: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Metric that is not among `metrics` -> `reason`, and lm-eval's own `value` or None."""
+
+    def own_value(self, name: str, key: str, sample_filter: str) -> float | None:
+        """lm-eval's own figure of a task or group; None where it gives none."""
+        value = self.results.get(name, {}).get(f"{key},{sample_filter}")
+        try:
+            return None if value is None else float(value)
+        except (TypeError, ValueError):
+            return None
+
+    def leave_out(self, name: str, reason: str, value: float | None) -> None:
+        """Name a metric that is in no record, with the figure that lm-eval gives it."""
+        known = value is not None and math.isfinite(value)
+        self.left_out[name] = {"reason": reason, "value": value if known else None}
+        own = f"; lm-eval's own figure is {value:.6g}" if known else ""
+        self.warnings.append(f"{name} is left out: {reason}{own}")
+
+    def agrees(self, metric: Metric, rows: Sequence[Mapping[str, Any]], own: float | None) -> bool:
+        """Whether a metric's figure is lm-eval's own; where it is not, it is left out.
+
+        Not compared where lm-eval gives no figure, and where samples have no answer.
+        """
+        if any("missing" in row for row in rows):
+            return True
+        table = metric_summary.pool([metric_summary.scored(metric_summary.estimator(metric), rows)])
+        if not table.ids:
+            self.leave_out(metric.name, "no question has a value", own)
+            return False
+        try:
+            figure = stats.figure(
+                metric_summary.figure(metric_summary.estimator(metric)), table.scores, table.per
+            )
+        except ValueError as error:
+            self.leave_out(metric.name, str(error), own)
+            return False
+        if own is None or math.isclose(figure, own, rel_tol=SAME, abs_tol=1e-9):
+            return True
+        self.leave_out(metric.name, f"its figure from the samples would be {figure:.6g}", own)
+        return False
+
+
+def collect(
+    samples: Mapping[str, Samples],
+    tasks: Any,
+    clusters: str | None = None,
+    results: Results | None = None,
+) -> Collected:
+    """A row per question; each task's metrics, each group's, `retained`.
+
+    A metric whose figure is not the one in `results` is left out and named in `warnings`.
+    `clusters` names the column of a question that says what it hangs together with.
+    """
+    out = Collected(results or {})
+    columns: list[Column] = []
+    for task, every in samples.items():
+        first = every[0]["filter"]
+        rows = _rows(task, [sample for sample in every if sample["filter"] == first], clusters)
+        columns += _columns(task, tasks["tasks"][task], every, rows, out)
+        out.rows += rows
+    above: list[Metric] = []
+    for name, members in groups(tasks).items():
+        below = [column for column in columns if column.task in members]
+        above += _group(name, tasks["groups"][name], below, len(members), out)
+    _mark_right(columns)
+    if any(RIGHT in row["scores"] for row in out.rows):
+        above.append(Metric("retained", True, "retained", score=RIGHT))
+    out.metrics = [*above, *(column.metric for column in columns)]
+    return out
+
+
+def _columns(
+    task: str, loaded: Any, every: Samples, rows: Sequence[dict[str, Any]], out: Collected
+) -> Iterator[Column]:
+    """A task's metrics, their scores put into `rows`.
+
+    The headline has the task's name alone (`forgetting.arc_easy`). A task may read its answers
+    through several filters. The first is the one it means; the metrics of the others have the
+    filter's name after theirs.
+    """
+    better, functions = loaded.higher_is_better(), loaded.aggregation()
+    guarded = functions if isinstance(functions, Guarded) else Guarded(functions)
+    first = every[0]["filter"]
+    for sample_filter in dict.fromkeys(sample["filter"] for sample in every):
+        same = [sample for sample in every if sample["filter"] == sample_filter]
+        keys = list(dict.fromkeys(key for sample in same for key in sample["metrics"]))
+        main = next((key for key in HEADLINE if key in keys), keys[0] if keys else None)
+        suffix = "" if sample_filter == first else f".{sample_filter}"
+        for key in keys:
+            bare = key == main and sample_filter == first
+            name = task if bare else f"{task}.{key}{suffix}"
+            own = out.own_value(task, key, sample_filter)
+            items = [sample[key] if key in sample["metrics"] else None for sample in same]
+            aggregation = guarded.name(key)
+            sums = BY_NAME.get(aggregation)
+            parts = None if sums is None else _parts(sums, items)
+            if sums is None or parts is None:
+                error = guarded.errors.get(key)
+                why = f"its aggregation '{aggregation}' is no mean and no ratio of sums"
+                out.leave_out(name, f"lm-eval raised {error}" if error else why, own)
+                continue
+            score, per, kind = _put(rows, parts, sums, key, suffix)
+            metric = Metric(name, bool(better.get(key, True)), kind, score, per, task)
+            if not out.agrees(metric, rows, own):
+                continue
+            out.warnings += _remarks(name, metric, rows, better.get(key))
+            yield Column(task, key, sample_filter, suffix, bare, metric, rows)
+
+
+def _parts(sums: Sums, items: Sequence[Any]) -> list[tuple[float, float] | None] | None:
+    """Each item as parts of the sums, None where it has no value; None where one does not fit."""
+    parts: list[tuple[float, float] | None] = []
+    for item in items:
+        try:
+            part = None if item is None else sums.parts(item)
+        except (TypeError, ValueError, IndexError):
+            return None
+        parts.append(part if part and all(map(math.isfinite, part)) else None)
+    return parts
+
+
+def _put(
+    rows: Sequence[dict[str, Any]],
+    parts: Sequence[tuple[float, float] | None],
+    sums: Sums,
+    key: str,
+    suffix: str,
+) -> tuple[str, str | None, Any]:
+    """Write a metric's parts into the rows; the keys of score and denominator, and the kind."""
+    score = f"{key}{suffix}"
+    mean = sums.kind == "mean"
+    top, bottom = (score, None) if mean else (f"{score}.sum", f"{score}.count")
+    for row, part in zip(rows, parts, strict=True):
+        known = part if "missing" not in row else None
+        row["scores"][top] = known and known[0]
+        if bottom:
+            row["scores"][bottom] = known and known[1]
+    binary = all(part is None or part[0] in (0.0, 1.0) for part in parts)
+    kind = "share" if mean and key in SHARES and binary else sums.kind
+    return top, bottom, kind
+
+
+def _remarks(
+    name: str, metric: Metric, rows: Sequence[Mapping[str, Any]], better: bool | None
+) -> Iterator[str]:
+    """What a reader of a metric should know."""
+    lacking = sum(row["scores"][metric.score] is None for row in rows if "missing" not in row)
+    if lacking:
+        yield f"{name}: {lacking} of {len(rows)} questions have no value; the others are averaged"
+    if better is None:
+        yield f"{name}: its task does not say which direction is better; taken as higher"
+
+
+def _mark_right(columns: Sequence[Column]) -> None:
+    """What `retained` reads: whether a question was answered right, by its task's headline."""
+    for column in columns:
+        if column.bare and column.metric.kind == "share":
+            for row in column.rows:
+                row["scores"][RIGHT] = row["scores"][column.metric.score]
+
+
+def _group(
+    name: str, group: Any, columns: Sequence[Column], members: int, out: Collected
+) -> Iterator[Metric]:
+    """A group's figures: those of its `aggregate_metric_list`, the first under its name alone.
+
+    Without such a list, of the headlines of its tasks. Beside the first stands the other way of
+    averaging: over questions (micro, lm-eval's `weight_by_size`) or over tasks (macro).
+    """
+    wanted = [
+        (one.metric, sample_filter, one.weight_by_size)
+        for one in group.aggregate_metric_list or []
+        for sample_filter in one.filter_list
+        or sorted({column.filter for column in columns if column.key == one.metric})
+    ]
+    if not wanted:
+        yield from _averages(name, name, [c for c in columns if c.bare], True, members, None, out)
+        return
+    for number, (key, sample_filter, by_size) in enumerate(wanted):
+        same = [c for c in columns if c.key == key and c.filter == sample_filter]
+        suffix = same[0].suffix if same else ""
+        score = name if number == 0 and all(c.bare for c in same) else f"{name}.{key}{suffix}"
+        own = out.own_value(name, key, sample_filter)
+        title = f"{name}.{key}{suffix}" if number else name
+        found = _averages(title, score, same, by_size, members, own, out)
+        yield from found if number == 0 else found[:1]
+
+
+def _averages(
+    name: str,
+    score: str,
+    columns: Sequence[Column],
+    by_size: bool,
+    members: int,
+    own: float | None,
+    out: Collected,
+) -> list[Metric]:
+    """The average that is asked for, then the other one where there are several tasks.
+
+    Scores go into the rows under `score` (micro) and `score.macro`; none where the tasks' figures
+    are no means of their questions' scores, for an average of perplexities is no figure of sums.
+    """
+    kinds = {column.metric.kind for column in columns}
+    directions = {column.metric.higher_is_better for column in columns}
+    if not columns or kinds - {"share", "mean"} or len(directions) > 1:
+        if own is not None:
+            reason = "it averages figures that are no means of their questions' scores"
+            if len(directions) > 1:
+                reason = "its tasks do not agree on which direction is better"
+            out.leave_out(name, reason, own)
+        return []
+    rows = [row for column in columns for row in column.rows]
+    for column in columns:
+        for row in column.rows:
+            value = row["scores"][column.metric.score]
+            if value is not None:
+                row["scores"] |= {score: value, WEIGHT: 1 / len(column.rows)}
+                row["scores"][f"{score}.{MACRO}"] = value / len(column.rows)
+    (better,) = directions
+    kind: Any = "share" if kinds == {"share"} else "mean"
+    first, second = ("", f".{MACRO}") if by_size else (f".{MICRO}", "")
+    micro = Metric(name + first, better, kind, score=score)
+    macro = Metric(name + second, better, "ratio", score=f"{score}.{MACRO}", per=WEIGHT)
+    found = [micro, macro] if by_size else [macro, micro]
+    if not out.agrees(found[0], rows, own):
+        return []
+    return found if members > 1 else found[:1]
+
+
+def _rows(task: str, samples: Samples, clusters: str | None) -> list[dict[str, Any]]:
+    """Sample rows without scores; a question that a task has twice gets two ids."""
+    met: Counter[str] = Counter()
+    rows = []
+    for sample in samples:
+        key = sample["doc_hash"]
+        met[key] += 1
+        number = f"-{met[key]}" if met[key] > 1 else ""
+        rows.append(
+            {
+                "id": f"{task}/{key[:16]}{number}",
+                "group": task,
+                **cluster(clusters, {"group": task, **sample["doc"]}, f"task {task}"),
+                "doc_hash": key,
+                "prompt": sample["arguments"][0][0],
+                "reference": sample["target"],
+                **_reply(sample),
+                **_no_answer(sample),
+                "scores": {},
+            }
+        )
+    return rows
+
+
+def _no_answer(sample: Mapping[str, Any]) -> dict[str, str]:
+    """Why a question has no answer, where what the model gave is not finite."""
+    given = [reply for replies in sample["resps"] for reply in replies]
+    first = [one[0] if isinstance(one, (list, tuple)) else one for one in given]
+    lost = any(isinstance(one, NoAnswer) for one in first)
+    lost |= any(isinstance(one, float) and not math.isfinite(one) for one in first)
+    return {"missing": NOT_FINITE} if lost else {}
+
+
+def _reply(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model said: the likeliest choice with every choice's log-probability, or a text."""
+    replies = sample["filtered_resps"]
+    if not (replies and isinstance(replies[0], (list, tuple)) and len(replies[0]) == 2):
+        return {"output": replies[0] if len(replies) == 1 else replies}
+    logprobs = [float(logprob) for logprob, _ in replies]
+    choices = [arguments[1] for arguments in sample["arguments"]]
+    known = all(map(math.isfinite, logprobs))
+    best = max(range(len(logprobs)), key=logprobs.__getitem__)
+    return {
+        "output": choices[best] if known else None,
+        "choices": choices,
+        "logprobs": logprobs,
+        "greedy": [bool(greedy) for _, greedy in replies],
+    }

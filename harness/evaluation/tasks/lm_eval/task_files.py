@@ -1,0 +1,168 @@
+"""Task files of a suite's own folder: whether they can be read, what they may run, their data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.evaluation.suite import Suite
+
+
+def check(suite: Suite) -> None:
+    """Raises UserError for a task file that lm-eval would skip: no YAML, or no mapping."""
+    for file in _files(suite):
+        if not isinstance(_read(file), dict):
+            raise UserError(f"{file}:1: broken task file: expected keys such as `task:`")
+
+
+def caps(suite: Suite) -> list[tuple[Path, int]]:
+    """The `max_gen_toks` that files of the suite's own tasks state."""
+    found = []
+    for file in _files(suite):
+        task = _read(file)
+        stated = task.get("generation_kwargs") if isinstance(task, dict) else None
+        cap = stated.get("max_gen_toks") if isinstance(stated, dict) else None
+        if isinstance(cap, int) and isinstance(task, dict) and task.get("task") in suite["tasks"]:
+            found.append((file, cap))
+    return found
+
+
+def need_nothing_else(suite: Suite) -> bool:
+    """Whether every task and its data lie in the suite's own folder, so that no Hub is needed.
+
+    False too where a task file wants to run Python and may not, which only loading it tells.
+    """
+    text = "\n".join(file.read_text(encoding="utf-8") for file in _files(suite))
+    if re.search(r"^dataset_path:", text, re.M):
+        return False
+    if not suite.runs_task_code and re.search(r"!function|^include:", text, re.M):
+        return False
+    return all(re.search(rf"^task:\s*{re.escape(name)}\s*$", text, re.M) for name in suite["tasks"])
+
+
+def use(suite: Suite) -> None:
+    """Let lm-eval read task files, from now on, as this suite may have them read.
+
+    `!function` outside lm-eval's own folder raises UserError unless the suite may run code;
+    templates run in Jinja's sandbox; `data_files` of a file format are looked for beside the task
+    file first.
+    """
+    from lm_eval.tasks import _factory, _yaml_loader
+
+    _sandbox_templates()
+    original = getattr(_yaml_loader._mk_function_ctor, "original", _yaml_loader._mk_function_ctor)
+
+    def constructor(base_dir: Path, resolve: bool) -> Callable[[Any, Any], Any]:
+        if not resolve or suite.runs_task_code or _is_lm_evals(base_dir):
+            made: Callable[[Any, Any], Any] = original(base_dir, resolve)
+            return made
+        return _refuse
+
+    def _refuse(loader: Any, node: Any) -> Any:
+        mark = node.start_mark
+        raise UserError(
+            f"{mark.name}:{mark.line + 1}: `!function {node.value}` runs Python code: read it, and "
+            "allow it with `trust_task_code: true` in the suite"
+        )
+
+    constructor.original = original  # type: ignore[attr-defined]
+    _yaml_loader._mk_function_ctor = constructor
+
+    load_yaml = getattr(_factory.load_yaml, "original", _factory.load_yaml)
+
+    def load(path: str | Path, **settings: Any) -> dict[str, Any]:
+        config: dict[str, Any] = load_yaml(path, **settings)
+        return config if _is_lm_evals(Path(path)) else _with_data_beside(config, Path(path))
+
+    load.original = load_yaml  # type: ignore[attr-defined]
+    _factory.load_yaml = load
+
+
+def _sandbox_templates() -> None:
+    """Keep a task's templates, which strangers wrote, from reaching Python's internals."""
+    from jinja2.sandbox import SandboxedEnvironment
+    from lm_eval import utils
+
+    if isinstance(utils.env, SandboxedEnvironment):
+        return
+    env = SandboxedEnvironment(
+        loader=utils.env.loader, undefined=utils.env.undefined, keep_trailing_newline=True
+    )
+    env.filters.update(utils.env.filters)
+    utils.env = env
+
+
+def _is_lm_evals(place: Path) -> bool:
+    import lm_eval
+
+    home = Path(lm_eval.__file__).resolve().parent
+    return home in place.resolve().parents
+
+
+def _with_data_beside(config: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The task's configuration with the places of its `data_files` written out.
+
+    `datasets` looks from the folder that the command runs in. Raises UserError where a file is
+    neither there nor beside the task file.
+    """
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+    options = config.get("dataset_kwargs")
+    if config.get("dataset_path") not in _PACKAGED_DATASETS_MODULES:
+        return config
+    if not isinstance(options, Mapping) or "data_files" not in options:
+        return config
+    data_files = _placed(options["data_files"], file)
+    return {**config, "dataset_kwargs": {**options, "data_files": data_files}}
+
+
+def _placed(data_files: Any, file: Path) -> Any:
+    """`data_files`, a path, a list of them or a mapping of splits, from the folder of `file`."""
+    if isinstance(data_files, Mapping):
+        return {split: _placed(names, file) for split, names in data_files.items()}
+    if isinstance(data_files, (list, tuple)):
+        return [_placed(name, file) for name in data_files]
+    name = str(data_files)
+    if "://" in name or Path(name).is_absolute():
+        return name
+    folder = file.resolve().parent
+    if (folder / name).exists() or any(folder.glob(name)):
+        return str(folder / name)
+    if Path(name).exists() or any(Path.cwd().glob(name)):
+        return name
+    raise UserError(
+        f"{file}: data_files: no '{name}' in {folder} or in {Path.cwd()}; write its path from the "
+        "task file's folder"
+    )
+
+
+def _files(suite: Suite) -> list[Path]:
+    return sorted(Path(suite.include_path).rglob("*.yaml")) if suite.include_path else []
+
+
+def _read(file: Path) -> Any:
+    """A task file's content, its `!function` as text. Raises UserError where it is no YAML."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Knows lm-eval's `!function`."""
+
+    Loader.add_constructor("!function", lambda loader, node: node.value)
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{file}:{line}: broken task file: {error.problem}") from None
+    except yaml.reader.ReaderError as error:
+        reason = f"{error.reason} (character {error.position})"
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{file}:{line}: broken task file: no UTF-8 text") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise UserError(f"{file}: broken task file: {reason}")

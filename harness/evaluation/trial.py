@@ -1,0 +1,188 @@
+"""A suite's first samples on a model: `python -m harness.evaluation.trial`, a Trial on stdin.
+
+The last line that it prints is JSON. Exits 2 with one line on standard error where the suite does
+not run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import tempfile
+import traceback
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.evaluation.suite import Suite
+from harness.evaluation.tasks import protocol
+from harness.hookspecs import hookimpl
+from harness.types import Artifact, ModelRef, SuiteResult
+
+__all__ = ["Trial", "run"]
+
+
+@dataclass
+class Trial:
+    """What is tried."""
+
+    suite: Suite
+    samples: int
+    """Samples of each source or task."""
+    model: ModelRef | None
+    """None for the tiny model."""
+
+
+class _Watcher:
+    """A plugin that keeps the first thing which a model is asked; nothing else changes."""
+
+    def __init__(self) -> None:
+        self.first: tuple[Sequence[int], Sequence[int]] | None = None
+        """Token ids given, and those scored after them (none where an answer is generated)."""
+        self.tokenizer: Any = None
+
+    @hookimpl(wrapper=True)
+    def open_model(self, artifact: Artifact) -> Generator[None, Any, Any]:
+        """Watch the model that another plugin opens."""
+        model = yield
+        self.tokenizer = model.tokenizer
+        generate, loglikelihood = model.generate, model.loglikelihood
+
+        def watched_generate(prompts: Any, *rest: Any, **named: Any) -> Any:
+            if self.first is None and len(prompts):
+                self.first = (prompts[0], ())
+            return generate(prompts, *rest, **named)
+
+        def watched_loglikelihood(requests: Any, *rest: Any, **named: Any) -> Any:
+            if self.first is None and len(requests):
+                self.first = tuple(requests[0])
+            return loglikelihood(requests, *rest, **named)
+
+        model.generate, model.loglikelihood = watched_generate, watched_loglikelihood
+        return model
+
+    def told(self) -> dict[str, Any] | None:
+        """The text and length (tokens) of what was given, and of what was scored."""
+        if self.first is None:
+            return None
+        given, scored = self.first
+        return {
+            "text": self._text(given),
+            "tokens": len(given),
+            "scored": self._text(scored) if scored else None,
+            "scored_tokens": len(scored),
+        }
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def run(trial: Trial) -> dict[str, Any]:
+    """`prompt`, `samples` (of the whole suite), `metrics`, `rows` and `warnings`.
+
+    Raises UserError where the suite cannot be loaded or breaks.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model = trial.model or _tiny(Path(folder))
+        watcher = _Watcher()
+        result = _evaluated(trial, model, watcher)
+    return {
+        "prompt": watcher.told(),
+        "samples": _count(trial.suite),
+        "metrics": _metrics(trial.suite, result),
+        "rows": [_shown(row) for row in result.rows],
+        "warnings": list(result.warnings),
+    }
+
+
+def _evaluated(trial: Trial, model: ModelRef, watcher: _Watcher) -> SuiteResult:
+    from harness.evaluation.evaluate import SuiteFailure, evaluate
+    from harness.manager import plugins
+
+    suite = trial.suite
+    limit = min(trial.samples, suite["limit"] or trial.samples)
+    few = replace(suite, settings={**suite.settings, "limit": limit})
+    manager = plugins().manager
+    manager.register(watcher)
+    try:
+        (measured,) = evaluate(
+            Artifact("base", model), [few], lambda name: contextlib.nullcontext(), _silent
+        )
+    except Exception as error:
+        raise _told(suite, error) from error
+    finally:
+        manager.unregister(watcher)
+    if isinstance(measured.result, SuiteFailure):
+        raise _told(suite, measured.result.error) from measured.result.error
+    return measured.result
+
+
+def _silent(**event: Any) -> None:
+    """Progress of three samples is not worth telling."""
+
+
+def _told(suite: Suite, error: Exception) -> UserError:
+    """What broke in one line, with the place in the code where it is not the user's input."""
+    if isinstance(error, UserError):
+        return error
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return UserError(
+        f"{suite.file}: the suite does not run: {type(error).__name__}: "
+        f"{' '.join(str(error).split())} ({frame.filename}:{frame.lineno})"
+    )
+
+
+def _tiny(folder: Path) -> ModelRef:
+    from harness.models.tiny import NAME, write_tiny_model
+
+    write_tiny_model(folder)
+    return ModelRef(NAME, str(folder))
+
+
+def _count(suite: Suite) -> int:
+    """Samples of the whole suite, under its own limit."""
+    from harness.evaluation.suite import rows_of, samples_of
+
+    if suite["ask"] == "perplexity":
+        return len(rows_of(suite))
+    if suite["ask"] != "lm-eval":
+        return len(samples_of(suite))
+    module = protocol.module("lm-eval")
+    return sum(module.counts(suite, module.load_tasks(suite)).values())
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a person looks at; numbers that JSON cannot write are None."""
+    scores = {
+        name: value if isinstance(value, (int, float)) and math.isfinite(value) else None
+        for name, value in row["scores"].items()
+    }
+    kept = {key: row.get(key) for key in ("id", "group", "output", "reference")}
+    return {**kept, "scores": scores}
+
+
+def _metrics(suite: Suite, result: SuiteResult) -> list[str]:
+    named = protocol.module(suite["ask"]).metrics(suite)
+    return named if named is not None else [metric.name for metric in result.metrics]
+
+
+def main() -> int:
+    """Run the trial on standard input."""
+    from pydantic import TypeAdapter
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            told = run(TypeAdapter(Trial).validate_json(sys.stdin.read()))
+    except UserError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return UserError.exit_code
+    print(f"\n{json.dumps(told, default=str)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

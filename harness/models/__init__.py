@@ -1,0 +1,4 @@
+"""Models: found, checked, opened and compared.
+
+`training`, `evaluation` and every layer above may import it.
+"""

@@ -1,0 +1,208 @@
+"""A causal model in two parts, its body and its head: the head runs only where a token is wanted.
+
+What a family does between the last hidden state and its logits (a scale, a cap, a transform) is
+the model's own code: its forward pass runs with the body left out. The head's matrix is multiplied
+in float32, so that scales, caps and the log-softmax after it are float32 as well.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from harness.errors import is_out_of_memory
+from harness.models.inference.prefix_tree import Wanted
+
+HEAD_ROWS = 512
+"""Positions that pass the head at once: bounds rows x vocabulary in float32."""
+_CHECKED_TOKENS = (5, 2, 9, 3, 7, 4)
+"""Token ids on which body and head together are compared with the whole model."""
+EXACT, COARSE = 1e-3, 0.05
+"""By how much logits may differ, as a share of the largest, in float32 and below it."""
+
+
+class Head:
+    """Collects log-probabilities; `found[request][index]` is (log-probability, was the best).
+
+    A log-probability that is not finite is NaN, a missing value, and never the best.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.inner = unwrapped(model)
+        self.body = body_name(model)
+        self.found: dict[int, dict[int, tuple[float, bool]]] = {}
+
+    def collect(self, hidden: Any, wanted: Sequence[tuple[int, Wanted]]) -> None:
+        """Take what is wanted at rows of `hidden` (positions, hidden size)."""
+        places: dict[int, list[Wanted]] = {}
+        for row, one in wanted:
+            places.setdefault(row, []).append(one)
+        rows = sorted(places)
+        for at in range(0, len(rows), HEAD_ROWS):
+            part = rows[at : at + HEAD_ROWS]
+            logprobs = self.logits(hidden[part]).log_softmax(dim=-1)
+            best = logprobs.argmax(dim=-1)
+            asked = [(i, one) for i, row in enumerate(part) for one in places[row]]
+            values = logprobs[[i for i, _ in asked], [one.target for _, one in asked]].tolist()
+            most_likely = best[[i for i, _ in asked]].tolist()
+            for (_, one), value, winner in zip(asked, values, most_likely, strict=True):
+                known = math.isfinite(value)
+                found = (value, winner == one.target) if known else (math.nan, False)
+                self.found.setdefault(one.request, {})[one.index] = found
+
+    def logits(self, states: Any) -> Any:
+        """(positions, vocabulary) float32 logits from what `states` of a pass gave."""
+        if self.body is None:
+            return states.float()
+        return _head_logits(self.inner, self.body, states)
+
+
+def unwrapped(model: Any) -> Any:
+    """The causal LM inside an adapter's wrapper, whose layers live inside it and stay in force."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def states(model: Any, **inputs: Any) -> Any:
+    """(rows, tokens, width) from a model's body, or from the whole model where it has no body.
+
+    In the latter case they are logits already, which `Head.logits` knows. Keywords that a family's
+    forward pass does not take are left out, but for `position_ids`.
+    """
+    inner = unwrapped(model)
+    name = body_name(model)
+    part = model if name is None else inner.get_submodule(name)
+    out = part(**_accepted(part, inputs))
+    return out.logits if name is None else out[0]
+
+
+def _accepted(module: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords that a module's forward pass takes; `position_ids` stay in any case."""
+    known = inspect.signature(module.forward).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values()):
+        return dict(inputs)
+    return {key: inputs[key] for key in inputs if key in known or key == "position_ids"}
+
+
+_bodies: WeakKeyDictionary[Any, str | None] = WeakKeyDictionary()
+
+
+def body_name(model: Any) -> str | None:
+    """The submodule whose last hidden states the model's head makes logits of, by its dotted name.
+
+    Found by trying on a few tokens, once per model; None where no part is such a body, and then
+    the whole model has to run.
+    """
+    inner = unwrapped(model)
+    if inner not in _bodies:
+        _bodies[inner] = next((n for n in _candidates(inner) if _is_body(inner, n)), None)
+    return _bodies[inner]
+
+
+def _candidates(inner: Any) -> list[str]:
+    """Names of the submodules that transformers takes for the model without its head."""
+    modules = [getattr(inner, inner.base_model_prefix, None), inner.get_decoder()]
+    names = {id(module): name for name, module in inner.named_modules() if name}
+    return list(dict.fromkeys(names[id(m)] for m in modules if id(m) in names))
+
+
+def _is_body(inner: Any, name: str) -> bool:
+    """Whether body and head together give the logits of the whole model."""
+    import torch
+
+    size = int(inner.get_input_embeddings().weight.shape[0])
+    ids = torch.tensor([[token % size for token in _CHECKED_TOKENS]], device=inner.device)
+    body = inner.get_submodule(name)
+    try:
+        with torch.inference_mode():
+            whole = inner(**_accepted(inner, {"input_ids": ids, "use_cache": False})).logits[0]
+            hidden = body(**_accepted(body, {"input_ids": ids, "use_cache": False}))[0][0]
+            logits = _head_logits(inner, name, hidden)
+    except Exception as error:  # whatever an unknown architecture raises
+        if is_out_of_memory(error):
+            raise
+        return False
+    if logits.shape != whole.shape:
+        return False
+    share = EXACT if inner.dtype == torch.float32 else COARSE
+    # weights that are not finite say nothing; that their scores are missing is said elsewhere
+    both = whole.isfinite() & logits.isfinite()
+    off = (logits - whole.float())[both].abs()
+    scale = whole.float()[both].abs()
+    return not off.numel() or float(off.max()) <= share * max(1.0, float(scale.max()))
+
+
+def _head_logits(inner: Any, name: str, hidden: Any) -> Any:
+    """(positions, vocabulary) float32 logits of (positions, width) hidden states."""
+    import torch
+
+    ids = torch.zeros((1, len(hidden)), dtype=torch.long, device=hidden.device)
+    with _body_gives(inner, name, hidden[None]), _in_float32(inner.get_output_embeddings()):
+        out = inner(**_accepted(inner, {"input_ids": ids, "use_cache": False}))
+    return out.logits[0].float()
+
+
+class _States:
+    """What the body returned, for a forward pass that asks for no more than the last states."""
+
+    def __init__(self, hidden: Any) -> None:
+        self.last_hidden_state = hidden
+
+    def __getitem__(self, index: Any) -> Any:
+        """Of the tuple that a model's output also is."""
+        return (self.last_hidden_state,)[index]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+@contextmanager
+def _body_gives(inner: Any, name: str, hidden: Any) -> Iterator[None]:
+    """Within it the submodule `name` of `inner` computes nothing and returns `hidden`."""
+    import torch
+
+    class Given(torch.nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> _States:
+            return _States(hidden)
+
+        def __getattr__(self, attribute: str) -> Any:
+            return getattr(body, attribute)  # such as its embedding
+
+    parent_name, _, own = name.rpartition(".")
+    parent = inner.get_submodule(parent_name)
+    body = parent._modules[own]
+    parent._modules[own] = Given()
+    try:
+        yield
+    finally:
+        parent._modules[own] = body
+
+
+@contextmanager
+def _in_float32(head: Any) -> Iterator[None]:
+    """Within it a plain head is multiplied in float32.
+
+    Another module, such as a head with an adapter, runs as it is, so that what it adds stays in
+    force.
+    """
+    import torch
+
+    if type(head) is not torch.nn.Linear or head.weight.dtype == torch.float32:
+        yield
+        return
+
+    def forward(hidden: Any) -> Any:
+        bias = None if head.bias is None else head.bias.float()
+        return torch.nn.functional.linear(hidden.float(), head.weight.float(), bias)
+
+    before: Callable[..., Any] | None = head.__dict__.get("forward")
+    head.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        del head.__dict__["forward"]
+        if before is not None:
+            head.__dict__["forward"] = before

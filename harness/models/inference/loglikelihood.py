@@ -1,0 +1,223 @@
+"""Log-probabilities of continuations: each distinct token runs once, the head where wanted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import UserError, is_out_of_memory
+from harness.models.inference import tree_attention
+from harness.models.inference.forward import (
+    SMALL_TREE,
+    Limit,
+    Packed,
+    Padded,
+    Progress,
+    hidden_states,
+    nearly_equal,
+    padded_states,
+)
+from harness.models.inference.generation import shortfall
+from harness.models.inference.lm_head import Head, body_name, unwrapped
+from harness.models.inference.prefix_tree import build
+from harness.models.inference.rope import length_rope
+from harness.models.inference.virtual_tokens import virtual_tokens
+
+STEM_LENGTH, PROBE_LENGTH = 16, 6
+"""Tokens of what the probe's requests share, and of what follows it in each."""
+EXACT = 1e-3
+"""Nats that a token may be off by in float32."""
+COARSE = 0.1
+"""The mean over tokens below float32: of SmolLM2-135M in bf16 rounding alone makes 0.05 at random
+tokens. Another attention is off by nats."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a continuation is after its context."""
+
+    logprob: float
+    """Sum over the continuation's tokens, in nats; NaN, a missing value, where the model's
+    log-probability of one of them is not finite."""
+    greedy: bool
+    """True where each token was the most likely one; never where `logprob` is NaN."""
+    token_logprobs: tuple[float, ...]
+    cut: bool
+    """True where the context lost its beginning to fit the model's length."""
+
+
+Requests = Sequence[tuple[Sequence[int], Sequence[int]]]
+"""(context, continuation) pairs of token ids."""
+
+
+def score_requests(
+    model: Any,
+    requests: Requests,
+    *,
+    max_length: int,
+    limit: Limit,
+    share: bool = True,
+    small_tree: int = SMALL_TREE,
+    progress: Progress | None = None,
+) -> list[Score]:
+    """Scores of requests, in their order.
+
+    With `share` the model must be one that `why_not_shared` finds nothing against. A pass that
+    runs out of memory is halved, and `limit` with it.
+    """
+    head = Head(model)
+    rope = length_rope(model)
+    lengths = [min(len(c) + len(t), max_length + 1) - 1 for c, t in requests]
+    virtual = virtual_tokens(model)
+    room = None if rope is None else rope.original - (virtual.count if virtual else 0)
+    long = [i for i, n in enumerate(lengths) if room is not None and n > room]
+    usual = sorted({*range(len(requests))} - {*long})
+    roots, cut = build(requests, max_length=max_length, share=share, numbers=usual)
+    passes = (
+        Packed(model, head, limit, progress, small_tree)
+        if share
+        else Padded(model, head, limit, progress)
+    )
+    if rope is not None:
+        rope.reset()
+    passes.run(roots)
+    if long:
+        whole, longer = build(requests, max_length=max_length, share=False, numbers=long)
+        Padded(model, head, limit, progress, rope).run(whole)
+        cut += longer
+    shortened = set(cut)
+    return [
+        _score(head.found.get(i, {}), len(continuation), i in shortened)
+        for i, (_, continuation) in enumerate(requests)
+    ]
+
+
+def _score(found: dict[int, tuple[float, bool]], length: int, cut: bool) -> Score:
+    tokens = [found[i] for i in range(length) if i in found]
+    return Score(
+        logprob=sum(value for value, _ in tokens),
+        greedy=all(best for _, best in tokens),
+        token_logprobs=tuple(value for value, _ in tokens),
+        cut=cut,
+    )
+
+
+def why_not_shared(model: Any) -> str | None:
+    """What keeps the model from sharing prefixes, found by trying; None where nothing does.
+
+    Two ways of attending that do not agree are no error: such a model is scored the plain way.
+    Raises UserError where the model is no causal one.
+    """
+    check_causal(model)
+    config = model.config.get_text_config()
+    if getattr(model.config, "is_encoder_decoder", False):
+        return "it has an encoder"
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        return f"not all its layers attend to everything before them ({', '.join(sorted(kinds))})"
+    if body_name(model) is None:
+        return "its logits are not those of its head alone"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "its attention scores are capped"
+    try:
+        return _attends_its_own_way(model) or _disagreement(model)
+    except Exception as error:  # whatever an unknown architecture raises
+        if is_out_of_memory(error):
+            raise
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def check_causal(model: Any) -> None:
+    """Raise UserError where a token's logits depend on what comes after it, or on how much does.
+
+    The latter is ProphetNet's way. A pass of another length is compared coarsely, for int8 layers
+    round by what shares a pass.
+    """
+    import torch
+
+    size = _vocabulary(model)
+    first = _tokens(3, size)[:12]
+    other = [*first[:8], *((token + 1) % size for token in first[8:])]
+    head, inner = Head(model), unwrapped(model)
+    with torch.inference_mode():
+        ours, theirs = padded_states(inner, [first, other])[:, :8]
+        alone = padded_states(inner, [first[:8]])[0]
+        logits = head.logits(ours)
+        same = nearly_equal(logits, head.logits(theirs), model.dtype)
+        if not same or not nearly_equal(logits, head.logits(alone), torch.bfloat16):
+            raise UserError(
+                f"a model of type {model.config.model_type} looks at the tokens after a place as "
+                "well as before it: take a causal language model (of an encoder, one whose "
+                "config.json says is_decoder: true)"
+            )
+
+
+def probe_requests(vocabulary: int) -> list[tuple[list[int], list[int]]]:
+    """Requests that share beginnings, long enough for a node of their own in a tree."""
+    stems = [_tokens(5, vocabulary), _tokens(77, vocabulary)]
+    length = PROBE_LENGTH
+    return [
+        (stem + _tokens(11 * i, vocabulary)[:length], _tokens(3 + i, vocabulary)[:length])
+        for stem in stems
+        for i in range(1, 3)
+    ]
+
+
+def _tokens(seed: int, vocabulary: int) -> list[int]:
+    return [(seed + 31 * i * i + 3 * i) % vocabulary for i in range(STEM_LENGTH)]
+
+
+def _vocabulary(model: Any) -> int:
+    return int(unwrapped(model).get_input_embeddings().weight.shape[0])
+
+
+def _attends_its_own_way(model: Any) -> str | None:
+    """Whether each layer attends once, and through transformers' interface; whatever the dtype."""
+    import torch
+
+    inner = unwrapped(model)
+    tokens = _tokens(5, _vocabulary(model))
+    with torch.inference_mode(), tree_attention.attending(inner):
+        counter = tree_attention.Counting(
+            tree_attention.lay_out(
+                [tree_attention.Block(0, None, range(-1, len(tokens) - 1), None)], model.device
+            )
+        )
+        with tree_attention.laid_out(counter):
+            hidden_states(inner, tokens, range(len(tokens)))
+    layers = inner.config.get_text_config().num_hidden_layers
+    if counter.layers != dict.fromkeys(range(layers), 1):
+        return "its layers do not attend as transformers' attention interface says"
+    return None
+
+
+def _disagreement(model: Any) -> str | None:
+    """What shared prefixes change in scores and answers of a few short requests."""
+    vocabulary = _vocabulary(model)
+    requests = probe_requests(vocabulary)
+    sides = [
+        score_requests(
+            model, requests, max_length=64, limit=Limit(256), share=share, small_tree=small
+        )
+        for share, small in ((False, 0), (True, 0), (True, SMALL_TREE))
+    ]
+    exact = str(model.dtype) == "torch.float32"
+    for other in sides[1:]:
+        offs = [
+            abs(a - b)
+            for plain, shared in zip(sides[0], other, strict=True)
+            for a, b in zip(plain.token_logprobs, shared.token_logprobs, strict=True)
+        ]
+        difference = max(offs) if exact else sum(offs) / len(offs)
+        if not difference <= (EXACT if exact else COARSE) and not _any_nan(sides[0]):
+            return f"log-probabilities with shared prefixes differ by {difference:.2g} a token"
+    behind = shortfall(model, [context for context, _ in requests], 3, Limit(256))
+    if behind > (EXACT if exact else 5 * COARSE):
+        return f"answers with shared prefixes take tokens {behind:.2g} nats below the likeliest"
+    return None
+
+
+def _any_nan(scores: Sequence[Score]) -> bool:
+    return any(math.isnan(score.logprob) for score in scores)

@@ -1,0 +1,319 @@
+"""A language model that is open for evaluation: log-likelihoods and answers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.data.tokenization import end_tokens
+from harness.errors import UserError
+from harness.models import adapters
+from harness.models.families import check_quantized
+from harness.models.inference.forward import Limit, Progress
+from harness.models.inference.generation import Ending, Generated, greedy
+from harness.models.inference.lm_head import unwrapped
+from harness.models.inference.loglikelihood import Score, score_requests, why_not_shared
+from harness.models.inference.virtual_tokens import virtual_tokens
+from harness.system.hardware import free_memory
+from harness.types import Artifact
+
+CPU_TOKENS, CUDA_TOKENS = 2048, 32768
+"""Tokens of a pass beyond which it gets no faster."""
+MEMORY_SHARE = 0.5
+"""Of the free memory, what a pass may plan with."""
+_DYNAMO = "TORCHDYNAMO_DISABLE"
+
+
+class LanguageModel:
+    """A causal language model with its tokenizer, in eval mode.
+
+    `limit` bounds what runs at once; its `rows` are the user's to set.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        artifact: Artifact,
+    ) -> None:
+        from transformers import GenerationConfig
+
+        self.model = model.eval()
+        virtual = virtual_tokens(model)
+        self.virtual_tokens = virtual.count if virtual else 0
+        """What the adapter puts before every request, in tokens."""
+        self.tokenizer = tokenizer
+        self.artifact = artifact
+        self.chat_template = artifact.chat_template
+        self.limit = Limit(tokens_that_fit(model))
+        self.end_ids = end_tokens(tokenizer, self.chat_template, model.generation_config)
+        # Decoding is stated by the suite; nothing is inherited from the model's own file.
+        model.generation_config = GenerationConfig()
+        # With virtual tokens peft's `generate` asks the model inside for it.
+        unwrapped(model).generation_config = GenerationConfig()
+        if self.max_length < 1:
+            raise UserError(
+                f"the adapter's {self.virtual_tokens} virtual tokens leave no room in the "
+                f"model's length of {self.max_length + self.virtual_tokens}"
+            )
+
+    @cached_property
+    def not_shared(self) -> str | None:
+        """Why prefixes are not shared between requests; None where they are."""
+        return why_not_shared(self.model)
+
+    def passes(self) -> dict[str, Any]:
+        """How it ran, for the record: none of it changes a score."""
+        return {
+            "batch": self.limit.rows or "auto",
+            "tokens_per_pass": self.limit.tokens,
+            "halved": self.limit.halved,
+            "shared_prefixes": self.not_shared is None,
+            "why_not_shared": self.not_shared,
+        }
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence that the model can attend to, in tokens, virtual ones left out."""
+        config = self.model.config.get_text_config()
+        longest = int(getattr(config, "max_position_embeddings", None) or 2048)
+        if longest < 0:  # XLNet's way of saying that nothing limits it
+            longest = 2048
+        return longest - self.virtual_tokens
+
+    @property
+    def prefix_token(self) -> int:
+        """What stands before a text without context: BOS, else EOS, as in lm-eval's HFLM.
+
+        Where the tokenizer has neither, the token that ends an answer. Raises UserError where
+        there is none.
+        """
+        bos = self.tokenizer.bos_token_id
+        return self.end_token if bos is None else int(bos)
+
+    @property
+    def end_token(self) -> int:
+        """EOS, else a token that ends an answer; UserError where there is none."""
+        eos = self.tokenizer.eos_token_id
+        if eos is not None:
+            return int(eos)
+        if not self.end_ids:
+            raise UserError(
+                f"model '{self.artifact.opened.name}' has no BOS or EOS token and no "
+                "chat template that ends an answer with a special one: set eos_token in its "
+                "tokenizer_config.json"
+            )
+        return self.end_ids[0]
+
+    @property
+    def padding_token(self) -> int:
+        """What fills a pass's shorter rows, where the attention mask hides it."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad) if pad is not None else [*self.end_ids, 0][0]
+
+    def loglikelihood(
+        self,
+        requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+        progress: Progress | None = None,
+    ) -> list[Score]:
+        """Log-probability (nats) of each continuation after its context, both as token ids.
+
+        Shared beginnings run once; log-softmax is taken in float32 and only where it is wanted.
+        """
+        return score_requests(
+            self.model,
+            requests,
+            max_length=self.max_length,
+            limit=self.limit,
+            share=self.not_shared is None,
+            progress=progress,
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stops: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> list[Generated]:
+        """Greedy answers to prompts given as token ids; they end at an end token or in `stops`.
+
+        A prompt that leaves no room for `max_new_tokens` in the model's context loses its
+        beginning, as in lm-eval, and its answer says `cut`. Raises UserError where there is no
+        room for any prompt.
+        """
+        room = self.max_length - max_new_tokens
+        if room < 1:
+            raise UserError(
+                f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in the model's "
+                f"context of {self.max_length} tokens: take less than {self.max_length}"
+            )
+        answers = greedy(
+            self.model,
+            [prompt[-room:] for prompt in prompts],
+            Ending(frozenset(self.end_ids), max_new_tokens, tuple(stops), self.text),
+            limit=self.limit,
+            share=self.not_shared is None,
+            pad=self.padding_token,
+            progress=progress,
+        )
+        return [
+            replace(answer, cut=len(prompt) > room)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """An answer's text, without white space around it."""
+        return self.text(ids).strip()
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        self.model = None
+        free_memory()
+
+
+def open_artifact(artifact: Artifact) -> LanguageModel:
+    """Open an artifact as it was trained: its adapter on its base, quantised as it was."""
+    model = load_weights(artifact)
+    tokenizer = load_tokenizer(artifact)
+    if artifact.kind == "adapter":
+        assert artifact.path is not None
+        model = adapters.put_on(model, len(tokenizer), Path(artifact.path))
+    return LanguageModel(model, tokenizer, artifact)
+
+
+def load_weights(artifact: Artifact, *, dtype: str | None = None) -> Any:
+    """The transformers model of an artifact, without its adapter, on the best device.
+
+    `dtype` is 'float32' or 'bf16'; None means the artifact's precision. Raises UserError where
+    the model is no causal language model.
+    """
+    import_bitsandbytes()
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    source = artifact.opened
+    path = artifact.path if artifact.kind == "weights" and artifact.path else source.path
+    # None given by name would hide that the files themselves are quantised
+    quantization = _bitsandbytes(artifact.quantization)
+    quantised = {} if quantization is None else {"quantization_config": quantization}
+    if quantised:
+        check_quantized(source)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
+            dtype=torch_dtype(dtype or artifact.precision),
+            device_map={"": 0} if torch.cuda.is_available() else None,
+            **quantised,
+        )
+    except ValueError as error:
+        raise UserError(f"model '{source.name}' cannot be opened: {error}") from error
+    keep_training_arithmetic(model)
+    return model
+
+
+def keep_training_arithmetic(model: Any) -> None:
+    """Have 4-bit layers compute in eval mode as they do in training, on any CPU.
+
+    On a CPU with AVX512-BF16 bitsandbytes (0.50) repacks each weight at its first pass without
+    gradients, for a kernel of its own that multiplies in bf16 whatever the precision asked for.
+    Scores would depend on the processor and on the shape of a pass, DoRA and a merge would read
+    the packed bytes as 4-bit weights, and widths that are no multiple of 32 would raise.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def load_tokenizer(artifact: Artifact) -> Any:
+    """The tokenizer of what is opened: an adapter's own where its folder has one, or the model's.
+
+    The embedding is never resized for it. A chat template beside an adapter goes with it.
+    """
+    from transformers import AutoTokenizer
+
+    source = artifact.opened
+    folder = Path(artifact.path) if artifact.kind == "adapter" and artifact.path else None
+    own = folder is not None and adapters.has_tokenizer(folder)
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder if own else source.path,
+        revision=None if own else source.revision,
+        trust_remote_code=source.trust_remote_code,
+    )
+    if folder is not None and (folder / adapters.TEMPLATE).is_file():
+        tokenizer.chat_template = (folder / adapters.TEMPLATE).read_text(encoding="utf-8")
+    if tokenizer.pad_token is None:
+        # any special token does: padding is hidden from the model and from the loss
+        tokenizer.pad_token = tokenizer.eos_token or next(iter(tokenizer.all_special_tokens), None)
+    return tokenizer
+
+
+def torch_dtype(precision: str) -> Any:
+    """`float32` or `bf16` as a torch dtype."""
+    import torch
+
+    return {"float32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def import_bitsandbytes() -> None:
+    """Import it, before peft does, without torch's compiler, on which its import spends most time.
+
+    It decorates kernels with `torch.compile` that neither a CPU nor a CUDA GPU uses, for those
+    have kernels of their own. On other accelerators its import is left as it is.
+    """
+    if "bitsandbytes" in sys.modules or _DYNAMO in os.environ:
+        return
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator and accelerator.type != "cuda":
+        return
+    os.environ[_DYNAMO] = "1"  # read by each torch.compile, so it is in force here alone
+    with suppress(Exception):  # whoever needs it will say what is wrong
+        import bitsandbytes  # noqa: F401
+    del os.environ[_DYNAMO]
+
+
+def _bitsandbytes(quantization: Mapping[str, Any] | None) -> Any:
+    """A BitsAndBytesConfig from JSON-able keywords; dtypes are given by name."""
+    if quantization is None:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    keywords = dict(quantization)
+    with suppress(KeyError):
+        keywords["bnb_4bit_compute_dtype"] = torch_dtype(keywords["bnb_4bit_compute_dtype"])
+    return BitsAndBytesConfig(**keywords)
+
+
+def tokens_that_fit(model: Any) -> int:
+    """Tokens of a forward pass that free memory allows, estimated from the model's widths."""
+    import psutil
+    import torch
+
+    config = model.config.get_text_config()
+    # BLT states its widths and layers for its parts alone: 64 layers are a cautious guess
+    hidden = int(getattr(config, "hidden_size", None) or model.get_input_embeddings().embedding_dim)
+    stated = getattr(config, "intermediate_size", None) or 4 * hidden
+    inner = max(map(int, stated)) if isinstance(stated, (list, tuple)) else int(stated)
+    layers = int(getattr(config, "num_hidden_layers", None) or 64)
+    # states, the feed-forward's three, and the keys and values that other passes go on from
+    per_token = 4 * (16 * hidden + 3 * inner + 2 * layers * hidden)
+    if model.device.type == "cuda":
+        free, most = torch.cuda.mem_get_info()[0], CUDA_TOKENS
+    else:
+        free, most = psutil.virtual_memory().available, CPU_TOKENS
+    return max(1, min(most, int(MEMORY_SHARE * free / per_token)))

@@ -1,0 +1,52 @@
+"""A base whose files are quantised already, as its config.json says: its arithmetic is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.errors import UserError
+from harness.types import ModelRef
+
+
+def stored_quantization(model: ModelRef) -> Mapping[str, Any] | None:
+    """The `quantization_config` of a model's config.json; None where its weights are plain."""
+    from harness.models.shapes import NotPredicted, config_of  # harness.memory imports this module
+
+    try:
+        found = config_of(model).get("quantization_config")
+    except (NotPredicted, OSError, ValueError, AttributeError):
+        return None
+    return found if isinstance(found, Mapping) else None
+
+
+def described(quantization: Mapping[str, Any]) -> str:
+    """A stored quantisation in words: `4 bits (nf4, computing in bfloat16)`, or its method."""
+    if quantization.get("load_in_8bit"):
+        return "8 bits (int8)"
+    if quantization.get("load_in_4bit"):
+        kind = quantization.get("bnb_4bit_quant_type", "fp4")
+        dtype = quantization.get("bnb_4bit_compute_dtype", "float32")
+        return f"4 bits ({kind}, computing in {dtype})"
+    return str(quantization.get("quant_method", "an unknown quantisation"))
+
+
+def check_whole(model: ModelRef) -> None:
+    """Raise UserError where every weight is to be trained and the files are quantised."""
+    quantization = stored_quantization(model)
+    if quantization is not None:
+        raise UserError(
+            f"model '{model.name}' is stored in {described(quantization)}, whose weights cannot be "
+            "trained: take lora or qlora, or name the model in full precision"
+        )
+
+
+def note(model: ModelRef) -> str | None:
+    """A sentence for the record on a base that is quantised in its files; None for another."""
+    quantization = stored_quantization(model)
+    if quantization is None:
+        return None
+    return (
+        f"model '{model.name}' is stored in {described(quantization)} and was opened so: a "
+        "method's own quant_type, double_quant and compute_dtype are without effect"
+    )

@@ -1,0 +1,140 @@
+"""A cell, and its ids: hashes of everything that its training and its whole result depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.data import chat_templates
+from harness.data.training_set import DataPlan, without_folder
+from harness.evaluation.suite import Suite
+from harness.planning.search_space import Search
+from harness.results import store
+from harness.types import Budget, ModelRef
+
+ID_LENGTH = 10
+_MODEL_KEYS = {field.name for field in dataclasses.fields(ModelRef)}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model, trained by one method with one seed, and the suites that it runs through."""
+
+    id: str
+    training_id: str
+    """Hash of what the training depends on: cells that differ in suites alone share it."""
+    experiment: str
+    method: str
+    label: str
+    options: Mapping[str, Any]
+    model: ModelRef
+    budget: Budget
+    seed: int
+    data: DataPlan | None
+    suites: tuple[Suite, ...]
+    chat_template: str | None
+    search: Search | None = None
+    """How the options are looked for before the training; None where they are as they stand."""
+    tuned: Mapping[str, Any] | None = None
+    """What the search found: the record's `plan.tuning`, beside what was searched."""
+    price_per_hour: float | None = None
+    """Dollars; changes no result and so no id."""
+
+    def as_record(self) -> dict[str, Any]:
+        """The record's `plan` section: contents by their hashes, no folder of this machine."""
+        return {
+            "experiment": self.experiment,
+            "model": _told(dataclasses.asdict(self.model)),
+            "method": self.method,
+            "label": self.label,
+            "options": {key: _told(value) for key, value in self.options.items()},
+            "data": self.data.as_record() if self.data else None,
+            "budget": dataclasses.asdict(self.budget),
+            "seed": self.seed,
+            "suites": [suite.name for suite in self.suites],
+            "training_id": self.training_id,
+            "tuning": {**self.search.as_record(), **(self.tuned or {})} if self.search else None,
+            **({} if self.price_per_hour is None else {"price_per_hour": self.price_per_hour}),
+        }
+
+
+def is_recorded(out: Path, cell: Cell) -> bool:
+    """Whether the cell has a valid record with status `ok`; any other is run again."""
+    found = store.stored(out, cell.id)
+    return found is not None and found["status"] == "ok"
+
+
+def new_cell(**fields: Any) -> Cell:
+    """A cell with its two hashes."""
+    model, plan = fields["model"], fields["data"]
+    training = {
+        "method": fields["method"],
+        "options": {key: _content(value) for key, value in fields["options"].items()},
+        "model": _content(dataclasses.asdict(model)),
+        "trust_remote_code": model.trust_remote_code,
+        "budget": budget_content(fields["budget"]),
+        "seed": fields["seed"],
+        "data": plan.identity if plan else None,
+        "chat_template": fields["chat_template"],
+    }
+    template = fields["chat_template"] or chat_templates.own_template(Path(model.path))
+    if plan and chat_templates.is_dated(template):
+        training["date"] = str(chat_templates.DATE)
+    if fields["search"]:
+        training["search"] = fields["search"].as_record()
+    training_id = _digest(training)
+    suites = {suite.name: suite.hash for suite in fields["suites"]}
+    whole = _digest([training, suites, fields["label"]])
+    name = f"{_slug(fields['label'])}-s{fields['seed']}-{whole[:ID_LENGTH]}"
+    return Cell(id=name, training_id=training_id, **fields)
+
+
+def with_options(cell: Cell, options: Mapping[str, Any], **changes: Any) -> Cell:
+    """A cell of the same content with other options, which are not searched for; its own id."""
+    names = {field.name for field in dataclasses.fields(Cell)} - {"id", "training_id", "tuned"}
+    fields = {name: getattr(cell, name) for name in names} | {"options": options, "search": None}
+    return new_cell(**fields | changes)
+
+
+def budget_content(budget: Budget) -> dict[str, Any]:
+    """What an id knows of a budget: what came to it later counts where it is not the default."""
+    first = {"steps", "batch", "max_length", "precision", "micro_batch"}
+    return {
+        field.name: getattr(budget, field.name)
+        for field in dataclasses.fields(budget)
+        if field.name != "on_oom"
+        and (field.name in first or getattr(budget, field.name) != field.default)
+    }
+
+
+def is_model(value: Any) -> bool:
+    """Whether this is a ModelRef as plain data."""
+    return isinstance(value, Mapping) and set(value) == _MODEL_KEYS
+
+
+def _content(value: Any) -> Any:
+    """What an id knows of an option: of a model its contents alone."""
+    if not is_model(value):
+        return value
+    return ModelRef(**value).identity
+
+
+def _told(value: Any) -> Any:
+    """What a record says of an option: of a model no folder of this machine."""
+    if not is_model(value) or not value["content_hash"]:
+        return value
+    return {**value, "path": None, "name": without_folder(value["name"])}
+
+
+def _slug(label: str) -> str:
+    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in label).strip("-")
+    return kept or "cell"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

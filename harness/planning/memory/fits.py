@@ -1,0 +1,83 @@
+"""What fits a given memory: which cells, with which micro-batch, and which methods would."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError
+from harness.planning.memory.batches import with_rows
+from harness.planning.memory.formula import Setting, peak
+from harness.planning.memory.predict import Prediction
+
+if TYPE_CHECKING:
+    from harness.planning.cell import Cell
+
+_UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether a cell fits."""
+
+    fits: bool | None
+    """None where its peak is not predicted."""
+    micro_batch: int | None
+    """The largest that fits and divides the batch; None where not even one row does."""
+
+
+def bytes_of(text: str) -> int:
+    """`24GB`, `80GiB`, `512 MB` in bytes. Raises UserError."""
+    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    units = {**_UNITS, **_BINARY}
+    if not found or found[2] not in units or not float(found[1]):
+        raise UserError(f"--memory '{text}': expected a size, such as 24GB or 80GiB")
+    return int(float(found[1]) * units[found[2]])
+
+
+def fit(cell: Cell, prediction: Prediction, memory: int) -> Fit:
+    """Whether a cell's training fits `memory` bytes, and its largest micro-batch that does."""
+    setting = prediction.setting
+    if prediction.total is None or setting is None:
+        return Fit(None, None)
+    batch = cell.budget.batch
+    divisors = [rows for rows in range(batch, 0, -1) if batch % rows == 0]
+    largest = next((rows for rows in divisors if total(setting, rows, batch) <= memory), None)
+    return Fit(prediction.total <= memory, largest)
+
+
+def total(setting: Setting, rows: int, batch: int) -> int:
+    """The predicted peak with another micro-batch of the same effective batch."""
+    other = dataclasses.replace(
+        setting, batch=with_rows(setting.batch, rows), accumulates=rows < batch
+    )
+    return sum(peak(other).values())
+
+
+def advice(cells: Sequence[tuple[Cell, Prediction, Fit]], memory: int) -> list[str]:
+    """A sentence for each cell that does not fit: what would."""
+    fitting = [cell.label for cell, _, found in cells if found.fits]
+    sentences = []
+    for cell, prediction, found in cells:
+        if found.fits is not False:
+            continue
+        mend = _mend(prediction, found, cell.budget.batch, memory)
+        others = f"; as planned {', '.join(dict.fromkeys(fitting))} would" if fitting else ""
+        sentences.append(f"{cell.label} does not fit: {mend}{others}")
+    return list(dict.fromkeys(sentences))
+
+
+def _mend(prediction: Prediction, found: Fit, batch: int, memory: int) -> str:
+    if found.micro_batch is not None:
+        return f"it does with budget.micro_batch: {found.micro_batch}"
+    setting = prediction.setting
+    assert setting is not None
+    saving = dataclasses.replace(setting.footprint, gradient_checkpointing=True)
+    spared = dataclasses.replace(setting, footprint=saving)
+    if total(spared, 1, batch) <= memory:
+        return "it does with budget.micro_batch: 1 and gradient_checkpointing: true"
+    return "no micro-batch does, with gradient checkpointing neither"

@@ -1,0 +1,140 @@
+"""`predict(cell)`: peak memory and time of a cell's training, or why they are not predicted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.api.footprint import Footprint
+from harness.errors import UserError
+from harness.models.shapes import NotPredicted, Shapes, config_of, shapes_of
+from harness.models.stored_quantization import described, stored_quantization
+from harness.planning.memory import batches, training_time
+from harness.planning.memory.batches import Batch
+from harness.planning.memory.formula import Setting, peak
+from harness.runner.oom_retry import first_micro_batch
+from harness.system.hardware import Machine, facts
+from harness.system.time_limit import TooSlow
+
+if TYPE_CHECKING:
+    from harness.planning.cell import Cell
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Peak memory of a cell's phase `train`, in bytes; nothing where `why_not` says why."""
+
+    total: int | None
+    by_category: Mapping[str, int]
+    kind: Literal["cuda", "host"]
+    """What it stands beside: `peak_allocated_bytes` or `peak_host_bytes`."""
+    how: str
+    """`formula` or `trace`, and how the lengths of rows are known."""
+    seconds: float | None = None
+    """Of the training steps; None for a device whose speed is not known."""
+    batch: Batch | None = None
+    setting: Setting | None = None
+    why_not: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For `harness plan --json` and records."""
+        return {
+            "bytes": self.total,
+            "by_category": dict(self.by_category),
+            "kind": self.kind,
+            "how": self.how,
+            "seconds": self.seconds,
+            "micro_batch": self.batch.rows if self.batch else None,
+            "length": self.batch.length if self.batch else None,
+            "why_not": self.why_not,
+        }
+
+
+def predict(cell: Cell, machine: Machine | None = None) -> Prediction:
+    """Peak memory and time of a cell's training on `machine` (by default this one).
+
+    Pure Python: reads the model's config.json, its tokenizer and the training rows, no weights,
+    and imports no torch. Never raises for what cannot be predicted: `total` is None then.
+    """
+    machine = machine or facts()
+    kind: Literal["cuda", "host"] = "cuda" if machine.device == "cuda" else "host"
+    try:
+        setting = setting_of(cell, machine.device)
+        by_category = peak(setting)
+    except TooSlow:  # training would hang on it as well
+        raise
+    except (NotPredicted, UserError) as why:
+        return Prediction(None, {}, kind, "not predicted", why_not=str(why))
+    budget = cell.budget
+    passes = budget.steps * (budget.batch // setting.batch.rows)
+    return Prediction(
+        total=sum(by_category.values()),
+        by_category=by_category,
+        kind=kind,
+        how=f"formula; {setting.batch.source}",
+        seconds=training_time.seconds(
+            setting.shapes,
+            setting.footprint,
+            setting.batch,
+            passes,
+            machine,
+            budget.precision,
+        ),
+        batch=setting.batch,
+        setting=setting,
+    )
+
+
+def footprint_of(cell: Cell) -> Footprint:
+    """What the cell's method says of itself. Raises NotPredicted where it says nothing."""
+    from harness.manager import calling, plugins
+
+    method = plugins().methods.get(cell.method)
+    if not method.trains:
+        raise NotPredicted("nothing is trained")
+    with calling(f"method '{cell.method}'"):
+        options = method.Options.model_validate(dict(cell.options))
+        found: Footprint | None = method.footprint(options)
+    if found is None:
+        raise NotPredicted(f"the method '{cell.method}' does not say what it holds in memory")
+    stored = stored_quantization(cell.model)
+    if stored is None:
+        return found
+    if stored.get("quant_method", "bitsandbytes") != "bitsandbytes":
+        raise NotPredicted(f"no formula for weights stored in {described(stored)}")
+    return dataclasses.replace(
+        found,
+        bits=8 if stored.get("load_in_8bit") else 4,
+        double_quant=bool(stored.get("bnb_4bit_use_double_quant")),
+    )
+
+
+def setting_of(cell: Cell, device: str) -> Setting:
+    """What the formula needs of a cell. Raises NotPredicted."""
+    footprint = footprint_of(cell)
+    return Setting(
+        shapes=_shapes(cell),
+        footprint=footprint,
+        batch=batch_of(cell, footprint.packing),
+        precision=cell.budget.precision,
+        device=device,
+        accumulates=first_micro_batch(cell.budget) < cell.budget.batch,
+    )
+
+
+def _shapes(cell: Cell) -> Shapes:
+    try:
+        return shapes_of(config_of(cell.model))
+    except (KeyError, ValueError, TypeError) as error:
+        raise NotPredicted(f"the configuration of '{cell.model.name}' lacks {error}") from None
+
+
+def batch_of(cell: Cell, packing: bool) -> Batch:
+    """The cell's largest micro-batch; every row at `max_length` where rows are not at hand."""
+    if cell.data is None:
+        return batches.longest_batch(cell.budget, packing)
+    return batches.largest_batch(
+        cell.data, cell.budget, cell.seed, cell.model, cell.chat_template, packing
+    )

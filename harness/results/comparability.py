@@ -1,0 +1,117 @@
+"""Whether two sides may be compared at all, and what to be careful about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import NotComparable
+from harness.results.groups import Group
+from harness.results.store import suites
+
+if TYPE_CHECKING:
+    from harness.evaluation.suite import Suite
+
+_PACKAGES = ("finetune-harness", "torch", "transformers", "peft", "bitsandbytes", "lm_eval")
+"""Libraries whose version may move a score."""
+
+
+def check_suite(suite: str, candidate: Group, baseline: Group) -> None:
+    """Raises NotComparable, saying in what, where the sides did not answer the same suite."""
+    for side, other in ((candidate, baseline), (baseline, candidate)):
+        if suite not in side.hashes:
+            raise NotComparable(
+                f"suite '{suite}': {side.label} has no result of it and {other.label} has; "
+                f"measure {side.label} with it too"
+            )
+    if candidate.hashes[suite] == baseline.hashes[suite]:
+        return
+    mine, theirs = _section(candidate, suite), _section(baseline, suite)
+    raise NotComparable(
+        f"suite '{suite}' is not the same for {candidate.label} and {baseline.label}: "
+        f"{'; '.join(_differences(mine, theirs))}; measure one of them again"
+    )
+
+
+def check_planned(suite: Suite, candidate: str, baseline: Group) -> None:
+    """Raises NotComparable where a suite that is to be asked is not the baseline's."""
+    theirs = _section(baseline, suite.name)
+    if suite.hash != theirs["hash"]:
+        mine = {"parts": suite.parts, "version": suite["version"]}
+        mine["data_hash"] = theirs.get("data_hash")
+        raise NotComparable(
+            f"suite '{suite.name}' is not the same for {candidate} and {baseline.label}: "
+            f"{'; '.join(_differences(mine, theirs))}; measure the baseline again, or give the "
+            "--limit, --mirror and --suites that it was measured with"
+        )
+
+
+def check_samples(suite: str, candidate: Iterable[str], baseline: Iterable[str]) -> None:
+    """Raises NotComparable where one side lacks samples, or scores of samples, of the other."""
+    mine, theirs = set(candidate), set(baseline)
+    if mine == theirs:
+        return
+    told = [
+        f"{len(only)} only the {side} has (such as '{min(only)}')"
+        for side, only in (("candidate", mine - theirs), ("baseline", theirs - mine))
+        if only
+    ]
+    raise NotComparable(
+        f"suite '{suite}' has not the same samples with a score on both sides: "
+        f"{' and '.join(told)}; a score that is missing was not a number"
+    )
+
+
+def warnings(candidate: Group, baseline: Group) -> list[str]:
+    """What differs and may move a score a little: precision, batch size, libraries, device."""
+    mine, theirs = candidate.cells[0], baseline.cells[0]
+    pairs = [
+        ("precision", *(_budget(cell).get("precision") for cell in (mine, theirs))),
+        ("batch", *(_passes(cell).get("batch") for cell in (mine, theirs))),
+        ("device", *(_device(cell) for cell in (mine, theirs))),
+    ]
+    versions = [(cell["environment"] or {}).get("packages") or {} for cell in (mine, theirs)]
+    pairs += [(name, *(told.get(name) for told in versions)) for name in _PACKAGES]
+    return [
+        f"{what} differs: {one} for {candidate.label}, {other} for {baseline.label}"
+        for what, one, other in pairs
+        if one != other and one is not None and other is not None
+    ]
+
+
+def _section(group: Group, suite: str) -> Mapping[str, Any]:
+    return next(suites(cell)[suite] for cell in group.cells if suite in suites(cell))
+
+
+def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """`num_fewshot is 0 and 5` for each part that differs."""
+    one, other = mine.get("parts") or {}, theirs.get("parts") or {}
+    named = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    found = [f"{key} is {one.get(key)!r} and {other.get(key)!r}" for key in named]
+    if not (one and other):
+        found = ["the records are too old to tell in what"]
+        if mine.get("version") != theirs.get("version"):
+            found = [f"version is {mine.get('version')!r} and {theirs.get('version')!r}"]
+    if mine.get("data_hash") != theirs.get("data_hash"):
+        found.append("the data of its tasks is not the same")
+    if found:
+        return found
+    if mine.get("version") != theirs.get("version"):
+        return [f"version is {mine.get('version')!r} and {theirs.get('version')!r}"]
+    return ["its hash is another, and the records do not say in what part"]
+
+
+def _budget(cell: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = cell["plan"].get("budget") or {}
+    return found
+
+
+def _passes(cell: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = (cell["evaluation"] or {}).get("passes") or {}
+    return found
+
+
+def _device(cell: Mapping[str, Any]) -> str | None:
+    environment = cell["environment"] or {}
+    gpu = environment.get("gpu")
+    return str(gpu.get("name") if isinstance(gpu, dict) else gpu or environment.get("cpu"))

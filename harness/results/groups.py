@@ -1,0 +1,139 @@
+"""The seeds of one method: a row of the leaderboard, a side of a comparison.
+
+Everything here reads records, as `store.read_record` gives them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.results.store import label, suites
+from harness.stats import metric_summary
+
+Cell = Mapping[str, Any]
+"""A record's content."""
+
+ReadRows = Callable[[Cell, str], metric_summary.Rows]
+"""`read_rows(record, suite)`: the rows of a sample file (`store.rows_reader`)."""
+
+
+@dataclass
+class Group:
+    """The seeds of one model, method, options, label, data and budget."""
+
+    cells: list[Cell] = field(default_factory=list)
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        """That of the first seed; the others differ in the seed alone."""
+        found: Mapping[str, Any] = self.cells[0]["plan"]
+        return found
+
+    @property
+    def label(self) -> str:
+        """Of its method."""
+        return label(self.plan)
+
+    @property
+    def title(self) -> str:
+        """Label and model."""
+        return f"{self.label} ({self.plan['model']['name']})"
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Suite -> what must be equal for its figures to be compared."""
+        return {
+            name: identity(suite) for cell in self.cells for name, suite in suites(cell).items()
+        }
+
+    @property
+    def tokenizer(self) -> str:
+        """What figures per token hang on: its hash, or the model where no record tells."""
+        told = [(cell["evaluation"] or {}).get("tokenizer_hash") for cell in self.cells]
+        model = self.plan["model"]
+        known = (*filter(None, told), model.get("content_hash"), model["name"])
+        return str(next(filter(None, known)))
+
+    def takes(self, cell: Cell) -> bool:
+        """One cell per seed, and seeds are averaged only where they answered the same suites."""
+        hashes = self.hashes
+        return cell["plan"]["seed"] not in [mine["plan"]["seed"] for mine in self.cells] and all(
+            hashes.get(name, identity(suite)) == identity(suite)
+            for name, suite in suites(cell).items()
+        )
+
+    def having(self, suite: str, metric: str) -> list[Cell]:
+        """Its cells that have the metric."""
+        return [cell for cell in self.cells if metric in metrics(cell, suite)]
+
+    def metric_names(self) -> list[tuple[str, str]]:
+        """(suite, metric), in the order of the plan's suites, then of each suite's metrics."""
+        names = {
+            (suite, metric): None
+            for cell in self.cells
+            for suite in (*cell["plan"].get("suites", ()), *suites(cell))
+            for metric in metrics(cell, suite)
+        }
+        return list(names)
+
+    def told(self, suite: str, metric: str) -> Mapping[str, Any]:
+        """A metric as the first record that has it tells."""
+        found: Mapping[str, Any] = metrics(self.having(suite, metric)[0], suite)[metric]
+        return found
+
+    def headlines(self) -> list[tuple[str, str]]:
+        """The first (suite, metric) of each suite."""
+        firsts: dict[str, str] = {}
+        for suite, metric in self.metric_names():
+            firsts.setdefault(suite, metric)
+        return list(firsts.items())
+
+    def bases(self, suite: str, metric: str, by_id: Mapping[str, Cell]) -> list[Cell]:
+        """The base cells (each once) that the metric may be compared with."""
+        cells = self.having(suite, metric)
+        ids = dict.fromkeys(cell["evaluation"].get("base") for cell in cells)
+        wanted = identity(suites(cells[0])[suite])
+        found = [by_id[key] for key in ids if key in by_id]
+        same = [base for base in found if suite in suites(base)]
+        same = [base for base in same if identity(suites(base)[suite]) == wanted]
+        if not metric_summary.per_token(metrics(cells[0], suite)[metric]["estimator"]):
+            return same
+        tokenizer = Group(cells).tokenizer
+        return [base for base in same if Group([base]).tokenizer == tokenizer]
+
+
+def grouped(cells: Iterable[Cell]) -> list[Group]:
+    """Cells by what they are seeds of; seeds in order."""
+    groups: dict[str, list[Group]] = {}
+    for cell in sorted(cells, key=lambda cell: str(cell["id"])):
+        alike = groups.setdefault(_key(cell["plan"]), [])
+        group = next((known for known in alike if known.takes(cell)), None)
+        if group is None:
+            alike.append(group := Group())
+        group.cells.append(cell)
+    for group in (group for alike in groups.values() for group in alike):
+        group.cells.sort(key=lambda cell: (cell["plan"]["seed"] or 0, cell["id"]))
+    return [group for alike in groups.values() for group in alike]
+
+
+def _key(plan: Mapping[str, Any]) -> str:
+    model, data = plan["model"], plan.get("data") or {}
+    parts = [model["name"], model.get("content_hash"), model.get("revision"), plan["method"]]
+    parts += [label(plan), plan["options"], plan.get("budget"), model.get("trust_remote_code")]
+    parts += [data.get(key) for key in ("hash", "rows", "format", "loss", "chat_template")]
+    parts += [(data.get("mix") or {}).get(key) for key in ("share", "hash")]
+    return json.dumps(parts, sort_keys=True)
+
+
+def metrics(cell: Cell, suite: str) -> Mapping[str, Any]:
+    """The metrics of a record's suite; none where it has no such suite."""
+    found: Mapping[str, Any] = suites(cell).get(suite, {}).get("metrics", {})
+    return found
+
+
+def identity(section: Mapping[str, Any]) -> str:
+    """What must be equal for figures of a suite to be compared."""
+    return "/".join(filter(None, (section["hash"], section.get("data_hash"))))

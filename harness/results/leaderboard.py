@@ -1,0 +1,261 @@
+"""The leaderboard: a pure function of records and their sample files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from harness.errors import UserError, nearest
+from harness.results.cost import cost
+from harness.results.groups import Cell, Group, ReadRows, grouped, metrics
+from harness.results.store import plain, suites
+from harness.stats import metric_summary
+from harness.training.diagnostics import findings
+
+__all__ = ["SCHEMA", "build"]
+
+SCHEMA = 1
+"""Version of the leaderboard's layout."""
+
+_WORST_LAST = ("ok", "diverged", "oom", "error")
+
+
+def build(
+    records: Sequence[Cell], *, read_rows: ReadRows, rank_by: str | None = None
+) -> dict[str, Any]:
+    """The leaderboard of some records, as `leaderboard.schema.json` describes it.
+
+    Seeds are one row: a metric's value is the mean over seeds, its interval and its delta to the
+    base are computed anew from the samples that the seeds share; so is every metric of a record
+    that has no seal. `rank_by` is `suite.metric`, by default the first metric of the plan's first
+    suite that all rows may be compared on; rows without it come last, unranked. Rows are
+    `tied_with` each other where their paired difference on it does not exclude zero. Figures per
+    token neither rank nor tie rows of several tokenizers. Raises UserError for an unknown
+    `rank_by`, and what `read_rows` raises.
+    """
+    by_id = {record["id"]: record for record in records}
+    groups = grouped(by_id.values())
+    rows = [_row(group, by_id, read_rows) for group in groups]
+    chosen = _ranked_by(groups, rank_by)
+    ranked_by = ".".join(chosen) if chosen else None
+    order = _order(rows, ranked_by)
+    ties = _ties(groups, rows, chosen, by_id, read_rows) if chosen else {}
+    ranked, mixed = 0, chosen is not None and len(_tokenizers(groups, *chosen)) > 1
+    for index in order:
+        row = rows[index]
+        if _value(row, ranked_by) is not None and not mixed:
+            ranked += 1
+            row["rank"] = ranked
+        tied = ties.get(index, set())
+        row["tied_with"] = [rows[other]["label"] for other in order if other in tied]
+    return {
+        "schema": SCHEMA,
+        "ranked_by": ranked_by,
+        "rows": [rows[index] for index in order],
+        "labels": _labels(by_id.values()),
+        "incomparable": [
+            *_incomparable([rows[index] for index in order]),
+            *_other_tokenizers([groups[index] for index in order]),
+        ],
+    }
+
+
+def _labels(cells: Iterable[Cell]) -> dict[str, str]:
+    """What a suite's figures must be read with, such as `self-judged`, by suite."""
+    return {
+        name: suite["notes"]["label"]
+        for cell in cells
+        for name, suite in suites(cell).items()
+        if (suite.get("notes") or {}).get("label")
+    }
+
+
+def _row(group: Group, by_id: Mapping[str, Cell], read_rows: ReadRows) -> dict[str, Any]:
+    plan = group.plan
+    return {
+        "rank": None,
+        "label": group.label,
+        "model": plan["model"]["name"],
+        "method": plan["method"],
+        "options": plan["options"],
+        "seeds": [cell["plan"]["seed"] for cell in group.cells],
+        "cells": [cell["id"] for cell in group.cells],
+        "status": max((cell["status"] for cell in group.cells), key=_WORST_LAST.index),
+        "metrics": {
+            f"{suite}.{metric}": _metric(group, suite, metric, by_id, read_rows)
+            for suite, metric in group.metric_names()
+        },
+        "cost": cost(group.cells),
+        "tied_with": [],
+        "budget": plan.get("budget"),
+        "mix": (plan.get("data") or {}).get("mix"),
+        "suite_hashes": group.hashes,
+        **_health(group.cells),
+    }
+
+
+def _health(cells: Iterable[Cell]) -> dict[str, list[str]]:
+    """Names of the health checks that spoke in any seed; nothing where none did."""
+    found = list(dict.fromkeys(name for cell in cells for name in findings.names(cell)))
+    return {"health": found} if found else {}
+
+
+def _metric(
+    group: Group, suite: str, metric: str, by_id: Mapping[str, Cell], read_rows: ReadRows
+) -> dict[str, Any]:
+    cells = group.having(suite, metric)
+    own = [_own(cell, suite, metric, by_id, read_rows) for cell in cells]
+    values = [one["value"] for one in own]
+    if len(cells) == 1:
+        return {**own[0], "per_seed": values}
+    bases = group.bases(suite, metric, by_id)
+    pooled = _measured(own[0], cells, bases, suite, read_rows)
+    if not bases:
+        # the base's samples are not at hand: what hangs on them stands without an interval
+        pooled["delta"] = _mean_of([one["delta"] for one in own])
+        if own[0]["estimator"]["kind"] == "retained":
+            pooled |= {"value": _mean_of(values), "n": min(one["n"] for one in own)}
+    return {**pooled, "per_seed": values}
+
+
+def _own(
+    cell: Cell, suite: str, metric: str, by_id: Mapping[str, Cell], read_rows: ReadRows
+) -> Mapping[str, Any]:
+    """A cell's metric: as its record says where that is sealed, else from samples at hand."""
+    told: Mapping[str, Any] = metrics(cell, suite)[metric]
+    if "sha256" in cell:  # checked when it was read
+        return told
+    return _measured(told, [cell], Group([cell]).bases(suite, metric, by_id), suite, read_rows)
+
+
+def _measured(
+    told: Mapping[str, Any],
+    cells: Sequence[Cell],
+    bases: Sequence[Cell],
+    suite: str,
+    read_rows: ReadRows,
+) -> dict[str, Any]:
+    """The metric that a record tells of, computed from the samples of some cells."""
+    found = metric_summary.measure(
+        told["estimator"],
+        told["higher_is_better"],
+        [read_rows(cell, suite) for cell in cells],
+        [read_rows(base, suite) for base in bases],
+    )
+    # as records hold them: of one sample there is no error, and no NaN either
+    return {key: plain(value) for key, value in found.items()}
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    """None where one of them is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+# Ranks and ties
+
+
+def _ranked_by(groups: Sequence[Group], asked: str | None) -> tuple[str, str] | None:
+    """The suite and the metric to rank by; None where no row has a metric at all."""
+    known = {".".join(name): name for group in groups for name in group.metric_names()}
+    if asked is not None:
+        if asked not in known:
+            raise UserError(f"cannot rank by '{asked}': {nearest(asked, known)}")
+        return known[asked]
+    planned = [name for group in groups for name in group.plan.get("suites", ())]
+    names = [name for suite in planned for name in known.values() if name[0] == suite]
+    names += known.values()
+    comparable = (name for name in names if len(_tokenizers(groups, *name)) < 2)
+    return next(comparable, names[0] if names else None)
+
+
+def _value(row: Mapping[str, Any], metric: str | None) -> float | None:
+    found: float | None = row["metrics"].get(metric, {}).get("value")
+    return found
+
+
+def _order(rows: Sequence[Mapping[str, Any]], ranked_by: str | None) -> list[int]:
+    """Indices of rows, best first, rows without the metric last."""
+
+    def place(index: int) -> tuple[bool, float, str, str]:
+        row, value = rows[index], _value(rows[index], ranked_by)
+        sign = -1 if value is not None and row["metrics"][ranked_by]["higher_is_better"] else 1
+        return value is None, sign * (value or 0.0), row["label"], row["cells"][0]
+
+    return sorted(range(len(rows)), key=place)
+
+
+def _ties(
+    groups: Sequence[Group],
+    rows: Sequence[Mapping[str, Any]],
+    chosen: tuple[str, str],
+    by_id: Mapping[str, Cell],
+    read_rows: ReadRows,
+) -> dict[int, set[int]]:
+    """Index of a row -> indices of the rows that it cannot be told apart from."""
+    suite, metric = chosen
+    ranked_by = ".".join(chosen)
+    alike: dict[tuple[str, str], dict[int, list[metric_summary.Scored]]] = {}
+    for index, (group, row) in enumerate(zip(groups, rows, strict=True)):
+        if _value(row, ranked_by) is not None:
+            how = row["metrics"][ranked_by]["estimator"]
+            cells = group.having(suite, metric)
+            tables = metric_summary.tables(
+                how,
+                [read_rows(cell, suite) for cell in cells],
+                [read_rows(base, suite) for base in group.bases(suite, metric, by_id)],
+            )
+            tokenizer = group.tokenizer if metric_summary.per_token(how) else ""
+            alike.setdefault((row["suite_hashes"][suite], tokenizer), {})[index] = tables
+    ties: dict[int, set[int]] = {}
+    for tables_of in alike.values():
+        how = rows[next(iter(tables_of))]["metrics"][ranked_by]["estimator"]
+        for one, other in metric_summary.tied_pairs(how, tables_of):
+            ties.setdefault(one, set()).add(other)
+            ties.setdefault(other, set()).add(one)
+    return ties
+
+
+def _incomparable(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    sentences = []
+    for suite in dict.fromkeys(name for row in rows for name in row["suite_hashes"]):
+        labels: dict[str, list[str]] = {}
+        for row in rows:
+            if suite in row["suite_hashes"]:
+                labels.setdefault(row["suite_hashes"][suite], []).append(row["label"])
+        if len(labels) > 1:
+            parts = [f"{', '.join(of)} ({_short(key)})" for key, of in labels.items()]
+            sentences.append(
+                f"suite '{suite}' is not the same for {' and '.join(parts)}: "
+                "its figures must not be compared between them"
+            )
+    return sentences
+
+
+def _tokenizers(groups: Sequence[Group], suite: str, metric: str) -> dict[str, list[Group]]:
+    """Tokenizer -> the groups with a metric per token; empty for another metric."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        for cell in group.having(suite, metric)[:1]:
+            if metric_summary.per_token(metrics(cell, suite)[metric]["estimator"]):
+                found.setdefault(group.tokenizer, []).append(group)
+    return found
+
+
+def _other_tokenizers(groups: Sequence[Group]) -> list[str]:
+    """A sentence for each set of rows that figures per token must not be compared between."""
+    names: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for group in groups for name in group.metric_names()):
+        parts = _tokenizers(groups, *name)
+        if len(parts) > 1:
+            told = " and ".join(", ".join(group.title for group in of) for of in parts.values())
+            names.setdefault(told, []).append(".".join(name))
+    return [
+        f"{', '.join(of)}: per token, and {rows} are not known to have one tokenizer, so these "
+        "are neither ranked nor tied by it; compare bits_per_byte"
+        for rows, of in names.items()
+    ]
+
+
+def _short(identity: str) -> str:
+    return "/".join(part[:12] for part in identity.split("/"))

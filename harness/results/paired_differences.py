@@ -1,0 +1,231 @@
+"""The paired evidence on one metric of two sides: what `compare` and `gate` judge by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from harness import stats
+from harness.results import comparability
+from harness.results.groups import Cell, Group, ReadRows
+from harness.results.lookup import Side
+from harness.stats import bootstrapping, metric_summary, perplexity, proportions
+
+DRAWS, FEWER = 10_000, 2_500
+"""Of each bootstrap, and of one over many samples. The smallest p is 0.0002 (0.0008), which leaves
+room for Holm over 250 (60) rules."""
+
+
+SMALL_SHARE, SMALL_PART = 0.02, 0.05
+"""Differences that do not matter unless somebody says so: of a share, and of any other figure as a
+part of the baseline's."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """An interval, and the p of the limit that it is held against."""
+
+    value: float
+    ci_low: float
+    ci_high: float
+    p: float
+    """Two-sided, of the value being at the limit."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One metric on the samples that both sides answered."""
+
+    kind: stats.Kind
+    higher_is_better: bool
+    a: metric_summary.Pooled
+    """The candidate's."""
+    b: metric_summary.Pooled
+    """The baseline's."""
+    confidence: float
+
+    @property
+    def n(self) -> int:
+        """Samples."""
+        return len(self.a.ids)
+
+    @property
+    def _closed(self) -> bool:
+        """Whether shares of single runs are compared in closed form."""
+        single = len(self.a.scores) == len(self.b.scores) == 1
+        return self.kind == "share" and single and self.a.clusters is None
+
+    @property
+    def _log(self) -> bool:
+        """Whether the bootstraps are of the figure's logarithm."""
+        return self.kind == "exp_ratio"
+
+    @cached_property
+    def _boots(self) -> tuple[stats.Bootstrap, stats.Bootstrap]:
+        sides = [(self.a.scores, self.a.per), (self.b.scores, self.b.per)]
+        draws = FEWER if self.n > bootstrapping.MANY else DRAWS
+        if self._log:
+            a, b = perplexity.bootstrap(sides, clusters=self.a.clusters, draws=draws)
+        else:
+            a, b = stats.bootstrap(self.kind, sides, clusters=self.a.clusters, draws=draws)
+        return a, b
+
+    @cached_property
+    def value(self) -> float:
+        """The candidate's figure."""
+        return self._figure(self.a)
+
+    @cached_property
+    def baseline(self) -> float:
+        """The baseline's figure."""
+        return self._figure(self.b)
+
+    def _figure(self, side: metric_summary.Pooled) -> float:
+        return stats.figure(self.kind, side.scores, side.per)
+
+    def change(self, limit: float = 0.0) -> Limits:
+        """candidate - baseline, against `limit`."""
+        if self._closed:
+            return self._change_of_shares(limit)
+        if not self._log:
+            return _held(bootstrapping.difference(*self._boots), limit, self.confidence)
+        value, low, high = perplexity.subtract(*self._boots, self.confidence)
+        return Limits(value, low, high, self._log_p(1 + limit / self.baseline))
+
+    def relative_change(self, limit: float = 0.0) -> Limits:
+        """candidate / baseline - 1, against `limit`; NaN where the baseline is not above zero."""
+        a, b = self._boots
+        if self._log:
+            logs = bootstrapping.difference(a, b)
+            bounds = (logs.value, *bootstrapping.interval(logs, self.confidence))
+            value, low, high = map(perplexity.expm1, bounds)
+            return Limits(value, low, high, self._log_p(1 + limit))
+        if b.value <= 0 or not (b.replicates > 0).all():
+            return Limits(math.nan, math.nan, math.nan, math.nan)
+        return _held(bootstrapping.relative(a, b), limit, self.confidence)
+
+    def _log_p(self, ratio: float) -> float:
+        """Two-sided p of candidate / baseline being `ratio`."""
+        if ratio <= 0:
+            return 0.0
+        logs = bootstrapping.difference(*self._boots)
+        return bootstrapping.p_value(bootstrapping.shifted(logs, -math.log(ratio)))
+
+    def alone(self, limit: float) -> Limits:
+        """The candidate's own figure, against `limit`."""
+        if self.kind == "share" and len(self.a.scores) == 1 and self.a.clusters is None:
+            hits = sum(self.a.scores[0])
+            low, high = stats.wilson(hits, self.n, self.confidence)
+            return Limits(hits / self.n, low, high, proportions.score_p(hits, self.n, limit))
+        if not self._log:
+            found = _held(self._boots[0], limit, self.confidence)
+            low, high = bootstrapping.within(self.kind, (found.ci_low, found.ci_high))
+            return replace(found, ci_low=low, ci_high=high)
+        low, high = bootstrapping.interval(self._boots[0], self.confidence)
+        shifted = bootstrapping.shifted(self._boots[0], -math.log(limit)) if limit > 0 else None
+        p = bootstrapping.p_value(shifted) if shifted else 0.0
+        return Limits(self.value, perplexity.exp(low), perplexity.exp(high), p)
+
+    def _change_of_shares(self, limit: float) -> Limits:
+        a, b = self.a.scores[0], self.b.scores[0]
+        found = stats.paired_shares(a, b, self.confidence)
+        p = found.p if limit == 0 else proportions.tango_p(a, b, limit)
+        return Limits(found.delta, found.ci_low, found.ci_high, p)
+
+
+def _held(boot: stats.Bootstrap, limit: float, confidence: float) -> Limits:
+    low, high = bootstrapping.interval(boot, confidence)
+    p = bootstrapping.p_value(bootstrapping.shifted(boot, -limit))
+    return Limits(boot.value, low, high, p)
+
+
+class Pairs:
+    """The evidence on metrics of two sides, each sample file read once."""
+
+    def __init__(
+        self,
+        candidate: Group,
+        baseline: Group,
+        by_id: Mapping[str, Cell],
+        read_rows: ReadRows,
+        confidence: float,
+    ) -> None:
+        self.candidate, self.baseline = candidate, baseline
+        self._by_id, self._read_rows = by_id, read_rows
+        self._confidence = confidence
+
+    def against(self, other: Group) -> Pairs:
+        """The same candidate against another baseline."""
+        return Pairs(self.candidate, other, self._by_id, self._read_rows, self._confidence)
+
+    def shared(self) -> list[tuple[str, str]]:
+        """(suite, metric) that both sides have."""
+        theirs = set(self.baseline.metric_names())
+        return [name for name in self.candidate.metric_names() if name in theirs]
+
+    def on(
+        self, suite: str, metric: str, where: Mapping[str, str] | None = None
+    ) -> Evidence | None:
+        """The evidence on one metric, of the samples `where` alone; None where it is of none.
+
+        Raises NotComparable where the sides did not answer the same samples of the same suite.
+        """
+        comparability.check_suite(suite, self.candidate, self.baseline)
+        told = self.candidate.told(suite, metric)
+        how = _narrowed(told["estimator"], where or {})
+        own = self._tables(self.candidate, suite, metric, how)
+        other = self._tables(self.baseline, suite, metric, how)
+        a, b = metric_summary.pool(own), metric_summary.pool(other)
+        comparability.check_samples(suite, a.ids, b.ids)
+        if not a.ids or (metric_summary.per_token(how) and not self._same_tokens()):
+            return None
+        return Evidence(
+            metric_summary.figure(how),
+            told["higher_is_better"],
+            a,
+            b,
+            self._confidence,
+        )
+
+    def rows(self, group: Group, suite: str, metric: str) -> list[metric_summary.Rows]:
+        """The sample rows of each seed."""
+        return [self._read_rows(cell, suite) for cell in group.having(suite, metric)]
+
+    def _tables(
+        self, group: Group, suite: str, metric: str, how: Mapping[str, Any]
+    ) -> Sequence[metric_summary.Scored]:
+        # what is retained is counted on what the candidate's base has right, on both sides
+        bases = (
+            [
+                self._read_rows(base, suite)
+                for base in self.candidate.bases(suite, metric, self._by_id)
+            ]
+            if how["kind"] == "retained"
+            else []
+        )
+        return metric_summary.tables(how, self.rows(group, suite, metric), bases)
+
+    def _same_tokens(self) -> bool:
+        return self.candidate.tokenizer == self.baseline.tokenizer
+
+
+def between(candidate: Side, baseline: Side, confidence: float) -> Pairs:
+    """The evidence between two sides that were found."""
+    by_id = {**baseline.found.by_id, **candidate.found.by_id}
+    # one cell may have been measured twice, in the folder of either side: its id tells no side
+    own = {id(cell) for cell in candidate.found.by_id.values()}
+
+    def read(cell: Cell, suite: str) -> metric_summary.Rows:
+        side = candidate if id(cell) in own else baseline
+        return side.found.read_rows(cell, suite)
+
+    return Pairs(candidate.group, baseline.group, by_id, read, confidence)
+
+
+def _narrowed(how: Mapping[str, Any], where: Mapping[str, str]) -> Mapping[str, Any]:
+    own = how["where"]
+    mine = {"group": own} if isinstance(own, str) else own or {}
+    return {**how, "where": {**mine, **where}} if where else how

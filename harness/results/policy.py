@@ -1,0 +1,207 @@
+"""A gate's policy: what a candidate must keep, against a baseline or a fixed bound.
+
+confidence: 0.95
+correction: holm        # over the rules; or none
+inconclusive: block     # or pass
+rules:
+  - {metric: similarity.cosine, max_drop: 0.02}
+  - {metric: perplexity.perplexity, max_increase: 5%}
+  - {metric: "forgetting.mmlu_*", max_drop: 0.05}
+  - {metric: similarity.must_contain, where: {group: refunds}, min: 0.8}
+  - {metric: similarity.cosine, better_than: base}
+  - {metric: cost.peak_memory_bytes, max_increase: 10%}
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from harness.config import strict_yaml
+from harness.config.strict_yaml import Located, StrictModel
+from harness.errors import UserError, nearest
+from harness.results.groups import Group
+from harness.results.paired_differences import SMALL_PART, SMALL_SHARE
+from harness.stats.metric_summary import figure
+
+LIMITS = ("max_drop", "max_increase", "min", "max", "better_than")
+COST = "cost"
+"""The part before the dot of metrics that are costs."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How far a figure may move."""
+
+    size: float
+    relative: bool
+    """Whether `size` is a share of the baseline's figure."""
+
+    def __str__(self) -> str:
+        return f"{self.size:.6g}" if not self.relative else f"{100 * self.size:.6g}%"
+
+
+class Rule(StrictModel):
+    """One thing that must hold; just one of the limits."""
+
+    metric: str = Field(min_length=1)
+    """`suite.metric` or `cost.<figure>`; `*` stands for any characters."""
+    where: dict[str, str] = Field(default_factory=dict)
+    """Only samples with these fields (`group`, `domain`, `cluster`)."""
+    max_drop: float | str | None = None
+    """The most that it may fall by: absolute, or such as 5%."""
+    max_increase: float | str | None = None
+    """The most that it may rise by: absolute, or such as 5%."""
+    min: float | None = None
+    """The least that it may be."""
+    max: float | None = None
+    """The most that it may be."""
+    better_than: Literal["base", "baseline"] | None = None
+    """It must be better than that, beyond doubt."""
+    name: str | None = None
+    """What reports call it."""
+
+    @field_validator("max_drop", "max_increase")
+    @classmethod
+    def _not_negative(cls, value: float | str | None) -> float | str | None:
+        if value is not None:
+            amount(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Rule:
+        given = [name for name in LIMITS if getattr(self, name) is not None]
+        if len(given) != 1:
+            what = "no limit" if not given else " and ".join(given)
+            raise ValueError(f"expected just one of {', '.join(LIMITS)}, got {what}")
+        if self.where and self.metric.startswith(f"{COST}."):
+            raise ValueError("a cost is of all samples: leave `where` out")
+        return self
+
+    @property
+    def limit(self) -> str:
+        """Which of the limits it has."""
+        return next(name for name in LIMITS if getattr(self, name) is not None)
+
+    @property
+    def margin(self) -> Amount:
+        """Of `max_drop` and `max_increase`."""
+        return amount(getattr(self, self.limit))
+
+    def bound(self, higher_is_better: bool) -> tuple[float, bool]:
+        """What the figure (or its change) is held against, and whether it must stay above it."""
+        if self.limit in ("min", "max"):
+            return float(getattr(self, self.limit)), self.limit == "min"
+        if self.limit == "better_than":
+            return 0.0, higher_is_better
+        upward = self.limit == "max_drop"
+        return -self.margin.size if upward else self.margin.size, upward
+
+    def told(self) -> str:
+        """The limit in words."""
+        words = {
+            "max_drop": "may drop by {}",
+            "max_increase": "may rise by {}",
+            "min": "at least {}",
+            "max": "at most {}",
+            "better_than": "better than the {}",
+        }
+        moves = self.limit in ("max_drop", "max_increase")
+        value = self.margin if moves else getattr(self, self.limit)
+        return words[self.limit].format(value if isinstance(value, (str, Amount)) else f"{value:g}")
+
+
+class Policy(StrictModel):
+    """All rules of a gate."""
+
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Of each interval; what it leaves is the chance of a false alarm over all rules."""
+    correction: Literal["holm", "none"] = "holm"
+    """For failing several rules at once. Passing needs none: every rule has to pass."""
+    inconclusive: Literal["block", "pass"] = "block"
+    """What a gate says of which no rule fails and some cannot be told."""
+    rules: list[Rule] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A rule on one metric."""
+
+    rule: Rule
+    suite: str
+    metric: str
+    path: tuple[str | int, ...]
+    """Of the rule in the policy's file."""
+
+    @property
+    def name(self) -> str:
+        """`suite.metric`, and the slice."""
+        slices = ", ".join(f"{key}={value}" for key, value in self.rule.where.items())
+        return f"{self.suite}.{self.metric}" + (f" [{slices}]" if slices else "")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A policy and where it stands."""
+
+    policy: Policy
+    located: Located
+
+    def checks(self, known: Iterable[tuple[str, str]]) -> list[Check]:
+        """The rules on the (suite, metric) that there are.
+
+        Raises ConfigError with the nearest names where a rule has none.
+        """
+        names = {".".join(name): name for name in known}
+        found = []
+        for number, rule in enumerate(self.policy.rules):
+            matching = [name for name in names if fnmatch.fnmatchcase(name, rule.metric)]
+            if not matching:
+                raise self.located.error(
+                    f"no metric '{rule.metric}': {nearest(rule.metric, names)}",
+                    ("rules", number, "metric"),
+                )
+            found += [Check(rule, *names[name], ("rules", number)) for name in matching]
+        return found
+
+
+def amount(value: float | str) -> Amount:
+    """`0.02` or `5%`. Raises ValueError on anything else, and on what is negative."""
+    relative = isinstance(value, str) and value.strip().endswith("%")
+    try:
+        size = float(str(value).strip().removesuffix("%"))
+    except ValueError:
+        raise ValueError(f"expected a number or a percentage such as 5%, got {value!r}") from None
+    if not 0 <= size < float("inf"):
+        raise ValueError(f"expected zero or more, got {value!r}: it is how far a figure may move")
+    return Amount(size / 100 if relative else size, relative)
+
+
+def load(file: Path) -> Loaded:
+    """Read a policy's YAML; ConfigError with file and line where it is wrong."""
+    located = strict_yaml.load(file)
+    return Loaded(strict_yaml.validate(Policy, located, context="policy"), located)
+
+
+def default(baseline: Group) -> Loaded:
+    """The policy without a file: no first metric of the baseline's suites may get worse by much.
+
+    A share may drop by 0.02 (2 points), any other figure move by 5 %, the wrong way. Raises
+    UserError where the baseline has no suite.
+    """
+    headlines = baseline.headlines()
+    if not headlines:
+        raise UserError("the baseline has no suite: measure it with those that matter")
+    rules = []
+    for name in headlines:
+        metric = baseline.told(*name)
+        share = figure(metric["estimator"]) == "share"
+        way = "max_drop" if metric["higher_is_better"] else "max_increase"
+        rules.append({"metric": ".".join(name), way: SMALL_SHARE if share else f"{SMALL_PART:%}"})
+    located = Located(Path("default policy"), {"rules": rules}, {})
+    return Loaded(strict_yaml.validate(Policy, located, context="policy"), located)

@@ -1,0 +1,569 @@
+"""The only writer of results: records, sample files, and any JSON derived from them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.resources
+import io
+import json
+import math
+import numbers
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path, PurePath
+from typing import Any
+
+from harness.errors import HarnessError, UserError, nearest
+from harness.system.environment import environment
+from harness.types import Record
+
+__all__ = [
+    "CLOCK_TICK",
+    "SCHEMA",
+    "InvalidRecord",
+    "Stored",
+    "digest",
+    "environment",
+    "held",
+    "is_sealed",
+    "label",
+    "plain",
+    "read_record",
+    "read_records",
+    "read_samples",
+    "read_section",
+    "rows_reader",
+    "schema",
+    "seal",
+    "set_aside",
+    "stored",
+    "suites",
+    "unsealed",
+    "validate",
+    "write_json",
+    "write_record",
+    "write_samples",
+    "write_section",
+    "write_text",
+]
+
+SCHEMA = 1
+"""Version of the record's layout."""
+
+SECTION = 1
+"""Version of a finished suite's file; raised too when the same model would get other scores."""
+
+LONGEST = 20_000
+"""Characters of a text in a record: an error's message may hold a whole file."""
+
+_NON_FINITE = ("was nan", "was inf", "was -inf")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class InvalidRecord(UserError):
+    """A record file that is not what the harness wrote, or is of another layout."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A record as it was read, and the results folder that it lies in."""
+
+    folder: Path
+    data: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The cell's id."""
+        return str(self.data["id"])
+
+    @property
+    def label(self) -> str:
+        """The label of the cell's method."""
+        return label(self.data["plan"])
+
+
+def label(plan: Mapping[str, Any]) -> str:
+    """The label of a plan's method."""
+    return str(plan.get("label") or plan["method"])
+
+
+def suites(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The suites of a record; none where it was not evaluated."""
+    return (record["evaluation"] or {}).get("suites") or {}
+
+
+# Writing
+
+
+def write_record(out: Path, record: Record) -> Path:
+    """Write `<out>/cells/<id>.json` atomically and return its path.
+
+    NaN and infinity become null, each with a line in `warnings`; errors and warnings longer than
+    `LONGEST` lose their middle. The record ends with a seal: `sha256` over all the rest. Raises
+    HarnessError, and writes nothing, where the record does not match its JSON Schema.
+    """
+    found: list[str] = []
+    parts = {field.name: getattr(record, field.name) for field in fields(Record)}
+    data = {"schema": SCHEMA, **_plain(parts, "", found)}
+    data["warnings"] += found
+    data |= {part: _shortened(data[part]) for part in ("training", "warnings", "error")}
+    validate(data, "record")
+    return write_json(Path(out) / "cells" / f"{_checked_name(record.id)}.json", seal(data))
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value`, as JSON types, with `sha256` over everything else in it, as its last key."""
+    parts = {key: plain(part) for key, part in value.items() if key != "sha256"}
+    return {**parts, "sha256": digest(parts)}
+
+
+def is_sealed(value: Mapping[str, Any]) -> bool:
+    """Whether the `sha256` of a value is that of everything else in it."""
+    return value.get("sha256") == digest(value)
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """sha256 of a JSON object without its `sha256`, whatever the order and spacing of its keys."""
+    return _sealed({key: part for key, part in value.items() if key != "sha256"})
+
+
+def _shortened(value: Any) -> Any:
+    """`value` with the middle of every text beyond `LONGEST` characters left out."""
+    if isinstance(value, str) and len(value) > LONGEST:
+        left_out = f" ... {len(value) - LONGEST} characters left out ... "
+        return value[: LONGEST // 2] + left_out + value[-(LONGEST // 2) :]
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in value.items()}
+    return [_shortened(item) for item in value] if isinstance(value, list) else value
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON types; NaN and infinity become null."""
+    return _plain(value, "", [])
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, atomically."""
+    _write_atomically(Path(path), text.encode())
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write `value` as JSON, atomically; NaN and infinity become null."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    _write_atomically(Path(path), (text + "\n").encode())
+    return Path(path)
+
+
+def write_samples(
+    out: Path, cell_id: str, suite: str, rows: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write `<out>/samples/<cell_id>/<suite>.jsonl.gz`, the same bytes for the same rows.
+
+    Returns `file` (relative to `out`), `sha256` (of the file's bytes) and `rows` for the record,
+    and `non_finite`, the count of NaN and infinite numbers written as null, where there are any.
+    """
+    name = f"samples/{_checked_name(cell_id)}/{_checked_name(suite)}.jsonl.gz"
+    found: list[str] = []
+    lines = [
+        json.dumps(_plain(row, "", found), ensure_ascii=False, allow_nan=False) + "\n"
+        for row in rows
+    ]
+    buffer = io.BytesIO()
+    with gzip.GzipFile("", "wb", compresslevel=6, fileobj=buffer, mtime=0) as file:
+        file.write("".join(lines).encode())
+    content = buffer.getvalue()
+    _write_atomically(Path(out) / name, content)
+    told: dict[str, Any] = {"file": name, "sha256": _sha256(content), "rows": len(lines)}
+    lost = sum(line.endswith(_NON_FINITE) for line in found)
+    return told | ({"non_finite": lost} if lost else {})
+
+
+def write_section(out: Path, cell_id: str, suite: str, section: Mapping[str, Any]) -> Path:
+    """Write `<out>/samples/<cell_id>/<suite>.json`: a finished suite, before its cell is.
+
+    Written after its sample file, so that it vouches for that. `read_section` reads it.
+    """
+    kept = _plain({"schema": SECTION, "cell": cell_id, **section}, "", [])
+    name = f"{_checked_name(suite)}.json"
+    path = Path(out) / "samples" / _checked_name(cell_id) / name
+    return write_json(path, {**kept, "sha256": _sealed(kept)})
+
+
+def unsealed(found: Iterable[Stored]) -> str | None:
+    """A sentence on the records without a seal, which anybody may have changed; None without."""
+    ids = sorted(stored.id for stored in found if "sha256" not in stored.data)
+    if not ids:
+        return None
+    more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+    return (
+        f"without a seal, as an older version wrote it: {ids[0]}{more}; scores are computed anew "
+        "from the samples, all else stands unchecked"
+    )
+
+
+def _sealed(section: Mapping[str, Any]) -> str:
+    return _sha256(json.dumps(section, sort_keys=True).encode())
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Readers see the old file or the whole new one, after a crash too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("xb") as file:  # tempfile's are 0600 whatever the umask, and shared
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Hold the results folder `out`, which is made where it is missing, for one run at a time.
+
+    The system lets go of it when the process ends, however it ends. Raises UserError where another
+    process holds it. Windows and some network file systems lock no folder: nothing is held there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+
+        folder = os.open(out, os.O_RDONLY)
+    except (ImportError, PermissionError):
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--out {out}: another run is at work there: wait for its end, or name another "
+                "folder"
+            ) from None
+        except OSError:  # this file system locks no folder
+            pass
+        yield
+    finally:
+        os.close(folder)
+
+
+def _plain(value: Any, path: str, found: list[str]) -> Any:
+    """`value` as JSON types; what could not be kept as it was is told in `found`."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        if math.isfinite(number):
+            return number
+        found.append(f"{path} was {number}")
+        return None
+    if isinstance(value, Mapping):
+        prefix = f"{path}." if path else ""
+        return {str(key): _plain(item, f"{prefix}{key}", found) for key, item in value.items()}
+    if isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, (bytes, bytearray)):
+        items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
+        return [_plain(item, f"{path}[{index}]", found) for index, item in enumerate(items)]
+    if isinstance(value, PurePath):
+        return str(value)
+    if type(value).__module__ == "numpy":
+        return _plain(value.tolist(), path, found)
+    # a day's training is not thrown away for an odd value in somebody's notes
+    found.append(f"{path} was a {type(value).__name__}, written as text")
+    return str(value)
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise HarnessError(f"'{name}' cannot name a result: use letters, digits, '.', '_' and '-'")
+    return name
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# Schemas
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schema `record` or `leaderboard` that ships in the package."""
+    file = importlib.resources.files("harness.results") / "schemas" / f"{name}.schema.json"
+    loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return loaded
+
+
+def validate(value: Mapping[str, Any], name: str) -> None:
+    """Raises HarnessError, naming the place in `value`, where it does not match schema `name`."""
+    if (problem := _first_problem(value, name)) is not None:
+        raise HarnessError(f"{name} {value.get('id', '')} does not match its schema: {problem}")
+
+
+def training_problem(training: Mapping[str, Any]) -> str | None:
+    """What keeps a record from holding this `training` section; None where nothing does."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    whole = schema("record")
+    part = {**whole["properties"]["training"], "$defs": whole.get("$defs", {})}
+    error = best_match(Draft202012Validator(part).iter_errors(plain(training)))
+    return None if error is None else f"{error.json_path}: {error.message[:200]}"
+
+
+def _first_problem(value: Any, name: str) -> str | None:
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_validator(name).iter_errors(value))
+    if error is None:
+        return None
+    message = error.message if len(error.message) < 200 else f"{error.message[:200]} ..."
+    return f"{error.json_path}: {message}"
+
+
+@lru_cache
+def _validator(name: str) -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(schema(name))
+
+
+# Reading
+
+
+class _NotFinite(Exception):
+    """NaN or infinity, which are no JSON and are never written."""
+
+
+def _no_number(constant: str) -> None:
+    raise _NotFinite(constant)
+
+
+_STRICT = json.JSONDecoder(parse_constant=_no_number)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record file's content; a file that did not change is read once.
+
+    Whatever reads records reads them here, so that all commands agree. Do not change what comes
+    back. Raises UserError where the file cannot be read, and InvalidRecord where it is no record of
+    this schema version or differs from what was sealed. Records of older versions have no seal.
+    """
+    path = Path(path)
+    try:
+        facts = path.stat()
+        key = (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        known = _records.get(path)
+        if known is not None and known[0] == key:
+            return known[1]
+        data = _checked_record(path, path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    if time.time_ns() - facts.st_ctime_ns > CLOCK_TICK:
+        _records[path] = (key, data)
+    return data
+
+
+_records: dict[Path, tuple[tuple[int, ...], dict[str, Any]]] = {}
+"""File -> (what `stat` said of it, its content); a time of change cannot be set back."""
+CLOCK_TICK = 100_000_000
+"""Nanoseconds; two changes of a file within one tick of the file system's clock look like one."""
+
+_AGAIN = "run the experiment again: it is set aside and its cell measured anew"
+
+
+def _checked_record(path: Path, content: bytes) -> dict[str, Any]:
+    """A record from a file's bytes. Raises InvalidRecord."""
+    try:
+        data = json.loads(content.decode("utf-8"), parse_constant=_no_number)
+    except json.JSONDecodeError as error:
+        raise InvalidRecord(f"{path}:{error.lineno}: broken JSON ({error.msg}); {_AGAIN}") from None
+    except UnicodeDecodeError:
+        raise InvalidRecord(f"{path}: not a text file in UTF-8; {_AGAIN}") from None
+    except _NotFinite as error:
+        raise InvalidRecord(f"{path}: holds {error}, which no record does; {_AGAIN}") from None
+    except (RecursionError, ValueError) as error:
+        reason = f"broken JSON ({type(error).__name__})"
+        raise InvalidRecord(f"{path}: {reason}; {_AGAIN}") from None
+    if not isinstance(data, dict) or "schema" not in data:
+        raise InvalidRecord(f"{path}: not a record (it has no 'schema'); name a file under cells/")
+    if (version := data["schema"]) != SCHEMA:
+        raise InvalidRecord(
+            f"{path}: schema {version!r}, this harness reads {SCHEMA}; "
+            f"install the finetune-harness that wrote it, or {_AGAIN}"
+        )
+    if "sha256" in data and not is_sealed(data):
+        raise InvalidRecord(
+            f"{path}: changed since it was written (sha256 differs); restore it, or {_AGAIN}"
+        )
+    # what is sealed was held against the schema when it was written
+    if "sha256" not in data and (problem := _first_problem(data, "record")) is not None:
+        raise InvalidRecord(f"{path}: not a valid record ({problem}); {_AGAIN}")
+    return data
+
+
+def stored(out: Path, cell_id: str) -> dict[str, Any] | None:
+    """The record of a cell in a results folder; None where it has none, or an invalid one.
+
+    Raises UserError where its file cannot be read.
+    """
+    file = _file_of(out, cell_id)
+    if not file.is_file():
+        return None
+    try:
+        return _named_as(file, read_record(file))
+    except InvalidRecord:
+        return None
+
+
+def set_aside(out: Path, cell_id: str) -> str | None:
+    """Move the invalid record of a cell to `cells/<id>.json.invalid`, never onto another file.
+
+    Returns what is wrong with it and where it is now, or None where nothing is wrong.
+    """
+    file = _file_of(out, cell_id)
+    if not file.is_file():
+        return None
+    try:
+        _named_as(file, read_record(file))
+    except InvalidRecord as error:
+        names = (f"{file.name}.invalid{end}" for end in ("", *(f"-{n}" for n in range(2, 10_000))))
+        target = next(place for name in names if not (place := file.with_name(name)).exists())
+        file.rename(target)
+        problem = str(error).removeprefix(str(file)).partition(";")[0].lstrip(": ")
+        return f"the record {file.name} is not used ({problem}): it is now cells/{target.name}"
+    return None
+
+
+def _file_of(out: Path, cell_id: str) -> Path:
+    return Path(out) / "cells" / f"{cell_id}.json"
+
+
+def _named_as(file: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """The record of a file in a results folder. Raises InvalidRecord for another cell's."""
+    if data["id"] != file.stem:
+        raise InvalidRecord(f"{file}: holds the record of cell {data['id']}; {_AGAIN}")
+    return data
+
+
+def read_records(folders: Iterable[Path]) -> list[Stored]:
+    """Every record of some results folders (a folder with `cells/`) or record files.
+
+    A cell met twice is kept once, also where an untrained model was measured twice with the same
+    figures. Raises UserError where a folder has no records, a record is broken, or one cell id
+    has two different results.
+    """
+    found: dict[str, Stored] = {}
+    for place in map(Path, folders):
+        for stored in _stored_in(place):
+            known = found.setdefault(stored.id, stored)
+            if known.data != stored.data and not _agree(known.data, stored.data):
+                raise UserError(
+                    f"cell {stored.id} has different results in {known.folder} and "
+                    f"{stored.folder}; leave one of them out"
+                )
+    return list(found.values())
+
+
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two measurements of one untrained model differ in their cost alone.
+
+    Each results folder has the base of its cells, so several folders have the same base.
+    """
+    both = (one, other)
+    if any(record["status"] != "ok" or record["training"] for record in both):
+        return False
+    figures, others = (
+        {name: [suite["hash"], suite["metrics"]] for name, suite in suites(record).items()}
+        for record in both
+    )
+    return bool(figures) and figures == others
+
+
+def _stored_in(place: Path) -> Iterator[Stored]:
+    if place.is_file():
+        folder = place.parent.parent if place.parent.name == "cells" else place.parent
+        yield Stored(folder, read_record(place))
+        return
+    files = sorted((place / "cells").glob("*.json"))
+    if not files:
+        inside = [str(cells.parent) for cells in sorted(place.glob("*/cells"))]
+        mend = f"did you mean {' or '.join(inside)}?" if inside else "run an experiment first"
+        raise UserError(f"{place}: no records there (cells/*.json); {mend}")
+    for file in files:
+        yield Stored(place, _named_as(file, read_record(file)))
+
+
+def read_samples(out: Path, record: Mapping[str, Any], suite: str) -> list[dict[str, Any]]:
+    """The sample rows of one suite of a record that lies in the results folder `out`.
+
+    Raises UserError where the record has no such suite, or its file is missing or was changed.
+    """
+    known = suites(record)
+    if suite not in known:
+        raise UserError(f"cell {record['id']} has no suite '{suite}': {nearest(suite, known)}")
+    told = known[suite].get("samples")
+    if told is None:
+        raise UserError(f"cell {record['id']} has no sample file for '{suite}'; run it again")
+    return _read_rows(Path(out) / told["file"], told["sha256"], record["id"])
+
+
+def _read_rows(path: Path, sha256: str, cell_id: str) -> list[dict[str, Any]]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); keep samples/ beside cells/, or delete "
+            f"cells/{cell_id}.json and run the experiment again"
+        ) from None
+    if _sha256(content) != sha256:
+        raise UserError(
+            f"{path}: changed since it was recorded (sha256 differs); restore it, or delete "
+            f"cells/{cell_id}.json and run the experiment again"
+        )
+    lines = gzip.decompress(content).decode().rstrip("\n").replace("\n", ",")
+    # one call: lines one by one take twice
+    rows: list[dict[str, Any]] = _STRICT.decode(f"[{lines}]")
+    return rows
+
+
+def read_section(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What `write_section` wrote, and the rows of the sample file beside it.
+
+    Raises UserError where either is broken or was changed since.
+    """
+    try:
+        section = json.loads(Path(path).read_text(encoding="utf-8"))
+        told = section.pop("sha256")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not a finished suite ({type(error).__name__})") from None
+    if told != _sealed(section):
+        raise UserError(f"{path}: changed since it was written (sha256 differs)")
+    samples = Path(path).with_name(Path(section["samples"]["file"]).name)
+    return section, _read_rows(samples, section["samples"]["sha256"], section["cell"])
+
+
+def rows_reader(
+    records: Iterable[Stored],
+) -> Callable[[Mapping[str, Any], str], list[dict[str, Any]]]:
+    """`read_rows(record, suite) -> rows` for records from `read_records`; reads a file once."""
+    folders = {stored.id: stored.folder for stored in records}
+    known: dict[tuple[str, str], list[dict[str, Any]]] = {}
+
+    def read_rows(record: Mapping[str, Any], suite: str) -> list[dict[str, Any]]:
+        key = (record["id"], suite)
+        if key not in known:
+            known[key] = read_samples(folders[record["id"]], record, suite)
+        return known[key]
+
+    return read_rows

@@ -1,0 +1,226 @@
+"""One cell in workers of its own: run, tried again after an OOM, recorded also where it dies."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.api.roles import Executor
+from harness.data import checks
+from harness.errors import PluginFault, UserError
+from harness.manager import calling, plugins
+from harness.models import trained_artifact
+from harness.planning.cell import Cell
+from harness.results import store
+from harness.runner import oom_retry
+from harness.system.hardware import available_memory
+from harness.system.measure import Meter
+from harness.types import Record
+
+if TYPE_CHECKING:
+    from harness.runner.worker import Work
+
+NEARLY_SPENT = 0.8
+"""Share of its memory from which on a worker that dies of a signal has run out of it. Libraries
+that do not check an allocation die of SIGSEGV or SIGBUS; the system kills with SIGKILL."""
+
+_SIGNALS = {9: "SIGKILL", 11: "SIGSEGV", 7: "SIGBUS"}
+
+Observer = Callable[[Cell, Mapping[str, Any]], None]
+
+
+def run_cell(work: Work, executor: Executor, tell: Observer) -> str:
+    """Run one cell, a rung lower after each OOM in its training; the status of its record."""
+    while True:
+        found = _attempt(work, executor, tell)
+        attempts = (found["training"] or {}).get("ladder") or []
+        ran_out = found["status"] == "oom" and len(attempts) > len(work.failed)
+        cell = work.cell
+        rung = _lower(cell, attempts[-1]) if ran_out else None
+        if rung is None:
+            return str(found["status"])
+        tell(cell, {"event": "retry", **dataclasses.asdict(rung)})
+        work = dataclasses.replace(work, rung=rung, failed=tuple(attempts))
+
+
+def _lower(cell: Cell, attempt: Mapping[str, Any]) -> oom_retry.Rung | None:
+    """The rung below a failed attempt, where the method can train on it."""
+    rung = oom_retry.lower(attempt, cell.budget, cell.options)
+    if rung is not None and rung.gradient_checkpointing:
+        options = plugins().methods.get(cell.method).Options
+        try:
+            options.model_validate(rung.options(cell.options)).check(cell.budget.precision)
+        except UserError:
+            return None
+    return rung
+
+
+def _attempt(work: Work, executor: Executor, tell: Observer) -> dict[str, Any]:
+    """Run one worker and return the record that it left, or that tells of its death."""
+    from pydantic import TypeAdapter
+
+    cell, out = work.cell, work.out
+    log = out / "logs" / f"{cell.id}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = out / "cells" / f"{cell.id}.json"
+    before = file.stat().st_mtime_ns if file.is_file() else None
+    end = _End()
+    with tempfile.TemporaryDirectory() as folder:
+        job = Path(folder) / "job.json"
+        job.write_bytes(TypeAdapter(type(work)).dump_json(work))
+        tell(cell, {"event": "started", "log": str(log), "plan": cell.as_record()})
+        with end.clock.phase("attempt"):
+            try:
+                for event in _events(executor, job, log):
+                    end.see(event)
+                    tell(cell, event)
+            except PluginFault as fault:
+                end.fault = fault
+    if not file.is_file() or file.stat().st_mtime_ns == before:
+        _record_crash(work, end, log)
+    return store.read_record(file)
+
+
+def _events(executor: Executor, job: Path, log: Path) -> Iterator[Mapping[str, Any]]:
+    """What an executor reports. Raises PluginFault where it breaks or reports what is no event."""
+    whose = f"executor '{executor.name}'"
+    with calling(whose):
+        reported = iter(executor.run(job, log))
+    try:
+        while True:
+            with calling(whose):
+                event = next(reported, None)
+            if event is None:
+                return
+            kind = event.get("event") if isinstance(event, Mapping) else None
+            if not isinstance(kind, str) or not _EVENTS.get(kind, frozenset()) <= set(event):
+                raise PluginFault(f"{whose} yielded {repr(event)[:200]}, which is no event")
+            yield event
+    finally:
+        if isinstance(reported, Generator):
+            reported.close()
+
+
+_EVENTS = {
+    "exit": {"code"},
+    "phase": {"name"},
+    "warning": {"message"},
+    "memory": {"spent"},
+    "progress": frozenset[str](),
+}
+"""What the events of a worker hold that are looked at here and on the screen."""
+
+
+@dataclass
+class _End:
+    """What a worker was last heard of."""
+
+    clock: Meter = field(default_factory=Meter)
+    code: int | None = None
+    """None where nobody told."""
+    phase: str | None = None
+    micro_batch: int | None = None
+    spent: float = 0.0
+    """The largest share of its memory that it had in use."""
+    fault: PluginFault | None = None
+    """What the executor did, where it is to blame."""
+
+    @property
+    def signal(self) -> str | None:
+        """The name of the signal that ended it, of those that memory can be the cause of."""
+        code = self.code or 0
+        return _SIGNALS.get(-code if code < 0 else code - 128)
+
+    @property
+    def status(self) -> Literal["oom", "error"]:
+        """What its death means."""
+        return "oom" if self.signal and self.spent >= NEARLY_SPENT else "error"
+
+    @property
+    def why(self) -> str:
+        """Why it died, as far as that is known, and what to do."""
+        share = f"{self.spent:.0%} of its memory in use"
+        if self.status == "oom":
+            return f"{self.signal} with {share}"
+        if self.signal == "SIGKILL":
+            return (
+                f"somebody or the system killed it (SIGKILL) with {share}: look at what else "
+                "runs here and at the kernel's log (dmesg), then run again"
+            )
+        if self.signal:
+            return (
+                f"a library crashed ({self.signal}) with {share}: its log has the Python stack; "
+                "run again, and where it happens again reinstall the library on top of that stack"
+            )
+        return "see its log"
+
+    def message(self, why: str, log: Path) -> str:
+        """Why there is no record."""
+        if self.fault is not None:
+            return str(self.fault)
+        if self.code is None:
+            return f"the executor ended without the worker's exit code: {why} ({log})"
+        return f"the worker ended with exit code {self.code}: {why} ({log})"
+
+    def see(self, event: Mapping[str, Any]) -> None:
+        """Keep what an event says of these."""
+        if event["event"] == "exit":
+            self.code = event["code"]
+        elif event["event"] == "phase":
+            self.phase = event["name"]
+        elif event["event"] == "memory":
+            self.spent = max(self.spent, event["spent"])
+        self.micro_batch = event.get("micro_batch", self.micro_batch)
+
+
+def _record_crash(work: Work, end: _End, log: Path) -> None:
+    """A record for a worker that died without writing one."""
+    cell, out = work.cell, work.out
+    status, why = end.status, end.why
+    told = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    tail = told.splitlines()[-12:]
+    memory = {"available_bytes": available_memory(), "predicted_bytes": work.predicted_bytes}
+    store.write_record(
+        out,
+        Record(
+            id=cell.id,
+            status=status,
+            plan=cell.as_record(),
+            training=_training(cell, out) or _killed_training(work, end, status, why),
+            environment=store.environment(),
+            warnings=checks.warnings(cell.data),
+            error={
+                "type": "WorkerDied" if end.fault is None else type(end.fault).__name__,
+                "message": end.message(why, log),
+                "phase": end.phase,
+                "traceback": tail,
+                **(memory if status == "oom" else {}),
+            },
+        ),
+    )
+
+
+def _killed_training(work: Work, end: _End, status: str, why: str) -> dict[str, Any] | None:
+    """The attempts of a training that was not finished, the killed one among them."""
+    cell = work.cell
+    if not cell.budget.steps:
+        return None
+    notes = {
+        "micro_batch": end.micro_batch
+        or oom_retry.first_micro_batch(work.rung.budget(cell.budget)),
+        "gradient_checkpointing": bool(
+            work.rung.options(cell.options).get("gradient_checkpointing")
+        ),
+    }
+    took = {name: {"seconds": one["seconds"]} for name, one in end.clock.phases.items()}
+    died = oom_retry.failed_attempt(notes, phase=end.phase, error=why, phases=took)
+    return oom_retry.kept({"phases": {}}, work.failed, died if status == "oom" else None)
+
+
+def _training(cell: Cell, out: Path) -> dict[str, Any] | None:
+    """What the training measured, where the worker died after it."""
+    return trained_artifact.training_of(out / "artifacts" / cell.id, cell.training_id)

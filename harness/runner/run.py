@@ -1,0 +1,194 @@
+"""Runs a plan's cells through an executor and keeps the leaderboard beside their records."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.api.roles import Executor
+from harness.data import checks
+from harness.errors import CellFailed, UserError
+from harness.evaluation.tasks import protocol
+from harness.models import trained_artifact
+from harness.planning.cell import Cell, is_recorded
+from harness.planning.memory.predict import predict
+from harness.planning.plan import Plan
+from harness.results import leaderboard_file, store
+from harness.runner import study
+from harness.runner.cell_runner import Observer, run_cell
+from harness.runner.tracking import Tracking
+from harness.runner.tuning import Tuner, chosen, failure
+
+if TYPE_CHECKING:
+    from harness.runner.worker import Work
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did."""
+
+    board: dict[str, Any]
+    ran: tuple[str, ...]
+    skipped: tuple[str, ...]
+    failed: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 5 where a cell failed."""
+        return CellFailed.exit_code if self.failed else 0
+
+
+def run_plan(
+    plan: Plan,
+    out: Path,
+    executor: Executor,
+    observe: Observer,
+    tracking: Tracking | None = None,
+    batch: int | None = None,
+    shared: Path | None = None,
+) -> Outcome:
+    """Run the cells that have no record yet; a failing one does not stop the others.
+
+    A tuned cell's trials run before it, each once, and are told to `observe` alone, under a label
+    that says so; `{"event": "trial", ...}` of the tuned cell says what came of each.
+
+    A record that is invalid is set aside and its cell run, which its new record says; so is the
+    base's where its answers, which other cells are compared with, are gone or changed.
+
+    `batch` is the most sequences that run at once while a cell is measured; None: what fits.
+    Answers kept by other results folders in the folder `shared` are used again; None: by none.
+    `observe(cell, event)` is called for every event of every cell, `{"event": "skipped"}`,
+    `{"event": "started", "plan": ...}` and `{"event": "recorded", "status": ..., "record": ...}`
+    among them; `tracking` is told the same.
+    """
+    ran, skipped, failed = [], [], []
+    recorded, notices = _recorded(plan, out)
+
+    def tell(cell: Cell, event: Mapping[str, Any]) -> None:
+        observe(cell, event)
+        if tracking is not None:
+            tracking.event(cell.id, event)
+
+    def run_trial(trial: Cell, folder: Path, title: str) -> None:
+        shown = replace(trial, label=title)
+        work = _trial_work(trial, folder, batch)
+        run_cell(work, executor, lambda _, event: observe(shown, event))
+
+    tuner = Tuner(out, run_trial, tell)
+
+    def run_one(cell: Cell) -> str:
+        if cell.search:
+            found = tuner.tune(cell)
+            if found["chosen"] is None:
+                failed = failure(cell, found, out)
+                store.write_record(out, failed)
+                return failed.status
+            cell = chosen(cell, found)
+        work = _work(plan, cell, out, batch, shared)
+        if cell.id in notices:
+            work = replace(work, warnings=(*work.warnings, notices[cell.id]))
+        return run_cell(work, executor, tell)
+
+    for cell in plan.cells:
+        if cell.id in recorded:
+            skipped.append(cell.id)
+            tell(cell, {"event": "skipped"})
+            continue
+        if notice := store.set_aside(out, cell.id) or notices.get(cell.id):
+            notices[cell.id] = notice
+            tell(cell, {"event": "warning", "message": notice})
+        status = run_one(cell)
+        ran.append(cell.id)
+        if status != "ok":
+            failed.append(cell.id)
+        kept = store.read_record(out / "cells" / f"{cell.id}.json")
+        tell(cell, {"event": "recorded", "status": status, "record": kept})
+    board = write_leaderboard(plan, out, stale=bool(ran))
+    return Outcome(board, tuple(ran), tuple(skipped), tuple(failed))
+
+
+def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:
+    """Ids of the cells that need not run, and why a cell that has a record must run all the same.
+
+    Raises UserError where what is left to do lacks a library.
+    """
+    recorded = {cell.id for cell in plan.cells if is_recorded(out, cell)}
+    left = [cell for cell in plan.cells if cell.id not in recorded]
+    if any(cell.search for cell in left):
+        study.check()
+    if not left:
+        return recorded, {}
+    protocol.module("lm-eval").check(plan.base.suites)
+    lack = _lost_answers(out, plan.base) if plan.base.id in recorded else None
+    if lack is None:
+        return recorded, {}
+    return recorded - {plan.base.id}, {plan.base.id: lack}
+
+
+def _lost_answers(out: Path, base: Cell) -> str | None:
+    """Why the recorded answers of the base cannot be compared with; None where they can."""
+    found = store.read_record(out / "cells" / f"{base.id}.json")
+    try:
+        for suite in store.suites(found):
+            store.read_samples(out, found, suite)
+    except UserError as error:
+        problem = str(error).partition(";")[0].replace(f"{out}/", "")
+        return f"the base is evaluated again: {problem}"
+    return None
+
+
+def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> dict[str, Any]:
+    """The leaderboard of the plan's own cells, built anew unless it is of these very records.
+
+    Where nothing ran and it cannot be written, such as in a folder to read only, it is returned
+    all the same, with a warning on standard error.
+    """
+    files = [out / "cells" / f"{cell.id}.json" for cell in plan.cells]
+    found = store.read_records(file for file in files if file.is_file())
+    known = leaderboard_file.read(out, found, rank_by=plan.rank_by)
+    if known is not None:
+        return known
+    board = leaderboard_file.build(None, found, rank_by=plan.rank_by)
+    sealed = leaderboard_file.sealed(board, found, rank_by=plan.rank_by)
+    file = out / leaderboard_file.NAME
+    try:
+        store.write_json(file, sealed)
+    except OSError as error:
+        if stale:
+            raise UserError(f"{file}: {error.strerror}; make {out} a folder to write to") from None
+        message = f"Note: {file} is not written ({error.strerror}); the table is right"
+        print(message, file=sys.stderr)
+    return sealed
+
+
+def _work(plan: Plan, cell: Cell, out: Path, batch: int | None, shared: Path | None) -> Work:
+    """What the worker is told."""
+    from harness.runner.worker import Work
+
+    base = None if cell is plan.base or not is_recorded(out, plan.base) else plan.base.id
+    return Work(
+        cell,
+        out.resolve(),
+        base,
+        _same_training(cell, out),
+        batch,
+        warnings=checks.warnings(cell.data),
+        predicted_bytes=predict(cell).total if cell.data else None,
+        shared=shared.resolve() if shared else None,
+    )
+
+
+def _trial_work(trial: Cell, folder: Path, batch: int | None) -> Work:
+    """What the worker of a trial is told."""
+    from harness.runner.worker import Work
+
+    return Work(trial, folder.resolve(), None, None, batch, trial=True)
+
+
+def _same_training(cell: Cell, out: Path) -> Path | None:
+    """An artifact in `out` of the same training, made for another cell; unchecked."""
+    places = trained_artifact.with_training(out, cell.training_id)
+    return next((place.resolve() for place in places if place.name != cell.id), None)

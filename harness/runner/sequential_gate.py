@@ -1,0 +1,299 @@
+"""Measures a model in growing blocks until a policy is decided.
+
+`python -m harness.runner.sequential_gate` reads a Task from its standard input.
+
+Reads a Task as JSON on standard input; the last line that it prints is the decision. Each look
+doubles the samples. What a look may err is its share of the policy's alpha (`stats.spent`), for
+passing and for failing, so that looking again costs no confidence. Samples are taken in an order
+drawn once from the baseline's, and compared with the baseline's answers to the same ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness import stats
+from harness.errors import HarnessError, NotComparable
+from harness.evaluation.suite import Suite
+from harness.evaluation.tasks.lm_eval.rows import WEIGHT as MACRO_WEIGHT
+from harness.planning.cell import Cell as Planned
+from harness.results import gate, lookup, policy, store
+from harness.results.gate import Decision, Finding
+from harness.results.groups import Cell, Group
+from harness.results.lookup import Side
+from harness.results.paired_differences import Pairs
+from harness.results.policy import Check, Loaded
+from harness.results.store import suites
+from harness.stats.metric_summary import Rows
+from harness.system.child_process import begin
+
+FIRST = 32
+"""Samples of each suite at the first look."""
+
+CANDIDATE = "candidate"
+"""Id of the record that grows."""
+
+
+@dataclass
+class Task:
+    """What the child is told."""
+
+    cell: Planned
+    """The candidate, as `harness eval` would measure it; its suites are those of the policy."""
+    baseline: str
+    folders: list[Path]
+    policy: Path | None
+    batch: int | None = None
+    first: int = FIRST
+
+
+@dataclass
+class Growing:
+    """The candidate's answers so far, beside the baseline's to the same samples."""
+
+    planned: Planned
+    baseline: Side
+    tokenizer_hash: str | None = None
+    """Of the candidate; set before the first look."""
+    rows: dict[str, list[dict[str, Any]]] = field(init=False)
+    """Suite -> rows."""
+    order: dict[str, list[int]] = field(init=False)
+    """Suite -> positions of all its samples, in the order in which they are taken."""
+
+    def __post_init__(self) -> None:
+        read, cell = self.baseline.found.read_rows, self.baseline.group.cells[0]
+        names = [suite.name for suite in self.planned.suites]
+        self._known = {name: {row["id"]: row for row in read(cell, name)} for name in names}
+        self.rows = {name: [] for name in names}
+        self.order = {
+            name: random.Random(0).sample(range(len(known)), len(known))
+            for name, known in self._known.items()
+        }
+
+    def taken(self, suite: str) -> int:
+        """Samples that are answered."""
+        return len(self.rows[suite])
+
+    def total(self, suite: str) -> int:
+        """Samples that there are."""
+        return len(self.order[suite])
+
+    def next(self, suite: Suite, upto: int) -> Suite | None:
+        """The suite with the samples that are still to be asked; None where there are none."""
+        block = self.order[suite.name][self.taken(suite.name) : upto]
+        return replace(suite, picked=tuple(sorted(block))) if block else None
+
+    def add(self, suite: Suite, rows: Rows) -> None:
+        """Keep a block's answers. Raises NotComparable where they are not to the same questions."""
+        for row in rows:
+            theirs = self._known[suite.name].get(row["id"])
+            if theirs is None or theirs.get("prompt") != row.get("prompt"):
+                raise NotComparable(
+                    f"suite '{suite.name}': sample '{row['id']}' is not the same when asked in "
+                    "blocks; where shots are drawn for each question set fixed_shots: true"
+                )
+            self.rows[suite.name].append(dict(row))
+
+    def pairs(self, confidence: float) -> Pairs:
+        """Candidate and baseline on what is answered."""
+        mine, read = self.cell, self.baseline.found.read_rows
+        ids = {name: {row["id"] for row in rows} for name, rows in self.rows.items()}
+
+        def rows_of(cell: Cell, suite: str) -> Rows:
+            if cell["id"] == CANDIDATE:
+                return self.rows[suite]
+            return [row for row in read(cell, suite) if row["id"] in ids[suite]]
+
+        by_id = {**self.baseline.found.by_id, CANDIDATE: mine}
+        return Pairs(Group([mine]), self.baseline.group, by_id, rows_of, confidence)
+
+    @cached_property
+    def cell(self) -> Cell:
+        """What the candidate's record would be."""
+        theirs = self.baseline.group.cells[0]
+        base = theirs["evaluation"].get("base") or theirs["id"]
+        sections = {
+            suite.name: {
+                "hash": suite.hash,
+                "parts": dict(suite.parts),
+                "version": suite["version"],
+                "data_hash": suites(theirs)[suite.name].get("data_hash"),
+                "metrics": suites(theirs)[suite.name]["metrics"],
+            }
+            for suite in self.planned.suites
+        }
+        return {
+            "id": CANDIDATE,
+            "plan": self.planned.as_record(),
+            "training": None,
+            "environment": store.environment(),
+            "evaluation": {
+                "suites": sections,
+                "base": base,
+                "tokenizer_hash": self.tokenizer_hash,
+            },
+        }
+
+
+def decide(
+    growing: Growing,
+    rules: Loaded,
+    checks: Sequence[Check],
+    answer: Callable[[Suite], Rows],
+    tell: Callable[[Mapping[str, Any]], None],
+    first: int = FIRST,
+) -> Decision:
+    """Ask `answer` for growing blocks until the policy is decided or there are no more samples.
+
+    `tell` hears of each look. Raises what `answer` raises.
+    """
+    settled: dict[int, Finding] = {}
+    looks: list[Mapping[str, Any]] = []
+    upto, before = first, 0
+    while True:
+        _grow(growing, checks, settled, answer, upto)
+        findings = _look(growing, rules, checks, settled, before, upto)
+        found = gate.decision(growing.pairs(rules.policy.confidence), rules, findings)
+        settled |= {i: one for i, one in enumerate(findings) if one.verdict == "pass"}
+        looks.append(_told(growing, found))
+        tell(looks[-1])
+        if found.verdict != "inconclusive" or _exhausted(growing, checks, settled):
+            return replace(found, looks=looks)
+        before, upto = upto, 2 * upto
+
+
+def _grow(
+    growing: Growing,
+    checks: Sequence[Check],
+    settled: Mapping[int, Finding],
+    answer: Callable[[Suite], Rows],
+    upto: int,
+) -> None:
+    """Answer more samples of every suite that an open rule reads."""
+    wanted = {check.suite for i, check in enumerate(checks) if i not in settled}
+    for suite in growing.planned.suites:
+        block = growing.next(suite, upto) if suite.name in wanted else None
+        if block is not None:
+            growing.add(suite, answer(block))
+
+
+def _look(
+    growing: Growing,
+    rules: Loaded,
+    checks: Sequence[Check],
+    settled: Mapping[int, Finding],
+    before: int,
+    upto: int,
+) -> list[Finding]:
+    """Each rule at what this look may spend; what is settled stands."""
+    findings = []
+    for number, check in enumerate(checks):
+        if number in settled:
+            findings.append(settled[number])
+            continue
+        alpha = 1 - rules.policy.confidence
+        total = growing.total(check.suite)
+        shares = [min(before, total) / total, min(upto, total) / total]
+        share = stats.spent(1.0, shares)[-1]
+        if share <= 0:  # its samples ran out at an earlier look
+            share = 1e-9
+        pairs = growing.pairs(1 - alpha * share)
+        bases = _against_base(growing, pairs) if gate.needs_base([check]) else None
+        one = gate.finding(check, pairs, bases)
+        # on the scale of the whole alpha, which Holm's correction works on
+        findings.append(replace(one, p=min(1.0, one.p / share)))
+    return findings
+
+
+def _against_base(growing: Growing, pairs: Pairs) -> Pairs:
+    base = lookup.base_of(Side(Group([growing.cell]), growing.baseline.found))
+    return pairs.against(base.group)
+
+
+def _exhausted(growing: Growing, checks: Sequence[Check], settled: Mapping[int, Finding]) -> bool:
+    left = {check.suite for i, check in enumerate(checks) if i not in settled}
+    return all(growing.taken(suite) == growing.total(suite) for suite in left)
+
+
+def _told(growing: Growing, found: Decision) -> dict[str, Any]:
+    return {
+        "samples": {name: len(rows) for name, rows in growing.rows.items()},
+        "of": {name: growing.total(name) for name in growing.rows},
+        "decided": sum(one.verdict != "inconclusive" for one in found.findings),
+        "rules": len(found.findings),
+    }
+
+
+def checks_of(rules: Loaded | None, baseline: Side) -> tuple[Loaded, list[Check]]:
+    """The policy and its rules on the baseline's metrics.
+
+    Raises ConfigError for a rule that no block of samples can decide.
+    """
+    group = baseline.group
+    rules = rules or policy.default(group)
+    for number, rule in enumerate(rules.policy.rules):
+        if rule.metric.startswith(f"{policy.COST}."):
+            raise rules.located.error(
+                "a cost is known only when all is measured: leave --until-decided out",
+                ("rules", number),
+            )
+    checks = rules.checks(group.metric_names())
+    for check in checks:
+        estimator = group.told(check.suite, check.metric)["estimator"]
+        if estimator["per"] == MACRO_WEIGHT:
+            raise rules.located.error(
+                f"{check.name} averages over tasks, which a block does not have whole: use "
+                f"{check.name.removesuffix('.macro')}",
+                check.path,
+            )
+    return rules, checks
+
+
+def main() -> int:
+    """Measure and decide; prints looks and the decision as JSON lines."""
+    from pydantic import TypeAdapter
+
+    emit = begin()
+    task = TypeAdapter(Task).validate_json(sys.stdin.read())
+    try:
+        found = _measured(task, emit)
+    except HarnessError as error:
+        emit(error=str(error), exit_code=error.exit_code)
+        return error.exit_code
+    emit(decision=store.plain(dataclasses.asdict(found)))
+    return 0
+
+
+def _measured(task: Task, emit: Any) -> Decision:
+    from harness.evaluation.evaluate import opened, rows
+    from harness.runner.worker import untrained
+
+    baseline = lookup.find(task.baseline, task.folders)
+    rules, checks = checks_of(policy.load(task.policy) if task.policy else None, baseline)
+    growing = Growing(task.cell, baseline)
+
+    def phase(name: str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    with opened(untrained(task.cell), phase, lambda **event: None, task.batch) as bench:
+        growing.tokenizer_hash = bench.tokenizer_hash
+        return decide(
+            growing,
+            rules,
+            checks,
+            lambda suite: rows(bench, suite, phase),
+            lambda look: emit(look=look),
+            task.first,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""The trackers of a run: chosen by name, told of each cell, and never able to stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UserError
+from harness.manager import calling
+from harness.results.store import suites
+
+if TYPE_CHECKING:
+    from harness.api.roles import Tracker
+    from harness.config.experiment import Experiment
+    from harness.manager import Plugins
+
+__all__ = ["FOLDER", "Tracking", "chosen", "figures", "points", "settings"]
+
+FOLDER = "trackers"
+"""In the results folder: where trackers write that need a place on this machine."""
+
+_POINTS = ("loss", "validation_loss", "grad_norm", "learning_rate")
+
+
+def chosen(plugins: Plugins, experiment: Experiment, also: Sequence[str]) -> list[Tracker]:
+    """The trackers that an experiment's `track` and the command line name, each once.
+
+    Raises UserError for a name that is none, EnvironmentLack for a library that is missing.
+    """
+    found = named(plugins, experiment, also)
+    for tracker in found.values():
+        with calling(f"tracker '{tracker.name}'"):
+            tracker.check()
+    return list(found.values())
+
+
+def named(plugins: Plugins, experiment: Experiment, also: Sequence[str]) -> dict[str, Tracker]:
+    """The same by name, whether this machine has their libraries or not.
+
+    Raises UserError for a name that is none.
+    """
+    found: dict[str, Tracker] = {}
+    for at, name in enumerate(experiment.track):
+        try:
+            found[name] = plugins.trackers.get(name)
+        except UserError as error:
+            raise experiment.error(str(error), "track", at) from None
+    return found | {name: plugins.trackers.get(name) for name in also}
+
+
+class Tracking:
+    """Opens trackers, tells them what happens and closes them.
+
+    One that raises is dropped with a line through `warn`: training goes on. What their libraries
+    print on standard output is swallowed, so that `--json` stays JSON.
+    """
+
+    def __init__(
+        self, trackers: Sequence[Tracker], experiment: str, out: Path, warn: Callable[[str], None]
+    ) -> None:
+        self._active = list(trackers)
+        self._where = (experiment, out.resolve() / FOLDER)
+        self._warn = warn
+        self._opened = False
+
+    def __enter__(self) -> Tracking:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close what was opened, and say how to look at it."""
+        if self._opened:
+            for line in self._each(lambda tracker: tracker.close()):
+                if line:
+                    self._warn(str(line))
+
+    def event(self, cell: str, event: Mapping[str, Any]) -> None:
+        """Tell all trackers; they are opened at the first cell that starts."""
+        if not self._opened and event["event"] == "started":
+            self._opened = True
+            self._each(lambda tracker: tracker.open(*self._where))
+        if self._opened:
+            self._each(lambda tracker: tracker.event(cell, event))
+
+    def _each(self, call: Callable[[Tracker], Any]) -> list[Any]:
+        results = []
+        for tracker in list(self._active):
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    results.append(call(tracker))
+            except (Exception, SystemExit) as error:  # whatever a library or its server did
+                self._active.remove(tracker)
+                why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                self._warn(f"tracker '{tracker.name}' broke and is told no more ({why})")
+        return results
+
+
+# What trackers are told, in the shape that all such tools take
+
+
+def settings(plan: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
+    """A record's `plan` as a flat mapping: `model`, `options.lr`, `budget.steps`, `seed` ..."""
+    told = {key: value for key, value in plan.items() if key not in ("model", "training_id")}
+    flat = {"model": plan["model"]["name"], **_flat(told)}
+    return {k: v for k, v in flat.items() if isinstance(v, (str, int, float, bool))}
+
+
+def points(event: Mapping[str, Any]) -> dict[str, float]:
+    """The values of a step of training: `train/loss`, `train/validation_loss` ..."""
+    told = {f"train/{name}": event[name] for name in _POINTS if name in event}
+    return _finite(told) if "step" in event else {}
+
+
+def figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """A record's numbers: `suites/<suite>/<metric>`, `phases/<phase>/seconds` and others."""
+    training, evaluation = record.get("training") or {}, record.get("evaluation") or {}
+    phases = {**(training.get("phases") or {}), **(evaluation.get("phases") or {})}
+    told: dict[str, Any] = {
+        f"suites/{suite}/{metric}": one["value"]
+        for suite, section in suites({"evaluation": evaluation}).items()
+        for metric, one in section["metrics"].items()
+    }
+    told |= {f"phases/{phase}/{key}": v for phase, one in phases.items() for key, v in one.items()}
+    told |= {f"training/{key}": value for key, value in training.items()}
+    return _finite(told)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, (list, tuple)):
+            flat[f"{prefix}{key}"] = ", ".join(map(str, value))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in values.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }

@@ -1,0 +1,218 @@
+"""Runs the trials of a tuned method, each in a worker of its own, and picks the winner.
+
+A trial is a cell without suites in `<out>/tuning/<study>`, judged by the loss on the validation
+rows. Its record is found by its options' hash, so what is recorded never runs again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.planning.cell import Cell, with_options
+from harness.planning.search_space import Search
+from harness.results import store
+from harness.results.cost import cost
+from harness.runner import study
+from harness.types import Record
+
+FINAL = ("ok", "diverged", "oom")
+"""Statuses that a trial keeps; after an `error` it is tried again, as a cell is."""
+
+Trial = dict[str, Any]
+"""`number`, `options` (the searched ones), `cell`, `status`, `validation_loss`,
+`peak_memory_bytes`, `seconds` (of all phases), `error`; `same_as`: the trial that had these
+options before, whose figures these are."""
+
+RunTrial = Callable[[Cell, Path, str], None]
+"""`run(cell, folder, title)` trains and judges a trial and leaves its record in `folder`."""
+
+
+def trial_of(cell: Cell, values: Mapping[str, Any]) -> Cell:
+    """The cell of a trial: the method with these values, the trial's budget and no suites."""
+    assert cell.search is not None
+    options = {**cell.options, **values}
+    return with_options(cell, options, budget=cell.search.budget, seed=cell.search.seed, suites=())
+
+
+def folder_of(cell: Cell, out: Path) -> Path:
+    """Where the trials of a tuned cell are; the same for all of its seeds."""
+    assert cell.search is not None
+    name = f"{trial_of(cell, {}).id}-{study.digest(cell.search)[:6]}"
+    return out / "tuning" / name
+
+
+def recorded_trials(cell: Cell, out: Path) -> int:
+    """How many trials of a tuned cell need not run, as far as files tell."""
+    assert cell.search is not None
+    folder = folder_of(cell, out)
+    files = [file for file in (folder / "cells").glob("*.json") if _read(file) is not None]
+    told = folder / "tuning.json"
+    trials = json.loads(told.read_text(encoding="utf-8"))["trials"] if told.is_file() else []
+    there = {file.stem for file in files}
+    known = sum(trial["cell"] in there for trial in trials)  # several may have the same options
+    return min(cell.search.trials, max(known, len(files)))
+
+
+def chosen(cell: Cell, found: Mapping[str, Any]) -> Cell:
+    """The cell with the winner's options; its id is the one that was planned."""
+    winner = found["trials"][found["chosen"]]
+    options = {**cell.options, **winner["options"]}
+    return dataclasses.replace(
+        with_options(cell, options), id=cell.id, search=cell.search, tuned=found
+    )
+
+
+def failure(cell: Cell, found: Mapping[str, Any], out: Path) -> Record:
+    """The record of a cell that cannot be trained, for no trial gave a loss."""
+    trials = found["trials"]
+    counted = Counter(trial["status"] for trial in trials)
+    told = ", ".join(f"{count} {status}" for status, count in counted.items())
+    return Record(
+        id=cell.id,
+        status=trials[0]["status"],
+        plan=dataclasses.replace(cell, tuned=found).as_record(),
+        environment=store.environment(),
+        error={
+            "type": "TuningFailed",
+            "message": f"none of {len(trials)} trials gave a validation loss ({told}; the first: "
+            f"{trials[0]['error']}): search elsewhere, or delete {folder_of(cell, out)} and "
+            "run again",
+            "phase": "tuning",
+            "traceback": [],
+        },
+    )
+
+
+class Tuner:
+    """Tunes each method once, whatever the number of its seeds."""
+
+    def __init__(self, out: Path, run: RunTrial, tell: Callable[..., None]) -> None:
+        """`tell(cell, event)` hears of each trial that ran."""
+        self._out = out
+        self._run = run
+        self._tell = tell
+        self._found: dict[Path, dict[str, Any]] = {}
+
+    def tune(self, cell: Cell) -> dict[str, Any]:
+        """What the search of a cell found: the section `plan.tuning` of its record.
+
+        `trials`; `chosen`, the number of the one with the lowest validation loss (None where none
+        has any); `validation_loss`, its; `front`, the numbers of those that no other trial beats
+        in one objective without losing in another; `seconds`, all trials together.
+        """
+        folder = folder_of(cell, self._out)
+        if folder not in self._found:
+            self._found[folder] = self._search(cell, folder)
+            store.write_json(folder / "tuning.json", self._found[folder])
+        return self._found[folder]
+
+    def _search(self, cell: Cell, folder: Path) -> dict[str, Any]:
+        search = cell.search
+        assert search is not None
+        if _drop_errors(folder):  # the study holds them as failed
+            (folder / "study.db").unlink(missing_ok=True)
+        asked = study.Study(folder / "study.db", search, cell.options)
+        trials: list[Trial] = []
+        for number in range(search.trials):
+            values = asked.values(number)
+            trial = self._trial(cell, folder, number, values, trials)
+            asked.tell(number, objectives(trial, search))
+            trials.append(trial)
+        return {"study": f"tuning/{folder.name}", **summary(trials, search)}
+
+    def _trial(
+        self, cell: Cell, folder: Path, number: int, values: dict[str, Any], before: list[Trial]
+    ) -> Trial:
+        """A trial's figures: read, or measured now."""
+        assert cell.search is not None
+        one = trial_of(cell, values)
+        file = folder / "cells" / f"{one.id}.json"
+        same = next((t["number"] for t in before if t["cell"] == one.id), None)
+        new = same is None and _read(file) is None
+        if new:
+            try:
+                self._run(one, folder, f"{cell.label} trial {number + 1}/{cell.search.trials}")
+            finally:
+                shutil.rmtree(folder / "artifacts", ignore_errors=True)
+        told = store.read_record(file)
+        trial = {"number": number, "options": values, "cell": one.id, **_figures(told)}
+        if same is not None:
+            trial |= {"same_as": same, "seconds": 0.0}
+        if new:
+            self._tell(cell, {"event": "trial", "trials": cell.search.trials, **trial})
+        return trial
+
+
+def objectives(trial: Trial, search: Search) -> list[float] | None:
+    """A trial's place: one number per objective, the lower the better; None where it failed."""
+    known = {
+        "validation_loss": trial["validation_loss"],
+        "peak_memory": trial["peak_memory_bytes"],
+    }
+    values = [known[name] for name in search.objectives]
+    return None if trial["status"] != "ok" or None in values else values
+
+
+def summary(trials: Sequence[Trial], search: Search) -> dict[str, Any]:
+    """The winner, the front and the cost of some trials."""
+    placed = {t["number"]: place for t in trials if (place := objectives(t, search)) is not None}
+    losses = {number: trials[number]["validation_loss"] for number in placed}
+    best = min(losses, key=lambda number: (losses[number], placed[number]), default=None)
+    several = len(search.objectives) > 1
+    return {
+        "trials": list(trials),
+        "chosen": best,
+        "validation_loss": None if best is None else losses[best],
+        **({"front": front(placed)} if several else {}),
+        "seconds": sum(trial["seconds"] for trial in trials),
+    }
+
+
+def front(placed: Mapping[int, Sequence[float]]) -> list[int]:
+    """The keys that nothing beats in one objective without losing in another, in order."""
+
+    def beats(one: Sequence[float], other: Sequence[float]) -> bool:
+        pairs = list(zip(one, other, strict=True))
+        return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+    return [
+        key
+        for key, place in placed.items()
+        if not any(beats(one, place) for one in placed.values())
+    ]
+
+
+def _figures(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a trial's record."""
+    training = told["training"] or {}
+    judged = training.get("validation") or {}
+    phases = [phase["seconds"] for phase in (training.get("phases") or {}).values()]
+    return {
+        "status": told["status"],
+        "validation_loss": judged.get("loss"),
+        "peak_memory_bytes": cost([told])["peak_memory_bytes"],
+        "seconds": sum(filter(None, [*phases, judged.get("seconds")])),
+        "error": told["error"]["message"] if told["error"] else None,
+    }
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """A trial's record, where it has one that it keeps."""
+    if not file.is_file():
+        return None
+    told: dict[str, Any] = store.read_record(file)
+    return told if told["status"] in FINAL else None
+
+
+def _drop_errors(folder: Path) -> bool:
+    """Forget the trials that broke, so that they are tried again; whether there were any."""
+    broken = [file for file in (folder / "cells").glob("*.json") if _read(file) is None]
+    for file in broken:
+        file.unlink()
+    return bool(broken)

@@ -1,0 +1,171 @@
+"""A figure with its interval, and the paired difference of two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from harness.stats import perplexity
+from harness.stats.bootstrapping import (
+    Bootstrap,
+    Floats,
+    Kind,
+    Side,
+    bootstrap,
+    checked,
+    difference,
+    figures,
+    interval,
+    p_value,
+    within,
+)
+from harness.stats.proportions import paired_shares, wilson
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its standard error and interval; `n` samples."""
+
+    value: float
+    stderr: float
+    ci_low: float
+    ci_high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference a - b over `n` samples; `p` is two-sided and agrees with the interval."""
+
+    delta: float
+    ci_low: float
+    ci_high: float
+    p: float
+    n: int
+    p_exact: float | None = None
+    """Exact McNemar p where both sides are single runs of a `share`, else None."""
+
+
+def estimate(
+    kind: Kind,
+    scores: ArrayLike,
+    per: ArrayLike | None = None,
+    *,
+    clusters: Sequence[object] | None = None,
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """A figure of kind `kind` (see `types.Metric`) from per-sample scores.
+
+    `scores` and `per` have shape `(samples,)` or `(seeds, samples)`; `clusters` names each
+    sample's. A `share` of one run without clusters gets a Wilson interval, everything else a
+    bootstrap. Raises ValueError on an empty or non-finite array, on a share that is not 0 or 1,
+    and where `per` is missing or sums to zero.
+    """
+    top, _ = checked(kind, scores, per)
+    if kind == "share" and len(top) == 1 and clusters is None:
+        return _share(top[0], confidence)
+    [boot] = _bootstraps(kind, [(scores, per)], clusters, draws, seed)
+    return _estimate(kind, boot, confidence)
+
+
+def against(
+    kind: Kind,
+    side: Side,
+    base: Side,
+    *,
+    clusters: Sequence[object] | None = None,
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[Estimate, Difference]:
+    """`estimate` of a side and its `paired` difference to a base, from one bootstrap of both.
+
+    Both have the same samples in the same order. Errors as for `paired`.
+    """
+    (scores, per), scores_b = side, base[0]
+    if kind == "share" and clusters is None:
+        return (
+            estimate(kind, scores, per, confidence=confidence, draws=draws, seed=seed),
+            paired(kind, scores, scores_b, confidence=confidence, draws=draws, seed=seed),
+        )
+    a, b = _bootstraps(kind, [side, base], clusters, draws, seed)
+    return _estimate(kind, a, confidence), _difference(kind, a, b, confidence)
+
+
+def figure(kind: Kind, scores: ArrayLike, per: ArrayLike | None = None) -> float:
+    """The figure alone; shapes and errors as for `estimate`."""
+    top, bottom = checked(kind, scores, per)
+    sums = np.concatenate([top, bottom]).sum(axis=1)
+    return float(figures(kind, sums[None])[0].mean())
+
+
+def paired(
+    kind: Kind,
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    per_a: ArrayLike | None = None,
+    per_b: ArrayLike | None = None,
+    *,
+    clusters: Sequence[object] | None = None,
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Difference:
+    """The difference a - b on the same samples in the same order.
+
+    Shapes and errors as for `estimate`; the sides may have different numbers of seeds, but not of
+    samples (ValueError). Single runs of a `share` without clusters: `proportions.paired_shares`;
+    everything else a paired bootstrap.
+    """
+    if kind == "share":
+        (top_a, _), (top_b, _) = checked(kind, scores_a, None), checked(kind, scores_b, None)
+        if len(top_a) == len(top_b) == 1 and clusters is None and top_a.shape == top_b.shape:
+            found = paired_shares(top_a[0], top_b[0], confidence)
+            n = top_a.shape[1]
+            return Difference(found.delta, found.ci_low, found.ci_high, found.p, n, found.p)
+    a, b = _bootstraps(kind, [(scores_a, per_a), (scores_b, per_b)], clusters, draws, seed)
+    return _difference(kind, a, b, confidence)
+
+
+def _bootstraps(
+    kind: Kind,
+    sides: Sequence[Side],
+    clusters: Sequence[object] | None,
+    draws: int,
+    seed: int,
+) -> list[Bootstrap]:
+    """Of each side, from the same draws; of a perplexity's logarithm."""
+    if kind == "exp_ratio":
+        return perplexity.bootstrap(sides, clusters=clusters, draws=draws, seed=seed)
+    return bootstrap(kind, sides, clusters=clusters, draws=draws, seed=seed)
+
+
+def _estimate(kind: Kind, boot: Bootstrap, confidence: float) -> Estimate:
+    if kind == "exp_ratio":
+        low, high = map(perplexity.exp, interval(boot, confidence))
+        value, replicates = perplexity.exp(boot.value), perplexity.exp_all(boot.replicates)
+    else:
+        low, high = within(kind, interval(boot, confidence))
+        value, replicates = boot.value, boot.replicates
+    stderr = float(replicates.std(ddof=1)) if boot.units > 1 else math.nan
+    return Estimate(value, stderr, low, high, boot.n)
+
+
+def _difference(kind: Kind, a: Bootstrap, b: Bootstrap, confidence: float) -> Difference:
+    apart = difference(a, b)
+    if kind == "exp_ratio":
+        return Difference(*perplexity.subtract(a, b, confidence), p_value(apart), a.n)
+    return Difference(apart.value, *interval(apart, confidence), p_value(apart), apart.n)
+
+
+def _share(scores: Floats, confidence: float) -> Estimate:
+    n = len(scores)
+    value = float(scores.mean())
+    low, high = wilson(float(scores.sum()), n, confidence)
+    return Estimate(value, math.sqrt(value * (1 - value) / n), low, high, n)

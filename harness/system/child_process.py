@@ -1,0 +1,156 @@
+"""How the harness starts another Python of its own, and what such a one does first."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+
+_START = (
+    "import runpy, sys; sys.path[0] = sys.argv[1]; sys.argv[:] = sys.argv[2:]; "
+    "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+)
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of the harness in a new interpreter, in `environment()`.
+
+    `python -m` would put the current folder first on the path, where a user's own `datasets.py`
+    or a clone of this repository hides what is installed.
+    """
+    root = Path(__file__).parent.parent.parent
+    return [sys.executable, "-c", _START, str(root), module, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a child: this one's, with OpenMP threads that sleep while they wait.
+
+    libgomp's threads spin at barriers, and two processes of two threads on two cores wait for each
+    other: 14.7 s each for small matrix products that take 3.6 s alone, 6.0 s so; alone the same.
+    It is read when torch loads, hence set here. A user's own OMP_WAIT_POLICY stands.
+    """
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+
+
+def answer(module: str, told: bytes, otherwise: str) -> bytes:
+    """What a module, given `told` on standard input, prints.
+
+    Raises UserError with the last line of its standard error where it fails; with `otherwise`
+    where it says nothing.
+    """
+    done = subprocess.run(
+        command(module), input=told, capture_output=True, check=False, env=environment()
+    )
+    if done.returncode:
+        raise UserError(_last_line(done.stderr) or otherwise)
+    return done.stdout
+
+
+def events(module: str, told: bytes) -> Iterator[dict[str, Any]]:
+    """What a module, given `told` on standard input, reports as JSON lines.
+
+    Raises UserError with the last line of its standard error where it ends without a report.
+    """
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command(module),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment(),
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with process.stdin:
+                process.stdin.write(told)
+            last = None
+            for line in process.stdout:
+                last = json.loads(line)
+                yield last
+        finally:
+            process.terminate()
+            process.wait()
+        if last is None:
+            log.seek(0)
+            raise UserError(_last_line(log.read()) or f"{module} was killed")
+
+
+def _last_line(said: bytes) -> str:
+    lines = said.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def begin() -> Any:
+    """What every child that opens a model does first; `emit(**event)` reports to the parent.
+
+    A crash in native code leaves its Python stack in the log. It ends with its parent.
+    """
+    end_with_parent()
+    emit = event_stream()
+    faulthandler.enable(2)
+    one_gpu()
+    quiet_libraries()
+    return emit
+
+
+def end_with_parent() -> None:
+    """Have the system kill this process when its parent ends, whatever ended that.
+
+    Linux only (prctl(2), PR_SET_PDEATHSIG); elsewhere the next event finds the stream closed.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the system was asked
+        os._exit(1)
+
+
+_SET_PARENT_DEATH_SIGNAL = 1
+
+
+def event_stream() -> Any:
+    """Keep standard output for events; whatever else is printed goes to standard error.
+
+    Any thread may report.
+    """
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    line_by_line = threading.Lock()
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+    def emit(**event: Any) -> None:
+        try:
+            with line_by_line:
+                events.write(json.dumps(event) + "\n")
+        except BrokenPipeError:
+            # the parent was killed: an error written now could fall upon the next run's record
+            os._exit(1)
+
+    return emit
+
+
+def one_gpu() -> None:
+    """The first visible GPU only: Trainer would spread over several and multiply the batch."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[0]
+
+
+def quiet_libraries() -> None:
+    """No progress bars and no chatter in a log."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "warning")

@@ -1,0 +1,61 @@
+"""The machine and the installed packages, as a record tells them. Imports none of the packages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from typing import Any
+
+from harness.system import hardware
+
+PACKAGES = (
+    "finetune-harness",
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "datasets",
+    "lm_eval",
+    "sentence-transformers",
+    "accelerate",
+)
+
+
+def environment() -> dict[str, Any]:
+    """A record's `environment`."""
+    facts = hardware.facts()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": facts.cpu,
+        "cores": facts.cores,
+        "memory_bytes": facts.memory_bytes,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "gpu": _gpu(facts),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _gpu(facts: hardware.Machine) -> dict[str, Any] | None:
+    """The first visible GPU: from torch where it is imported already, else from the driver."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        gpus = facts.gpus if facts.device == "cuda" else ()
+        first = [{"name": g.name, "memory_bytes": g.memory_bytes} for g in gpus[:1]]
+        return {**first[0], "count": len(gpus)} if first else None
+    if not torch.cuda.is_available():
+        return None
+    device = torch.cuda.get_device_properties(0)
+    return {
+        "name": device.name,
+        "memory_bytes": device.total_memory,
+        "count": torch.cuda.device_count(),
+    }

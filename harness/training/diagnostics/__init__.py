@@ -1,0 +1,4 @@
+"""Health checks: what is wrong with a training, told by name, with what to do about it.
+
+`training` and every layer above may import it.
+"""

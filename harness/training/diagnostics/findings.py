@@ -1,0 +1,58 @@
+"""Findings of health checks: what is wrong with a training, by name, with what to do about it.
+
+`token_rows` looks at the tokens, `trainable_share` at what is trained, `loss_curve` at losses and
+gradient norms, `options` at what the user set. Each check is a function of plain values that
+returns findings; `recipe_checks` asks them at the points of the shared recipe where the values are
+known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from harness.types import Job
+
+__all__ = ["PREFIX", "Finding", "keep", "names", "tell"]
+
+PREFIX = "health."
+"""Begins every warning of a health check: `health.<name>: <message>`."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong with a training."""
+
+    name: str
+    """What it is called, such as `rows_cut`: the same in every record."""
+    message: str
+    """What was seen, what follows from it and how to mend it, in one line."""
+    step: int | None = None
+    """Optimizer step at which it was seen; None before and after the training."""
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.name}: {self.message}"
+
+
+def keep(notes: dict[str, Any], findings: Iterable[Finding]) -> list[Finding]:
+    """Add findings to the record's `training.health`; those of a name that was not there yet."""
+    kept: list[dict[str, Any]] = notes.setdefault("health", [])
+    new = []
+    for finding in findings:
+        if finding.name not in {one["name"] for one in kept}:
+            kept.append(asdict(finding))
+            new.append(finding)
+    return new
+
+
+def tell(job: Job, findings: Iterable[Finding | None]) -> None:
+    """Findings into the record, its warnings and onto the screen: each name once."""
+    for finding in keep(job.notes, [one for one in findings if one]):
+        job.warn(str(finding))
+
+
+def names(record: Mapping[str, Any]) -> list[str]:
+    """Names of the findings in a record, in the order in which they were seen."""
+    training = record.get("training") or {}
+    return [str(one["name"]) for one in training.get("health") or []]

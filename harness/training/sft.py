@@ -1,0 +1,368 @@
+"""The one supervised fine-tuning recipe that the training plugins parametrise: TRL's SFTTrainer.
+
+What must be equal between methods comes from the job (rows and their order, steps, batch, length,
+precision, seed); what is a method's own comes as arguments.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from harness.api.method import MethodOptions, usual
+from harness.data.tokenization import IGNORED, Encoded, encode_row
+from harness.errors import UserError
+from harness.models import initial_adapter
+from harness.models.families import check_packing, check_trainable
+from harness.models.stored_quantization import check_whole
+from harness.system.measure import StepClock
+from harness.training import batching
+from harness.training.diagnostics import recipe_checks as health
+from harness.training.trainer import (
+    arguments,
+    check_loss,
+    check_packed,
+    dataset,
+    head_on_trained_positions,
+    name_cap,
+    name_experts,
+    trainer_class,
+)
+from harness.types import Artifact, Job, ModelRef, Precision, Row
+
+if TYPE_CHECKING:
+    from harness.api.footprint import Footprint
+
+CURVE_POINTS = 500
+
+
+class SftOptions(MethodOptions):
+    """What every method on the shared recipe lets a user set."""
+
+    lr: float = Field(5e-5, gt=0, le=1, json_schema_extra=usual(1e-6, 2e-4, log=True))
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises from zero."""
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = "adamw_torch"
+    """Optimizer; the paged 8-bit one needs CUDA."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    packing: bool = False
+    """Lay a batch's rows end to end without padding; no row attends to another."""
+    validate_every: int = Field(0, ge=0)
+    """Steps between validation losses; 0 means none while training."""
+    keep_best: bool = False
+    """Keep the checkpoint of the lowest validation loss instead of the last."""
+
+    def check(self, precision: str) -> None:
+        """Raise UserError where the options contradict each other or the machine."""
+        if self.keep_best and not self.validate_every:
+            raise UserError("keep_best needs validate_every: set it to a number of steps")
+        if self.optimizer == "paged_adamw_8bit" and not _has_gpu():
+            raise UserError("optimizer paged_adamw_8bit needs a CUDA GPU: use adamw_torch here")
+
+    def fits(self, model: ModelRef) -> None:
+        """Raise UserError where TRL cannot train the model's family, or pack its rows."""
+        check_trainable(model)
+        if self.packing:
+            check_packing(model)
+
+    def footprint(self) -> Footprint | None:
+        """Every weight is trained."""
+        from harness.api.footprint import Footprint
+
+        return Footprint(
+            trains="all",
+            optimizer=self.optimizer,
+            gradient_checkpointing=self.gradient_checkpointing,
+            packing=self.packing,
+        )
+
+    def recipe(self) -> dict[str, Any]:
+        """The recipe's part of the options, as keywords for `train_sft`."""
+        return {key: getattr(self, key) for key in SftOptions.model_fields}
+
+
+def train_sft(
+    job: Job,
+    *,
+    lr: float,
+    peft: Any = None,
+    quantization: Mapping[str, Any] | None = None,
+    started: Callable[[Any], None] | None = None,
+    **recipe: Any,
+) -> Artifact:
+    """Train with TRL's SFTTrainer and save safetensors in `job.folder`.
+
+    `peft` is a PeftConfig, or None to train every weight. `quantization` holds JSON-able keywords
+    of BitsAndBytesConfig for the frozen base. `started(trainer)` is called before the first step,
+    for what peft cannot initialise. Other keywords are fields of `SftOptions`.
+    Trainable weights are float32 and the arithmetic has the plan's precision, for all methods.
+    Raises CellFailed (status `diverged`) at the first loss that is not finite.
+    """
+    settings = SftOptions(lr=lr, **{k: v for k, v in recipe.items() if k != "lr"})
+    # A frozen base is stored in the arithmetic's own precision; trained weights are not.
+    weights: Precision = job.budget.precision if peft is not None else "float32"
+    base = Artifact(
+        "base",
+        job.model,
+        quantization=quantization,
+        precision=weights,
+        chat_template=job.chat_template,
+    )
+    if peft is None:
+        check_whole(job.model)
+    with job.phase("load"):
+        model, tokenizer = _load(base)
+        if tokenizer.pad_token is None:
+            raise UserError(
+                f"model '{job.model.name}' has no special token to fill short rows with: set "
+                "pad_token (and eos_token) in its tokenizer_config.json"
+            )
+        if job.budget.liger:
+            batching.apply_liger(model)
+        own = _configurations(model)
+    with job.phase("prepare"):
+        for left_out in initial_adapter.check(model, peft):
+            job.warn(left_out)
+        train, micro = _laid_out(job, settings, _encode(job, tokenizer, job.train))
+        validation = _encode(job, tokenizer, job.validation) if settings.validate_every else []
+        with initial_adapter.refused(peft):
+            trainer = _trainer(job, settings, model, tokenizer, peft, train, validation, micro)
+        if started is not None:
+            started(trainer)
+        initial = initial_adapter.keep(trainer.model, peft, job.folder)
+    _note_parameters(job, trainer.model)
+    health.before_training(job, trainer, train)
+    with job.phase("train"), head_on_trained_positions():
+        trainer.train()
+    health.after_training(job, trainer)
+    _note_curve(job, trainer, train)
+    with job.phase("save"):
+        _restore(trainer.accelerator.unwrap_model(trainer.model), own)
+        artifact = _save(job, trainer, tokenizer, base, initial, adapter=peft is not None)
+    return artifact
+
+
+def _load(artifact: Artifact) -> tuple[Any, Any]:
+    from harness.models.language_model import load_tokenizer, load_weights
+
+    return load_weights(artifact), load_tokenizer(artifact)
+
+
+def _configurations(model: Any) -> tuple[Any, Any]:
+    """Copies of a model's configuration and of its generation's, as they were loaded."""
+    return copy.deepcopy(model.config), copy.deepcopy(getattr(model, "generation_config", None))
+
+
+def _restore(model: Any, own: tuple[Any, Any]) -> None:
+    """Give a model the configurations of `own` again.
+
+    For its training TRL has a mixture of experts return its router's logits, and the trainer
+    writes the tokenizer's special tokens and `use_cache` into the configuration. Saved, they would
+    change how the model answers: with router logits a padded batch cannot be generated from.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    configuration, generation = own
+    inner.config = configuration
+    if generation is not None:
+        inner.generation_config = generation
+
+
+def _encode(job: Job, tokenizer: Any, rows: Sequence[Row]) -> list[Encoded]:
+    """Token ids of the rows, their health checked."""
+    distinct = {
+        row.id: encode_row(
+            tokenizer,
+            row,
+            max_length=job.budget.max_length,
+            loss=job.loss,
+            chat_template=job.chat_template,
+        )
+        for row in {row.id: row for row in rows}.values()
+    }
+    health.after_encoding(job, tokenizer, distinct, rows)
+    if all(i == IGNORED for e in distinct.values() for i in e.labels):
+        raise UserError("no row has a token to train on: raise budget.max_length")
+    return [distinct[row.id] for row in rows]
+
+
+def _laid_out(job: Job, settings: SftOptions, train: list[Encoded]) -> tuple[list[Encoded], int]:
+    """The rows in the order of their passes, and how many go into one; noted for the record."""
+    budget = job.budget
+    device = "cuda" if _has_gpu() else "cpu"
+    micro = batching.micro_batch(budget.micro_batch, train, budget.batch, device)
+    if budget.group_by_length and not settings.packing:
+        train = batching.grouped(train, budget.batch, micro)
+    job.notes["micro_batch"] = micro
+    job.notes["gradient_checkpointing"] = settings.gradient_checkpointing
+    job.report(micro_batch=micro)
+    return train, micro
+
+
+def _trainer(
+    job: Job,
+    settings: SftOptions,
+    model: Any,
+    tokenizer: Any,
+    peft: Any,
+    train: Sequence[Encoded],
+    validation: Sequence[Encoded],
+    micro: int,
+) -> Any:
+    import torch
+
+    name_experts(model)
+    name_cap(model)
+    trainer = trainer_class(job)(
+        model=model,
+        args=arguments(job, settings, micro),
+        train_dataset=dataset(train),
+        eval_dataset=dataset(validation) if validation else None,
+        processing_class=tokenizer,
+        peft_config=peft,
+        callbacks=[_watcher(job, _unlabelled_steps(train, job.budget.batch))],
+    )
+    check_loss(trainer)
+    check_packed(trainer)
+    # TRL stores the adapter of a quantised base in bf16 whatever the precision asked for; the
+    # plan keeps trainable weights in float32 for every method.
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
+    return trainer
+
+
+def _unlabelled_steps(train: Sequence[Encoded], batch: int) -> frozenset[int]:
+    """Optimizer steps, counted from 1, none of whose rows has a token under the loss."""
+    steps = range(0, len(train), batch)
+    labels = [[e.labels[1:] for e in train[at : at + batch]] for at in steps]
+    return frozenset(
+        step
+        for step, rows in enumerate(labels, 1)
+        if all(label == IGNORED for row in rows for label in row)
+    )
+
+
+def _watcher(job: Job, unlabelled: Collection[int] = ()) -> Any:
+    """Reports progress, keeps the step times and the loss curve, stops a diverged run.
+
+    Steps that are `unlabelled` have no loss: the zero that the trainer logs is none.
+    """
+    from transformers import TrainerCallback
+
+    clock = StepClock()
+    curve: list[dict[str, float]] = []
+    job.notes["loss_curve"] = curve
+    job.notes["step_seconds"] = clock.seconds
+    monitor = health.Monitor(job, curve)
+
+    class Watcher(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            clock.begin()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            clock.end()
+            job.report(step=state.global_step, steps=state.max_steps)
+
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
+        ) -> None:
+            names = {"loss": "loss", "eval_loss": "validation_loss"}
+            names |= {same: same for same in ("grad_norm", "learning_rate")}
+            point = {new: float(logs[old]) for old, new in names.items() if old in logs}
+            if "loss" in point and state.global_step in unlabelled:
+                return
+            if not {"loss", "validation_loss"} & set(point):
+                return
+            monitor.stop_where_not_finite(point, state.global_step)
+            curve.append({"step": state.global_step, **point})
+            monitor.look()
+            job.report(step=state.global_step, steps=state.max_steps, **point)
+
+    return Watcher()
+
+
+def _note_parameters(job: Job, model: Any) -> None:
+    job.notes["trainable_parameters"] = sum(
+        p.numel() for p in model.parameters() if p.requires_grad
+    )
+    # A 4-bit weight is stored two to a byte; its quant_state knows the true shape.
+    job.notes["total_parameters"] = sum(
+        math.prod(p.quant_state.shape) if getattr(p, "quant_state", None) is not None else p.numel()
+        for p in model.parameters()
+    )
+
+
+def _note_curve(job: Job, trainer: Any, train: Sequence[Encoded]) -> None:
+    """Token counts, and the speed with the first step (which warms up) left out."""
+    batch = job.budget.batch
+    seconds = job.notes.pop("step_seconds")
+    later = sum(len(e.input_ids) for e in train[batch:])
+    spent = sum(seconds[1:])
+    job.notes["tokens"] = sum(len(e.input_ids) for e in train)
+    job.notes["supervised_tokens"] = sum(sum(i != IGNORED for i in e.labels) for e in train)
+    job.notes["tokens_per_second"] = later / spent if spent else None
+    job.notes["seconds_per_step"] = spent / len(seconds[1:]) if spent else None
+    job.notes["loss_curve"] = _thinned(job.notes["loss_curve"])
+    job.notes["best_checkpoint"] = trainer.state.best_global_step
+
+
+def _thinned(curve: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """At most CURVE_POINTS of the training losses, the last among them; every validation loss."""
+    every = max(1, math.ceil(len(curve) / CURVE_POINTS))
+    return [
+        point
+        for i, point in enumerate(curve)
+        if i % every == 0 or i == len(curve) - 1 or "validation_loss" in point
+    ]
+
+
+def _save(
+    job: Job, trainer: Any, tokenizer: Any, base: Artifact, initial: Path | None, *, adapter: bool
+) -> Artifact:
+    """Write the adapter, or the weights in the plan's precision, and drop the checkpoints."""
+    from harness.models.language_model import torch_dtype
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not adapter:
+        model.to(torch_dtype(job.budget.precision))
+        tokenizer.save_pretrained(job.folder)
+    job.trained(model, tokenizer)
+    if initial is None:
+        model.save_pretrained(job.folder)
+    else:
+        initial_adapter.save(model, job.folder, initial)
+    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+    job.notes["artifact_bytes"] = folder_bytes(job.folder)
+    return Artifact(
+        kind="adapter" if adapter else "weights",
+        base=base.base,
+        path=str(job.folder),
+        quantization=base.quantization,
+        precision=job.budget.precision,
+        chat_template=base.chat_template,
+    )
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size on disk of the safetensors of an artifact and its configuration."""
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+
+
+def _has_gpu() -> bool:
+    from harness.system.hardware import facts
+
+    return facts().device == "cuda"

@@ -1,0 +1,210 @@
+"""How TRL's trainer is set up for a job: its arguments, its phases, its data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from harness.data.tokenization import Encoded
+from harness.errors import UserError
+from harness.training.packing import check_rows
+from harness.types import Job
+
+if TYPE_CHECKING:
+    from harness.training.sft import SftOptions
+
+_COMPARED = 16
+"""Tokens on which TRL's loss is compared with the model's."""
+_CAPS = ("output_logit_soft_cap", "logits_soft_cap")
+"""Names of other configurations for `final_logit_softcapping`."""
+_ROUNDING = {False: 0.005, True: 0.05}
+"""What rounding may make of a log-probability, as a share of it: in float32, and in bf16."""
+
+
+def arguments(job: Job, settings: SftOptions, micro: int) -> Any:
+    """TRL's SFTConfig: the plan's budget in passes of `micro` rows, and the method's recipe."""
+    import torch
+    from trl import SFTConfig
+
+    budget = job.budget
+    every = settings.validate_every
+    gpu = torch.cuda.is_available()
+    return SFTConfig(
+        output_dir=str(job.folder / "checkpoints"),
+        max_steps=budget.steps,
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=micro,
+        gradient_accumulation_steps=budget.batch // micro,
+        learning_rate=settings.lr,
+        lr_scheduler_type=settings.schedule,
+        # The first step of a warm-up has rate zero: a few steps are too dear for one.
+        warmup_steps=math.floor(settings.warmup * budget.steps),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim=settings.optimizer,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        torch_compile=budget.compile,
+        bf16=budget.precision == "bf16",
+        fp16=False,
+        use_cpu=not gpu,
+        dataloader_pin_memory=gpu,
+        seed=job.seed,
+        data_seed=job.seed,
+        # The rows come in the plan's order already.
+        train_sampling_strategy="sequential",
+        max_length=None,
+        padding_free=settings.packing,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        eval_strategy="steps" if every else "no",
+        eval_steps=every or None,
+        save_strategy="best" if settings.keep_best else "no",
+        metric_for_best_model="eval_loss" if settings.keep_best else None,
+        greater_is_better=False if settings.keep_best else None,
+        load_best_model_at_end=settings.keep_best,
+        save_only_model=True,
+        save_total_limit=1,
+        # Every step, so that the first loss that is not finite is seen.
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def trainer_class(job: Job) -> type[Any]:
+    """SFTTrainer whose validation and checkpoints are phases of their own, not training time."""
+    from trl import SFTTrainer
+
+    class PhasedTrainer(SFTTrainer):
+        def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+            with job.phase("validate"):
+                return super().evaluate(*args, **kwargs)
+
+        def _save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+            with job.phase("checkpoint"):
+                return super()._save_checkpoint(*args, **kwargs)
+
+        def _load_best_model(self, *args: Any, **kwargs: Any) -> Any:
+            with job.phase("checkpoint"):
+                return super()._load_best_model(*args, **kwargs)
+
+    return PhasedTrainer
+
+
+def name_experts(model: Any) -> None:
+    """Have the configuration of a mixture of experts say how many it has.
+
+    The loss that balances experts reads `num_experts` of it, where some families (PhiMoE) have
+    another name and only the model itself says `num_experts`.
+    """
+    config = model.config.get_text_config()
+    count = getattr(model, "num_experts", None)
+    if isinstance(count, int) and not hasattr(config, "num_experts"):
+        config.num_experts = count
+
+
+def name_cap(model: Any) -> None:
+    """Have the configuration name the cap on the logits as TRL reads it.
+
+    TRL caps what its fused head gives by `final_logit_softcapping`, which xLSTM and RecurrentGemma
+    call otherwise.
+    """
+    config = model.config.get_text_config()
+    caps = [getattr(config, name, None) for name in _CAPS]
+    cap = next((cap for cap in caps if cap), None)
+    if cap and not hasattr(config, "final_logit_softcapping"):
+        config.final_logit_softcapping = cap
+
+
+def check_loss(trainer: Any) -> None:
+    """Raise UserError where TRL's loss is not that of the model's own logits.
+
+    TRL scores the body's states with the head itself and knows by name what else a family does to
+    its logits. Both are compared on the first tokens of the first row, with equal random numbers.
+    """
+    import torch
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    row = trainer.train_dataset[0]["input_ids"][:_COMPARED]
+    if len(row) < 2:
+        return
+    ids = torch.tensor([row], device=inner.device)
+    training = model.training
+    model.train()  # eval mode packs 4-bit weights on some CPUs, for good
+
+    def run(**arguments: Any) -> Any:
+        torch.manual_seed(trainer.args.seed)  # the same dropout and the same random routes
+        return inner(input_ids=ids, **arguments)
+
+    try:
+        with torch.random.fork_rng(), torch.no_grad(), trainer.compute_loss_context_manager():
+            logits = run(use_cache=False).logits[:, :-1].float()
+            own = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+            fused = run(labels=ids, fused_lm_head=True).log_probs.float()
+    except AttributeError as error:
+        raise UserError(
+            f"{type(inner).__name__} cannot be trained by TRL {version('trl')} ({error}): "
+            "take another model"
+        ) from error
+    finally:
+        model.train(training)
+    allowed = _ROUNDING[trainer.args.bf16] * float(1 + own.abs().max())
+    difference = float((own - fused).abs().max())
+    if math.isfinite(difference) and difference > allowed:
+        raise UserError(
+            f"TRL {version('trl')} computes another loss than {type(inner).__name__} does (up to "
+            f"{difference:.3g} nats a token): its training would be wrong; take another model"
+        )
+
+
+def check_packed(trainer: Any) -> None:
+    """Raise UserError where rows that are laid end to end depend on each other.
+
+    Two rows are compared that the first pass has together, if passes have more than one.
+    """
+    arguments, rows = trainer.args, trainer.train_dataset
+    if not trainer.padding_free or arguments.per_device_train_batch_size < 2:
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    first = rows[: arguments.per_device_train_batch_size]["input_ids"]
+    coarse = arguments.bf16 or bool(getattr(inner, "is_quantized", False))
+    with trainer.compute_loss_context_manager():
+        check_rows(inner, trainer.data_collator, first, coarse=coarse)
+
+
+@contextmanager
+def head_on_trained_positions() -> Iterator[None]:
+    """Have TRL's fused head skip positions without a label on the CPU too.
+
+    TRL 1.16 does so on devices with Triton only and elsewhere scores the prompt as well; the loss
+    is the same. On two AVX2 cores a step of 400 tokens, 160 of them trained on, spent 2.1 of its
+    4.6 seconds there. Where TRL has moved the switch, training is slower and nothing else.
+    """
+    from trl.trainer import utils
+
+    switch = getattr(utils, "_use_triton", None)
+    if switch is None:
+        yield
+        return
+    utils._use_triton = lambda device: device.type == "cpu" or switch(device)
+    try:
+        yield
+    finally:
+        utils._use_triton = switch
+
+
+def dataset(encoded: Sequence[Encoded]) -> Any:
+    """Rows as a `datasets.Dataset` of token ids and labels."""
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {
+            "input_ids": [e.input_ids for e in encoded],
+            "labels": [e.labels for e in encoded],
+        }
+    )

@@ -1,0 +1,1 @@
+"""The built-in executors: where cells run. They import the harness, never each other."""

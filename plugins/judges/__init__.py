@@ -1,0 +1,1 @@
+"""The built-in judges. They import the harness, never each other."""

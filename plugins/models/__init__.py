@@ -1,0 +1,1 @@
+"""What opens models. It imports the harness, and no other plugin."""

@@ -1,0 +1,1 @@
+"""The built-in scorers. They import the harness, never each other."""

@@ -1,0 +1,118 @@
+"""Scorers that compare words and strings: how much of the reference or the facts is there."""
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness import Sample, hookimpl, scorer
+from harness.data.text_normalization import composed
+from harness.errors import UserError
+
+
+@scorer("exact_match", kind="share", needs_reference=True, version=2)
+def exact_match(output: str, sample: Sample) -> float:
+    """1 where answer and reference are equal but for case, punctuation and white space.
+
+    A minus before a number, signs such as + < = and the # of C# are no punctuation. Where
+    nothing but punctuation is there, it counts.
+    """
+    answer, reference = composed(output), composed(sample.reference or "")
+    plain = _plain(reference)
+    return float(_plain(answer) == plain if plain else answer.strip() == reference.strip())
+
+
+_MINUS = re.compile(r"(?<![\w.)\]])[-\u2212]\s?(?=[$\u20ac\u00a3\u00a5]?\s?\.?\d)")
+"""A sign, not the dash of 3-5."""
+
+
+def _plain(text: str) -> str:
+    signed = _MINUS.sub("\ue000", composed(text.casefold()))
+    return " ".join("".join(_kept(c, signed[i - 1 : i]) for i, c in enumerate(signed)).split())
+
+
+def _kept(character: str, before: str) -> str:
+    """What of a character counts: letters with their accents, digits and mathematical signs."""
+    category = unicodedata.category(character)
+    if character == "\ue000":
+        return " -"
+    if character == "_" or category[0] in "LMN" or character.isspace():
+        return character
+    if (category == "Sm" and character not in "|~") or (character == "#" and before.isalnum()):
+        return f" {character} "
+    return " "
+
+
+@scorer("token_f1", needs_reference=True)
+def token_f1(output: str, sample: Sample) -> float:
+    """F1 of the words that answer and reference share, 0 to 1 (SQuAD, Rajpurkar et al. 2016).
+
+    Case, ASCII punctuation and the articles a, an, the do not count. Where nothing is left of
+    one side, 1 if nothing is left of the other.
+    """
+    wanted = composed(sample.reference or "")
+    answer, reference = _squad_words(composed(output, wanted)), _squad_words(wanted)
+    if not answer or not reference:
+        return float(answer == reference)
+    return 2 * (answer & reference).total() / (answer.total() + reference.total())
+
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def _squad_words(text: str) -> Counter[str]:
+    """SQuAD takes punctuation out without leaving a space: `two-day` is `twoday`."""
+    words = text.lower().translate(_PUNCTUATION)
+    return Counter(re.sub(r"\b(a|an|the)\b", " ", words).split())
+
+
+def _listed(sample: Sample, key: str) -> list[str]:
+    """The row's strings under `key`; UserError where they are something else."""
+    value: Any = sample.extra.get(key)
+    strings = [value] if isinstance(value, str) else value or []
+    if not isinstance(strings, Sequence) or not all(
+        isinstance(one, str) and one.strip() for one in strings
+    ):
+        raise UserError(
+            f"sample {sample.id}: `{key}` must be a text or a list of texts, none of them empty, "
+            f"got {value!r}"
+        )
+    return list(strings)
+
+
+def _check_wanted(samples: Sequence[Sample]) -> None:
+    for sample in samples:
+        _listed(sample, "must_contain")
+
+
+@scorer("must_contain", kind="share", check=_check_wanted)
+def must_contain(output: str, sample: Sample) -> float | None:
+    """1 where the answer holds every string of the row's `must_contain`, ignoring case."""
+    wanted = _listed(sample, "must_contain")
+    return float(all(_holds(output, one) for one in wanted)) if wanted else None
+
+
+def _check_banned(samples: Sequence[Sample]) -> None:
+    for sample in samples:
+        _listed(sample, "must_not_contain")
+
+
+@scorer("must_not_contain", kind="share", check=_check_banned)
+def must_not_contain(output: str, sample: Sample) -> float | None:
+    """1 where the answer holds no string of the row's `must_not_contain`, ignoring case."""
+    banned = _listed(sample, "must_not_contain")
+    return float(not any(_holds(output, one) for one in banned)) if banned else None
+
+
+def _holds(output: str, part: str) -> bool:
+    part = composed(part)
+    return part.casefold() in composed(output, part).casefold()
+
+
+@hookimpl
+def register_scorers(register: Callable[[Any], None]) -> None:
+    """exact_match, token_f1, must_contain, must_not_contain."""
+    for one in (exact_match, token_f1, must_contain, must_not_contain):
+        register(one)

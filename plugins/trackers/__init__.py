@@ -1,0 +1,1 @@
+"""The built-in trackers. They import the harness, never each other."""

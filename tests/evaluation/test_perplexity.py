@@ -1,0 +1,258 @@
+"""Perplexity: every token once, long documents whole, domains apart, tokenizers told apart."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness import stats
+from harness.data.tokenization import IGNORED, tokenizer_hash
+from harness.evaluation.evaluate import SuiteFailure, evaluate
+from harness.evaluation.suite import Suite, Where, load_suite
+from harness.evaluation.tasks import perplexity
+from harness.manager import Plugins
+from harness.results import store
+from harness.stats.metric_summary import summarise
+from harness.types import ModelRef, Row, SuiteResult
+from tests.conftest import THINGS, run_warm, write_jsonl
+
+LENGTH = 256
+"""The tiny model's context, in tokens."""
+PROSE = " ".join(f"The {thing} stood by the door, and nobody asked why." for thing in THINGS * 6)
+
+
+def suite_of(folder: Path, rows: dict[str, list[dict[str, Any]]], **settings: Any) -> Suite:
+    """A perplexity suite of some sources; the empty name is the only one."""
+    for name, content in rows.items():
+        write_jsonl(folder / f"{name or 'rows'}.jsonl", content)
+    data: Any = {name: f"{name}.jsonl" for name in rows} if "" not in rows else "rows.jsonl"
+    content = {"name": "text", "version": 1, "ask": "perplexity", "data": data, **settings}
+    (folder / "text.yaml").write_text(yaml.safe_dump(content))
+    loaded, base = Plugins(discover=False), ModelRef("tiny", "tiny")
+    return load_suite(folder / "text.yaml", {}, plugins=loaded, base_model=base, where=Where())
+
+
+def measured(artifact: Any, suite: Suite) -> SuiteResult:
+    (one,) = evaluate(
+        artifact, [suite], lambda name: contextlib.nullcontext(), lambda **event: None
+    )
+    assert not isinstance(one.result, SuiteFailure), one.result
+    return one.result
+
+
+@pytest.fixture(scope="module")
+def opened(tiny_artifact: Any) -> Any:
+    from harness.models.language_model import open_artifact
+
+    return open_artifact(tiny_artifact)
+
+
+def nll_by_windows(opened: Any, ids: list[int], stride: int) -> float:
+    """Plain forward passes: a first window of the whole length, then `stride` tokens each."""
+    import torch
+
+    total, at = 0.0, 1
+    while at < len(ids):
+        to = min(len(ids), max(LENGTH + 1, at + stride))
+        window = ids[max(0, to - LENGTH - 1) : to]
+        with torch.inference_mode():
+            logits = opened.model(input_ids=torch.tensor([window[:-1]])).logits[0].float()
+        logprobs = logits.log_softmax(-1)[range(len(window) - 1), window[1:]]
+        total -= float(logprobs[-(to - at) :].sum())
+        at = to
+    return total
+
+
+@pytest.mark.parametrize(("stride", "used"), [(None, LENGTH // 2), (50, 50), (9999, LENGTH)])
+def test_a_document_longer_than_the_context_is_scored_whole(
+    tmp_path: Path, tiny_artifact: Any, opened: Any, stride: int | None, used: int
+) -> None:
+    short = "A short text."
+    suite = suite_of(tmp_path, {"": [{"text": PROSE}, {"text": short}]}, stride=stride)
+    result = measured(tiny_artifact, suite)
+    ids = opened.tokenizer(PROSE)["input_ids"]
+    assert len(ids) > 2 * LENGTH
+    long, brief = (row["scores"] for row in result.rows)
+    assert long["tokens"] == len(ids)
+    assert brief["tokens"] == len(opened.tokenizer(short)["input_ids"])
+    expected = nll_by_windows(opened, [opened.prefix_token, *ids], used)
+    assert long["nll"] == pytest.approx(expected, rel=1e-4)
+    assert long["bits"] == pytest.approx(long["nll"] / math.log(2))
+    assert long["bytes"] == len(PROSE.encode())
+    assert (result.notes["stride"], result.notes["context"]) == (used, LENGTH)
+    assert result.notes["longer_than_context"] == 1
+    assert result.notes["sources"]["data"]["stride"] == used
+
+
+def test_the_stride_is_part_of_the_suite(tmp_path: Path) -> None:
+    rows = {"": [{"text": "One."}]}
+    assert suite_of(tmp_path, rows).hash != suite_of(tmp_path, rows, stride=9).hash
+
+
+@pytest.mark.parametrize("length", [1, 2, 255, 256, 257, 258, 600])
+@pytest.mark.parametrize("start", [1, 200, 300])
+@pytest.mark.parametrize("stride", [1, 128, 256])
+def test_pieces_hold_each_token_once_and_fit(length: int, start: int, stride: int) -> None:
+    ids = list(range(start + length))
+    pieces = perplexity._pieces(ids, start, len(ids), LENGTH, stride)
+    assert [token for _, scored in pieces for token in scored] == ids[start:]
+    for context, scored in pieces:
+        assert context
+        assert len(context) + len(scored) <= LENGTH + 1
+        assert [*context, *scored] == list(range(context[0], scored[-1] + 1))
+    # what follows the first window has as much before it as fits
+    full = [context for context, scored in pieces if scored[-1] > LENGTH]
+    assert all(len(context) >= LENGTH + 1 - max(stride, 1) for context in full[1:])
+
+
+def test_a_long_conversation_counts_every_answer(
+    tmp_path: Path, tiny_artifact: Any, opened: Any
+) -> None:
+    turns = [
+        turn
+        for thing in THINGS * 3
+        for turn in (
+            {"role": "user", "content": f"Where is the {thing}?"},
+            {"role": "assistant", "content": f"The {thing} is by the door."},
+        )
+    ]
+    suite = suite_of(tmp_path, {"": [{"messages": turns}]})
+    (row,) = measured(tiny_artifact, suite).rows
+    answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+    counted = [len(opened.tokenizer(f"{text}<|im_end|>")["input_ids"]) for text in answers]
+    assert row["scores"]["tokens"] == sum(counted) > LENGTH
+    assert row["scores"]["bytes"] == len("\n".join(answers).encode())
+
+
+def test_the_first_token_of_a_text_counts_too(opened: Any) -> None:
+    """After the token that begins a text, whether or not the tokenizer puts one there."""
+    start = opened.prefix_token
+    for row in (Row("a", text="Yes."), Row("b", prompt="", completion="Yes.")):
+        encoded = perplexity._encode(row, opened)
+        assert encoded.labels == [IGNORED, *encoded.input_ids[1:]]
+        assert encoded.input_ids[0] == start
+    begun = perplexity._encode(Row("c", text="<|endoftext|>Yes."), opened)
+    assert begun.input_ids == perplexity._encode(Row("a", text="Yes."), opened).input_ids
+
+
+def test_the_interval_is_a_bootstrap_over_documents(tmp_path: Path, tiny_artifact: Any) -> None:
+    texts = [{"text": f"{PROSE[: 20 + 30 * i]}"} for i in range(12)]
+    result = measured(tiny_artifact, suite_of(tmp_path, {"": texts}))
+    found = summarise(result.metrics, result.rows)
+    rows = sorted(result.rows, key=lambda row: row["id"])
+    nll, tokens = ([row["scores"][key] for row in rows] for key in ("nll", "tokens"))
+    expected = stats.estimate("exp_ratio", nll, tokens)
+    assert found["perplexity"]["value"] == pytest.approx(math.exp(sum(nll) / sum(tokens)))
+    assert found["perplexity"]["ci_low"] == expected.ci_low < found["perplexity"]["value"]
+    assert (found["perplexity"]["ci_high"], found["perplexity"]["n"]) == (expected.ci_high, 12)
+
+
+# ---- domains -------------------------------------------------------------------------------------
+
+
+def texts(*domains: Any) -> list[dict[str, Any]]:
+    return [{"text": f"Text {i} of {d}.", "domain": d} for i, d in enumerate(domains)]
+
+
+def names(folder: Path, *domains: Any, **others: list[dict[str, Any]]) -> list[str]:
+    """Metrics with a domain, of a suite whose first source has rows of these domains."""
+    suite = suite_of(folder, {"first": texts(*domains), **others})
+    found = perplexity.metrics(suite)
+    assert found is not None
+    return [name for name in found if "." in name]
+
+
+def test_each_domain_has_its_figures_in_the_order_of_appearance(tmp_path: Path) -> None:
+    assert names(tmp_path, "news", "law", "law", "news", second=texts("a", "a", "b", "b")) == [
+        "perplexity.news",
+        "bits_per_byte.news",
+        "perplexity.law",
+        "bits_per_byte.law",
+        "second_perplexity.a",
+        "second_bits_per_byte.a",
+        "second_perplexity.b",
+        "second_bits_per_byte.b",
+    ]
+
+
+@pytest.mark.parametrize(
+    "domains", [["news"] * 4, ["news", "news", "law"], [None, None, "law", "law"], [["a"], ["b"]]]
+)
+def test_what_is_no_domain_has_no_figures(tmp_path: Path, domains: list[Any]) -> None:
+    assert names(tmp_path, *domains) == []
+
+
+def test_domains_become_plain_names_that_do_not_clash(tmp_path: Path) -> None:
+    odd = ["a b", "a.b", "/", "Straße", 7]
+    found = names(tmp_path, *odd, *odd)
+    assert [name.partition(".")[2] for name in found[::2]] == [
+        "a-b",
+        "a-b-2",
+        "domain",
+        "Straße",
+        "7",
+    ]
+
+
+def test_domains_of_a_run(experiment: Any, warm: Any) -> None:
+    """From rows to the record and the leaderboard, which can rank by a domain."""
+    small = experiment(suites=["predicts"], rank_by="predicts.plain_bits_per_byte.b")
+    rows = [{"text": f"The {t} is here.", "domain": "ab"[i % 2]} for i, t in enumerate(THINGS)]
+    write_jsonl(small.folder / "plain.jsonl", rows)
+    outcome = run_warm(small, warm)
+    assert not outcome.failed
+    found = small.records()["base-0"]
+    store.validate(found, "record")
+    suite = found["evaluation"]["suites"]["predicts"]
+    metrics = suite["metrics"]
+    assert list(metrics)[4:] == [
+        "plain_perplexity.a",
+        "plain_bits_per_byte.a",
+        "plain_perplexity.b",
+        "plain_bits_per_byte.b",
+    ]
+    scores = [
+        row["scores"]
+        for row in store.read_samples(small.out, found, "predicts")
+        if (row["group"], row["domain"]) == ("plain", "b")
+    ]
+    assert metrics["plain_perplexity.b"]["n"] == len(scores) == 4
+    figure = sum(s["bits"] for s in scores) / sum(s["bytes"] for s in scores)
+    assert metrics["plain_bits_per_byte.b"]["value"] == pytest.approx(figure)
+    assert suite["notes"]["sources"]["plain"]["domains"] == {"a": 4, "b": 4}
+    assert outcome.board["ranked_by"] == "predicts.plain_bits_per_byte.b"
+
+
+# ---- tokenizers ----------------------------------------------------------------------------------
+
+
+def test_a_tokenizers_hash_is_what_it_does_to_text(tiny_model: Path, tokenizer: Any) -> None:
+    from transformers import AutoTokenizer
+
+    before = tokenizer_hash(tokenizer)
+    other = AutoTokenizer.from_pretrained(tiny_model)
+    other(["One text.", "And two texts."], padding=True, truncation=True, max_length=3)
+    other.chat_template = "{{ messages }}"
+    assert tokenizer_hash(other) == before
+    other.add_tokens(["kettles"])
+    assert tokenizer_hash(other) != before
+
+
+def test_another_vocabulary_or_end_is_another_tokenizer(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    first = AutoTokenizer.from_pretrained(tiny_model)
+    ended = AutoTokenizer.from_pretrained(tiny_model, eos_token="<|endoftext|>")
+    first.save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    told = json.loads(file.read_text())
+    told["model"]["merges"].pop()
+    file.write_text(json.dumps(told))
+    merged = AutoTokenizer.from_pretrained(tmp_path)
+    assert len({tokenizer_hash(one) for one in (first, ended, merged)}) == 3

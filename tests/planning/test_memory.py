@@ -1,0 +1,331 @@
+"""Predicted memory, held against what torch, peft and bitsandbytes really make."""
+
+import json
+
+import pytest
+
+from harness.api.footprint import Footprint
+from harness.config.experiment import load_experiment
+from harness.errors import UserError
+from harness.manager import Plugins, plugins
+from harness.models.shapes import Linear, NotPredicted, shapes_of
+from harness.planning.memory import formula, trace
+from harness.planning.memory.batches import Batch, with_rows
+from harness.planning.memory.fits import advice, bytes_of, fit
+from harness.planning.memory.formula import Setting, peak
+from harness.planning.memory.predict import batch_of, predict
+from harness.planning.plan import Settings, make_plan
+from harness.system.hardware import Gpu, Machine, TorchBuild
+from tests.conftest import ROOT, write_jsonl
+
+WIDTHS = {
+    "vocab_size": 700,
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma", "granite"]
+CPU = Machine(cores=2, memory_bytes=2**34, cpu="some")
+H100 = Machine(
+    cores=16,
+    memory_bytes=2**37,
+    cpu="some",
+    gpus=(Gpu("NVIDIA H100 80GB HBM3", 85 * 10**9, (9, 0)),),
+    torch=TorchBuild("2.13.0", "13.0"),
+)
+
+
+def footprint(method, **options):
+    found = plugins().methods.get(method)
+    return found.footprint(found.Options.model_validate(options))
+
+
+def empty_model(family, **changes):
+    """A model without memory, and its config.json."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(family, **{**WIDTHS, **changes})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return model, json.loads(config.to_json_string(use_diff=False))
+
+
+# ---- sizes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_are_the_real_models(family, tied):
+    model, config = empty_model(family, tie_word_embeddings=tied)
+    assert shapes_of(config).parameters == model.num_parameters()
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_adapter_parameters_are_pefts(family, targets):
+    from peft import get_peft_model
+
+    model, config = empty_model(family)
+    method = plugins().methods.get("lora")
+    options = method.Options(r=5, target_modules=targets)
+    adapted = get_peft_model(model, options.lora_config())
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert formula.adapter_parameters(shapes_of(config), method.footprint(options)) == trained
+
+
+def test_optimizer_bytes_are_those_of_adamw():
+    import torch
+
+    weight = torch.nn.Parameter(torch.zeros(300, 40))
+    optimizer = torch.optim.AdamW([weight])
+    weight.sum().backward()
+    optimizer.step()
+    (state,) = optimizer.state.values()
+    real = sum(t.nbytes for t in state.values() if t.dim())
+    assert real == weight.numel() * footprint("full").state_bytes()
+    assert Footprint("all", optimizer="another").state_bytes() is None
+
+
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("shape", [(576, 1536), (64, 128)])
+def test_four_bit_bytes_are_those_of_bitsandbytes(shape, double):
+    import torch
+    from bitsandbytes.functional import quantize_4bit
+
+    packed, state = quantize_4bit(torch.randn(*shape), quant_type="nf4", compress_statistics=double)
+    parts = [packed, state.absmax, state.code]
+    if double:
+        parts += [state.offset, state.state2.absmax, state.state2.code]
+    real = sum(part.nbytes for part in parts)
+    layer = Linear("any", shape[1], shape[0])
+    assert formula.quantised_bytes(layer, footprint("qlora", double_quant=double)) == real
+
+
+# ---- the peak ------------------------------------------------------------------------------------
+
+TRACED = [
+    ("full", "float32", {}),
+    ("full", "bf16", {}),
+    ("lora", "float32", {}),
+    ("lora", "bf16", {}),
+    ("lora", "bf16", {"gradient_checkpointing": True}),
+    ("dora", "float32", {}),
+    ("dora", "bf16", {}),
+]
+WIDE = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4}
+
+
+@pytest.mark.parametrize(("method", "precision", "options"), TRACED)
+def test_the_formula_agrees_with_a_symbolic_step(method, precision, options):
+    """On the real model's code, with no weights: within a tenth on a long batch."""
+    _, config = empty_model("llama", **WIDE)
+    asked = {
+        "method": method,
+        "options": options,
+        "config": config,
+        "precision": precision,
+        "device": "cpu",
+        "rows": 8,
+        "length": 512,
+        "supervised": 64,
+    }
+    real = sum(trace._peak(asked, 4).values())
+    batch = Batch(8, 512, 8 * 512, 64, True, "")  # a trace has a mask
+    setting = Setting(
+        shapes_of(config), footprint(method, **options), batch, precision, "cpu", False
+    )
+    found = {k: v for k, v in peak(setting).items() if k not in ("process", "heap")}
+    assert sum(found.values()) == pytest.approx(real, rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_what_a_layer_keeps_is_what_autograd_saves(precision):
+    """In a real forward pass without a mask, every weight trained: to the byte."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def saved(layers):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(**{**WIDTHS, **WIDE, "num_hidden_layers": layers}))
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        found = {}
+
+        def keep(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                found[storage.data_ptr()] = storage
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+        ):
+            model.model(input_ids=torch.zeros(2, 128, dtype=torch.long), use_cache=False)
+            return sum(storage.nbytes() for storage in found.values())
+
+    shapes = shapes_of(empty_model("llama", **WIDE)[1])
+    batch = Batch(2, 128, 256, 64, False, "")
+    setting = Setting(shapes, footprint("full"), batch, precision, "cpu", False)
+    real = (saved(4) - saved(2)) // 2
+    cast = formula._cast_copies(setting) // shapes.layers
+    assert formula._kept_by_layer(setting, checkpointed=False) + cast == real
+
+
+def test_depth_follows_from_two_runs():
+    runs = {2: {"weights": 30, "activations": 10}, 4: {"weights": 40, "activations": 18}}
+    assert trace._extended(runs, 10) == {"weights": 70, "activations": 42}
+    assert trace._extended({2: {"weights": 3}}, 2) == {"weights": 3}
+
+
+def quickstart(**settings):
+    file = ROOT / "harness/bundled/quickstart.yaml"
+    overrides = ["budget.precision=float32", *settings.pop("overrides", ())]
+    return make_plan(
+        load_experiment(file, overrides), Plugins(discover=False), Settings(**settings)
+    )
+
+
+def measured(label):
+    """Peak resident memory of the phase train in a run of this harness."""
+    (file,) = (ROOT / "results/reference/quickstart/cells").glob(f"{label}-s0-*.json")
+    return json.loads(file.read_text())["training"]["phases"]["train"]["peak_host_bytes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", ["full", "lora", "qlora"])
+def test_the_quickstarts_peak_is_predicted_within_a_tenth(label):
+    (cell,) = (c for c in quickstart(methods=(label,)).cells if c.label == label)
+    found = predict(cell, CPU)
+    assert found.kind == "host"
+    assert found.total == pytest.approx(measured(label), rel=0.1)
+
+
+# ---- cells of an experiment ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def cells(experiment):
+    """Label -> cell, of a small experiment."""
+    small = experiment(
+        methods=["base", "full", {"name": "lora", "r": 4}, {"name": "qlora", "r": 4}],
+        budget={"steps": 3, "batch": 4, "max_length": 96, "precision": "float32"},
+    )
+    plan = make_plan(load_experiment(small.file), Plugins(), Settings())
+    return {cell.label: cell for cell in plan.cells}
+
+
+def test_the_largest_batch_is_that_of_the_tokenised_rows(cells, tokenizer):
+    from harness.data.rows import training_order
+    from harness.data.tokenization import IGNORED, encode_row
+    from harness.data.training_set import training_rows
+
+    cell = cells["lora"]
+    rows, _ = training_rows(cell.data)
+    encoded = [encode_row(tokenizer, row, max_length=96) for row in rows]
+    order = training_order(len(rows), 12, cell.seed)
+    parts = [[encoded[i] for i in order[at : at + 4]] for at in range(0, 12, 4)]
+    largest = max(4 * max(len(e.input_ids) for e in part) for part in parts)
+    found = batch_of(cell, packing=False)
+    assert (found.rows, found.tokens) == (4, largest)
+    learnt = [sum(i != IGNORED for e in part for i in e.labels) for part in parts]
+    assert min(learnt) <= found.supervised <= max(learnt)
+    packed = max(sum(len(e.input_ids) for e in part) for part in parts)
+    assert batch_of(cell, packing=True).tokens == pytest.approx(packed, abs=2)
+
+
+def test_a_mean_batch_is_of_rows_as_they_are_cut(experiment):
+    """One row of 40,000 characters does not make all others look short."""
+    rows = [{"prompt": f"Say {i}.", "completion": f"{i} is a number. " * 20} for i in range(8)]
+    rows[3]["completion"] *= 100
+    small = experiment(methods=["lora"], budget={"steps": 4, "batch": 2, "max_length": 48})
+    write_jsonl(small.folder / "long.jsonl", rows)
+    small.write(data={"train": "long.jsonl"})
+    plan = make_plan(load_experiment(small.file), Plugins(), Settings())
+    (cell,) = (cell for cell in plan.cells if cell.label == "lora")
+    found = batch_of(cell, packing=False)
+    assert (found.tokens, found.mean_tokens) == (96, pytest.approx(96, rel=0.05))
+
+
+def test_a_prediction_says_what_it_is_made_of(cells):
+    found = {label: predict(cell, H100) for label, cell in cells.items()}
+    assert found["base"].total is None
+    assert found["base"].why_not == "nothing is trained"
+    for label in ("full", "lora", "qlora"):
+        assert found[label].total == sum(found[label].by_category.values())
+        assert found[label].kind == "cuda"
+        assert not {"process", "heap"} & set(found[label].by_category)
+    # AdamW's update of all weights at once is the peak where they are many and rows are few
+    assert found["full"].by_category["optimizer"] == 2 * found["full"].by_category["weights"]
+    assert found["qlora"].by_category["quantised base"] < found["lora"].by_category["weights"] / 4
+    on_cpu = predict(cells["full"], CPU)
+    assert on_cpu.kind == "host"
+    assert on_cpu.by_category["process"] == formula.PROCESS_BYTES
+
+
+def test_a_method_that_says_nothing_is_not_predicted(cells, monkeypatch):
+    monkeypatch.setattr(type(plugins().methods.get("lora")), "footprint", lambda *_: None)
+    found = predict(cells["lora"], CPU)
+    assert found.total is None
+    assert "does not say" in found.why_not
+
+
+def test_another_layout_is_not_guessed_at():
+    with pytest.raises(NotPredicted, match="no formula for models of type 'mamba'"):
+        shapes_of({"model_type": "mamba"})
+
+
+# ---- what fits -----------------------------------------------------------------------------------
+
+
+def test_what_fits_shrinks_with_memory(cells):
+    cell = cells["lora"]
+    found = predict(cell, H100)
+    assert fit(cell, found, found.total).fits is True
+    less = fit(cell, found, found.total - 1)
+    assert less.fits is False
+    assert less.micro_batch in (1, 2)
+    assert fit(cell, found, 1).micro_batch is None
+    (sentence,) = advice([(cell, found, less)], found.total - 1)
+    assert sentence == f"lora does not fit: it does with budget.micro_batch: {less.micro_batch}"
+    (sentence,) = advice([(cell, found, fit(cell, found, 1))], 1)
+    assert "no micro-batch does" in sentence
+
+
+def test_half_the_rows_are_half_the_tokens():
+    whole = Batch(8, 100, 800, 40, True, "")
+    half = with_rows(whole, 4)
+    assert (half.rows, half.tokens, half.supervised) == (4, 400, 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GB", 24 * 10**9), ("1.5 GiB", 3 * 2**29), ("800m", 8 * 10**8)]
+)
+def test_sizes_are_read(text, size):
+    assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize("text", ["much", "GB", "0GB", "24XB", "-3GB"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(UserError, match=r"--memory .*expected a size, such as 24GB"):
+        bytes_of(text)
+
+
+def test_the_plan_tells_memory_time_and_dollars(harness, experiment):
+    small = experiment(methods=["full", {"name": "lora", "r": 4}], price_per_hour=3.6)
+    ran = harness("plan", small.file, "--out", small.out, "--memory", "1MB", "--json")
+    assert ran.code == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    by_label = {cell["label"]: cell["memory"] for cell in told["cells"]}
+    full = by_label["full"]
+    assert full["bytes"] == sum(full["by_category"].values())
+    assert full["fits"] is False
+    assert full["seconds"] is None or full["dollars"] == pytest.approx(full["seconds"] / 1000)
+    assert len(told["advice"]) == 2
+    shown = harness("plan", small.file, "--out", small.out, "--memory", "64GB")
+    assert "peak memory" in shown.stdout
+    assert "up to 2 rows" in " ".join(shown.stdout.split())
+    assert harness("plan", small.file, "--memory", "lots").code == 2

@@ -1,0 +1,200 @@
+"""Training that runs out of memory: what is tried next, and what the record says of it."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from harness.manager import plugins
+from harness.results import store
+from harness.runner import oom_retry
+from harness.system.hardware import available_memory
+from harness.types import Budget
+from tests.conftest import ROOT, THINGS, conversations, run_warm, write_distribution, write_jsonl
+
+BUDGET = Budget(2, 12, 96, "float32")
+OPTIONS = {"gradient_checkpointing": False}
+
+
+def climb(budget, options, phase="train"):
+    """Every rung until there is none, from the first attempt on."""
+    attempt = {
+        "micro_batch": oom_retry.first_micro_batch(budget),
+        "gradient_checkpointing": options.get("gradient_checkpointing", False),
+        "phase": phase,
+    }
+    while (rung := oom_retry.lower(attempt, budget, options)) is not None:
+        yield rung.micro_batch, rung.gradient_checkpointing
+        attempt |= dataclasses.asdict(rung)
+
+
+def test_micro_batches_are_halved_to_divisors_and_checkpointing_comes_last():
+    steps = [(6, False), (3, False), (1, False), (1, True)]
+    assert list(climb(BUDGET, OPTIONS)) == steps
+    assert list(climb(dataclasses.replace(BUDGET, micro_batch=4), OPTIONS)) == [
+        (2, False),
+        (1, False),
+        (1, True),
+    ]
+
+
+def test_what_is_not_allowed_or_cannot_help_is_not_tried():
+    assert list(climb(dataclasses.replace(BUDGET, on_oom="stop"), OPTIONS)) == []
+    halved = list(climb(dataclasses.replace(BUDGET, on_oom="halve"), OPTIONS))
+    assert halved == list(climb(BUDGET, {})) == [(6, False), (3, False), (1, False)]
+    checkpointed = list(climb(BUDGET, {"gradient_checkpointing": True}))
+    assert checkpointed == [(6, True), (3, True), (1, True)]
+    for phase in ("load", "prepare", "save", None):
+        assert list(climb(BUDGET, OPTIONS, phase)) == []
+
+
+# ---- with a limit on the process's memory --------------------------------------------------------
+
+
+def long_rows():
+    rows = conversations() * 2
+    for i, row in enumerate(rows):
+        said = row["messages"][2]
+        more = {**said, "content": f"{said['content']} " * 4 + str(i)}
+        rows[i] = {"messages": [*row["messages"][:2], more]}
+    return rows
+
+
+@pytest.fixture
+def run(warm, experiment, monkeypatch, tmp_path):
+    """`run(label, batch=48, room=200)` trains under a limit of so many MiB; its record."""
+    site = write_distribution(tmp_path / "site", ROOT / "tests/sample_plugins/narrow.py", "narrow")
+    monkeypatch.syspath_prepend(site)
+    plugins.cache_clear()
+
+    def go(batch, *, suites=("picks",), on_oom="checkpoint", **options):
+        small = experiment(
+            data={"train": "train.jsonl", "loss": "all"},
+            budget={"steps": 2, "batch": batch, "max_length": 192, "on_oom": on_oom}
+            | {"precision": "float32"},
+            methods=["base", {"name": "narrow", "r": 2, **options}, {"name": "lora", "r": 2}],
+            suites=list(suites),
+        )
+        write_jsonl(tmp_path / "train.jsonl", long_rows())
+        outcome = run_warm(small, warm)
+        found = small.records()
+        for one in found.values():
+            store.validate(one, "record")
+        assert found["base-0"]["status"] == "ok"
+        return small, outcome, found
+
+    yield go
+    plugins.cache_clear()
+
+
+def rungs(training):
+    return [(one["micro_batch"], one["gradient_checkpointing"]) for one in training["ladder"]]
+
+
+def losses(found):
+    return [point["loss"] for point in found["training"]["loss_curve"]]
+
+
+def assert_same_training(split, whole):
+    """The same losses but for float32's rounding, whatever kernels a processor has."""
+    assert losses(split) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_a_training_that_does_not_fit_goes_on_with_smaller_passes(run):
+    """48 rows at once take 570 MiB, 24 take 290 and 12 take 150; there are 200."""
+    _, outcome, found = run(48, room=200)
+    assert not outcome.failed
+    narrow, free = found["narrow-0"], found["lora-0"]
+    training = narrow["training"]
+    assert rungs(training) == [(48, False), (24, False)]
+    assert training["micro_batch"] == 12
+    assert free["training"]["micro_batch"] == 48
+    assert "ladder" not in free["training"]
+    assert all("can't allocate memory" in one["error"] for one in training["ladder"])
+    assert {one["phase"] for one in training["ladder"]} == {"train"}
+    assert_same_training(narrow, free)
+    assert narrow["plan"]["budget"]["batch"] == 48
+    # what failed is told apart from what trained
+    phases = training["phases"]
+    assert phases["oom_retries"] == {"seconds": sum(o["seconds"] for o in training["ladder"])}
+    assert phases["train"]["seconds"] > 0
+    (line,) = [text for text in narrow["warnings"] if "out of memory" in text]
+    assert line == (
+        "training ran out of memory with micro_batch 48, micro_batch 24; "
+        "it ran with micro_batch 12 and the same effective batch"
+    )
+
+
+def test_where_nothing_fits_the_record_says_what_was_tried_and_what_there_is(run):
+    small, outcome, found = run(4, room=0)
+    assert outcome.exit_code == 5
+    oom = found["narrow-0"]
+    assert oom["status"] == "oom"
+    assert rungs(oom["training"]) == [(4, False), (2, False), (1, False), (1, True)]
+    assert oom["error"]["phase"] == "train"
+    assert oom["error"]["available_bytes"] == available_memory()
+    assert oom["error"]["predicted_bytes"] > 500 * 2**20
+    assert oom["evaluation"] is None
+    assert found["lora-0"]["status"] == "ok"  # the others go on
+    assert not (small.out / "artifacts" / oom["id"] / "training.json").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGBUS"])
+def test_a_worker_that_dies_with_its_memory_spent_is_tried_again_with_less(run, name):
+    _, outcome, found = run(4, room=500, killed_above=1, dies_of=name)
+    assert not outcome.failed
+    training = found["narrow-0"]["training"]
+    assert rungs(training) == [(4, False), (2, False)]
+    assert training["micro_batch"] == 1
+    for attempt in training["ladder"]:
+        assert attempt["error"].startswith(f"{name} with ")
+    assert_same_training(found["narrow-0"], found["lora-0"])
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("SIGKILL", "kernel's log (dmesg)"), ("SIGSEGV", "Python stack")]
+)
+def test_a_worker_that_dies_with_memory_to_spare_is_an_error_that_says_what_to_do(
+    run, name, advice
+):
+    _, outcome, found = run(4, room=500, killed_above=1, dies_of=name, full=False)
+    assert outcome.exit_code == 5
+    died = found["narrow-0"]
+    assert died["status"] == "error"
+    assert name in died["error"]["message"]
+    assert advice in died["error"]["message"]
+    assert "ladder" not in (died["training"] or {})
+    assert found["lora-0"]["status"] == "ok"
+
+
+def test_on_oom_stop_tries_once(run):
+    _, _, found = run(4, room=0, on_oom="stop")
+    assert found["narrow-0"]["status"] == "oom"
+    assert rungs(found["narrow-0"]["training"]) == [(4, False)]
+
+
+def test_an_evaluation_that_runs_out_of_memory_keeps_the_trained_model(
+    warm, experiment, monkeypatch, tmp_path
+):
+    site = write_distribution(tmp_path / "site", ROOT / "tests/sample_plugins/narrow.py", "narrow")
+    monkeypatch.syspath_prepend(site)
+    stone = tmp_path / "stone"
+    stone.touch()
+    rows = [{"id": t, "prompt": t, "reference": t, "stone": str(stone)} for t in THINGS[:2]]
+    write_jsonl(tmp_path / "swells.jsonl", rows)
+    suite = {"name": "swells", "version": 1, "ask": "generate", "data": "swells.jsonl"}
+    suite |= {"scorers": ["swell"], "max_new_tokens": 2}
+    (tmp_path / "swells.yaml").write_text(yaml.safe_dump(suite))
+    small = experiment(methods=[{"name": "lora", "r": 2}], suites=["picks", "swells"])
+    run_warm(small, warm)
+    before = small.records()["lora-0"]
+    assert before["status"] == "oom"
+    assert before["error"]["phase"] == "swells"
+    assert set(before["evaluation"]["suites"]) == {"picks"}
+    assert "ladder" not in before["training"]  # smaller passes of training would not help
+
+    stone.unlink()
+    assert not run_warm(small, warm).failed
+    after = small.records()["lora-0"]
+    assert after["training"] == before["training"]  # to the microsecond: not trained again
+    assert set(after["evaluation"]["suites"]) == {"picks", "swells"}

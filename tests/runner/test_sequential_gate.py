@@ -1,0 +1,189 @@
+"""A gate that measures a model only as far as it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file, save_file
+
+from harness.errors import ConfigError, NotComparable
+from harness.evaluation.suite import Suite
+from harness.results import lookup, policy
+from harness.runner.sequential_gate import Growing, checks_of, decide
+from harness.stats.metric_summary import Rows
+from tests.results.test_gate import PARTS, policy_file, rows, write
+
+RULES = "rules: [{metric: quiz.accuracy, max_drop: 0.05}, {metric: quiz.cosine, max_drop: 0.05}]"
+
+
+@dataclasses.dataclass
+class Planned:
+    """What is asked of a planned cell."""
+
+    suites: tuple[Suite, ...]
+
+    def as_record(self) -> dict[str, Any]:
+        return {
+            "model": {"name": "tiny"},
+            "method": "external",
+            "label": "candidate",
+            "options": {},
+            "seed": 0,
+            "suites": ["quiz"],
+        }
+
+
+QUIZ = Suite(
+    "quiz", "quiz.yaml", {"version": 1}, {}, None, False, None, None, None, "5" * 64, PARTS
+)
+
+
+def gate(out: Path, answers: Rows, text: str = RULES) -> tuple[Any, list[int]]:
+    """The decision on a model that answers so, and how many samples each look had."""
+    baseline = lookup.find(str(out / "base"), [])
+    rules, checks = checks_of(policy.load(policy_file(out.parent, text)), baseline)
+    growing = Growing(Planned((QUIZ,)), baseline)  # type: ignore[arg-type]
+    growing.tokenizer_hash = "t"
+    asked: list[int] = []
+
+    def answer(suite: Suite) -> Rows:
+        assert suite.picked is not None
+        asked.extend(suite.picked)
+        return [answers[i] for i in suite.picked]
+
+    looks: list[int] = []
+    found = decide(
+        growing, rules, checks, answer, lambda look: looks.append(look["samples"]["quiz"])
+    )
+    assert len(asked) == len(set(asked)) == looks[-1]
+    assert [look["samples"]["quiz"] for look in found.looks] == looks
+    return found, looks
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    write(tmp_path / "results", "base", rows(2000))
+    return tmp_path / "results"
+
+
+def test_a_clear_fail_and_a_clear_pass_cost_a_part_of_the_suite(out: Path) -> None:
+    found, looks = gate(out, rows(2000, seed=3, worse=0.4))
+    assert (found.verdict, found.exit_code) == ("fail", 1)
+    assert looks[-1] <= 256
+    found, looks = gate(out, rows(2000, seed=2))
+    assert (found.verdict, found.exit_code) == ("pass", 0)
+    assert looks[-1] < 2000
+
+
+def test_a_close_call_takes_all_samples_and_stays_open(out: Path) -> None:
+    found, looks = gate(
+        out, rows(2000, seed=3, worse=0.05), "rules: [{metric: quiz.cosine, max_drop: 0.025}]"
+    )
+    assert looks == [32, 64, 128, 256, 512, 1024, 2000]
+    assert found.verdict == "inconclusive"
+
+
+def test_looking_again_raises_no_false_alarms(tmp_path: Path) -> None:
+    """Models that are just as good as the limit are stopped no more often than 5 % of the time."""
+    stopped = 0
+    for seed in range(60):
+        folder = tmp_path / str(seed)
+        write(folder, "base", rows(256))
+        answers = rows(256, seed=seed + 10)
+        found, _ = gate(folder, answers, "rules: [{metric: quiz.cosine, max_drop: 0.0}]")
+        stopped += found.verdict == "fail"
+    assert stopped <= 6
+
+
+def test_what_a_block_cannot_tell_is_refused(out: Path) -> None:
+    with pytest.raises(ConfigError, match="a cost is known only when all is measured"):
+        gate(out, rows(2000), "rules: [{metric: cost.train_seconds, max: 1}]")
+
+
+def test_other_questions_than_the_baselines_are_refused(out: Path) -> None:
+    other = [{**row, "prompt": "Something else?"} for row in rows(2000)]
+    with pytest.raises(NotComparable, match="set fixed_shots: true"):
+        gate(out, other)
+
+
+# ---- the whole way -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, harness: Callable[..., Any]
+) -> Path:
+    """A folder with a suite of 100 texts, and the records of the tiny model on it and on tasks."""
+    folder = tmp_path_factory.mktemp("measured")
+    texts = [f"The {i}th lamp is {'red' if i % 3 else 'blue'}." for i in range(100)]
+    (folder / "lamps.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts))
+    suite = {"name": "lamps", "version": 1, "ask": "perplexity", "data": "lamps.jsonl"}
+    (folder / "lamps.yaml").write_text(yaml.safe_dump(suite))
+    ran = harness(
+        "eval", tiny_model, "--suites", folder, "--suite", "lamps", "--suite", "forgetting",
+        "--limit", 40, "--label", "release", "--out", folder / "release",
+    )  # fmt: skip
+    assert ran.code == 0, ran.stderr
+    return folder
+
+
+def test_a_model_is_measured_block_by_block(
+    measured: Path, tiny_model: Path, harness: Callable[..., Any]
+) -> None:
+    texts = "{metric: lamps.perplexity, max_increase: 5%}"
+    tasks = "{metric: forgetting.mmlu_dev, max_drop: 0.2}"
+    ran = gate_of(harness, measured, tiny_model, f"{texts}, {tasks}")
+    assert ran.code == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    assert told["verdict"] == "pass"
+    # the same model: its texts are decided at once, its answers when enough of them are the same
+    assert told["looks"][0]["samples"] == {"lamps": 32, "forgetting": 32}
+    assert told["looks"][-1]["samples"]["lamps"] == 32
+    assert told["looks"][-1]["of"] == {"lamps": 40, "forgetting": 80}
+    assert "32 of 40 of lamps, 32 of 80 of forgetting: 1 of 2 rules decided" in ran.stderr
+
+
+def test_a_spoilt_model_is_stopped_early(
+    measured: Path, tiny_model: Path, harness: Callable[..., Any], tmp_path: Path
+) -> None:
+    spoilt = tmp_path / "spoilt"
+    spoil(tiny_model, spoilt)
+    ran = gate_of(harness, measured, spoilt, "{metric: lamps.perplexity, max_increase: 5%}")
+    assert ran.code == 1, ran.stderr
+    told = json.loads(ran.stdout)
+    assert [look["samples"] for look in told["looks"]] == [{"lamps": 32}]
+
+
+def test_another_limit_than_the_baselines_is_told(
+    measured: Path, tiny_model: Path, harness: Callable[..., Any]
+) -> None:
+    rule = "{metric: lamps.perplexity, max_increase: 5%}"
+    ran = gate_of(harness, measured, tiny_model, rule, limit=20)
+    assert ran.code == 4
+    assert "limit is 20 and 40" in ran.error
+
+
+def gate_of(
+    harness: Callable[..., Any], folder: Path, model: Path, rules: str, limit: int = 40
+) -> Any:
+    file = policy_file(folder, f"rules: [{rules}]")
+    return harness(
+        "gate", model, "--baseline", folder / "release/release", "--policy", file,
+        "--until-decided", "--suites", folder, "--limit", limit, "--json",
+    )  # fmt: skip
+
+
+def spoil(source: Path, target: Path) -> None:
+    """The same model with its last norm a hundred times as large: far too sure of itself."""
+    shutil.copytree(source, target)
+    (file,) = target.glob("*.safetensors")
+    weights = load_file(file)
+    weights["model.norm.weight"] *= 100
+    save_file(weights, file, metadata={"format": "pt"})

@@ -1,0 +1,374 @@
+"""Tuning: as many trials for every method, judged on the validation rows, and never run twice."""
+
+import dataclasses
+import json
+import shutil
+from collections import Counter
+
+import pytest
+import torch
+
+from harness.api.roles import Executor
+from harness.config.experiment import load_experiment
+from harness.data.tokenization import IGNORED, encode_row
+from harness.data.training_set import training_rows
+from harness.errors import ConfigError, EnvironmentLack, UserError
+from harness.manager import Plugins
+from harness.planning.plan import Settings, make_plan
+from harness.planning.search_space import Search
+from harness.results import store
+from harness.runner import study
+from harness.runner.tuning import Tuner, chosen, folder_of, front, recorded_trials
+from harness.types import Artifact, Budget, ModelRef
+from tests.conftest import ROOT, run_warm, write_distribution, write_experiment
+
+LOW, HIGH = 1e-6, 0.03
+BUDGET = {"steps": 5, "batch": 4, "max_length": 96, "precision": "float32"}
+
+
+class Watched(Executor):
+    """An executor that keeps what each worker was told; `stop_at` ends it as Ctrl-C would."""
+
+    name = "watched"
+
+    def __init__(self, executor, stop_at=None):
+        self.executor, self.stop_at = executor, stop_at
+        self.trials, self.cells = [], []
+
+    def run(self, job_file, log_file):
+        job = json.loads(job_file.read_text())
+        (self.trials if job["trial"] else self.cells).append(job["cell"])
+        events = self.executor.run(job_file, log_file)
+        if len(self.trials) == self.stop_at:
+            list(events)  # it was judged and recorded, and nobody was told
+            raise KeyboardInterrupt
+        yield from events
+
+
+def planned(small, **settings):
+    return make_plan(load_experiment(small.file), Plugins(), Settings(**settings))
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, tiny_model, warm):
+    """Two methods of three trials each, the first with two learning rates; two seeds of it."""
+    small = write_experiment(
+        tmp_path_factory.mktemp("tuned"),
+        tiny_model,
+        methods=[
+            {"name": "lora", "r": 4, "lr": LOW, "tune": {"lr": [LOW, HIGH]}, "label": "two"},
+            {"name": "lora", "r": 4, "label": "range"},
+            {"name": "lora", "r": 4, "lr": LOW, "label": "fixed"},
+        ],
+        seeds=[0, 1],
+        budget=BUDGET,
+        tune={"trials": 3, "steps": 4},
+        suites=["picks"],
+    )
+    watched = Watched(warm)
+    outcome = run_warm(small, watched)
+    assert not outcome.failed, small.records()
+    return small, watched, outcome
+
+
+# ---- what is chosen ------------------------------------------------------------------------------
+
+
+def test_the_better_of_two_learning_rates_is_chosen_and_trained_on_every_seed(tuned):
+    small, _, _ = tuned
+    records = small.records()
+    for seed in (0, 1):
+        plan = records[f"two-{seed}"]["plan"]
+        losses = {t["options"]["lr"]: t["validation_loss"] for t in plan["tuning"]["trials"]}
+        assert losses[HIGH] < losses[LOW] - 0.1
+        assert plan["options"]["lr"] == HIGH
+        assert plan["tuning"]["validation_loss"] == losses[HIGH]
+        assert plan["budget"]["steps"] == 5
+    # the winner was trained with that rate, and the one that stands in the entry was not
+    curves = [records[f"{label}-0"]["training"]["loss_curve"] for label in ("two", "fixed")]
+    assert curves[0][-1]["loss"] < curves[1][-1]["loss"] - 0.1
+
+
+def test_every_method_gets_as_many_trials_of_as_many_steps_and_begins_with_its_own_values(tuned):
+    small, watched, _ = tuned
+    records = small.records()
+    for label, own in (("two", LOW), ("range", 2e-4)):
+        tuning = records[f"{label}-0"]["plan"]["tuning"]
+        assert [t["number"] for t in tuning["trials"]] == [0, 1, 2]
+        assert tuning["trials"][0]["options"] == {"lr": own}
+        assert tuning["steps"] == 4
+        assert tuning["validation_loss"] <= tuning["trials"][0]["validation_loss"]
+        assert tuning == records[f"{label}-1"]["plan"]["tuning"]
+    assert {cell["budget"]["steps"] for cell in watched.trials} == {4}
+    assert records["fixed-0"]["plan"]["tuning"] is None
+
+
+def test_values_lie_in_the_usual_range_and_none_is_measured_twice(tuned):
+    small, watched, _ = tuned
+    trials = small.records()["range-0"]["plan"]["tuning"]["trials"]
+    assert all(2e-5 <= t["options"]["lr"] <= 2e-3 for t in trials)
+    assert len({t["options"]["lr"] for t in trials}) == 3
+    # two choices in three trials: one of them is told again, at no cost
+    again = [t for t in small.records()["two-0"]["plan"]["tuning"]["trials"] if "same_as" in t]
+    assert [t["seconds"] for t in again] == [0] * len(again)
+    assert len(again) == 1
+    assert Counter(cell["label"] for cell in watched.trials) == {"two": 2, "range": 3}
+
+
+def test_trials_see_no_suite_and_leave_no_weights(tuned):
+    small, watched, _ = tuned
+    assert all(cell["suites"] == [] for cell in watched.trials)
+    folders = sorted((small.out / "tuning").iterdir())
+    assert len(folders) == 2
+    for folder in folders:
+        assert not (folder / "artifacts").exists()
+        assert not (folder / "samples").exists()
+        for file in (folder / "cells").glob("*.json"):
+            trial = store.read_record(file)
+            assert trial["evaluation"] is None
+            assert trial["training"]["validation"]["rows"] == 4
+
+
+def test_the_cost_of_tuning_is_told_apart_from_the_training(tuned):
+    small, _, outcome = tuned
+    rows = {row["label"]: row for row in outcome.board["rows"]}
+    assert rows["two"]["seeds"] == [0, 1]
+    assert rows["two"]["options"]["lr"] == HIGH
+    tuning = small.records()["two-0"]["plan"]["tuning"]
+    assert rows["two"]["cost"]["tuning_seconds"] == tuning["seconds"] > 0
+    assert tuning["seconds"] == pytest.approx(sum(t["seconds"] for t in tuning["trials"]))
+    assert "tuning_seconds" not in rows["fixed"]["cost"]
+    store.validate(outcome.board, "leaderboard")
+
+
+def test_the_validation_loss_is_the_mean_over_all_counted_tokens(tuned, tiny_model, tokenizer):
+    """As transformers has it, on the untouched model."""
+    from transformers import AutoModelForCausalLM
+
+    from harness.training.validation_loss import validation_loss
+
+    small, _, _ = tuned
+    _, rows = training_rows(planned(small).cells[-1].data)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    nats, tokens = 0.0, 0
+    for row in rows:
+        encoded = encode_row(tokenizer, row, max_length=50)
+        labels = torch.tensor([encoded.labels])
+        with torch.no_grad():
+            mean = model(input_ids=torch.tensor([encoded.input_ids]), labels=labels).loss
+        count = int((labels[:, 1:] != IGNORED).sum())
+        nats, tokens = nats + float(mean) * count, tokens + count
+    artifact = Artifact("base", ModelRef("tiny", str(tiny_model)))
+    found = validation_loss(artifact, rows, max_length=50, loss="assistant")
+    assert found["tokens"] == tokens
+    assert found["loss"] == pytest.approx(nats / tokens, rel=1e-5)
+
+
+# ---- nothing runs twice --------------------------------------------------------------------------
+
+
+def refuse(*told):
+    raise AssertionError(f"ran again: {told}")
+
+
+@pytest.mark.parametrize("lost", ["nothing", "study.db", "tuning.json"])
+def test_recorded_trials_give_the_same_answer_again(tuned, tmp_path, lost):
+    small, _, _ = tuned
+    cell = next(c for c in planned(small).cells if c.label == "range")
+    shutil.copytree(small.out / "tuning", tmp_path / "tuning")
+    (folder_of(cell, tmp_path) / lost).unlink(missing_ok=True)
+    assert recorded_trials(cell, tmp_path) == 3
+    found = Tuner(tmp_path, refuse, refuse).tune(cell)
+    told = small.records()["range-0"]["plan"]["tuning"]
+    assert found["trials"] == told["trials"]
+    winner = chosen(cell, found)
+    assert (winner.id, winner.options) == (cell.id, small.records()["range-0"]["plan"]["options"])
+
+
+def test_an_interrupted_run_goes_on_with_the_same_trials(tuned, tmp_path, warm):
+    small, watched, _ = tuned
+    again = dataclasses.replace(small, folder=shutil.copytree(small.folder, tmp_path / "again"))
+    for place in ("tuning", "cells"):
+        shutil.rmtree(again.out / place)
+    cut = Watched(warm, stop_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        run_warm(again, cut, methods=("range",))
+    assert not [r for r in again.records().values() if r["plan"]["method"] != "base"]
+    resumed = Watched(warm)
+    assert not run_warm(again, resumed, methods=("range",)).failed
+    first = [cell["options"] for cell in watched.trials if cell["label"] == "range"]
+    assert [cell["options"] for cell in (*cut.trials, *resumed.trials)] == first
+    trials = again.records()["range-0"]["plan"]["tuning"]["trials"]
+    whole = small.records()["range-0"]["plan"]["tuning"]["trials"]
+    assert [t["validation_loss"] for t in trials] == [t["validation_loss"] for t in whole]
+
+
+def test_more_trials_go_on_from_those_there_are(tuned):
+    small, _, _ = tuned
+    before = {c.label: c for c in planned(small).cells}
+    more = small.write(tune={"trials": 4, "steps": 4})
+    try:
+        after = {c.label: c for c in planned(more).cells}
+    finally:
+        small.write()
+    for label in ("two", "range"):
+        assert after[label].id != before[label].id
+        assert folder_of(after[label], small.out) == folder_of(before[label], small.out)
+    assert after["fixed"].id == before["fixed"].id
+
+
+# ---- what fails, and the front -------------------------------------------------------------------
+
+
+def test_trials_that_fail_count_and_are_told(tmp_path, experiment, warm, monkeypatch):
+    write_distribution(tmp_path / "site", ROOT / "tests/sample_plugins/trouble.py", "trouble")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    small = experiment(
+        methods=[{"name": "trouble", "tune": {"how": ["error", "diverged", "memory"]}}],
+        tune={"trials": 6},
+        suites=["picks"],
+    )
+    watched = Watched(warm)
+    outcome = run_warm(small, watched)
+    (cell,) = outcome.failed
+    found = store.read_record(small.out / "cells" / f"{cell}.json")
+    tuning = found["plan"]["tuning"]
+    assert (found["status"], found["error"]["phase"]) == ("error", "tuning")
+    assert "none of 6 trials gave a validation loss" in found["error"]["message"]
+    assert "this method always breaks" in found["error"]["message"]
+    assert len(tuning["trials"]) == 6
+    assert tuning["chosen"] is None
+    tried = {t["options"]["how"]: t["status"] for t in tuning["trials"]}
+    assert len(tried) > 1
+    assert tried.items() <= {"error": "error", "diverged": "diverged", "memory": "oom"}.items()
+    again = Watched(warm)
+    run_warm(small, again)
+    # an error may be mended since; that it diverged or did not fit is a result
+    assert [cell["options"]["how"] for cell in again.trials] == ["error"]
+
+
+def test_a_front_is_drawn_over_loss_and_memory(experiment, warm):
+    small = experiment(
+        methods=[{"name": "lora", "tune": {"r": [1, 16]}}],
+        budget=BUDGET,
+        tune={"trials": 2, "steps": 2, "objectives": ["validation_loss", "peak_memory"]},
+        suites=["picks"],
+    )
+    assert not run_warm(small, warm).failed
+    tuning = small.records()["lora-0"]["plan"]["tuning"]
+    placed = {t["number"]: (t["validation_loss"], t["peak_memory_bytes"]) for t in tuning["trials"]}
+    assert tuning["front"] == front(placed)
+    assert tuning["chosen"] == min(placed, key=placed.get)
+    assert tuning["chosen"] in tuning["front"]
+
+
+def test_the_front_is_optunas(tmp_path):
+    import optuna
+
+    space = {"lr": {"low": 1e-5, "high": 1e-2, "log": True}, "r": {"choices": [4, 8, 16]}}
+    names = ("validation_loss", "peak_memory")
+    search = Search(8, Budget(1, 1, 8, "float32"), 0, names, space)
+    file = tmp_path / "what? 100%" / "study.db"
+    asked = study.Study(file, search, {"lr": 1e-3, "r": 32})
+    placed = {}
+    for number in range(8):
+        values = asked.values(number)
+        assert asked.values(number) == values
+        assert 1e-5 <= values["lr"] <= 1e-2
+        assert values["r"] in (4, 8, 16)
+        fails = number % 5 == 4
+        place = None if fails else [abs(values["lr"] - 1e-3), values["r"] * (1 - values["lr"])]
+        asked.tell(number, place)
+        placed |= {} if place is None else {number: place}
+        if number == 0:
+            assert values["lr"] == 1e-3  # its own rank is not among the choices
+    stored = optuna.load_study(study_name=study.NAME, storage=study.url(file))
+    assert {trial.number for trial in stored.best_trials} == set(front(placed))
+    assert len(stored.trials) == 8
+
+
+# ---- wrong input ---------------------------------------------------------------------------------
+
+WRONG = {
+    "an unknown option": (
+        {"name": "lora", "tune": {"rank": [4, 8]}},
+        r"experiment.yaml:\d+: unknown option 'rank' to tune of method 'lora': .*known: alpha",
+    ),
+    "an unknown option in a list": (
+        {"name": "lora", "tune": ["lr", "droput"]},
+        r"yaml:\d+: unknown option 'droput' .*did you mean 'dropout'\?",
+    ),
+    "a value that the option does not take": (
+        {"name": "lora", "tune": {"lr": {"low": 1e-5, "high": 5}}},
+        r"yaml:\d+: lr of method 'lora': must be at most 1.0, got 5",
+    ),
+    "bounds the wrong way round": (
+        {"name": "lora", "tune": {"lr": {"low": 0.1, "high": 0.01}}},
+        r"yaml:\d+: lr of method 'lora': low must be below high, got 0.1 to 0.01",
+    ),
+    "an option without a usual range": (
+        {"name": "lora", "tune": ["dropout"]},
+        r"yaml:\d+: option 'dropout' of method 'lora' has no usual range: write",
+    ),
+    "a range of words": (
+        {"name": "lora", "tune": {"schedule": {"low": 1, "high": 2}}},
+        r"yaml:\d+: schedule of method 'lora': expected 'cosine', ",
+    ),
+    "a method that trains nothing": (
+        {"name": "base", "tune": ["lr"]},
+        r"yaml:\d+: method 'base' trains nothing to tune",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_space_is_one_line(experiment, wrong):
+    entry, message = WRONG[wrong]
+    small = experiment(methods=[entry], tune={"trials": 2}, suites=["picks"])
+    with pytest.raises(UserError, match=message):
+        planned(small)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tune": {"trails": 2}}, "unknown key 'trails' in tune: did you mean 'trials'"),
+        ({"tune": {"trials": 0}}, "tune.trials: must be at least 1, got 0"),
+        ({"tune": {"trials": 2, "objectives": ["peak_memory"]}}, r"expected \[validation_loss\]"),
+        ({"tune": {"trials": 2}, "data": {"train": "train.jsonl"}}, "set data.validation"),
+        ({"methods": [{"name": "lora", "tune": ["lr"]}]}, "add `tune: {trials: 8}`"),
+    ],
+)
+def test_a_wrong_block_is_one_line(experiment, changes, message):
+    small = experiment(**{"methods": ["lora"], "suites": ["picks"], **changes})
+    with pytest.raises(UserError, match=message) as caught:
+        planned(small)
+    assert str(caught.value).startswith(f"{small.file}:")
+
+
+def test_the_plan_shows_the_trials_and_runs_none(tuned, harness):
+    small, _, _ = tuned
+    ran = harness("plan", small.file, "--out", small.out)
+    assert ran.code == 0
+    assert "two: 3 trials of 4 steps, 3 recorded; lr one of 1e-06, 0.03" in ran.stdout
+    assert "range: 3 trials of 4 steps, 3 recorded; lr 2e-05 to 0.002 (log)" in ran.stdout
+    assert "Not tuned, for the entry says what it takes: fixed." in ran.stdout
+    told = json.loads(harness("plan", small.file, "--out", small.out, "--json").stdout)
+    assert [one["label"] for one in told["tuning"]] == ["two", "range"]
+    assert all(cell["recorded"] for cell in told["cells"])
+    again = harness("run", small.file, "--out", small.out)
+    assert "two: lr=0.03, the best of 3 trials: validation loss" in again.stdout
+
+
+def test_without_optuna_a_run_names_the_command(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EnvironmentLack, match=r"pip install 'finetune-harness\[tune\]'"):
+        study.check()
+
+
+def test_a_rank_that_the_model_has_no_room_for_is_found_before_the_trials(experiment):
+    small = experiment(
+        methods=[{"name": "lora", "tune": {"r": [4, 4096]}}], tune={"trials": 2}, suites=["picks"]
+    )
+    with pytest.raises(ConfigError, match=r"method 'lora': r: rank 4096 is above the width"):
+        make_plan(load_experiment(small.file), Plugins(), Settings())
