@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,32 @@ def test_what_is_exported_resolves():
         assert getattr(package, name) is getattr(importlib.import_module(f"harness.{home}"), name)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = package.nothing
+
+
+# ---- the map -----------------------------------------------------------------------------------
+
+
+def test_no_folder_is_larger_than_a_screen():
+    folders = {file.parent for file in [*CORE, *PLUGINS, *(ROOT / "tests").rglob("*.py")]}
+    sizes = {named(folder): len(list(folder.glob("*.py"))) for folder in folders}
+    assert {name: size for name, size in sizes.items() if size > 16} == {}
+
+
+def test_the_table_of_places_is_the_docstrings():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"(?m)^\| `([\w/.]+)` \| (.*) \|$", text))
+    places = {
+        named(file.parent) + "/": file
+        for file in [*CORE, *PLUGINS, *SUITES]
+        if file.stem == "__init__"
+    }
+    places |= {named(f): f for f in CORE if f.parent == ROOT / "harness" and f.stem != "__init__"}
+    told = {
+        place: ast.get_docstring(tree(file)).partition("\n\n")[0] for place, file in places.items()
+    }
+    told = {place: " ".join(words.split()) for place, words in told.items()}
+    assert {place: rows[place] for place in rows if place != "tests/"} == told
+    assert len(re.findall(r"(?m)^\| `", text)) == len(rows), "a place stands twice"
 
 
 # ---- measuring, writing --------------------------------------------------------------------------
