@@ -60,6 +60,11 @@ class Budget:
     """After an OOM while training: halve the micro-batch, and at 1 row checkpoint activations;
     halve alone; or record it at once. No part of a cell's id: it changes no result."""
 
+    @property
+    def first_micro_batch(self) -> int:
+        """Rows per pass where nothing was halved; the whole batch where it is chosen later."""
+        return self.micro_batch if isinstance(self.micro_batch, int) else self.batch
+
 
 @dataclass(frozen=True)
 class Row:

@@ -211,12 +211,4 @@ class Tracker:
         return ""
 
     def event(self, cell: str, event: Mapping[str, Any]) -> None:
-        """Called for every event of every cell; calls `start`, `log` and `finish`."""
-        from harness.runner import tracking
-
-        if event["event"] == "started":
-            self.start(cell, tracking.settings(event["plan"]))
-        elif event["event"] == "progress" and (values := tracking.points(event)):
-            self.log(cell, event["step"], values)
-        elif event["event"] == "recorded":
-            self.finish(cell, event["status"], tracking.figures(event["record"]))
+        """Called for every event of every cell, before `start`, `log` and `finish`."""

@@ -12,11 +12,11 @@ from harness.cli.render.progress import progress
 from harness.cli.run import Asked, carry_out, plan_of
 from harness.config import experiment
 from harness.config.strict_yaml import KeyPath, Located
-from harness.data.readers import expanded
 from harness.errors import UserError
 from harness.manager import BUILT_IN, plugins
 from harness.models import adapters, packaged
 from harness.planning.plan import Plan
+from harness.system.paths import expanded
 
 
 @dataclass(frozen=True)

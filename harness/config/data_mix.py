@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from harness.config import columns
 from harness.config.strict_yaml import StrictModel
-from harness.data import readers
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -30,7 +30,7 @@ class Rows(StrictModel):
     @field_validator("columns")
     @classmethod
     def _known_columns(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        readers.check_columns(value or {})
+        columns.check_columns(value or {})
         return value
 
 

@@ -14,8 +14,8 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 from harness.config import strict_yaml
 from harness.config.data_mix import Mix, Rows, Text
 from harness.config.strict_yaml import KeyPath, Located, StrictModel
+from harness.config.tuning import EntrySpace, Tune
 from harness.errors import ConfigError
-from harness.planning.search_space import EntrySpace, Tune
 
 __all__ = [
     "BudgetConfig",

@@ -17,8 +17,8 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.data.readers import no_such_file
 from harness.errors import ConfigError, nearest
+from harness.system.paths import no_such_file
 
 __all__ = ["Located", "StrictModel", "load", "parse", "validate", "validate_options"]
 

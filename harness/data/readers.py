@@ -7,74 +7,30 @@ from __future__ import annotations
 
 import base64
 import csv
-import difflib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.config.columns import COLUMNS, check_columns
 from harness.errors import DataError, nearest
+from harness.system.paths import no_such_file
 from harness.types import Message
 
 __all__ = [
-    "COLUMNS",
     "EXTENSIONS",
     "Record",
-    "check_columns",
-    "expanded",
-    "no_such_file",
     "read_records",
     "row_error",
 ]
 
 EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet")
 
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "id": ("id",),
-    "messages": ("messages", "conversations"),
-    "prompt": ("prompt", "question"),
-    "completion": ("completion", "response", "answer"),
-    "instruction": ("instruction",),
-    "input": ("input", "context"),
-    "output": ("output", "response"),
-    "text": ("text",),
-    "reference": ("reference", "completion", "response", "answer", "output"),
-    "choices": ("choices",),
-    "answer": ("answer", "answerKey"),
-    "group": ("group", "domain", "topic", "subject"),
-}
-"""Our column names, and what a file may call them; the first that is there counts."""
 
 _ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
 _KNOWN_ROLES = ("system", "user", "assistant")
-
-
-def expanded(name: str) -> Path:
-    """A path whose `~` is the home folder; one of a user that is not there stays as it is."""
-    return Path(os.path.expanduser(name))  # noqa: PTH111  # Path's own raises RuntimeError
-
-
-def no_such_file(path: Path) -> str:
-    """What to say of a missing file: its path and the nearest names in its folder."""
-    folder = path.parent
-    if not folder.is_dir():
-        return f"{path}: no such file (there is no folder {folder})"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    if close:
-        return f"{path}: no such file: did you mean {' or '.join(repr(name) for name in close)}?"
-    there = [name for name in names if Path(name).suffix == path.suffix][:8]
-    return f"{path}: no such file ({path.suffix or 'such'} files there: {', '.join(there) or '-'})"
-
-
-def check_columns(columns: Mapping[str, str]) -> None:
-    """ValueError where `columns` maps a name that is not one of ours."""
-    for ours in columns:
-        if ours not in COLUMNS:
-            raise ValueError(f"unknown column '{ours}': {nearest(ours, COLUMNS)}")
 
 
 def row_error(file: Path, line: int | None, message: str) -> DataError:

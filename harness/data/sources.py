@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.data.dataset_aliases import DATA_SETS
-from harness.data.readers import EXTENSIONS, expanded, no_such_file
+from harness.data.readers import EXTENSIONS
 from harness.errors import DataError, nearest
+from harness.system.paths import expanded, no_such_file
 
 __all__ = ["resolve"]
 

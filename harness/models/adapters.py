@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.data.readers import expanded
 from harness.errors import ConfigError, UserError, is_out_of_memory
 from harness.models.inference.virtual_tokens import misfit, refusal
 from harness.models.packaged import registry
 from harness.models.trained_artifact import seal_fault
 from harness.system.hub import content_hash
+from harness.system.paths import expanded
 from harness.types import ModelRef
 
 __all__ = ["CONFIG", "TEMPLATE", "has_tokenizer", "other_base", "put_on", "resolve_adapter"]

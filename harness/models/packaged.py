@@ -25,13 +25,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from harness.data.readers import expanded
 from harness.errors import ConfigError, EnvironmentLack, UserError, nearest
 from harness.models import model_files
 from harness.models.model_files import without_machine
 from harness.models.trained_artifact import seal_fault
 from harness.system import hub
 from harness.system.hub import content_hash
+from harness.system.paths import expanded
 from harness.types import ModelRef
 
 __all__ = [

@@ -8,13 +8,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field, field_validator
+from typing import TYPE_CHECKING, Any
 
 from harness.api.method import Method, MethodOptions
 from harness.config import strict_yaml
-from harness.config.strict_yaml import StrictModel
+from harness.config.tuning import Choices, Range
 from harness.errors import UserError, nearest
 from harness.types import Budget, ModelRef
 
@@ -25,41 +23,6 @@ if TYPE_CHECKING:
 SEARCHED = "lr"
 """What is searched where a method's entry says nothing: one dimension, the same for all."""
 USUAL = "usual"
-
-
-class Tune(StrictModel):
-    """The experiment's `tune` block."""
-
-    trials: int = Field(ge=1, le=10_000)
-    """Trials of each method."""
-    steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps of a trial; None means `budget.steps`."""
-    seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
-    """Seed of the search and of every trial; None means the first of `seeds`."""
-    objectives: tuple[Literal["validation_loss", "peak_memory"], ...] = ("validation_loss",)
-    """What is made small; of a front the lowest validation loss is taken."""
-
-    @field_validator("objectives")
-    @classmethod
-    def _with_quality(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if "validation_loss" not in value or len(set(value)) < len(value):
-            raise ValueError("expected [validation_loss] or [validation_loss, peak_memory]")
-        return value
-
-
-class Range(StrictModel):
-    """Where an option is searched; the bounds belong to it."""
-
-    low: int | float
-    high: int | float
-    log: bool | None = None
-    """Whether ratios count instead of differences; None: as the option's usual range."""
-
-
-Choices = list[bool | int | float | str]
-Space = dict[str, Range | Choices | Literal["usual"]]
-EntrySpace = list[str] | Space
-"""A method's `tune`: options searched in their usual ranges, or option -> range or choices."""
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from harness.errors import NotComparable
 from harness.results.groups import Group
 from harness.results.store import suites
 
-if TYPE_CHECKING:
-    from harness.evaluation.suite import Suite
-
 _PACKAGES = ("finetune-harness", "torch", "transformers", "peft", "bitsandbytes", "lm_eval")
 """Libraries whose version may move a score."""
+
+
+class Planned(Protocol):
+    """What tells two suites apart."""
+
+    @property
+    def name(self) -> str:
+        """Its file's."""
+
+    @property
+    def hash(self) -> str:
+        """Of everything that its scores depend on."""
+
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        """The same, short: each value, or the first digits of its hash."""
+
+    def __getitem__(self, key: str) -> Any:
+        """A setting."""
 
 
 def check_suite(suite: str, candidate: Group, baseline: Group) -> None:
@@ -33,7 +49,7 @@ def check_suite(suite: str, candidate: Group, baseline: Group) -> None:
     )
 
 
-def check_planned(suite: Suite, candidate: str, baseline: Group) -> None:
+def check_planned(suite: Planned, candidate: str, baseline: Group) -> None:
     """Raises NotComparable where a suite that is to be asked is not the baseline's."""
     theirs = _section(baseline, suite.name)
     if suite.hash != theirs["hash"]:

@@ -137,3 +137,9 @@ def metrics(cell: Cell, suite: str) -> Mapping[str, Any]:
 def identity(section: Mapping[str, Any]) -> str:
     """What must be equal for figures of a suite to be compared."""
     return "/".join(filter(None, (section["hash"], section.get("data_hash"))))
+
+
+def findings(record: Mapping[str, Any]) -> list[str]:
+    """Names of the findings in a record, in the order in which they were seen."""
+    training = record.get("training") or {}
+    return [str(one["name"]) for one in training.get("health") or []]

@@ -7,10 +7,9 @@ from typing import Any
 
 from harness.errors import UserError, nearest
 from harness.results.cost import cost
-from harness.results.groups import Cell, Group, ReadRows, grouped, metrics
+from harness.results.groups import Cell, Group, ReadRows, findings, grouped, metrics
 from harness.results.store import plain, suites
 from harness.stats import metric_summary
-from harness.training.diagnostics import findings
 
 __all__ = ["SCHEMA", "build"]
 
@@ -96,7 +95,7 @@ def _row(group: Group, by_id: Mapping[str, Cell], read_rows: ReadRows) -> dict[s
 
 def _health(cells: Iterable[Cell]) -> dict[str, list[str]]:
     """Names of the health checks that spoke in any seed; nothing where none did."""
-    found = list(dict.fromkeys(name for cell in cells for name in findings.names(cell)))
+    found = list(dict.fromkeys(name for cell in cells for name in findings(cell)))
     return {"health": found} if found else {}
 
 

@@ -210,8 +210,7 @@ def _killed_training(work: Work, end: _End, status: str, why: str) -> dict[str, 
     if not cell.budget.steps:
         return None
     notes = {
-        "micro_batch": end.micro_batch
-        or oom_retry.first_micro_batch(work.rung.budget(cell.budget)),
+        "micro_batch": end.micro_batch or work.rung.budget(cell.budget).first_micro_batch,
         "gradient_checkpointing": bool(
             work.rung.options(cell.options).get("gradient_checkpointing")
         ),

@@ -43,11 +43,6 @@ class Rung:
         return {**options, **more}
 
 
-def first_micro_batch(budget: Budget) -> int:
-    """Rows per pass where nothing was halved yet; the whole batch where it is chosen later."""
-    return budget.micro_batch if isinstance(budget.micro_batch, int) else budget.batch
-
-
 def failed_attempt(
     notes: Mapping[str, Any],
     *,

@@ -83,7 +83,7 @@ class Tracking:
             self._opened = True
             self._each(lambda tracker: tracker.open(*self._where))
         if self._opened:
-            self._each(lambda tracker: tracker.event(cell, event))
+            self._each(lambda tracker: _report(tracker, cell, event))
 
     def _each(self, call: Callable[[Tracker], Any]) -> list[Any]:
         results = []
@@ -96,6 +96,16 @@ class Tracking:
                 why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 self._warn(f"tracker '{tracker.name}' broke and is told no more ({why})")
         return results
+
+
+def _report(tracker: Tracker, cell: str, event: Mapping[str, Any]) -> None:
+    tracker.event(cell, event)
+    if event["event"] == "started":
+        tracker.start(cell, settings(event["plan"]))
+    elif event["event"] == "progress" and (values := points(event)):
+        tracker.log(cell, event["step"], values)
+    elif event["event"] == "recorded":
+        tracker.finish(cell, event["status"], figures(event["record"]))
 
 
 # What trackers are told, in the shape that all such tools take

@@ -275,7 +275,7 @@ def _job(running: _Running, method: Any, folder: Path) -> Job:
     budget = running.work.rung.budget(cell.budget)
     options = running.work.rung.options(cell.options)
     if drawn.rows:
-        running.notes["micro_batch"] = oom_retry.first_micro_batch(budget)
+        running.notes["micro_batch"] = budget.first_micro_batch
         running.notes["gradient_checkpointing"] = bool(options.get("gradient_checkpointing"))
     if drawn.mixed:
         mixed = {row.id for row in drawn.mixed}

@@ -21,9 +21,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.data.readers import expanded
 from harness.errors import EnvironmentLack, UserError
 from harness.system.child_process import command
+from harness.system.paths import expanded
 from harness.types import ModelRef
 
 __all__ = [

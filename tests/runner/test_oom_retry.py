@@ -19,7 +19,7 @@ OPTIONS = {"gradient_checkpointing": False}
 def climb(budget, options, phase="train"):
     """Every rung until there is none, from the first attempt on."""
     attempt = {
-        "micro_batch": oom_retry.first_micro_batch(budget),
+        "micro_batch": budget.first_micro_batch,
         "gradient_checkpointing": options.get("gradient_checkpointing", False),
         "phase": phase,
     }

@@ -12,7 +12,7 @@ import pytest
 
 from harness.cli.render import leaderboard_table, progress
 from harness.data.tokenization import IGNORED, Encoded, encode_row
-from harness.results import leaderboard, store
+from harness.results import groups, leaderboard, store
 from harness.training import sft
 from harness.training.diagnostics import findings, loss_curve, token_rows, trainable_share
 from harness.training.diagnostics.options import outside_usual
@@ -318,7 +318,7 @@ def test_findings_are_in_the_record_on_the_screen_and_kept_with_the_artifact(
     assert not outcome.failed
     before = small.records()["lora-0"]
     store.validate(before, "record")
-    assert findings.names(before) == ["lr_unusual", "r_unusual", "rows_cut"]
+    assert groups.findings(before) == ["lr_unusual", "r_unusual", "rows_cut"]
     said = [f"health.{one['name']}: {one['message']}" for one in before["training"]["health"]]
     assert [line for line in before["warnings"] if line.startswith("health.")] == said
 
@@ -332,7 +332,7 @@ def test_findings_are_in_the_record_on_the_screen_and_kept_with_the_artifact(
         assert f"Warning: lora (seed 0): {said[2]}" in capsys.readouterr().err.splitlines()
 
     (row,) = [row for row in outcome.board["rows"] if row["label"] == "lora"]
-    assert row["health"] == findings.names(before)
+    assert row["health"] == groups.findings(before)
     store.validate(outcome.board, "leaderboard")
     assert (
         "lora: its training was warned of lr_unusual, r_unusual, rows_cut"
@@ -354,7 +354,7 @@ def test_a_diverged_cell_says_so_by_name(experiment, warm, tiny_model, tmp_path)
     run_watched(small, warm)
     found = small.records()["full-0"]
     assert found["status"] == "diverged"
-    assert findings.names(found) == ["not_finite"]
+    assert groups.findings(found) == ["not_finite"]
     (said,) = [line for line in found["warnings"] if line.startswith("health.")]
     assert said.startswith("health.not_finite: loss is not finite at step 1")
 

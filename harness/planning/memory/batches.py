@@ -16,7 +16,6 @@ from typing import Any
 
 from harness.data.rows import training_order
 from harness.data.training_set import DataPlan, training_rows
-from harness.runner.oom_retry import first_micro_batch
 from harness.system.time_limit import TEMPLATE_SECONDS, TooSlow, time_limit
 from harness.types import Budget, Message, ModelRef, Row
 
@@ -51,7 +50,7 @@ class Batch:
 
 def longest_batch(budget: Budget, packing: bool = False) -> Batch:
     """A batch whose rows all fill `max_length`, half of their tokens learnt."""
-    rows, length = first_micro_batch(budget), budget.max_length
+    rows, length = budget.first_micro_batch, budget.max_length
     return Batch(rows, length, rows * length, rows * length // 2, False, "every row at max_length")
 
 
@@ -59,7 +58,7 @@ def _passes(
     order: Sequence[int], sizes: Sequence[int], budget: Budget, packing: bool
 ) -> list[Sequence[int]]:
     """The rows of each forward pass; rows of like length together where the budget says so."""
-    micro, batch = first_micro_batch(budget), budget.batch
+    micro, batch = budget.first_micro_batch, budget.batch
     steps = [order[i : i + batch] for i in range(0, len(order), batch)]
     if micro < batch and budget.group_by_length and not packing:
         steps = [sorted(step, key=lambda i: -sizes[i]) for step in steps]

@@ -14,7 +14,6 @@ from harness.models.stored_quantization import described, stored_quantization
 from harness.planning.memory import batches, training_time
 from harness.planning.memory.batches import Batch
 from harness.planning.memory.formula import Setting, peak
-from harness.runner.oom_retry import first_micro_batch
 from harness.system.hardware import Machine, facts
 from harness.system.time_limit import TooSlow
 
@@ -120,7 +119,7 @@ def setting_of(cell: Cell, device: str) -> Setting:
         batch=batch_of(cell, footprint.packing),
         precision=cell.budget.precision,
         device=device,
-        accumulates=first_micro_batch(cell.budget) < cell.budget.batch,
+        accumulates=cell.budget.first_micro_batch < cell.budget.batch,
     )
 
 

@@ -8,13 +8,13 @@ known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.types import Job
 
-__all__ = ["PREFIX", "Finding", "keep", "names", "tell"]
+__all__ = ["PREFIX", "Finding", "keep", "tell"]
 
 PREFIX = "health."
 """Begins every warning of a health check: `health.<name>: <message>`."""
@@ -50,9 +50,3 @@ def tell(job: Job, findings: Iterable[Finding | None]) -> None:
     """Findings into the record, its warnings and onto the screen: each name once."""
     for finding in keep(job.notes, [one for one in findings if one]):
         job.warn(str(finding))
-
-
-def names(record: Mapping[str, Any]) -> list[str]:
-    """Names of the findings in a record, in the order in which they were seen."""
-    training = record.get("training") or {}
-    return [str(one["name"]) for one in training.get("health") or []]
