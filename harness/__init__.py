@@ -10,10 +10,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.api.executor import Executor
     from harness.api.footprint import Footprint
+    from harness.api.judge import Judge, Judgement
     from harness.api.method import Method, MethodOptions, usual
-    from harness.api.roles import Executor, Judge, Judgement, Tools, Tracker, scorer
+    from harness.api.model import Generation, LogLikelihood, Model
+    from harness.api.scorer import scorer
+    from harness.api.tools import Tools
+    from harness.api.tracker import Tracker
     from harness.hookspecs import hookimpl
+    from harness.models.language_model import LanguageModel, open_artifact
     from harness.training.low_rank import LowRankOptions, QuantizedOptions
     from harness.training.sft import SftOptions, train_sft
     from harness.types import Artifact, Job, Output, Row, Sample
@@ -22,23 +28,28 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Artifact": "types",
-    "Executor": "api.roles",
+    "Executor": "api.executor",
     "Footprint": "api.footprint",
+    "Generation": "api.model",
     "Job": "types",
-    "Judge": "api.roles",
-    "Judgement": "api.roles",
+    "Judge": "api.judge",
+    "Judgement": "api.judge",
+    "LanguageModel": "models.language_model",
+    "LogLikelihood": "api.model",
     "LowRankOptions": "training.low_rank",
     "Method": "api.method",
     "MethodOptions": "api.method",
+    "Model": "api.model",
     "Output": "types",
     "QuantizedOptions": "training.low_rank",
     "Row": "types",
     "Sample": "types",
     "SftOptions": "training.sft",
-    "Tools": "api.roles",
-    "Tracker": "api.roles",
+    "Tools": "api.tools",
+    "Tracker": "api.tracker",
     "hookimpl": "hookspecs",
-    "scorer": "api.roles",
+    "open_artifact": "models.language_model",
+    "scorer": "api.scorer",
     "train_sft": "training.sft",
     "usual": "api.method",
 }
@@ -47,12 +58,16 @@ __all__ = [
     "Artifact",
     "Executor",
     "Footprint",
+    "Generation",
     "Job",
     "Judge",
     "Judgement",
+    "LanguageModel",
+    "LogLikelihood",
     "LowRankOptions",
     "Method",
     "MethodOptions",
+    "Model",
     "Output",
     "QuantizedOptions",
     "Row",
@@ -61,6 +76,7 @@ __all__ = [
     "Tools",
     "Tracker",
     "hookimpl",
+    "open_artifact",
     "scorer",
     "train_sft",
     "usual",

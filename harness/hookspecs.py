@@ -64,9 +64,10 @@ def register_commands(cli: Any) -> None:
 
 
 @hookspec(firstresult=True)
-def open_model(artifact: Artifact) -> Any:
-    """Open `artifact` and return a `language_model.LanguageModel`; None lets the next plugin try.
+def open_model(artifact: Artifact, batch: int | None) -> Any:
+    """Open `artifact` and return a `harness.Model`; None lets the next plugin try.
 
-    Stops at the first result that is not None. The built-in opens everything that transformers
-    and peft can; it is asked last.
+    At most `batch` sequences run at once on it; None means as many as memory allows. Stops at the
+    first result that is not None. The built-in, which opens everything that transformers and peft
+    can, comes last.
     """

@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from harness import hookspecs
 from harness.errors import EnvironmentLack, HarnessError, PluginFault, UserError, nearest
+
+if TYPE_CHECKING:
+    from harness.api.model import Model
+    from harness.types import Artifact
 
 BUILT_IN = (
     "harness.plugins.methods.base",
@@ -155,6 +159,14 @@ class Plugins:
                 ):
                     self._reject_generator(result, "register_commands", name)
 
+    def open_model(self, artifact: Artifact, batch: int | None = None) -> Model:
+        """The model of an artifact, of which at most `batch` sequences run at once.
+
+        None: as many as memory allows. Raises what the plugin that opens it raises.
+        """
+        model: Model = self.manager.hook.open_model(artifact=artifact, batch=batch)
+        return model
+
     def method_that(self, trait: str) -> str:
         """Name of the first method whose class attribute `trait` is true: the built-in one."""
         return next(name for name, method in self.methods.things.items() if getattr(method, trait))
@@ -188,15 +200,18 @@ def _import(entry: Any) -> Any:
 
 def _role(kind: str) -> type:
     """The class of things of a kind."""
-    from harness.api import roles
+    from harness.api.executor import Executor
+    from harness.api.judge import Judge
     from harness.api.method import Method
+    from harness.api.scorer import Scorer
+    from harness.api.tracker import Tracker
 
     return {
         "method": Method,
-        "scorer": roles.Scorer,
-        "judge": roles.Judge,
-        "executor": roles.Executor,
-        "tracker": roles.Tracker,
+        "scorer": Scorer,
+        "judge": Judge,
+        "executor": Executor,
+        "tracker": Tracker,
     }[kind]
 
 

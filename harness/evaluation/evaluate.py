@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from harness.api.model import Generation, Model
 from harness.data.tokenization import tokenizer_hash
 from harness.evaluation.suite import Suite
 from harness.evaluation.tasks import protocol
@@ -59,7 +60,7 @@ def evaluate(
         model = bench.model
         for together in [*([suite] for suite in suites if suite not in judged), judged]:
             for suite, result in _batch(bench, together, phase):
-                yield Measured(suite, result, bench.tokenizer_hash, model.passes())
+                yield Measured(suite, result, bench.tokenizer_hash, model.info())
 
 
 @contextmanager
@@ -68,7 +69,7 @@ def opened(
 ) -> Iterator[Bench]:
     """The model of an artifact, ready to be asked; closed at the end."""
     with phase("reload"):
-        bench = Bench(_open(artifact, batch), artifact, report, batch)
+        bench = Bench(plugins().open_model(artifact, batch), artifact, report, batch)
     try:
         yield bench
     finally:
@@ -118,7 +119,7 @@ class Bench:
     """The worker's Tools: the model under test, the embedder and the judge's model."""
 
     def __init__(
-        self, model: Any, artifact: Artifact, report: Report, batch: int | None = None
+        self, model: Model, artifact: Artifact, report: Report, batch: int | None = None
     ) -> None:
         self.model = model
         self.artifact = artifact
@@ -126,10 +127,9 @@ class Bench:
         self.batch = batch
         self.suite: Suite | None = None
         self.tokenizer_hash = tokenizer_hash(model.tokenizer)
-        self._answers: dict[tuple[int, tuple[int, ...]], Any] = {}
-        self._decode = model.decode
+        self._answers: dict[tuple[int, tuple[int, ...]], Generation] = {}
         self._embedders: dict[str, Any] = {}
-        self._judge: tuple[Artifact, Any] | None = None
+        self._judge: tuple[Artifact, Model] | None = None
 
     def begin(self, suite: Suite) -> None:
         """What is lent from now on is lent to this suite."""
@@ -166,7 +166,7 @@ class Bench:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of an answer; works after the model has made room for the judge."""
-        return str(self._decode(ids))
+        return self.model.text(ids).strip()
 
     def embed(self, texts: Sequence[str]) -> Any:
         """(texts, dimensions) float32 unit vectors of the suite's embedder."""
@@ -182,14 +182,14 @@ class Bench:
             list(texts), normalize_embeddings=True, show_progress_bar=False
         )
 
-    def judge_model(self) -> Any:
+    def judge_model(self) -> Model:
         """The judge's model, opened when first asked for; the judged one is closed for it."""
         wanted = self._judge_artifact()
         if wanted == _as_base(self.artifact) and self.artifact.kind == "base":
             return self.model
         if self._judge is None or self._judge[0] != wanted:
             self.close()
-            self._judge = (wanted, _open(wanted, self.batch))
+            self._judge = (wanted, plugins().open_model(wanted, self.batch))
         return self._judge[1]
 
     def judge_identity(self) -> dict[str, Any]:
@@ -211,14 +211,6 @@ class Bench:
         if self.suite.judge_model is None:
             return _as_base(self.artifact)
         return Artifact("base", self.suite.judge_model, precision=self.artifact.precision)
-
-
-def _open(artifact: Artifact, batch: int | None) -> Any:
-    """The model of an artifact, of which at most `batch` sequences run at once."""
-    model = plugins().manager.hook.open_model(artifact=artifact)
-    model.limit.rows = batch
-    _ = model.not_shared  # found out while the model is there: a judge may take its place
-    return model
 
 
 def _as_base(artifact: Artifact) -> Artifact:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.api.roles import Scorer
+from harness.api.scorer import Scorer
 from harness.config.strict_yaml import KeyPath, Located, validate_options
 from harness.data.text_normalization import beyond_ascii
 from harness.errors import DataError, PluginFault, UserError

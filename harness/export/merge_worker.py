@@ -23,6 +23,7 @@ from harness.data.tokenization import end_tokens
 from harness.errors import HarnessError, UserError, is_out_of_memory
 from harness.manager import plugins
 from harness.models import adapters, equivalence
+from harness.models.language_model import LanguageModel
 from harness.models.model_files import without_machine
 from harness.results import store
 from harness.results.artifact_hash import LEFT_OUT
@@ -102,8 +103,12 @@ def _heard(
     after: equivalence.Said | None = None,
 ) -> equivalence.Said:
     with phase(opening):
-        model = plugins().manager.hook.open_model(artifact=artifact)
-        _ = model.not_shared
+        model = plugins().open_model(artifact)
+    if not isinstance(model, LanguageModel):
+        raise UserError(
+            f"model '{model.name}' is opened by a plugin, not by transformers: it has no weights "
+            "here to merge an adapter into; leave out --merge"
+        )
     try:
         with phase(answering):
             return equivalence.listen(model, samples, after)

@@ -11,6 +11,7 @@ from typing import Any
 from harness.data.tokenization import encode_prompt
 from harness.errors import UserError
 from harness.models.inference.generation import Ending, greedy
+from harness.models.language_model import LanguageModel
 from harness.system.measure import StepClock
 from harness.types import Sample
 
@@ -43,7 +44,7 @@ class Said:
     """One a timed prompt: greedy, one sequence at a time, reading the prompt left out."""
 
 
-def listen(model: Any, samples: Sequence[Sample], after: Said | None = None) -> Said:
+def listen(model: LanguageModel, samples: Sequence[Sample], after: Said | None = None) -> Said:
     """What an open LanguageModel says; with `after` to what that one was asked.
 
     Raises UserError where no sample fits into the model's length.
@@ -65,7 +66,7 @@ def listen(model: Any, samples: Sequence[Sample], after: Said | None = None) -> 
         ids=tuple(sample.id for sample, _ in asked),
         prompts=tuple(inputs),
         answers=tuple(answers),
-        texts=tuple(model.decode(answer) for answer in answers),
+        texts=tuple(model.text(answer).strip() for answer in answers),
         scored=tuple(scored),
         logprobs=tuple(score.token_logprobs for score in scores),
         end_ids=tuple(model.end_ids),
@@ -114,20 +115,20 @@ def _other_inputs(before: Said, now: Said) -> list[str]:
     return told
 
 
-def _prompt(model: Any, sample: Sample) -> list[int]:
+def _prompt(model: LanguageModel, sample: Sample) -> list[int]:
     """As it was evaluated; a conversation as its last question where there is no template."""
     if sample.messages and not (model.chat_template or model.tokenizer.chat_template):
         sample = Sample(sample.id, prompt=sample.question)
     return encode_prompt(model.tokenizer, sample, model.chat_template)
 
 
-def _reference(model: Any, sample: Sample, prompt: Sequence[int]) -> tuple[int, ...]:
+def _reference(model: LanguageModel, sample: Sample, prompt: Sequence[int]) -> tuple[int, ...]:
     """Cut to the model's length; none is no token."""
     ids = model.tokenizer(sample.reference or "", add_special_tokens=False)["input_ids"]
     return tuple(ids[: model.max_length - len(prompt)])
 
 
-def _timed(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[float, ...]:
+def _timed(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> tuple[float, ...]:
     """Seconds of each further token after the first, which has the prompt to read."""
     clock = StepClock()
     for prompt in prompts:

@@ -11,14 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harness.api.model import Generation, LogLikelihood, Progress, Request
 from harness.data.tokenization import end_tokens
 from harness.errors import UserError
 from harness.models import adapters
 from harness.models.families import check_quantized
-from harness.models.inference.forward import Limit, Progress
-from harness.models.inference.generation import Ending, Generated, greedy
+from harness.models.inference.forward import Limit
+from harness.models.inference.generation import Ending, greedy
 from harness.models.inference.lm_head import unwrapped
-from harness.models.inference.loglikelihood import Score, score_requests, why_not_shared
+from harness.models.inference.loglikelihood import score_requests, why_not_shared
 from harness.models.inference.virtual_tokens import virtual_tokens
 from harness.system.hardware import free_memory
 from harness.types import Artifact
@@ -31,9 +32,10 @@ _DYNAMO = "TORCHDYNAMO_DISABLE"
 
 
 class LanguageModel:
-    """A causal language model with its tokenizer, in eval mode.
+    """A causal language model of transformers with its tokenizer, in eval mode.
 
-    `limit` bounds what runs at once; its `rows` are the user's to set.
+    It is a `harness.Model`. `artifact` says which model it is and with which chat template;
+    at most `batch` sequences run at once, None for as many as memory allows.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class LanguageModel:
         model: Any,
         tokenizer: Any,
         artifact: Artifact,
+        batch: int | None = None,
     ) -> None:
         from transformers import GenerationConfig
 
@@ -51,7 +54,8 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.artifact = artifact
         self.chat_template = artifact.chat_template
-        self.limit = Limit(tokens_that_fit(model))
+        self.limit = Limit(tokens_that_fit(model), batch)
+        """What one forward pass may hold."""
         self.end_ids = end_tokens(tokenizer, self.chat_template, model.generation_config)
         # Decoding is stated by the suite; nothing is inherited from the model's own file.
         model.generation_config = GenerationConfig()
@@ -63,12 +67,17 @@ class LanguageModel:
                 f"model's length of {self.max_length + self.virtual_tokens}"
             )
 
+    @property
+    def name(self) -> str:
+        """As the experiment names it."""
+        return self.artifact.opened.name
+
     @cached_property
     def not_shared(self) -> str | None:
         """Why prefixes are not shared between requests; None where they are."""
         return why_not_shared(self.model)
 
-    def passes(self) -> dict[str, Any]:
+    def info(self) -> dict[str, Any]:
         """How it ran, for the record: none of it changes a score."""
         return {
             "batch": self.limit.rows or "auto",
@@ -119,9 +128,9 @@ class LanguageModel:
 
     def loglikelihood(
         self,
-        requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+        requests: Sequence[Request],
         progress: Progress | None = None,
-    ) -> list[Score]:
+    ) -> list[LogLikelihood]:
         """Log-probability (nats) of each continuation after its context, both as token ids.
 
         Shared beginnings run once; log-softmax is taken in float32 and only where it is wanted.
@@ -142,7 +151,7 @@ class LanguageModel:
         max_new_tokens: int,
         stops: Sequence[str] = (),
         progress: Progress | None = None,
-    ) -> list[Generated]:
+    ) -> list[Generation]:
         """Greedy answers to prompts given as token ids; they end at an end token or in `stops`.
 
         A prompt that leaves no room for `max_new_tokens` in the model's context loses its
@@ -173,24 +182,27 @@ class LanguageModel:
         """Text of token ids, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """An answer's text, without white space around it."""
-        return self.text(ids).strip()
-
     def close(self) -> None:
         """Free the model's memory."""
+        vars(self).setdefault("not_shared", "no request ran")  # it can be probed no more
         self.model = None
         free_memory()
 
 
-def open_artifact(artifact: Artifact) -> LanguageModel:
-    """Open an artifact as it was trained: its adapter on its base, quantised as it was."""
+def open_artifact(artifact: Artifact, batch: int | None = None) -> LanguageModel:
+    """Open an artifact as it was trained: its adapter on its base, quantised as it was.
+
+    At most `batch` sequences will run at once; None for as many as memory allows. Raises UserError
+    where the model or its adapter cannot be opened.
+    """
     model = load_weights(artifact)
     tokenizer = load_tokenizer(artifact)
     if artifact.kind == "adapter":
         assert artifact.path is not None
         model = adapters.put_on(model, len(tokenizer), Path(artifact.path))
-    return LanguageModel(model, tokenizer, artifact)
+    opened = LanguageModel(model, tokenizer, artifact, batch)
+    _ = opened.not_shared  # probed here, so that no suite's time has it
+    return opened
 
 
 def load_weights(artifact: Artifact, *, dtype: str | None = None) -> Any:

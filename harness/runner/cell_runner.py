@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.api.roles import Executor
+from harness.api.executor import Executor
 from harness.data import checks
 from harness.errors import PluginFault, UserError
 from harness.manager import calling, plugins

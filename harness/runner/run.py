@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.api.roles import Executor
+from harness.api.executor import Executor
 from harness.data import checks
 from harness.errors import CellFailed, UserError
 from harness.evaluation.tasks import protocol

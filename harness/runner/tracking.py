@@ -14,7 +14,7 @@ from harness.manager import calling
 from harness.results.store import suites
 
 if TYPE_CHECKING:
-    from harness.api.roles import Tracker
+    from harness.api.tracker import Tracker
     from harness.config.experiment import Experiment
     from harness.manager import Plugins
 

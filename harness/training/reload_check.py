@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from harness.api.model import Model
 from harness.errors import CellFailed
 from harness.system.hardware import free_memory
 from harness.types import Artifact, Job
@@ -36,8 +37,8 @@ class Remembered:
 
         if self.scores is None:
             raise CellFailed("the method never called job.trained(model, tokenizer)")
-        opened = plugins().manager.hook.open_model(artifact=artifact)
-        found = scores(self.job, opened.model, opened.tokenizer, artifact)
+        opened = plugins().open_model(artifact)
+        found = row_scores(self.job, opened)
         opened.close()
         return max(abs(a - b) for a, b in zip(self.scores, found, strict=True))
 
@@ -57,13 +58,19 @@ class Remembered:
 
 
 def scores(job: Job, model: Any, tokenizer: Any, artifact: Artifact) -> list[float]:
-    """Mean log-probability per trained-on token of the job's first distinct rows, in nats."""
+    """`row_scores` of a model in memory, which it leaves as it was."""
     from harness.models.language_model import LanguageModel
 
-    requests = requests_of(job, tokenizer)
     decoding = model.generation_config
-    found = LanguageModel(model, tokenizer, artifact).loglikelihood(requests)
+    found = row_scores(job, LanguageModel(model, tokenizer, artifact))
     model.generation_config = decoding  # the model may be saved with it
+    return found
+
+
+def row_scores(job: Job, model: Model) -> list[float]:
+    """Mean log-probability per trained-on token of the job's first distinct rows, in nats."""
+    requests = requests_of(job, model.tokenizer)
+    found = model.loglikelihood(requests)
     return [one.logprob / len(r[1]) for one, r in zip(found, requests, strict=True)]
 
 

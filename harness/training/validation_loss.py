@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from harness.api.model import Model, Progress
 from harness.data.tokenization import IGNORED, encode_row
 from harness.errors import CellFailed, UserError
 from harness.manager import plugins
-from harness.models.inference.forward import Progress
 from harness.types import Artifact, Row
 
 
@@ -29,8 +29,7 @@ def validation_loss(
     of them at once. Raises UserError where no token counts, CellFailed (status `diverged`) where
     the loss is not finite.
     """
-    model = plugins().manager.hook.open_model(artifact=artifact)
-    model.limit.rows = batch
+    model = plugins().open_model(artifact, batch)
     try:
         # The last token is only predicted, so a row of one more than the model's length fits.
         length = min(max_length, model.max_length + 1)
@@ -57,7 +56,7 @@ def validation_loss(
 
 
 def _counted(
-    model: Any, row: Row, *, max_length: int, loss: str
+    model: Model, row: Row, *, max_length: int, loss: str
 ) -> tuple[tuple[list[int], list[int]], list[bool]] | None:
     """(context, continuation) from the first counted token on, and which of the latter count.
 

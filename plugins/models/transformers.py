@@ -1,17 +1,9 @@
 """Opens whatever transformers and peft can open."""
 
-from typing import TYPE_CHECKING
-
-from harness import Artifact
-from harness.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from harness.models.language_model import LanguageModel
+from harness import Artifact, Model, hookimpl, open_artifact
 
 
 @hookimpl(trylast=True)
-def open_model(artifact: Artifact) -> "LanguageModel":
+def open_model(artifact: Artifact, batch: int | None) -> Model:
     """The model as it was trained."""
-    from harness.models.language_model import open_artifact
-
-    return open_artifact(artifact)
+    return open_artifact(artifact, batch)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from harness.api.model import LogLikelihood
 from harness.errors import CellFailed
 from harness.evaluation.evaluate import SuiteFailure, evaluate
 from harness.evaluation.suite import Where, load_suite
@@ -17,7 +18,6 @@ from harness.evaluation.tasks.multiple_choice import answer as answer_choice
 from harness.evaluation.tasks.multiple_choice import ask as ask_choice
 from harness.evaluation.tasks.protocol import NOT_FINITE, within_budget
 from harness.manager import Plugins
-from harness.models.inference.loglikelihood import Score
 from harness.stats.metric_summary import summarise
 from harness.types import Artifact, ModelRef, SuiteResult
 from tests.conftest import run_warm, write_suites
@@ -107,7 +107,7 @@ def test_a_sample_without_an_answer_has_no_scores_and_is_no_output(folder, tiny_
 
     Model.tokenizer = tokenizer
     question = ask_choice(suite, Model)
-    good = Score(logprob=-1.0, greedy=False, token_logprobs=(-1.0,), cut=False)
+    good = LogLikelihood(logprob=-1.0, greedy=False, token_logprobs=(-1.0,), cut=False)
     scores = [good] * len(question.pairs)
     scores[4] = replace(good, logprob=math.nan)  # of the second sample
     question.scores = scores

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
-from harness.api.roles import Executor
+from harness.api.executor import Executor
 from harness.config.experiment import load_experiment
 from harness.data.tokenization import IGNORED, encode_row
 from harness.data.training_set import training_rows

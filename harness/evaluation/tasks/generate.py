@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from harness.api.roles import Judgement
+from harness.api.judge import Judgement
+from harness.api.model import Model
 from harness.data.tokenization import encode_prompt
 from harness.errors import PluginFault
 from harness.evaluation.scorer_config import checked, uses
@@ -15,7 +16,7 @@ from harness.manager import plugins
 from harness.types import Metric, Output, Sample, SuiteResult
 
 
-def ask(suite: Suite, model: Any) -> Question:
+def ask(suite: Suite, model: Model) -> Question:
     """One prompt per sample, up to where the assistant answers."""
     samples = samples_of(suite)
     if suite["apply_chat_template"] is not False and has_template(model):
@@ -24,7 +25,7 @@ def ask(suite: Suite, model: Any) -> Question:
     return Question(prompts=prompts, max_new_tokens=suite["max_new_tokens"], keep=samples)
 
 
-def has_template(model: Any) -> bool:
+def has_template(model: Model) -> bool:
     """Whether prompts can be turns of a conversation."""
     return bool(model.chat_template or model.tokenizer.chat_template)
 

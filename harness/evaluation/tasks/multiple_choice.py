@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from harness.api.model import Model
 from harness.data.tokenization import Pair, encode_pair
 from harness.errors import UserError
 from harness.evaluation.suite import Suite, samples_of
@@ -12,7 +13,7 @@ from harness.evaluation.tasks.protocol import Question, cluster, missing
 from harness.types import Metric, Sample, SuiteResult
 
 
-def ask(suite: Suite, model: Any) -> Question:
+def ask(suite: Suite, model: Model) -> Question:
     """A scored pair for each choice of each sample.
 
     Raises UserError where a choice has no token, or two of a sample have the same.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.api.model import Model
 from harness.data.tokenization import IGNORED, Encoded, encode_row
 from harness.evaluation.suite import Suite, rows_of
 from harness.evaluation.tasks.protocol import Question, cluster, missing
@@ -28,7 +29,7 @@ class _Kept:
     pieces: int
 
 
-def ask(suite: Suite, model: Any) -> Question:
+def ask(suite: Suite, model: Model) -> Question:
     """One scored pair per run of counted tokens of each row.
 
     A conversation counts the assistant's tokens, a plain text all of them after a beginning-of-
@@ -83,7 +84,7 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
     return SuiteResult(rows, _all_metrics(suite, every), notes)
 
 
-def _encode(row: Row, model: Any) -> Encoded:
+def _encode(row: Row, model: Model) -> Encoded:
     """Ids and labels of a row; what counts is never the first, which nothing predicts."""
     encoded = encode_row(model.tokenizer, row, chat_template=model.chat_template)
     ids, labels = list(encoded.input_ids), list(encoded.labels)

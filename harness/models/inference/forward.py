@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from harness.api.model import Progress
 from harness.errors import is_out_of_memory
 from harness.models.inference import tree_attention
 from harness.models.inference.lm_head import COARSE, EXACT, Head, body_name, states, unwrapped
@@ -18,8 +19,6 @@ from harness.system.hardware import free_memory
 
 SMALL_TREE = 96
 """Tokens up to which a whole tree is one block; of a larger one the stem runs first, by itself."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass

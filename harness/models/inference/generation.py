@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from harness.api.model import Generation, Progress
 from harness.errors import is_out_of_memory
 from harness.models.inference import tree_attention
 from harness.models.inference.forward import (
     Limit,
-    Progress,
     hidden_states,
     nearly_equal,
     padded_states,
@@ -28,20 +28,6 @@ PROBE_TOKENS = 4
 """What `generate` is tried on: the first from a pass over the prompt, the others from a cache."""
 ROWS = 64
 """Answers at once where the user did not say: more is not faster on the machines tried."""
-
-
-@dataclass(frozen=True)
-class Generated:
-    """An answer as token ids, without the end token."""
-
-    ids: tuple[int, ...]
-    capped: bool
-    """True where `max_new_tokens` came before an end token."""
-    finite: bool = True
-    """False where the answer ends because the model's logits for its next token are not finite:
-    what it would have said is unknown, so it is a missing value."""
-    cut: bool = False
-    """True where the prompt lost its beginning to leave room for the answer."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +58,7 @@ def greedy(
     share: bool,
     pad: int,
     progress: Progress | None = None,
-) -> list[Generated]:
+) -> list[Generation]:
     """Greedy answers to prompts given as token ids, in their order, batched by length.
 
     A batch that runs out of memory is halved. Without `share` transformers' `generate` is used, in
@@ -88,7 +74,7 @@ def greedy(
         usual_way = own_way(model, pad)
     if rope is not None:
         rope.reset()
-    answers: dict[int, Generated] = {}
+    answers: dict[int, Generation] = {}
     for is_long, way in ((False, usual_way), (True, "whole")):
         order = [i for i in range(len(prompts)) if long[i] == is_long]
         order.sort(key=lambda i: len(prompts[i]))
@@ -114,7 +100,7 @@ class _Batches:
 
     def run(
         self, prompts: Sequence[Sequence[int]], order: Sequence[int]
-    ) -> Iterator[tuple[Sequence[int], list[Generated]]]:
+    ) -> Iterator[tuple[Sequence[int], list[Generation]]]:
         """Numbers of the prompts of each batch, which follow `order`, and their answers."""
         rows = self.limit.rows or ROWS
         # peft's own way puts the padding between virtual tokens and prompt, which changes answers.
@@ -124,7 +110,7 @@ class _Batches:
             batch = order[:rows]
             if alike:
                 batch = [i for i in batch if len(prompts[i]) == len(prompts[batch[0]])]
-            answered: list[Generated] | None = None
+            answered: list[Generation] | None = None
             try:
                 answered = self._answers([prompts[i] for i in batch])
             except Exception as error:
@@ -138,7 +124,7 @@ class _Batches:
             yield batch, answered
             order = order[len(batch) :]
 
-    def _answers(self, prompts: Sequence[Sequence[int]]) -> list[Generated]:
+    def _answers(self, prompts: Sequence[Sequence[int]]) -> list[Generation]:
         if self.way == "shared":
             return _shared(self.model, prompts, self.ending, self.limit)
         if self.way == "whole":
@@ -151,7 +137,7 @@ class _Batches:
 
 def _plain(
     model: Any, prompts: Sequence[Sequence[int]], ending: Ending, pad: int
-) -> list[Generated]:
+) -> list[Generation]:
     import torch
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
@@ -261,13 +247,13 @@ def _generates(inner: Any, prompts: Sequence[Sequence[int]], pad: int) -> bool:
 
 def _whole(
     model: Any, prompts: Sequence[Sequence[int]], ending: Ending, rope: LengthRope | None
-) -> list[Generated]:
+) -> list[Generation]:
     """Prompts of equal length, a forward pass over all tokens so far for each new one."""
     import torch
 
     head = Head(model)
     virtual = virtual_tokens(model)
-    done: dict[int, Generated] = {}
+    done: dict[int, Generation] = {}
     rows = [_Row(i) for i in range(len(prompts))]
     while rows:
         if rope is not None:
@@ -309,16 +295,16 @@ def shortfall(model: Any, prompts: Sequence[Sequence[int]], count: int, limit: L
     return behind
 
 
-def _until_end(ids: Sequence[int], ending: Ending, known: int | None) -> Generated:
+def _until_end(ids: Sequence[int], ending: Ending, known: int | None) -> Generation:
     """The answer in `ids`, of which the first `known` came from finite logits (None: all)."""
     for i, token in enumerate(ids):
         if i == known:
-            return Generated(tuple(ids[:i]), capped=False, finite=False)
+            return Generation(tuple(ids[:i]), capped=False, finite=False)
         if token in ending.tokens:
-            return Generated(tuple(ids[:i]), capped=False)
+            return Generation(tuple(ids[:i]), capped=False)
         if ending.met(ids[: i + 1]):
-            return Generated(tuple(ids[: i + 1]), capped=False)
-    return Generated(tuple(ids), capped=True)
+            return Generation(tuple(ids[: i + 1]), capped=False)
+    return Generation(tuple(ids), capped=True)
 
 
 # with shared beginnings
@@ -334,11 +320,11 @@ class _Row:
 
 def _shared(
     model: Any, prompts: Sequence[Sequence[int]], ending: Ending, limit: Limit
-) -> list[Generated]:
+) -> list[Generation]:
     import torch
 
     inner = unwrapped(model)
-    done: dict[int, Generated] = {}
+    done: dict[int, Generation] = {}
     with torch.inference_mode(), tree_attention.attending(inner):
         virtual = virtual_tokens(model)
         steps = _Steps(inner, prompts, ending.max_new_tokens, limit, virtual)
@@ -353,21 +339,21 @@ def _shared(
 
 
 def _advance(
-    rows: Sequence[_Row], tokens: Sequence[int | None], ending: Ending, done: dict[int, Generated]
+    rows: Sequence[_Row], tokens: Sequence[int | None], ending: Ending, done: dict[int, Generation]
 ) -> list[_Row]:
     """Give each row its next token; finished rows go to `done`, the others come back."""
     left = []
     for row, token in zip(rows, tokens, strict=True):
         if token is None:
-            done[row.number] = Generated(tuple(row.ids), capped=False, finite=False)
+            done[row.number] = Generation(tuple(row.ids), capped=False, finite=False)
             continue
         if token in ending.tokens:
-            done[row.number] = Generated(tuple(row.ids), capped=False)
+            done[row.number] = Generation(tuple(row.ids), capped=False)
             continue
         row.ids.append(token)
         stopped = ending.met(row.ids)
         if stopped or len(row.ids) == ending.max_new_tokens:
-            done[row.number] = Generated(tuple(row.ids), capped=not stopped)
+            done[row.number] = Generation(tuple(row.ids), capped=not stopped)
         else:
             left.append(row)
     return left

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from harness.api.model import LogLikelihood, Progress, Request
 from harness.errors import UserError, is_out_of_memory
 from harness.models.inference import tree_attention
 from harness.models.inference.forward import (
@@ -14,7 +14,6 @@ from harness.models.inference.forward import (
     Limit,
     Packed,
     Padded,
-    Progress,
     hidden_states,
     nearly_equal,
     padded_states,
@@ -34,34 +33,16 @@ COARSE = 0.1
 tokens. Another attention is off by nats."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """How likely a continuation is after its context."""
-
-    logprob: float
-    """Sum over the continuation's tokens, in nats; NaN, a missing value, where the model's
-    log-probability of one of them is not finite."""
-    greedy: bool
-    """True where each token was the most likely one; never where `logprob` is NaN."""
-    token_logprobs: tuple[float, ...]
-    cut: bool
-    """True where the context lost its beginning to fit the model's length."""
-
-
-Requests = Sequence[tuple[Sequence[int], Sequence[int]]]
-"""(context, continuation) pairs of token ids."""
-
-
 def score_requests(
     model: Any,
-    requests: Requests,
+    requests: Sequence[Request],
     *,
     max_length: int,
     limit: Limit,
     share: bool = True,
     small_tree: int = SMALL_TREE,
     progress: Progress | None = None,
-) -> list[Score]:
+) -> list[LogLikelihood]:
     """Scores of requests, in their order.
 
     With `share` the model must be one that `why_not_shared` finds nothing against. A pass that
@@ -94,9 +75,9 @@ def score_requests(
     ]
 
 
-def _score(found: dict[int, tuple[float, bool]], length: int, cut: bool) -> Score:
+def _score(found: dict[int, tuple[float, bool]], length: int, cut: bool) -> LogLikelihood:
     tokens = [found[i] for i in range(length) if i in found]
-    return Score(
+    return LogLikelihood(
         logprob=sum(value for value, _ in tokens),
         greedy=all(best for _, best in tokens),
         token_logprobs=tuple(value for value, _ in tokens),
@@ -219,5 +200,5 @@ def _disagreement(model: Any) -> str | None:
     return None
 
 
-def _any_nan(scores: Sequence[Score]) -> bool:
+def _any_nan(scores: Sequence[LogLikelihood]) -> bool:
     return any(math.isnan(score.logprob) for score in scores)

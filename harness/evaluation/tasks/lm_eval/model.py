@@ -1,10 +1,11 @@
-"""lm-eval's model interface on a LanguageModel."""
+"""lm-eval's model interface on a Model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from harness.api.model import Model, Progress
 from harness.data.tokenization import encode_pair, encode_text
 from harness.errors import UserError
 
@@ -16,7 +17,7 @@ class NoAnswer(str):
     """What stands for a generated answer where the model's logits are not finite."""
 
 
-def shared_prefix_lm(model: Any, progress: Callable[[int, int], None] | None = None) -> Any:  # noqa: C901
+def shared_prefix_lm(model: Model, progress: Progress | None = None) -> Any:  # noqa: C901
     """An lm-eval `LM` that answers with `model`'s shared-prefix scoring; `cut` counts what was cut.
 
     Tokens are made as lm-eval's HFLM makes them. Raises UserError where a task wants sampling.
@@ -25,22 +26,22 @@ def shared_prefix_lm(model: Any, progress: Callable[[int, int], None] | None = N
 
     class SharedPrefixLM(TemplateLM):
         tokenizer = model.tokenizer
-        tokenizer_name = model.artifact.opened.name.replace("/", "__")
+        tokenizer_name = model.name.replace("/", "__")
         cut = 0
         encoded: ClassVar[dict[tuple[str, bool | None], list[int]]] = {}
         """A question's context comes with each of its choices; forgotten after each call."""
 
         @property
         def eot_token_id(self) -> int:
-            return int(model.end_token)
+            return model.end_token
 
         @property
         def prefix_token_id(self) -> int:
-            return int(model.prefix_token)
+            return model.prefix_token
 
         @property
         def max_length(self) -> int:
-            return int(model.max_length)
+            return model.max_length
 
         def tok_encode(
             self, string: str, add_special_tokens: bool | None = None, **kwargs: Any

@@ -1,34 +1,18 @@
-"""What plugins other than methods are made of: scorers, judges, executors, trackers."""
+"""A function that rates answers, as a scorer that suites name."""
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from harness.errors import EnvironmentLack
+from harness.api.tools import Tools
 from harness.types import ModelRef, Output, Sample
 
 if TYPE_CHECKING:
     from harness.config.strict_yaml import StrictModel
-    from harness.models.language_model import LanguageModel
-
-
-class Tools(Protocol):
-    """What the worker lends to scorers and judges; each is opened when first asked for."""
-
-    def embed(self, texts: Sequence[str]) -> Any:
-        """(texts, dimensions) float32 unit vectors of the suite's embedder."""
-
-    def judge_model(self) -> LanguageModel:
-        """The model that judges."""
-
-    def progress(self, done: int, total: int) -> None:
-        """Feeds the live progress."""
 
 
 @dataclass(frozen=True)
@@ -133,82 +117,3 @@ def scorer(
         return made
 
     return make
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """A judge's scores, one per sample (None where it gave no verdict), and facts about them."""
-
-    scores: Sequence[float | None]
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    warnings: Sequence[str] = ()
-
-
-class Judge:
-    """Rates answers with a language model. Subclass it and set `name`."""
-
-    name: ClassVar[str]
-    version: ClassVar[int] = 1
-
-    def judge(
-        self,
-        outputs: Sequence[Output],
-        samples: Sequence[Sample],
-        *,
-        rubric: str,
-        tools: Tools,
-    ) -> Judgement:
-        """Scores of the answers under the rubric."""
-        raise NotImplementedError
-
-
-class Executor:
-    """Where cells run. Subclass it and set `name`."""
-
-    name: ClassVar[str]
-
-    def run(self, job_file: Path, log_file: Path) -> Iterator[Mapping[str, Any]]:
-        """Run `python -m harness.runner.worker job_file` and yield the events that it reports.
-
-        The last event is `{"event": "exit", "code": int}`. Closing the generator stops the worker.
-        """
-        raise NotImplementedError
-
-
-class Tracker:
-    """Writes cells down for a tool that draws them. Subclass it, set `name`, write what it needs.
-
-    Everything is called in the parent process, for the trackers that the user chose by name. The
-    cells of a run start and finish one after another.
-    """
-
-    name: ClassVar[str]
-    needs: ClassVar[str] = ""
-    """The module that it cannot do without; imported in `open`, not at the top."""
-    install: ClassVar[str] = ""
-    """What pip installs for it; by default the module's name."""
-
-    def check(self) -> None:
-        """Raise EnvironmentLack where what it needs is not installed."""
-        if self.needs and importlib.util.find_spec(self.needs) is None:
-            command = f'pip install "{self.install or self.needs}"'
-            raise EnvironmentLack(f"tracker '{self.name}' needs {self.needs}: {command}")
-
-    def open(self, experiment: str, folder: Path) -> None:
-        """Called before the first cell runs; files on this machine belong under `folder`."""
-
-    def start(self, cell: str, settings: Mapping[str, str | int | float | bool]) -> None:
-        """A cell starts: its model, method, options, data, budget and seed."""
-
-    def log(self, cell: str, step: int, values: Mapping[str, float]) -> None:
-        """A step of training: `train/loss`, `train/validation_loss`, `train/grad_norm` ..."""
-
-    def finish(self, cell: str, status: str, values: Mapping[str, float]) -> None:
-        """A cell is recorded: `suites/<suite>/<metric>`, `phases/<phase>/seconds` and the like."""
-
-    def close(self) -> str:
-        """Called after the last cell, also where a cell was cut off; how to look at the result."""
-        return ""
-
-    def event(self, cell: str, event: Mapping[str, Any]) -> None:
-        """Called for every event of every cell, before `start`, `log` and `finish`."""

@@ -1,0 +1,25 @@
+"""What the worker lends to scorers and judges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from harness.api.model import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+class Tools(Protocol):
+    """What the worker lends to scorers and judges; each is opened when it is first used."""
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """(texts, dimensions) float32 unit vectors of the suite's embedder."""
+
+    def judge_model(self) -> Model:
+        """The model that judges. The model under test may be closed to make room for it."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Feeds the live progress."""
