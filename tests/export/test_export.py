@@ -139,11 +139,11 @@ def test_every_kind_of_adapter_merges(kind, tiny_model, tmp_path):
     )
     assert export.failures(told["verification"], export.USUAL["float32"]) == []
     assert told["verification"]["largest_difference"] < 1e-3
-    base = merge_worker.likeness.listen(model_of(Artifact("base", artifact.base)), QUESTIONS)
-    merged = merge_worker.likeness.listen(
+    base = merge_worker.equivalence.listen(model_of(Artifact("base", artifact.base)), QUESTIONS)
+    merged = merge_worker.equivalence.listen(
         model_of(Artifact("base", ModelRef("", str(folder)))), QUESTIONS, base
     )
-    assert merge_worker.likeness.compare(base, merged)["largest_difference"] > 0.05  # it is no base
+    assert merge_worker.equivalence.compare(base, merged)["largest_difference"] > 0.05  # it is no base
 
 
 def test_an_adapter_on_a_base_stored_in_4_bits_merges_into_a_float_model(tiny_model, tmp_path):
@@ -382,18 +382,18 @@ def test_prompts_are_those_of_the_suites_or_of_a_file(finished, copied, tmp_path
 def test_what_is_not_finite_fails_and_is_told_as_null_with_a_reason():
     from dataclasses import replace
 
-    said = merge_worker.likeness.Said(
+    said = merge_worker.equivalence.Said(
         ("a",), ((1,),), ((2, 3),), ("x",), ((4,), (2, 3)), ((-1.0,), (-2.0, -3.0)), (0,), 0, (1.0,)
     )
-    broken = merge_worker.likeness.compare(
+    broken = merge_worker.equivalence.compare(
         said, replace(said, logprobs=((-1.0,), (-2.0, float("nan"))))
     )
     assert broken["largest_difference"] is None
     assert broken["reason"] == "1 of 3 log-probabilities are not finite"
     assert export.failures(broken, export.Limits(100, 1)) == [broken["reason"]]
-    same = merge_worker.likeness.compare(said, said)
+    same = merge_worker.equivalence.compare(said, said)
     assert export.failures(same, export.Limits(0, 0)) == []
-    ends = merge_worker.likeness.compare(said, replace(said, end_ids=(0, 9), answers=((2,),)))
+    ends = merge_worker.equivalence.compare(said, replace(said, end_ids=(0, 9), answers=((2,),)))
     assert len(export.failures(ends, export.Limits(0, 0.5))) == 2
 
 

@@ -357,6 +357,7 @@ def ran(tmp_path_factory, tiny_model, warm):
     made = small.out / "artifacts" / small.records()["prefix-0"]["id"]
     elsewhere = small.folder / "elsewhere"
     shutil.copytree(made, elsewhere)
+    (elsewhere / "training.json").unlink()  # sealed: what was trained here stays as it was
     (elsewhere / "chat_template.jinja").write_text(CHATML)
     method = {"name": "external", "adapter": str(elsewhere), "label": "theirs"}
     small = small.write(methods=["base", method])
