@@ -143,7 +143,7 @@ def test_every_kind_of_adapter_merges(kind, tiny_model, tmp_path):
     merged = merge_worker.equivalence.listen(
         model_of(Artifact("base", ModelRef("", str(folder)))), QUESTIONS, base
     )
-    assert merge_worker.equivalence.compare(base, merged)["largest_difference"] > 0.05  # it is no base
+    assert merge_worker.equivalence.compare(base, merged)["largest_difference"] > 0.05
 
 
 def test_an_adapter_on_a_base_stored_in_4_bits_merges_into_a_float_model(tiny_model, tmp_path):
