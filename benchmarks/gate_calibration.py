@@ -325,7 +325,7 @@ def holm_row(pools: Mapping[str, Draws], times: int, n: int) -> dict[str, Any]:
 
 def figure(family: Family, scores: Scores) -> float:
     per = scores[:, 1] if family.kind == "exp_ratio" else None
-    return stats.figure(family.kind, scores[:, 0], per)
+    return stats.point_estimate(family.kind, scores[:, 0], per)
 
 
 def shares(found: Mapping[str, int], gates: int) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _told(one: Evidence, confidence: float) -> dict[str, Any]:
         "delta_ci_low": change.ci_low,
         "delta_ci_high": change.ci_high,
         "p": 1.0 if math.isnan(change.p) else change.p,
-        "detectable": stats.detectable(stderr, confidence),
+        "detectable": stats.minimum_detectable_effect(stderr, confidence),
         "margin": margin(one),
         "n": one.n,
         "higher_is_better": one.higher_is_better,

@@ -84,7 +84,7 @@ class Evidence:
         return self._figure(self.b)
 
     def _figure(self, side: metric_summary.Pooled) -> float:
-        return stats.figure(self.kind, side.scores, side.per)
+        return stats.point_estimate(self.kind, side.scores, side.per)
 
     def change(self, limit: float = 0.0) -> Limits:
         """candidate - baseline, against `limit`."""
@@ -122,7 +122,7 @@ class Evidence:
             return Limits(hits / self.n, low, high, proportions.score_p(hits, self.n, limit))
         if not self._log:
             found = _held(self._boots[0], limit, self.confidence)
-            low, high = bootstrapping.within(self.kind, (found.ci_low, found.ci_high))
+            low, high = bootstrapping.clipped(self.kind, (found.ci_low, found.ci_high))
             return replace(found, ci_low=low, ci_high=high)
         low, high = bootstrapping.interval(self._boots[0], self.confidence)
         shifted = bootstrapping.shifted(self._boots[0], -math.log(limit)) if limit > 0 else None

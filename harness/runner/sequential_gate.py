@@ -3,9 +3,10 @@
 `python -m harness.runner.sequential_gate` reads a Task from its standard input.
 
 Reads a Task as JSON on standard input; the last line that it prints is the decision. Each look
-doubles the samples. What a look may err is its share of the policy's alpha (`stats.spent`), for
-passing and for failing, so that looking again costs no confidence. Samples are taken in an order
-drawn once from the baseline's, and compared with the baseline's answers to the same ones.
+doubles the samples. What a look may err is its share of the policy's alpha
+(`stats.alpha_spending`), for passing and for failing, so that looking again costs no confidence.
+Samples are taken in an order drawn once from the baseline's, and compared with the baseline's
+answers to the same ones.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ def _look(
         alpha = 1 - rules.policy.confidence
         total = growing.total(check.suite)
         shares = [min(before, total) / total, min(upto, total) / total]
-        share = stats.spent(1.0, shares)[-1]
+        share = stats.alpha_spending(1.0, shares)[-1]
         if share <= 0:  # its samples ran out at an earlier look
             share = 1e-9
         pairs = growing.pairs(1 - alpha * share)

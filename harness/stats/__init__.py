@@ -1,23 +1,30 @@
-"""Figures with their uncertainty, paired differences, and what a test can see.
+"""Estimates with intervals, paired differences, power and multiple testing.
 
-- `estimates`: a figure with its interval, and the paired difference of two.
+- `estimates`: a value with its interval, and the paired difference of two arms.
 - `bootstrapping`: the bootstrap over samples or clusters, and seeds.
-- `perplexity`: those through their logarithms.
-- `proportions`: those, alone and paired, in closed form.
-- `means`: the t interval and clustered standard errors.
-- `ties`: which of many sides cannot be told apart, from one bootstrap of all.
-- `power`: the smallest difference that a test can see, and the samples that a margin needs.
-- `multiple_testing`: several tests at once, and looks at growing data.
+- `perplexity`: perplexities through their logarithms.
+- `proportions`: proportions, alone and paired, in closed form.
+- `means`: the t interval and clustered standard errors of a mean.
+- `ties`: which of many arms do not differ significantly, from one bootstrap of all.
+- `power`: the minimum detectable effect, and the samples that a margin needs.
+- `multiple_testing`: several tests at once, and interim analyses of growing data.
 - `metric_summary`: from a suite's scores to a record's metrics.
 
 Every layer above `hookspecs` may import it.
 """
 
 from harness.stats.bootstrapping import Bootstrap, Kind, bootstrap
-from harness.stats.estimates import Difference, Estimate, against, estimate, figure, paired
+from harness.stats.estimates import (
+    Difference,
+    Estimate,
+    estimate,
+    estimate_with_difference,
+    paired,
+    point_estimate,
+)
 from harness.stats.means import clustered_stderr, t_interval
-from harness.stats.multiple_testing import holm, spent
-from harness.stats.power import detectable, samples_needed, stderr_of
+from harness.stats.multiple_testing import alpha_spending, holm
+from harness.stats.power import minimum_detectable_effect, samples_needed, stderr_of
 from harness.stats.proportions import clopper_pearson, mcnemar, paired_shares, tango, wilson
 from harness.stats.ties import tied
 
@@ -26,19 +33,19 @@ __all__ = [
     "Difference",
     "Estimate",
     "Kind",
-    "against",
+    "alpha_spending",
     "bootstrap",
     "clopper_pearson",
     "clustered_stderr",
-    "detectable",
     "estimate",
-    "figure",
+    "estimate_with_difference",
     "holm",
     "mcnemar",
+    "minimum_detectable_effect",
     "paired",
     "paired_shares",
+    "point_estimate",
     "samples_needed",
-    "spent",
     "stderr_of",
     "t_interval",
     "tango",

@@ -1,20 +1,21 @@
 """The bootstrap over samples or clusters, and over seeds.
 
-All resampling is the nonparametric bootstrap over samples (Efron & Tibshirani, An Introduction
-to the Bootstrap, 1993, ch. 13): samples are drawn with replacement, and every figure is computed
-anew from what was drawn. Ratios (perplexity) resample numerator and denominator together. Both
-sides of a difference see the same draw, so whatever makes a sample hard for both cancels out.
-Where samples come in clusters, whole clusters are drawn. Draws depend on (number of samples or
-clusters, draws, seed) alone.
+An arm is one of the compared models: its scores and, of a ratio, their denominators. All resampling
+is the nonparametric bootstrap over samples (Efron & Tibshirani, An Introduction to the Bootstrap,
+1993, ch. 13): samples are drawn with replacement, and every figure is computed anew from what was
+drawn. Ratios (perplexity) resample numerator and denominator together. Both arms of a difference
+see the same draw, so whatever makes a sample hard for both cancels out. Where samples come in
+clusters, whole clusters are drawn. Draws depend on (number of samples or clusters, draws, seed)
+alone.
 
 Percentile intervals are too narrow for few samples. An interval here is the wider, at each end, of
-two that are mended: the expanded percentile interval (Hesterberg, What teachers should know about
-the bootstrap, The American Statistician 69, 2015, sec. 4.3) and the t interval with the
+two that are corrected for it: the expanded percentile interval (Hesterberg, What teachers should
+know about the bootstrap, The American Statistician 69, 2015, sec. 4.3) and the t interval with the
 bootstrap's standard error. p is the larger of the two that belong to them.
 
 Scores may be one row per seed, `(seeds, samples)`: the figure is then the mean of the seeds'
 figures on the same samples, and seeds are a second level: their spread is in the interval, with
-degrees of freedom after Satterthwaite (Biometrics Bulletin 2, 1946). One seed tells nothing of it.
+degrees of freedom after Satterthwaite (Biometrics Bulletin 2, 1946). One seed does not show it.
 
 Samples that all agree have no spread to resample, which is no certainty: a share is never surer
 than the score interval is of as many samples without exception (Wilson, JASA 22, 1927; of a
@@ -30,7 +31,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,11 +40,11 @@ from harness.stats.student_t import t_quantile, t_two_sided
 
 Kind = Literal["mean", "share", "ratio", "exp_ratio"]
 Floats = NDArray[np.float64]
-Side = tuple[ArrayLike, "ArrayLike | None"]
+Arm = tuple[ArrayLike, "ArrayLike | None"]
 
-_CELLS_PER_CHUNK = 2_000_000  # of the weight matrix: 16 MB at a time
-_CELLS_KEPT = 32_000_000  # a byte each
-_CELLS_KEPT_AS_FLOATS = 1_000_000  # 8 MB; of no more than MANY units
+_WEIGHTS_PER_CHUNK = 2_000_000  # of the resampling matrix: 16 MB at a time
+_MAX_CACHED_WEIGHTS = 32_000_000  # a byte each
+_MAX_CACHED_FLOAT_WEIGHTS = 1_000_000  # 8 MB; of at most MANY units
 ROUNDING = 1e-12
 """Differences below this part of a figure are of its arithmetic."""
 MANY = 4000
@@ -60,30 +61,30 @@ class Bootstrap:
     units: int
     """What was drawn: samples, or clusters of them."""
     between_seeds: tuple[tuple[float, int], ...] = ()
-    """(variance of the mean over seeds, degrees of freedom), for each side with several seeds."""
+    """(variance of the mean over seeds, degrees of freedom), for each arm with several seeds."""
     share_unit: float | None = None
     """Of a share, or what follows from shares: how much all units together are. None: no share."""
 
 
 def bootstrap(
     kind: Kind,
-    sides: Sequence[Side],
+    arms: Sequence[Arm],
     *,
     clusters: Sequence[object] | None = None,
     draws: int = 2000,
     seed: int = 0,
-    places: Sequence[int] | None = None,
+    streams: Sequence[int] | None = None,
 ) -> list[Bootstrap]:
-    """Replicates of a figure for each `(scores, per)` in `sides`, all from the same draws.
+    """Replicates of a figure for each `(scores, per)` in `arms`, all from the same draws.
 
-    Seeds of different `places` are drawn apart; a side's place is its number unless given.
-    Raises ValueError as `estimates.estimate` does, and where the sides differ in their number of
-    samples.
+    Arms of different `streams` draw their seeds independently; an arm's stream is its index by
+    default. Raises ValueError as `estimates.estimate` does, and where the arms differ in their
+    number of samples.
     """
-    parts = [checked(kind, scores, per) for scores, per in sides]
+    parts = [checked(kind, scores, per) for scores, per in arms]
     if len({top.shape[1] for top, _ in parts}) != 1:
         counts = [top.shape[1] for top, _ in parts]
-        raise ValueError(f"sides must have the same samples, got {counts} of them")
+        raise ValueError(f"arms must have the same samples, got {counts} of them")
     n = parts[0][0].shape[1]
     columns = np.concatenate([row for top, bottom in parts for row in (top, bottom)])
     if clusters is not None:
@@ -91,10 +92,12 @@ def bootstrap(
     sums = _resampled_sums(columns, draws, seed)
     totals = columns.sum(axis=1)[None]
     out, at = [], 0
-    for number, (top, _) in zip(places or range(len(parts)), parts, strict=True):
+    for stream, (top, _) in zip(streams or range(len(parts)), parts, strict=True):
         part = slice(at, at + 2 * len(top))
-        of_seeds = figures(kind, totals[:, part])[0]
-        replicates, between = _over_seeds(figures(kind, sums[:, part]), of_seeds, seed, number)
+        of_seeds = point_estimates(kind, totals[:, part])[0]
+        replicates, between = _over_seeds(
+            point_estimates(kind, sums[:, part]), of_seeds, seed, stream
+        )
         value = float(of_seeds.mean())
         unit = 1.0 if kind == "share" else None
         out.append(Bootstrap(value, replicates, n, columns.shape[1], between, unit))
@@ -107,14 +110,15 @@ def difference(a: Bootstrap, b: Bootstrap) -> Bootstrap:
     if (a.n, a.units) != (b.n, b.units) or a.replicates.shape != b.replicates.shape:
         raise ValueError("bootstraps of different samples or draws cannot be subtracted")
     between = (*a.between_seeds, *b.between_seeds)
-    value, replicates = apart(a.value, b.value), apart(a.replicates, b.replicates)
-    return Bootstrap(float(value), replicates, a.n, a.units, between, a.share_unit)
+    value = float(rounded_difference(a.value, b.value))
+    replicates = rounded_difference(a.replicates, b.replicates)
+    return Bootstrap(value, replicates, a.n, a.units, between, a.share_unit)
 
 
-def apart(a: Any, b: Any) -> Any:
-    """a - b, of which rounding alone is none."""
-    apart = a - b
-    return np.where(np.abs(apart) <= ROUNDING * np.maximum(np.abs(a), np.abs(b)), 0.0, apart)
+def rounded_difference(a: float | Floats, b: float | Floats) -> Floats:
+    """a - b, zero where only rounding separates the two."""
+    raw = a - b
+    return np.where(np.abs(raw) <= ROUNDING * np.maximum(np.abs(a), np.abs(b)), 0.0, raw)
 
 
 def relative(a: Bootstrap, b: Bootstrap) -> Bootstrap:
@@ -137,28 +141,30 @@ def interval(boot: Bootstrap, confidence: float) -> tuple[float, float]:
     """The wider, at each end, of the expanded percentile and the t interval; NaN for one unit."""
     if boot.units < 2:
         return math.nan, math.nan
-    t, stretch = stretched_t(boot, confidence)
-    low, high = expanded(boot.replicates, t, stretch)
-    half = max(t * stretch * float(boot.replicates.std(ddof=1)), least(boot, confidence))
+    t, inflation = inflated_t(boot, confidence)
+    low, high = expanded_percentiles(boot.replicates, t, inflation)
+    half = max(
+        t * inflation * float(boot.replicates.std(ddof=1)), minimum_half_width(boot, confidence)
+    )
     return min(low, boot.value - half), max(high, boot.value + half)
 
 
-def within(kind: Kind, bounds: tuple[float, float]) -> tuple[float, float]:
+def clipped(kind: Kind, bounds: tuple[float, float]) -> tuple[float, float]:
     """Bounds of a share from 0 to 1; of anything else as they are."""
     low, high = bounds
     return (max(low, 0.0), min(high, 1.0)) if kind == "share" else bounds
 
 
-def least(boot: Bootstrap, confidence: float) -> float:
-    """How far at least a share's interval reaches: as if all units agreed."""
+def minimum_half_width(boot: Bootstrap, confidence: float) -> float:
+    """The smallest half-width of a share's interval: that of units that all agree."""
     if boot.share_unit is None:
         return 0.0
     z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     return boot.share_unit * z2 / (boot.units + z2)
 
 
-def _least_p(boot: Bootstrap) -> float:
-    """The p that belongs to `least`."""
+def _minimum_p(boot: Bootstrap) -> float:
+    """The smallest p: the one that belongs to `minimum_half_width`."""
     if boot.share_unit is None:
         return 0.0
     part = min(abs(boot.value) / boot.share_unit, 1.0)
@@ -167,26 +173,26 @@ def _least_p(boot: Bootstrap) -> float:
     return 2 * NormalDist().cdf(-math.sqrt(boot.units * part / (1 - part)))
 
 
-def stretched_t(boot: Bootstrap, confidence: float) -> tuple[float, float]:
-    """The quantile of t, and by how much draws of few units vary too little."""
-    stretch = math.sqrt(boot.units / (boot.units - 1))
-    return t_quantile((1 + confidence) / 2, _degrees(boot)), stretch
+def inflated_t(boot: Bootstrap, confidence: float) -> tuple[float, float]:
+    """The quantile of t, and the factor by which the spread of draws of few units is too small."""
+    inflation = math.sqrt(boot.units / (boot.units - 1))
+    return t_quantile((1 + confidence) / 2, _degrees(boot)), inflation
 
 
-def expanded(replicates: Floats, t: float, stretch: float) -> tuple[float, float]:
+def expanded_percentiles(replicates: Floats, t: float, inflation: float) -> tuple[float, float]:
     """Percentiles, as far out as t is beyond the normal distribution."""
-    tail = NormalDist().cdf(-t * stretch)
+    tail = NormalDist().cdf(-t * inflation)
     with np.errstate(invalid="ignore"):
         low, high = np.quantile(replicates, [tail, 1 - tail])
     return float(low), float(high)
 
 
 def p_value(boot: Bootstrap) -> float:
-    """Two-sided p of the figure being zero: the larger of the two that the interval stands on.
+    """Two-sided p of the figure being zero: the larger of those of the interval's two parts.
 
     The share of replicates beyond zero counts one more, so that p is never zero (Davison &
     Hinkley, Bootstrap Methods and their Application, 1997, eq. 4.11); where none is beyond, the
-    draws can tell no more than that.
+    draws cannot resolve a smaller one.
     """
     if boot.units < 2:
         return math.nan
@@ -195,11 +201,11 @@ def p_value(boot: Bootstrap) -> float:
     tail = (beyond + 1) / (len(replicates) + 1)
     if tail >= 0.5:
         return 1.0
-    stretch, df = math.sqrt(boot.units / (boot.units - 1)), _degrees(boot)
-    stderr = stretch * float(replicates.std(ddof=1))
+    inflation, df = math.sqrt(boot.units / (boot.units - 1)), _degrees(boot)
+    stderr = inflation * float(replicates.std(ddof=1))
     by_t = t_two_sided(boot.value / stderr, df) if stderr else 0.0
-    by_share = t_two_sided(NormalDist().inv_cdf(tail) / stretch, df) if beyond else 2 * tail
-    return max(by_t, by_share, _least_p(boot))
+    by_share = t_two_sided(NormalDist().inv_cdf(tail) / inflation, df) if beyond else 2 * tail
+    return max(by_t, by_share, _minimum_p(boot))
 
 
 def _degrees(boot: Bootstrap) -> float:
@@ -209,8 +215,8 @@ def _degrees(boot: Bootstrap) -> float:
     samples = max(0.0, total - seeds)
     parts = [(samples, boot.units - 1), *boot.between_seeds]
     below = sum(variance**2 / df for variance, df in parts)
-    whole = samples + seeds
-    return whole**2 / below if below > 0 and whole > 0 else boot.units - 1
+    variance_sum = samples + seeds
+    return variance_sum**2 / below if below > 0 and variance_sum > 0 else boot.units - 1
 
 
 def checked(kind: Kind, scores: ArrayLike, per: ArrayLike | None) -> tuple[Floats, Floats]:
@@ -241,7 +247,7 @@ def checked(kind: Kind, scores: ArrayLike, per: ArrayLike | None) -> tuple[Float
 def _by_cluster(columns: Floats, clusters: Sequence[object]) -> Floats:
     """Sums over each cluster: `(columns, samples)` -> `(columns, clusters)`."""
     if len(clusters) != columns.shape[1]:
-        raise ValueError(f"{len(clusters)} clusters named for {columns.shape[1]} samples")
+        raise ValueError(f"got {len(clusters)} clusters for {columns.shape[1]} samples")
     names = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
     inverse = np.fromiter((names[name] for name in clusters), int, len(clusters))
     return np.stack([np.bincount(inverse, weights=column) for column in columns])
@@ -251,34 +257,37 @@ def _resampled_sums(columns: Floats, draws: int, seed: int) -> Floats:
     """Sums of each column over each bootstrap draw: `(columns, units)` -> `(draws, columns)`."""
     units = columns.shape[1]
     distinct: dict[bytes, int] = {}
-    place = [distinct.setdefault(column.tobytes(), len(distinct)) for column in columns]
-    once = columns[[place.index(i) for i in range(len(distinct))]].T
+    positions = [distinct.setdefault(column.tobytes(), len(distinct)) for column in columns]
+    distinct_columns = columns[[positions.index(i) for i in range(len(distinct))]].T
     if units > MANY:  # to 1e-6 of a figure whose own error is a thousand times that
-        once = once.astype(np.float32)
-    if units * draws <= _CELLS_KEPT_AS_FLOATS:
-        sums = [part @ once for part in _kept_as_floats(units, draws, seed)]
+        distinct_columns = distinct_columns.astype(np.float32)
+    if units * draws <= _MAX_CACHED_FLOAT_WEIGHTS:
+        sums = [part @ distinct_columns for part in _cached_float_weights(units, draws, seed)]
     else:
-        chunks = _kept if units * draws <= _CELLS_KEPT else _weights
-        sums = [part.astype(once.dtype) @ once for part in chunks(units, draws, seed)]
-    return np.concatenate(sums).astype(np.float64)[:, place]
+        weights = _cached_weights if units * draws <= _MAX_CACHED_WEIGHTS else _weights
+        sums = [
+            part.astype(distinct_columns.dtype) @ distinct_columns
+            for part in weights(units, draws, seed)
+        ]
+    return np.concatenate(sums).astype(np.float64)[:, positions]
 
 
 @lru_cache(maxsize=4)
-def _kept(units: int, draws: int, seed: int) -> tuple[NDArray[np.uint8], ...]:
-    """The weights of a size that is asked for again: the metrics of one suite."""
+def _cached_weights(units: int, draws: int, seed: int) -> tuple[NDArray[np.uint8], ...]:
+    """Weights that are used again, by the other metrics of a suite."""
     return tuple(_weights(units, draws, seed))
 
 
 @lru_cache(maxsize=8)
-def _kept_as_floats(units: int, draws: int, seed: int) -> tuple[Floats, ...]:
-    """Those of few units, ready to be multiplied: the conversion takes longer than the product."""
+def _cached_float_weights(units: int, draws: int, seed: int) -> tuple[Floats, ...]:
+    """Weights of few units as floats: the conversion takes longer than the product."""
     return tuple(part.astype(np.float64) for part in _weights(units, draws, seed))
 
 
 def _weights(units: int, draws: int, seed: int) -> Iterator[NDArray[np.uint8]]:
     """How often each draw holds each unit, `(part of the draws, units)`."""
     rng = np.random.Generator(np.random.SFC64(seed))
-    chunk = max(1, _CELLS_PER_CHUNK // units)
+    chunk = max(1, _WEIGHTS_PER_CHUNK // units)
     for start in range(0, draws, chunk):
         count = min(chunk, draws - start)
         yield _poisson(rng, count, units) if units > MANY else _multinomial(rng, count, units)
@@ -287,8 +296,8 @@ def _weights(units: int, draws: int, seed: int) -> Iterator[NDArray[np.uint8]]:
 def _multinomial(rng: np.random.Generator, count: int, units: int) -> NDArray[np.uint8]:
     picked = rng.integers(0, units, size=(count, units), dtype=np.int32)
     picked += np.arange(count, dtype=np.int32)[:, None] * np.int32(units)
-    held = np.bincount(picked.ravel(), minlength=count * units)
-    return held.reshape(count, units).astype(np.uint8)
+    counts = np.bincount(picked.ravel(), minlength=count * units)
+    return counts.reshape(count, units).astype(np.uint8)
 
 
 def _poisson(rng: np.random.Generator, count: int, units: int) -> NDArray[np.uint8]:
@@ -307,37 +316,37 @@ def _poisson(rng: np.random.Generator, count: int, units: int) -> NDArray[np.uin
 @lru_cache(maxsize=1)
 def _poisson_table() -> NDArray[np.uint8]:
     """A Poisson(1) count for each of 65,536 equal steps of probability."""
-    reached = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(12)])
+    cumulative = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(12)])
     steps = (np.arange(65536) + 0.5) / 65536
-    return np.searchsorted(reached, steps).astype(np.uint8)
+    return np.searchsorted(cumulative, steps).astype(np.uint8)
 
 
-def figures(kind: Kind, sums: Floats) -> Floats:
+def point_estimates(kind: Kind, sums: Floats) -> Floats:
     """The figure of each seed from sums, numerators before denominators: `(draws, seeds)`."""
     seeds = sums.shape[1] // 2
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         tops, bottoms = sums[:, :seeds], sums[:, seeds:]
         # a draw that holds nothing to count: 0, as scikit-learn's F1
-        figures: Floats = np.where((tops == 0) & (bottoms == 0), 0.0, tops / bottoms)
-        return np.exp(figures) if kind == "exp_ratio" else figures
+        estimates: Floats = np.where((tops == 0) & (bottoms == 0), 0.0, tops / bottoms)
+        return np.exp(estimates) if kind == "exp_ratio" else estimates
 
 
 def _over_seeds(
-    figures: Floats, of_seeds: Floats, seed: int, side: int
+    estimates: Floats, of_seeds: Floats, seed: int, stream: int
 ) -> tuple[Floats, tuple[tuple[float, int], ...]]:
     """Means over drawn seeds, `(draws, seeds)` -> `(draws,)`, and the variance that seeds add."""
-    draws, seeds = figures.shape
+    draws, seeds = estimates.shape
     if seeds == 1:
-        return figures[:, 0], ()
+        return estimates[:, 0], ()
     variance = float(of_seeds.var(ddof=1)) / seeds
-    weights = _seed_weights(draws, seeds, seed, side)
-    return (figures * weights).sum(axis=1), ((variance, seeds - 1),)
+    weights = _seed_weights(draws, seeds, seed, stream)
+    return (estimates * weights).sum(axis=1), ((variance, seeds - 1),)
 
 
 @lru_cache(maxsize=8)
-def _seed_weights(draws: int, seeds: int, seed: int, side: int) -> Floats:
+def _seed_weights(draws: int, seeds: int, seed: int, stream: int) -> Floats:
     """The weight of each seed in each draw, `(draws, seeds)`; kept for the next metric."""
-    rng = np.random.Generator(np.random.SFC64([seed, side, seeds]))
+    rng = np.random.Generator(np.random.SFC64([seed, stream, seeds]))
     drawn = rng.multinomial(seeds, [1 / seeds] * seeds, size=draws) / seeds
     # draws of few seeds vary too little, by (seeds - 1) / seeds
     weights: Floats = 1 / seeds + math.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)

@@ -11,17 +11,17 @@ from numpy.typing import ArrayLike
 
 from harness.stats import perplexity
 from harness.stats.bootstrapping import (
+    Arm,
     Bootstrap,
     Floats,
     Kind,
-    Side,
     bootstrap,
     checked,
+    clipped,
     difference,
-    figures,
     interval,
     p_value,
-    within,
+    point_estimates,
 )
 from harness.stats.proportions import paired_shares, wilson
 
@@ -47,7 +47,7 @@ class Difference:
     p: float
     n: int
     p_exact: float | None = None
-    """Exact McNemar p where both sides are single runs of a `share`, else None."""
+    """Exact McNemar p where both arms are single runs of a `share`, else None."""
 
 
 def estimate(
@@ -74,35 +74,35 @@ def estimate(
     return _estimate(kind, boot, confidence)
 
 
-def against(
+def estimate_with_difference(
     kind: Kind,
-    side: Side,
-    base: Side,
+    arm: Arm,
+    base: Arm,
     *,
     clusters: Sequence[object] | None = None,
     confidence: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> tuple[Estimate, Difference]:
-    """`estimate` of a side and its `paired` difference to a base, from one bootstrap of both.
+    """`estimate` of an arm and its `paired` difference to a base, from one bootstrap of both.
 
     Both have the same samples in the same order. Errors as for `paired`.
     """
-    (scores, per), scores_b = side, base[0]
+    (scores, per), scores_b = arm, base[0]
     if kind == "share" and clusters is None:
         return (
             estimate(kind, scores, per, confidence=confidence, draws=draws, seed=seed),
             paired(kind, scores, scores_b, confidence=confidence, draws=draws, seed=seed),
         )
-    a, b = _bootstraps(kind, [side, base], clusters, draws, seed)
+    a, b = _bootstraps(kind, [arm, base], clusters, draws, seed)
     return _estimate(kind, a, confidence), _difference(kind, a, b, confidence)
 
 
-def figure(kind: Kind, scores: ArrayLike, per: ArrayLike | None = None) -> float:
-    """The figure alone; shapes and errors as for `estimate`."""
+def point_estimate(kind: Kind, scores: ArrayLike, per: ArrayLike | None = None) -> float:
+    """The value without an interval; shapes and errors as for `estimate`."""
     top, bottom = checked(kind, scores, per)
     sums = np.concatenate([top, bottom]).sum(axis=1)
-    return float(figures(kind, sums[None])[0].mean())
+    return float(point_estimates(kind, sums[None])[0].mean())
 
 
 def paired(
@@ -119,31 +119,31 @@ def paired(
 ) -> Difference:
     """The difference a - b on the same samples in the same order.
 
-    Shapes and errors as for `estimate`; the sides may have different numbers of seeds, but not of
+    Shapes and errors as for `estimate`; the arms may have different numbers of seeds, but not of
     samples (ValueError). Single runs of a `share` without clusters: `proportions.paired_shares`;
     everything else a paired bootstrap.
     """
     if kind == "share":
         (top_a, _), (top_b, _) = checked(kind, scores_a, None), checked(kind, scores_b, None)
         if len(top_a) == len(top_b) == 1 and clusters is None and top_a.shape == top_b.shape:
-            found = paired_shares(top_a[0], top_b[0], confidence)
+            shares = paired_shares(top_a[0], top_b[0], confidence)
             n = top_a.shape[1]
-            return Difference(found.delta, found.ci_low, found.ci_high, found.p, n, found.p)
+            return Difference(shares.delta, shares.ci_low, shares.ci_high, shares.p, n, shares.p)
     a, b = _bootstraps(kind, [(scores_a, per_a), (scores_b, per_b)], clusters, draws, seed)
     return _difference(kind, a, b, confidence)
 
 
 def _bootstraps(
     kind: Kind,
-    sides: Sequence[Side],
+    arms: Sequence[Arm],
     clusters: Sequence[object] | None,
     draws: int,
     seed: int,
 ) -> list[Bootstrap]:
-    """Of each side, from the same draws; of a perplexity's logarithm."""
+    """Bootstraps of all arms from the same draws; those of a perplexity are of its logarithm."""
     if kind == "exp_ratio":
-        return perplexity.bootstrap(sides, clusters=clusters, draws=draws, seed=seed)
-    return bootstrap(kind, sides, clusters=clusters, draws=draws, seed=seed)
+        return perplexity.bootstrap(arms, clusters=clusters, draws=draws, seed=seed)
+    return bootstrap(kind, arms, clusters=clusters, draws=draws, seed=seed)
 
 
 def _estimate(kind: Kind, boot: Bootstrap, confidence: float) -> Estimate:
@@ -151,17 +151,17 @@ def _estimate(kind: Kind, boot: Bootstrap, confidence: float) -> Estimate:
         low, high = map(perplexity.exp, interval(boot, confidence))
         value, replicates = perplexity.exp(boot.value), perplexity.exp_all(boot.replicates)
     else:
-        low, high = within(kind, interval(boot, confidence))
+        low, high = clipped(kind, interval(boot, confidence))
         value, replicates = boot.value, boot.replicates
     stderr = float(replicates.std(ddof=1)) if boot.units > 1 else math.nan
     return Estimate(value, stderr, low, high, boot.n)
 
 
 def _difference(kind: Kind, a: Bootstrap, b: Bootstrap, confidence: float) -> Difference:
-    apart = difference(a, b)
+    change = difference(a, b)
     if kind == "exp_ratio":
-        return Difference(*perplexity.subtract(a, b, confidence), p_value(apart), a.n)
-    return Difference(apart.value, *interval(apart, confidence), p_value(apart), apart.n)
+        return Difference(*perplexity.subtract(a, b, confidence), p_value(change), a.n)
+    return Difference(change.value, *interval(change, confidence), p_value(change), change.n)
 
 
 def _share(scores: Floats, confidence: float) -> Estimate:

@@ -145,7 +145,7 @@ def measure(
     base_pooled = pool(base) if base and how["kind"] != "retained" else None
     change: stats.Difference | None
     if base_pooled is not None and base_pooled.ids == pooled.ids:
-        estimate, change = stats.against(
+        estimate, change = stats.estimate_with_difference(
             figure(how), pooled[1:3], base_pooled[1:3], clusters=pooled.clusters
         )
     else:

@@ -1,4 +1,4 @@
-"""Several tests at once, and looks at growing data."""
+"""Several tests at once, and interim analyses of growing data."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p values in the given order (S. Holm, Scandinavian Journal of Statistics 6, 1979).
 
-    Rejecting those below alpha keeps the chance of any false rejection at alpha, whatever hangs
-    together between the tests.
+    Rejecting those below alpha keeps the chance of any false rejection at alpha, however the
+    tests depend on each other.
     """
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     adjusted, highest = [1.0] * len(p_values), 0.0
@@ -19,12 +19,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def spent(alpha: float, shares: Sequence[float]) -> list[float]:
-    """Alpha for each of several looks, when `shares` of all samples (rising to 1) are there.
+def alpha_spending(alpha: float, shares: Sequence[float]) -> list[float]:
+    """Alpha for each of several interim analyses, at `shares` of all samples (rising to 1).
 
-    A power family of spending functions, alpha t^rho (Kim & DeMets, Biometrika 74, 1987) with
-    rho = 1; each look gets what its step of t frees. Errors of looks are added up (Bonferroni),
-    so the total holds for every statistic, also one whose looks are not jointly normal.
+    A power family of spending functions, alpha t^rho (Kim & DeMets, Biometrika 74, 1987) with rho =
+    1; each analysis spends the alpha of its step of t. Their errors are added up (Bonferroni), so
+    the total holds for every statistic, also one whose analyses are not jointly normal.
     """
     steps = [now - before for before, now in zip([0.0, *shares], shares, strict=False)]
     return [alpha * step for step in steps]

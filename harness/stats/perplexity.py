@@ -12,31 +12,31 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.stats import bootstrapping
-from harness.stats.bootstrapping import Bootstrap, Floats, Side
+from harness.stats.bootstrapping import Arm, Bootstrap, Floats
 
 _LARGEST = 709
 """What `math.exp` can take."""
 
 
 def bootstrap(
-    sides: Sequence[Side],
+    arms: Sequence[Arm],
     *,
     clusters: Sequence[object] | None = None,
     draws: int = 2000,
     seed: int = 0,
-    places: Sequence[int] | None = None,
+    streams: Sequence[int] | None = None,
 ) -> list[Bootstrap]:
-    """Bootstraps of the logarithm of each side's perplexity, all from the same draws.
+    """Bootstraps of the logarithm of each arm's perplexity, all from the same draws.
 
     Over several seeds the perplexity is the mean of theirs, and the draws are those of the mean
     of their logarithms, moved to it. Raises ValueError as `estimates.estimate` does.
     """
     boots = bootstrapping.bootstrap(
-        "ratio", sides, clusters=clusters, draws=draws, seed=seed, places=places
+        "ratio", arms, clusters=clusters, draws=draws, seed=seed, streams=streams
     )
     return [
-        bootstrapping.shifted(boot, log_figure(*side) - boot.value)
-        for boot, side in zip(boots, sides, strict=True)
+        bootstrapping.shifted(boot, log_figure(*arm) - boot.value)
+        for boot, arm in zip(boots, arms, strict=True)
     ]
 
 
@@ -63,7 +63,9 @@ def subtract(a: Bootstrap, b: Bootstrap, confidence: float) -> tuple[float, floa
         for bound in bootstrapping.interval(logs, confidence)
     )
     replicates = exp_all(a.replicates) - exp_all(b.replicates)
-    outer = bootstrapping.expanded(replicates, *bootstrapping.stretched_t(logs, confidence))
+    outer = bootstrapping.expanded_percentiles(
+        replicates, *bootstrapping.inflated_t(logs, confidence)
+    )
     return value, min(low, outer[0]), max(high, outer[1])
 
 
@@ -80,7 +82,7 @@ def expm1(value: float) -> float:
 
 
 def exp_all(values: Floats) -> Floats:
-    """`exp` of each."""
+    """`exp` of each value of an array."""
     with np.errstate(over="ignore"):
-        found: Floats = np.exp(values)
-    return found
+        result: Floats = np.exp(values)
+    return result

@@ -6,15 +6,17 @@ import math
 from statistics import NormalDist
 
 POWER = 0.8
-"""How surely a difference of the detectable size would be seen."""
+"""The chance that a test sees a difference of the detectable size."""
 
 
 def stderr_of(ci_low: float, ci_high: float, confidence: float = 0.95) -> float:
-    """The standard error that an interval of this width speaks of."""
+    """The standard error of a normal interval of this width."""
     return (ci_high - ci_low) / (2 * _z((1 + confidence) / 2))
 
 
-def detectable(stderr: float, confidence: float = 0.95, power: float = POWER) -> float:
+def minimum_detectable_effect(
+    stderr: float, confidence: float = 0.95, power: float = POWER
+) -> float:
     """The smallest true difference that a two-sided test sees with this power.
 
     (z[1 - alpha/2] + z[power]) stderr: the usual normal approximation (Lehr, Statistics in
@@ -26,14 +28,16 @@ def detectable(stderr: float, confidence: float = 0.95, power: float = POWER) ->
 def samples_needed(
     stderr: float, n: int, distance: float, confidence: float = 0.95, power: float = POWER
 ) -> int | None:
-    """Samples in all with which a true value this far from a margin is told apart from it.
+    """Samples in all with which a test separates a true value this far from a margin from it.
 
     `stderr` is that of `n` samples and shrinks with their square root. None where the distance is
     zero, and where no spread is known.
     """
     if distance == 0 or not math.isfinite(stderr):
         return None
-    return max(n, math.ceil(n * (detectable(stderr, confidence, power) / distance) ** 2))
+    return max(
+        n, math.ceil(n * (minimum_detectable_effect(stderr, confidence, power) / distance) ** 2)
+    )
 
 
 def _z(probability: float) -> float:

@@ -19,15 +19,15 @@ def t_quantile(probability: float, df: float) -> float:
     if probability < 0.5:
         return -t_quantile(1 - probability, df)
     tail = 2 * (1 - probability)
-    if (near := _near_quantile(tail, probability, df)) is not None:
-        return near
+    if (quantile := _halley_quantile(tail, probability, df)) is not None:
+        return quantile
     high = 1.0
     while t_two_sided(high, df) > tail:
         high *= 2
     return _root(lambda t: tail - t_two_sided(t, df), 0.0, high)
 
 
-def _near_quantile(tail: float, probability: float, df: float) -> float | None:
+def _halley_quantile(tail: float, probability: float, df: float) -> float | None:
     """The quantile by Halley's method, from the normal one; None where that does not settle.
 
     It takes 3 steps where halving an interval takes 55.

@@ -18,12 +18,12 @@ from harness.stats import Kind, bootstrapping, proportions, student_t
 def test_share_has_wilsons_interval(hits: int, n: int) -> None:
     from scipy.stats import binomtest
 
-    found = stats.estimate("share", [1] * hits + [0] * (n - hits))
+    result = stats.estimate("share", [1] * hits + [0] * (n - hits))
     expected = binomtest(hits, n).proportion_ci(method="wilson")
-    assert found.value == pytest.approx(hits / n)
-    assert (found.ci_low, found.ci_high) == pytest.approx((expected.low, expected.high))
-    assert found.ci_low <= found.value <= found.ci_high
-    assert found.n == n
+    assert result.value == pytest.approx(hits / n)
+    assert (result.ci_low, result.ci_high) == pytest.approx((expected.low, expected.high))
+    assert result.ci_low <= result.value <= result.ci_high
+    assert result.n == n
 
 
 @pytest.mark.parametrize(
@@ -37,31 +37,31 @@ def test_mcnemar_is_the_exact_binomial_test(only_a: int, only_b: int) -> None:
     n = only_a + only_b
     expected = binomtest(only_a, n).pvalue if n else 1.0
     assert stats.mcnemar(a, b) == pytest.approx(expected, rel=1e-8)
-    found = stats.paired("share", a, b)
-    assert found.p_exact == pytest.approx(expected, rel=1e-8)
-    assert found.delta == pytest.approx((only_a - only_b) / len(a))
+    result = stats.paired("share", a, b)
+    assert result.p_exact == pytest.approx(expected, rel=1e-8)
+    assert result.delta == pytest.approx((only_a - only_b) / len(a))
 
 
 def test_mean_agrees_with_the_t_interval() -> None:
     from scipy.stats import t
 
     scores = np.random.default_rng(1).normal(3.0, 2.0, size=500)
-    found = stats.estimate("mean", scores)
+    result = stats.estimate("mean", scores)
     stderr = scores.std(ddof=1) / math.sqrt(500)
     low, high = t.interval(0.95, 499, scores.mean(), stderr)
-    assert found.value == pytest.approx(scores.mean())
-    assert found.stderr == pytest.approx(stderr, rel=0.06)
-    assert found.ci_low == pytest.approx(low, abs=0.15 * stderr)
-    assert found.ci_high == pytest.approx(high, abs=0.15 * stderr)
+    assert result.value == pytest.approx(scores.mean())
+    assert result.stderr == pytest.approx(stderr, rel=0.06)
+    assert result.ci_low == pytest.approx(low, abs=0.15 * stderr)
+    assert result.ci_high == pytest.approx(high, abs=0.15 * stderr)
 
 
 def test_perplexity_is_weighted_by_tokens_not_averaged_over_samples() -> None:
-    found = stats.estimate("exp_ratio", [10.0, 300.0], [10, 100])
-    assert found.value == pytest.approx(math.exp(310 / 110))
+    result = stats.estimate("exp_ratio", [10.0, 300.0], [10, 100])
+    assert result.value == pytest.approx(math.exp(310 / 110))
     assert stats.estimate("ratio", [10.0, 300.0], [10, 100]).value == pytest.approx(310 / 110)
     # of two samples little is known: the interval reaches beyond both, and stays above zero
-    assert 0 < found.ci_low < math.exp(1)
-    assert found.ci_high > math.exp(3)
+    assert 0 < result.ci_low < math.exp(1)
+    assert result.ci_high > math.exp(3)
 
 
 @pytest.mark.parametrize("kind", ["mean", "ratio", "exp_ratio"])
@@ -72,8 +72,8 @@ def test_95_percent_intervals_cover_the_truth_about_95_percent_of_the_time(kind:
         per = rng.integers(5, 50, size=80)
         scores = per * 0.7 + rng.normal(0, 4, size=80)
         truth = {"mean": 27 * 0.7, "ratio": 0.7, "exp_ratio": math.exp(0.7)}[kind]
-        found = stats.estimate(kind, scores, per, draws=400)  # type: ignore[arg-type]
-        covered += found.ci_low <= truth <= found.ci_high
+        result = stats.estimate(kind, scores, per, draws=400)  # type: ignore[arg-type]
+        covered += result.ci_low <= truth <= result.ci_high
     assert 0.90 <= covered / trials <= 0.985
 
 
@@ -81,10 +81,10 @@ def test_pairing_takes_out_what_is_hard_for_both() -> None:
     rng = np.random.default_rng(3)
     hardness = rng.normal(0, 5, size=200)
     a, b = hardness + rng.normal(0.5, 0.5, size=200), hardness + rng.normal(0, 0.5, size=200)
-    found = stats.paired("mean", a, b)
-    assert found.delta == pytest.approx((a - b).mean())
-    assert 0 < found.ci_low < found.delta < found.ci_high
-    assert found.p < 0.01
+    result = stats.paired("mean", a, b)
+    assert result.delta == pytest.approx((a - b).mean())
+    assert 0 < result.ci_low < result.delta < result.ci_high
+    assert result.p < 0.01
     # apart, the two intervals overlap by far
     assert stats.estimate("mean", a).ci_low < stats.estimate("mean", b).ci_high
     # the pairing is by order: shuffled, the difference drowns
@@ -101,7 +101,7 @@ def test_no_difference_is_rejected_about_one_time_in_twenty() -> None:
     assert 0.015 <= rejected / 300 <= 0.1
 
 
-def test_swapped_sides_only_change_the_sign() -> None:
+def test_swapped_arms_only_change_the_sign() -> None:
     rng = np.random.default_rng(5)
     a, b, per = rng.random(50), rng.random(50), rng.integers(1, 9, 50)
     there = stats.paired("exp_ratio", a, b, per, per)
@@ -114,8 +114,8 @@ def test_swapped_sides_only_change_the_sign() -> None:
 
 def test_a_model_against_itself_differs_by_nothing() -> None:
     scores = np.random.default_rng(6).random(30)
-    found = stats.paired("mean", scores, scores)
-    assert (found.delta, found.ci_low, found.ci_high, found.p) == (0, 0, 0, 1)
+    result = stats.paired("mean", scores, scores)
+    assert (result.delta, result.ci_low, result.ci_high, result.p) == (0, 0, 0, 1)
 
 
 def test_draws_repeat_with_the_seed() -> None:
@@ -125,18 +125,18 @@ def test_draws_repeat_with_the_seed() -> None:
 
 
 def test_p_is_never_zero() -> None:
-    found = stats.paired("mean", np.arange(50) + 10.0, np.arange(50) / 7, draws=100)
-    assert found.p == pytest.approx(2 / 101)
+    result = stats.paired("mean", np.arange(50) + 10.0, np.arange(50) / 7, draws=100)
+    assert result.p == pytest.approx(2 / 101)
 
 
 def test_over_seeds_the_figure_is_the_mean_of_the_seeds_figures() -> None:
     rng = np.random.default_rng(8)
     scores, per = rng.random((3, 40)) * 9, rng.integers(1, 9, (3, 40))
-    found = stats.estimate("exp_ratio", scores, per)
-    alone = [stats.estimate("exp_ratio", *one).value for one in zip(scores, per, strict=True)]
-    assert found.value == pytest.approx(np.mean(alone))
-    assert found.ci_low < found.value < found.ci_high
-    assert found.n == 40
+    result = stats.estimate("exp_ratio", scores, per)
+    alone = [stats.estimate("exp_ratio", *run).value for run in zip(scores, per, strict=True)]
+    assert result.value == pytest.approx(np.mean(alone))
+    assert result.ci_low < result.value < result.ci_high
+    assert result.n == 40
     # against a base that ran once; shares of several seeds have no exact test
     shares = (rng.random((3, 40)) > 0.3).astype(int)
     difference = stats.paired("share", shares, shares[0])
@@ -145,10 +145,10 @@ def test_over_seeds_the_figure_is_the_mean_of_the_seeds_figures() -> None:
 
 
 def test_one_sample_has_no_interval() -> None:
-    found = stats.estimate("mean", [3.0])
-    assert found.value == 3.0
-    assert math.isnan(found.stderr)
-    assert math.isnan(found.ci_low)
+    result = stats.estimate("mean", [3.0])
+    assert result.value == 3.0
+    assert math.isnan(result.stderr)
+    assert math.isnan(result.ci_low)
     difference = stats.paired("mean", [3.0], [1.0])
     assert difference.delta == 2.0
     assert math.isnan(difference.ci_high)
@@ -176,7 +176,7 @@ def test_wrong_scores_are_refused(
         stats.estimate(kind, scores, per)
 
 
-def test_sides_of_different_length_are_refused() -> None:
+def test_arms_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match="same samples"):
         stats.paired("mean", [1.0, 2.0], [1.0])
 
@@ -259,15 +259,15 @@ def test_clustered_errors_agree_with_statsmodels() -> None:
     # far wider than if questions did not hang together, and the bootstrap says so too
     plain = scores.std(ddof=1) / math.sqrt(200)
     assert fit.bse[0] > 2 * plain
-    found = stats.estimate("mean", scores, clusters=names, draws=4000)
-    assert found.stderr == pytest.approx(fit.bse[0], rel=0.08)
+    result = stats.estimate("mean", scores, clusters=names, draws=4000)
+    assert result.stderr == pytest.approx(fit.bse[0], rel=0.08)
 
 
 def test_the_detectable_difference_has_the_power_that_it_says() -> None:
     from statsmodels.stats.power import TTestPower
 
     needed = TTestPower().solve_power(effect_size=0.1, alpha=0.05, power=0.8)
-    assert stats.detectable(1 / math.sqrt(needed)) == pytest.approx(0.1, rel=0.01)
+    assert stats.minimum_detectable_effect(1 / math.sqrt(needed)) == pytest.approx(0.1, rel=0.01)
     assert stats.samples_needed(0.1, 100, 0.05) == pytest.approx(
         TTestPower().solve_power(effect_size=0.05, alpha=0.05, power=0.8), rel=0.01
     )
@@ -292,9 +292,9 @@ def test_paired_shares_never_contradict_the_exact_test() -> None:
         for only_b in range(12):
             a = [1.0] * only_a + [0.0] * only_b + [1.0] * 30
             b = [0.0] * only_a + [1.0] * only_b + [1.0] * 30
-            found = stats.paired_shares(a, b)
-            assert found.ci_low <= found.delta <= found.ci_high
-            assert (found.p < 0.05) >= (found.ci_low > 0 or found.ci_high < 0)
+            result = stats.paired_shares(a, b)
+            assert result.ci_low <= result.delta <= result.ci_high
+            assert (result.p < 0.05) >= (result.ci_low > 0 or result.ci_high < 0)
 
 
 @pytest.mark.parametrize("n", [5, 12, 30])
@@ -302,8 +302,8 @@ def test_intervals_of_few_samples_are_wide_enough(n: int) -> None:
     rng = np.random.default_rng(n)
     covered = 0
     for _ in range(400):
-        found = stats.estimate("mean", rng.normal(size=n), draws=500)
-        covered += found.ci_low <= 0 <= found.ci_high
+        result = stats.estimate("mean", rng.normal(size=n), draws=500)
+        covered += result.ci_low <= 0 <= result.ci_high
     assert covered / 400 >= 0.93
 
 
@@ -313,8 +313,8 @@ def test_the_spread_between_seeds_is_in_the_interval() -> None:
     for _ in range(300):
         seeds = rng.normal(0, 1, size=(4, 1))
         scores = seeds + rng.normal(0, 1, size=60) + rng.normal(0, 0.5, size=(4, 60))
-        found = stats.estimate("mean", scores, draws=500)
-        covered += found.ci_low <= 0 <= found.ci_high
+        result = stats.estimate("mean", scores, draws=500)
+        covered += result.ci_low <= 0 <= result.ci_high
     assert 0.90 <= covered / 300 <= 0.995
 
 
@@ -322,9 +322,9 @@ def test_a_share_without_exception_is_no_surer_over_several_seeds() -> None:
     """What does not vary cannot be resampled; the closed forms of one run know better."""
     none, all_of = np.zeros((3, 20)), np.ones((3, 20))
     for scores in (none, all_of):
-        found = stats.estimate("share", scores)
+        result = stats.estimate("share", scores)
         single = stats.wilson(scores[0].sum(), 20)
-        assert (found.ci_low, found.ci_high) == pytest.approx(single)
+        assert (result.ci_low, result.ci_high) == pytest.approx(single)
     apart = stats.paired("share", none, none[0])
     assert (apart.ci_low, apart.ci_high) == pytest.approx(proportions.tango(0, 0, 20))
     assert (apart.delta, apart.p) == (0, 1)
@@ -336,23 +336,23 @@ def test_a_share_without_exception_is_no_surer_over_several_seeds() -> None:
 
 def test_a_share_stays_between_nothing_and_everything() -> None:
     rng = np.random.default_rng(5)
-    found = stats.estimate("share", (rng.random((3, 30)) < 0.97).astype(float))
-    assert 0.8 < found.ci_low < found.value < found.ci_high <= 1
+    result = stats.estimate("share", (rng.random((3, 30)) < 0.97).astype(float))
+    assert 0.8 < result.ci_low < result.value < result.ci_high <= 1
 
 
 @pytest.mark.parametrize("kind", ["mean", "share"])
 def test_seeds_that_answer_as_the_base_differ_from_it_by_exactly_nothing(kind: Kind) -> None:
     base = (np.random.default_rng(2).random(57) < 0.289).astype(float)
-    found = stats.paired(kind, np.stack([base] * 3), base)
-    assert found.delta == 0
-    assert found.p == 1
+    result = stats.paired(kind, np.stack([base] * 3), base)
+    assert result.delta == 0
+    assert result.p == 1
     if kind == "mean":
-        assert (found.ci_low, found.ci_high) == (0, 0)
+        assert (result.ci_low, result.ci_high) == (0, 0)
 
 
 def test_looks_spend_what_there_is_and_no_more() -> None:
     shares = [0.032, 0.064, 0.128, 0.256, 0.512, 1.0]
-    spent = stats.spent(0.05, shares)
+    spent = stats.alpha_spending(0.05, shares)
     assert sum(spent) == pytest.approx(0.05)
     assert all(one > 0 for one in spent)
 
@@ -362,14 +362,14 @@ def test_many_samples_are_drawn_as_few_are(kind: str) -> None:
     """Above 4,000 units counts are drawn independently: the same errors come out."""
     rng = np.random.default_rng(9)
     scores, per = rng.gamma(2, 10, size=6000), rng.integers(5, 50, size=6000)
-    found = stats.estimate(kind, scores, per, draws=4000)  # type: ignore[arg-type]
+    result = stats.estimate(kind, scores, per, draws=4000)  # type: ignore[arg-type]
     if kind == "mean":
         expected = scores.std(ddof=1) / math.sqrt(6000)
     else:
         ratio = scores.sum() / per.sum()
         spread = (scores - ratio * per).std(ddof=1) / math.sqrt(6000) / per.mean()
         expected = spread * math.exp(ratio)
-    assert found.stderr == pytest.approx(expected, rel=0.05)
+    assert result.stderr == pytest.approx(expected, rel=0.05)
 
 
 def numbers(figures: stats.Estimate | stats.Difference) -> list[float]:
@@ -385,34 +385,34 @@ def test_all_pairs_at_once_are_tied_as_each_is_alone(
 ) -> None:
     rng = np.random.default_rng(n)
     hard = rng.normal(size=n)
-    sides: list[bootstrapping.Side] = []
+    arms: list[bootstrapping.Arm] = []
     for number, count in enumerate(seeds):
         scores = hard + rng.normal(0, 0.3, (count, n)) + 0.15 * number
         if number in (3, 4):  # the same answers
             scores = np.repeat(hard[None], count, axis=0)
         per = np.tile(1.0 + np.arange(n) % 5, (count, 1)) if "ratio" in kind else None
-        sides.append(((scores > 0.3).astype(float) if kind == "share" else scores, per))
+        arms.append(((scores > 0.3).astype(float) if kind == "share" else scores, per))
     clusters = [i // 3 for i in range(n)] if clustered else None
     expected = np.zeros((len(seeds), len(seeds)), bool)
     for i, j in itertools.combinations(range(len(seeds)), 2):
-        (a, per_a), (b, per_b) = sides[i], sides[j]
+        (a, per_a), (b, per_b) = arms[i], arms[j]
         change = stats.paired(kind, a, b, per_a, per_b, clusters=clusters)
         estimate = stats.estimate(kind, a, per_a, clusters=clusters)
-        together = stats.against(kind, (a, per_a), (b, per_b), clusters=clusters)
+        together = stats.estimate_with_difference(kind, (a, per_a), (b, per_b), clusters=clusters)
         np.testing.assert_allclose(numbers(together[0]), numbers(estimate), rtol=1e-12)
         np.testing.assert_allclose(numbers(together[1]), numbers(change), rtol=1e-9, atol=1e-12)
         expected[i, j] = expected[j, i] = not (change.ci_low > 0 or change.ci_high < 0)
-    np.testing.assert_array_equal(stats.tied(kind, sides, clusters=clusters), expected)
+    np.testing.assert_array_equal(stats.tied(kind, arms, clusters=clusters), expected)
     if n == 40 and not clustered:
         assert 0 < expected.sum() < len(seeds) * (len(seeds) - 1)
 
 
 def test_many_pairs_of_perplexities_beyond_any_float_are_tied_as_each_is_alone() -> None:
-    sides: list[bootstrapping.Side] = [
+    arms: list[bootstrapping.Arm] = [
         (np.full((1, 9), nll) + np.arange(9) / 10, np.ones((1, 9))) for nll in (2.0, 2.0, 5.0, 900)
     ]
-    tied = stats.tied("exp_ratio", sides)
+    tied = stats.tied("exp_ratio", arms)
     for i, j in itertools.combinations(range(4), 2):
-        (a, per_a), (b, per_b) = sides[i], sides[j]
+        (a, per_a), (b, per_b) = arms[i], arms[j]
         change = stats.paired("exp_ratio", a, b, per_a, per_b)
         assert tied[i, j] == tied[j, i] == (not (change.ci_low > 0 or change.ci_high < 0))

@@ -83,7 +83,7 @@ class Collected:
             self.leave_out(metric.name, "no question has a value", own)
             return False
         try:
-            figure = stats.figure(
+            figure = stats.point_estimate(
                 metric_summary.figure(metric_summary.estimator(metric)), table.scores, table.per
             )
         except ValueError as error:
