@@ -68,6 +68,12 @@ local._stop(worker)
 ROOT = Path(__file__).parent.parent.parent
 
 
+def _heeded() -> None:
+    """What started the tests may ignore signals, as `nohup` and `&` do, and children would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def started(code: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
@@ -75,6 +81,7 @@ def started(code: str, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_heeded,
     )
 
 
