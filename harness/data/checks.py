@@ -5,16 +5,14 @@ Rows that the budget cuts are found by training itself, which has the tokenizer.
 
 from __future__ import annotations
 
-import math
-import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 from harness.config.experiment import Experiment
-from harness.data.overlap import COMMON_ROWS, COMMON_SHARE
+from harness.data.near_duplicates import earlier_matches, jaccard, trigrams
+from harness.data.text_normalization import matching_words, symbols
 from harness.data.training_set import DataPlan, training_rows
 from harness.errors import nearest
 from harness.types import Row
@@ -23,9 +21,9 @@ __all__ = ["Finding", "check_column", "check_rows", "findings", "warnings"]
 
 FEW = 200
 """Fewer rows are mostly learnt by heart within an epoch or two."""
-ALIKE = Fraction(4, 5)
+ALIKE = 0.8
 """Jaccard index of word trigrams from which on two rows are near duplicates."""
-ANSWERS = Fraction(1, 2)
+ANSWERS = 0.5
 """The same of their answers."""
 WEIGHED = 20_000
 """Rows that are held against each other; of a longer file the first (15,000 take some seconds)."""
@@ -35,7 +33,6 @@ NAMED = 5
 """Rows that a finding names; the others are counted."""
 _EMPTY = {"", "n a", "na", "nan", "nil", "none", "null", "tbd", "todo"}
 """Answers that say nothing, in normalised words."""
-_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation, " "))
 
 Words = tuple[str, ...]
 Pair = tuple[Row, Row]
@@ -128,7 +125,9 @@ def _seen(train: Sequence[Row], validation: Sequence[Row]) -> Finding | None:
 
 
 def _empty_answers(train: Sequence[Row]) -> Finding | None:
-    empty = [row for row in train if row.text is None and _normal(_answer(row)) in _EMPTY]
+    empty = [
+        row for row in train if row.text is None and " ".join(_normalised(_answer(row))) in _EMPTY
+    ]
     if not empty:
         return None
     told = f"{_rows(len(empty))} {_have(len(empty))} an answer that says nothing"
@@ -176,53 +175,27 @@ def _duplicates(rows: Sequence[Row]) -> tuple[list[Pair], list[Pair]]:
         else:
             exact.append((row, known))
     kept = kept[:WEIGHED]
-    near = _alike([_words(row) for row in kept], [_normal(_answer(row)) for row in kept])
+    near = _near_duplicates(
+        [_words(row) for row in kept], [_normalised(_answer(row)) for row in kept]
+    )
     return exact, [(kept[later], kept[earlier]) for earlier, later in near]
 
 
-def _alike(texts: Sequence[Words], answers: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """(earlier, later) for each text that is like an earlier one and has an answer like its.
+def _near_duplicates(texts: Sequence[Words], answers: Sequence[Words]) -> Iterator[tuple[int, int]]:
+    """(earlier, later) for each text that nearly repeats an earlier one, as does its answer.
 
-    The answers tell two questions about one passage from a repetition.
-
-    Trigrams in more than a tenth of the texts (and in more than three) are boilerplate and do not
-    count; texts of nothing else are alike where they are equal. A text that shares too few of its
-    trigrams with any other is passed over. Of the others, two sets whose Jaccard index is t or
-    more share one of the rarest 1 - t of each (prefix filtering: Bayardo, Ma and Srikant 2007), so
-    that only few pairs are weighed.
+    The answers tell two questions about one passage from a repetition. Texts of boilerplate alone
+    are compared whole.
     """
-    shingles = [_trigrams(words) for words in texts]
-    counts = Counter(one for text in shingles for one in text)
-    limit = max(COMMON_ROWS, COMMON_SHARE * len(texts))
-    features = [{one for one in text if counts[one] <= limit} for text in shingles]
-    index: dict[Words, list[int]] = {}
-    whole: dict[Words, int] = {}
-    for later, mine in enumerate(features):
-        equal = whole.setdefault(texts[later], later)
-        needed = math.ceil(ALIKE * len(mine))
-        shared = sum(counts[one] > 1 for one in mine)
-        rarest = sorted(mine, key=lambda one: (counts[one], one)) if shared >= needed else []
-        rarest = rarest[: len(mine) - needed + 1]
-        near = {a for one in rarest for a in index.get(one, ())}
-        near = {
-            a
-            for a in near
-            if _jaccard(features[a], mine) >= ALIKE
-            and _jaccard(*(_trigrams(tuple(answers[i].split())) for i in (a, later))) >= ANSWERS
+    first: dict[Words, int] = {}
+    for later, matches in enumerate(earlier_matches(list(map(trigrams, texts)), ALIKE)):
+        answer = trigrams(answers[later])
+        repeated = {
+            earlier for earlier in matches if jaccard(trigrams(answers[earlier]), answer) >= ANSWERS
         }
-        if equal != later or near:
-            yield min({equal, *near} - {later}), later
-        for one in rarest:
-            index.setdefault(one, []).append(later)
-
-
-def _trigrams(words: Words) -> set[Words]:
-    return {words[i : i + 3] for i in range(max(1, len(words) - 2))}
-
-
-def _jaccard(one: set[Words], other: set[Words]) -> float:
-    both = len(one & other)
-    return both / (len(one) + len(other) - both)
+        repeated.add(first.setdefault(texts[later], later))
+        if repeated != {later}:
+            yield min(repeated), later
 
 
 # Texts of a row
@@ -237,11 +210,12 @@ def _words(row: Row) -> Words:
     """What a row's user and assistant say, or its text, in normalised words."""
     said = [turn["content"] for turn in row.messages or () if turn["role"] != "system"]
     texts = [*said, *(text for text in (row.prompt, row.completion, row.text) if text)]
-    return tuple(_normal(" ".join(texts)).split())
+    return _normalised(" ".join(texts))
 
 
-def _normal(text: str) -> str:
-    return " ".join(text.casefold().translate(_PUNCTUATION).split())
+def _normalised(text: str) -> Words:
+    # A blank to fill in is a line of `_`, which is a character of words.
+    return (*matching_words(text.replace("_", " ")), *symbols(text))
 
 
 def _answer(row: Row) -> str:

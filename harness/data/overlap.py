@@ -6,23 +6,15 @@ close.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+from harness.data.near_duplicates import JaccardIndex, boilerplate_limit, trigrams
+from harness.data.text_normalization import matching_words
 from harness.types import Message, Row, Sample
 
-if TYPE_CHECKING:
-    import numpy as np
-
 __all__ = ["Overlap", "asked_of", "closest", "grams_of", "overlaps"]
-
-COMMON_SHARE = 0.1
-"""An n-gram in more of the training rows than this share is boilerplate, not a leak."""
-COMMON_ROWS = 3
-"""... and in more rows than this, so that a small file can leak at all."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,7 @@ def overlaps(train: Sequence[Row], samples: Sequence[Sample], n: int = 13) -> li
         for gram in _grams(_sample_texts(sample), n):
             grams[gram].append(i)
     shared, system = _shared(train, samples, grams.keys(), n)
-    limit = max(COMMON_ROWS, COMMON_SHARE * len(train))
+    limit = boilerplate_limit(len(train))
     found: dict[tuple[int, int], Overlap] = {}
     for r, row in enumerate(train):
         prompt = _prompt(_row_asked(row))
@@ -98,57 +90,31 @@ def closest(
     """The `top` most similar pairs as (similarity 0 to 1, sample id, row id), closest first.
 
     Similarity is the larger Jaccard index of word trigrams and of word sets, of the two user
-    turns (or plain prompts, or texts) that are most alike. Exact: every pair with a word in
-    common is weighed, through inverted indexes.
+    turns (or plain prompts, or texts) that are most alike. Exact: a pair is passed over only
+    where it is less similar than `top` others.
     """
-    import numpy as np
-
-    turns = [(r, _words(text)) for r, row in enumerate(train) for text in _row_asked(row)]
-    turns = [(r, words) for r, words in turns if words]
-    if not turns or top < 1:
-        return []
-    owner = np.array([r for r, _ in turns])
-    indexes = [_Index([kind(words) for _, words in turns]) for kind in (set, _trigrams)]
+    turns = [(r, matching_words(text)) for r, row in enumerate(train) for text in _row_asked(row)]
+    rows = [r for r, _ in turns]
+    word_index, trigram_index = JaccardIndex[str](), JaccardIndex[tuple[str, ...]]()
+    for _, words in turns:
+        word_index.add(set(words))
+        trigram_index.add(trigrams(words))
     pairs: list[tuple[float, int, int]] = []
-    for i, sample in enumerate(samples):
-        best = np.zeros(len(train))
+    for i, sample in enumerate(samples if top > 0 else ()):
+        at_least = pairs[-1][0] if len(pairs) == top else 0.0
+        similar: dict[int, float] = {}
         for text in _asked(sample):
-            words = _words(text)
-            sets: tuple[set[Any], set[Any]] = (set(words), _trigrams(words))
-            for index, features in zip(indexes, sets, strict=True):
-                np.maximum.at(best, owner, index.jaccard(features))
-        # Stable, so that ties keep the rows' order.
-        for r in np.argsort(-best, kind="stable")[:top]:
-            if best[r] > 0:
-                pairs.append((float(best[r]), i, int(r)))
-    pairs.sort(key=lambda pair: (-pair[0], pair[1], pair[2]))
-    return [(similarity, samples[i].id, train[r].id) for similarity, i, r in pairs[:top]]
-
-
-class _Index:
-    """Feature to the documents that have it."""
-
-    def __init__(self, documents: Sequence[Iterable[object]]) -> None:
-        import numpy as np
-
-        postings: dict[object, list[int]] = defaultdict(list)
-        sets = [set(document) for document in documents]
-        for i, features in enumerate(sets):
-            for feature in features:
-                postings[feature].append(i)
-        self.postings = {feature: np.array(where) for feature, where in postings.items()}
-        self.sizes = np.array([len(features) for features in sets])
-
-    def jaccard(self, features: Iterable[object]) -> np.ndarray:
-        """Similarity of a feature set to every document: float array of their number."""
-        import numpy as np
-
-        features = set(features)
-        hits = [self.postings[one] for one in features if one in self.postings]
-        if not hits:
-            return np.zeros(len(self.sizes))
-        both = np.bincount(np.concatenate(hits), minlength=len(self.sizes))
-        return both / (self.sizes + len(features) - both)
+            words = matching_words(text)
+            for matches in (
+                word_index.matches(set(words), at_least),
+                trigram_index.matches(trigrams(words), at_least),
+            ):
+                for turn, similarity in matches.items():
+                    row = rows[turn]
+                    similar[row] = max(similarity, similar.get(row, 0.0))
+        pairs += [(similarity, i, r) for r, similarity in similar.items()]
+        pairs = sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2]))[:top]
+    return [(similarity, samples[i].id, train[r].id) for similarity, i, r in pairs]
 
 
 # Texts of a row or sample
@@ -164,17 +130,9 @@ def grams_of(row: Row, n: int = 13) -> set[str]:
     return set(_grams(_row_texts(row), n))
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+(?:['’]\w+)*", text.casefold())
-
-
-def _trigrams(words: Sequence[str]) -> set[tuple[str, ...]]:
-    return {tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))} if words else set()
-
-
 def _grams(texts: Iterable[str], n: int) -> Iterator[str]:
     for text in texts:
-        words = _words(text)
+        words = matching_words(text)
         for i in range(len(words) - n + 1):
             yield " ".join(words[i : i + n])
 
@@ -184,7 +142,7 @@ def _turns(messages: Sequence[Message] | None, roles: tuple[str, ...]) -> list[s
 
 
 def _prompt(texts: Iterable[str]) -> str:
-    return " ".join(word for text in texts for word in _words(text))
+    return " ".join(word for text in texts for word in matching_words(text))
 
 
 def _row_asked(row: Row) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import re
 import unicodedata
 from typing import Any
 
-__all__ = ["beyond_ascii", "beyond_latin", "composed", "words"]
+__all__ = ["beyond_ascii", "beyond_latin", "composed", "matching_words", "symbols", "words"]
 
 
 def composed(text: str, reference: str | None = None) -> str:
@@ -48,8 +49,24 @@ _LATIN = (
 """How Unicode's names of Latin letters, ordinals, powers and fractions begin."""
 
 
+def matching_words(text: str) -> list[str]:
+    """Words without case and punctuation, by which repetitions and leaks are found.
+
+    They decide which rows of a mix are trained on, and so the ids of cells: unlike `words`, which
+    scores depend on, they keep the apostrophe inside a word.
+    """
+    return re.findall(r"\w+(?:['’]\w+)*", text.casefold())
+
+
+def symbols(text: str) -> list[str]:
+    """The symbols beyond ASCII, such as emoji, arrows and currencies: no word holds them."""
+    if text.isascii():
+        return []
+    return [c for c in re.findall(r"[^\w\s\x00-\x7f]", text) if unicodedata.category(c)[0] == "S"]
+
+
 def words(text: str) -> list[str]:
-    """Words in lower case: runs of letters with their accents and digits, in every script.
+    """Words in lower case, for scores: runs of letters with their accents and digits.
 
     Scripts that put no space between words give a word for each character with its marks, as is
     usual for ROUGE of Chinese and Japanese.

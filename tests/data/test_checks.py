@@ -92,6 +92,7 @@ def test_near_duplicates(check, one, other):
     [
         (talk(f"{LONG}. When?", "On a Tuesday."), talk(f"{LONG}. Who signed?", "A green clerk.")),
         (talk("Is it good?", "Yes"), talk("Is it bad?", "No")),
+        (talk("How was it?", "👍"), talk("How was it?", "👎")),
         (talk("Where is it?", LONG), talk("Where is it?", "It lies in a drawer upstairs.")),
     ],
 )
@@ -111,7 +112,7 @@ def test_rows_for_validation_that_are_trained_on(check):
     assert "line 1 repeats line 4" in found["validation_rows"].message
 
 
-@pytest.mark.parametrize("answer", ["...", "N/A", "nan", "-", "TODO"])
+@pytest.mark.parametrize("answer", ["...", "…", "____", "N/A", "nan", "-", "TODO"])
 def test_empty_answers(check, answer):
     found = check([*varied(200), talk("And this one?", answer)])
     assert list(found) == ["empty_answers"]
