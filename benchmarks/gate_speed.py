@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from harness import stats
+from harness.record import new_record
 from harness.results import store
 from harness.stats.metric_summary import summarise
 from harness.system.measure import Meter
-from harness.types import Metric, Record
+from harness.types import Metric
 
 SAMPLES = 15_000
 METRICS = {
@@ -57,7 +58,7 @@ def write(out: Path, label: str, metric: Metric) -> None:
     }
     plan = {"model": {"name": "m"}, "method": label, "options": {}, "seed": 0, "suites": ["quiz"]}
     evaluation = {"suites": {"quiz": section}, "base": None, "tokenizer_hash": "t"}
-    store.write_record(out, Record(label, "ok", plan, None, evaluation))
+    store.write_record(out, new_record(id=label, status="ok", plan=plan, evaluation=evaluation))
 
 
 def main() -> None:

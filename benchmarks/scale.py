@@ -11,7 +11,6 @@ reads it there. The figures are made up; nothing of it is a result.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import random
 import resource
 import subprocess
@@ -29,7 +28,6 @@ from harness.planning.cell import Cell
 from harness.planning.plan import Plan, Settings, make_plan
 from harness.results import store
 from harness.system.child_process import environment
-from harness.types import Record
 
 SOURCE = Path(__file__).parent.parent / "results/reference/quickstart"
 SUITES = ("perplexity", "similarity")
@@ -131,9 +129,8 @@ def write_cell(
         suites[suite] = {**section, "samples": store.write_samples(out, cell.id, suite, moved)}
     evaluation = {**copied["evaluation"], "suites": suites}
     evaluation["base"] = None if cell.id == base else base
-    kept = {field.name: copied[field.name] for field in dataclasses.fields(Record)}
-    kept |= {"id": cell.id, "plan": cell.as_record(), "evaluation": evaluation}
-    store.write_record(out, Record(**kept))
+    own = {"id": cell.id, "plan": cell.as_record(), "evaluation": evaluation}
+    store.write_record(out, {**copied, **own})
 
 
 def _moved(scores: dict[str, Any], noise: random.Random) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from harness.record import Status
+
 __all__ = [
     "CellFailed",
     "ConfigError",
@@ -82,7 +84,7 @@ class CellFailed(HarnessError):
 
     exit_code = 5
 
-    def __init__(self, message: str, *, status: str = "error") -> None:
+    def __init__(self, message: str, *, status: Status = "error") -> None:
         super().__init__(message)
         self.status = status
 

@@ -1,4 +1,4 @@
-"""Values that cross a boundary between parts of the harness. Standard library only."""
+"""Values that cross a boundary between parts of the harness."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.record import EstimatorKind
+
 Message = Mapping[str, str]
 """One turn of a conversation: `{"role": "user", "content": "..."}`."""
 
-Status = Literal["ok", "oom", "error", "diverged"]
 Precision = Literal["float32", "bf16"]
 ArtifactKind = Literal["base", "weights", "adapter"]
 
@@ -183,7 +184,7 @@ class Metric:
 
     name: str
     higher_is_better: bool
-    kind: Literal["mean", "share", "ratio", "exp_ratio", "retained"] = "mean"
+    kind: EstimatorKind = "mean"
     score: str = ""
     """Key in a sample row's `scores`; the metric's own name where empty."""
     per: str | None = None
@@ -203,18 +204,3 @@ class SuiteResult:
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Facts for the record, such as `capped_share`, `judge`, `stride`."""
     warnings: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Record:
-    """One cell's result, as `<out>/cells/<id>.json` holds it."""
-
-    id: str
-    status: Status
-    plan: Mapping[str, Any]
-    training: Mapping[str, Any] | None = None
-    evaluation: Mapping[str, Any] | None = None
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    warnings: Sequence[str] = ()
-    error: Mapping[str, Any] | None = None
-    """`type`, `message`, `phase` and the tail of the traceback; None where status is ok."""

@@ -200,10 +200,11 @@ def _show(plan: Plan, outcome: Outcome, out: Path, as_json: bool) -> None:
     else:
         click.echo(f"{len(outcome.ran)} cells ran, {len(outcome.skipped)} were recorded already.")
     for cell in outcome.failed:
-        found = store.read_record(out / "cells" / f"{cell}.json")
-        error = found["error"]
+        record = store.read_record(out / "cells" / f"{cell}.json")
+        error = record["error"]
+        assert error is not None  # its status is not ok
         click.echo(
-            f"{cell}: {found['status']} in {error.get('phase') or 'its process'}: "
+            f"{cell}: {record['status']} in {error.get('phase') or 'its process'}: "
             f"{' '.join(error['message'].split())[:300]} (log: {out / 'logs' / cell}.log)",
             err=True,
         )

@@ -7,14 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from harness.errors import UserError
 from harness.evaluation.suite import Suite
 from harness.evaluation.tasks import protocol
+from harness.record import SuiteSection
 from harness.results import store
 from harness.stats import metric_summary
 from harness.types import SuiteResult
 
 Rows = list[dict[str, Any]]
+
+
+class _Reused(TypedDict, total=False):
+    reused: str
 
 
 @dataclass
@@ -34,7 +41,7 @@ class Sections:
     shared: Path | None = None
     """Folder whose results folders may hold the same answers; None: only `out` is looked at."""
     tokenizer_hash: str | None = None
-    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    done: dict[str, SuiteSection] = field(default_factory=dict)
     """Suite -> its section of the record."""
     _data: dict[str, str | None] = field(default_factory=dict)
 
@@ -52,23 +59,24 @@ class Sections:
             section, rows, result = found
             self.tokenizer_hash = section["tokenizer_hash"]
             cell = str(section.get("reused") or section["cell"])
-            lost = {k: v for k, v in section["samples"].items() if k == "non_finite"}
-            self._keep(suite, rows, result, {"reused": cell}, lost)
+            self._keep(
+                suite, rows, result, {"reused": cell}, section["samples"].get("non_finite", 0)
+            )
             return cell
         return None
 
     def keep(self, suite: Suite, result: SuiteResult) -> None:
         """Write the samples and the section of a suite that was scored now."""
         rows = [dict(row) for row in result.rows]
-        self._keep(suite, rows, result, {}, {})
+        self._keep(suite, rows, result, {}, 0)
 
     def _keep(
         self,
         suite: Suite,
         rows: Rows,
         result: SuiteResult,
-        reused: dict[str, str],
-        lost: dict[str, int],
+        reused: _Reused,
+        lost: int,
     ) -> None:
         base: Rows | None = None
         same_tokens, trouble = True, None
@@ -76,7 +84,10 @@ class Sections:
             base, same_tokens = self._base_rows(suite)
         except UserError as error:  # a base that cannot be read does not cost the answers
             trouble = error
-        told = {
+        samples = store.write_samples(self.out, self.cell_id, suite.name, rows)
+        if lost:
+            samples["non_finite"] = lost
+        section: SuiteSection = {
             "hash": suite.hash,
             "version": suite["version"],
             "content": suite.content,
@@ -86,7 +97,7 @@ class Sections:
             "metrics": metric_summary.summarise(
                 result.metrics, rows, base, same_tokens=same_tokens
             ),
-            "samples": store.write_samples(self.out, self.cell_id, suite.name, rows) | lost,
+            "samples": samples,
             "notes": dict(result.notes),
         }
         beside = {
@@ -94,25 +105,25 @@ class Sections:
             "tokenizer_hash": self.tokenizer_hash,
             "warnings": list(result.warnings),
         }
-        store.write_section(self.out, self.cell_id, suite.name, {**told, **beside})
+        store.write_section(self.out, self.cell_id, suite.name, {**section, **beside})
         if trouble is not None:
             raise trouble
         for message in result.warnings:
             self.warn(message)
-        self.done[suite.name] = told
+        self.done[suite.name] = section
 
     def _base_rows(self, suite: Suite) -> tuple[Rows | None, bool]:
         """The base's rows of the same suite, and whether its figures per token can be compared."""
         if self.base is None:
             return None, True
         base = store.read_record(self.out / "cells" / f"{self.base}.json")
-        measured = base["evaluation"] or {}
-        theirs = (measured.get("suites") or {}).get(suite.name)
+        theirs = store.suites(base).get(suite.name)
         mine = [suite.hash, self._data.get(suite.name)]
         if theirs is None or [theirs["hash"], theirs.get("data_hash")] != mine:
             self.warn(f"suite '{suite.name}': the base has no result to compare with")
             return None, True
-        same = measured.get("tokenizer_hash") in (None, self.tokenizer_hash)
+        evaluation = base["evaluation"]
+        same = not evaluation or evaluation.get("tokenizer_hash") in (None, self.tokenizer_hash)
         if not same and _per_token(theirs):
             self.warn(
                 f"suite '{suite.name}': the base has another tokenizer, so perplexity per token "
@@ -152,5 +163,5 @@ class Sections:
         return section, rows, SuiteResult(rows, metrics, section["notes"], section["warnings"])
 
 
-def _per_token(section: dict[str, Any]) -> bool:
+def _per_token(section: SuiteSection) -> bool:
     return any(metric_summary.per_token(m["estimator"]) for m in section["metrics"].values())

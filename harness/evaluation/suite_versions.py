@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from harness.errors import UserError
 from harness.evaluation.suite import Suite
+from harness.record import Record
 from harness.results import store
 
 __all__ = ["changed", "records_in"]
 
 
-def changed(suites: Sequence[Suite], records: Iterable[Mapping[str, Any]]) -> list[str]:
+def changed(suites: Sequence[Suite], records: Iterable[Record]) -> list[str]:
     """A notice for each suite that a record measured with other content under the same version.
 
     `records` are parsed JSON; those that hold no `content` of a suite say nothing about it.
@@ -22,7 +22,7 @@ def changed(suites: Sequence[Suite], records: Iterable[Mapping[str, Any]]) -> li
     records = list(records)
     notices = []
     for suite in suites:
-        stale = [str(record["id"]) for record in records if _differs(suite, record)]
+        stale = [record["id"] for record in records if _differs(suite, record)]
         if stale:
             others = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
             notices.append(
@@ -32,7 +32,7 @@ def changed(suites: Sequence[Suite], records: Iterable[Mapping[str, Any]]) -> li
     return notices
 
 
-def records_in(out: Path) -> list[dict[str, Any]]:
+def records_in(out: Path) -> list[Record]:
     """The records of a results folder, those that cannot be read left out."""
     found = []
     for file in sorted((out / "cells").glob("*.json")):
@@ -41,9 +41,9 @@ def records_in(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _differs(suite: Suite, record: Mapping[str, Any]) -> bool:
-    evaluation = record.get("evaluation") or {}
-    theirs = (evaluation.get("suites") or {}).get(suite.name) or {}
-    if not (suite.content and theirs.get("content")):
+def _differs(suite: Suite, record: Record) -> bool:
+    recorded = store.suites(record).get(suite.name)
+    if not (suite.content and recorded and recorded.get("content")):
         return False
-    return bool(theirs.get("version") == suite["version"] and theirs["content"] != suite.content)
+    same_version = recorded.get("version") == suite["version"]
+    return same_version and recorded.get("content") != suite.content

@@ -15,6 +15,7 @@ from harness.errors import UserError
 from harness.models import adapters, packaged, trained_artifact
 from harness.models.stored_quantization import stored_quantization
 from harness.models.trained_artifact import InvalidArtifact, Kept
+from harness.record import Record
 from harness.results import lookup
 from harness.results.artifact_hash import artifact_hash
 from harness.results.lookup import Found
@@ -47,7 +48,7 @@ by at most 2e-5 nats in float32 and by 0.28 in bf16, where 1 of 10 answers chang
 class Source:
     """A trained cell, its artifact as it is opened, and what was found with its record."""
 
-    record: Mapping[str, Any]
+    record: Record
     artifact: Artifact
     hash: str
     """Of the artifact: `artifact_hash.artifact_hash`."""
@@ -88,7 +89,8 @@ def source(
     found = _base(cell, ModelRef(**kept.artifact["base"]), base, mirror)
     artifact = kept.opened_at(folder.resolve(), base=vars(found))
     digest = artifact_hash(artifact)
-    recorded = (cell["evaluation"] or {}).get("artifact_hash")
+    evaluation = cell["evaluation"]
+    recorded = evaluation.get("artifact_hash") if evaluation else None
     if recorded != digest and not (recorded is None and kept.files):
         raise UserError(
             f"{folder}: its files are not those that were evaluated (the hash differs from the "
@@ -288,10 +290,15 @@ def whole_or_not_at_all(to: Path) -> Iterator[Path]:
 def report(source: Source, told: Mapping[str, Any], folder: Path, **asked: Any) -> dict[str, Any]:
     """The content of export.json: the cell, what was made of it and how, and the files."""
     plan, base = source.record["plan"], source.artifact.base
-    names = ("method", "seed", "experiment")
     return {
         "schema": SCHEMA,
-        "cell": {"id": source.id, "label": label(plan), **{k: plan[k] for k in names}},
+        "cell": {
+            "id": source.id,
+            "label": label(plan),
+            "method": plan["method"],
+            "seed": plan["seed"],
+            "experiment": plan.get("experiment"),
+        },
         "artifact": {"kind": source.artifact.kind, "hash": source.hash},
         "base": {
             "name": base.name,

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness.errors import UserError
 from harness.models.model_files import share
+from harness.record import Training
 from harness.results import store
 from harness.results.artifact_hash import artifact_hash, file_hashes
 from harness.types import Artifact
@@ -33,7 +33,7 @@ class Kept:
     """What a training left behind."""
 
     training_id: str
-    training: dict[str, Any]
+    training: Training
     """The record's `training` section."""
     warnings: list[str]
     artifact: dict[str, Any]
@@ -52,7 +52,7 @@ class Kept:
 def keep(
     folder: Path,
     training_id: str,
-    training: Mapping[str, Any],
+    training: Training,
     warnings: list[str],
     artifact: Artifact,
 ) -> None:
@@ -81,7 +81,7 @@ def read(folder: Path) -> Kept:
         content = json.loads(file.read_text(encoding="utf-8"))
         kept = Kept(
             str(content["training_id"]),
-            dict(content["training"]),
+            cast("Training", dict(content["training"])),
             list(content["warnings"]),
             dict(content["artifact"]),
             dict(content["files"]) if "files" in content else None,
@@ -147,8 +147,9 @@ def seal_fault(folder: Path) -> str | None:
 def _evaluated(folder: Path) -> set[str]:
     """Artifact hashes that the record and the kept suites of an artifact's cell name."""
     out, cell_id = folder.parent.parent, folder.name
-    found = store.stored(out, cell_id)
-    hashes = {str(((found or {}).get("evaluation") or {}).get("artifact_hash"))}
+    record = store.stored(out, cell_id)
+    evaluation = record["evaluation"] if record else None
+    hashes = {str(evaluation.get("artifact_hash"))} if evaluation else set()
     for file in (out / "samples" / cell_id).glob("*.json"):
         try:
             section, _ = store.read_section(file)
@@ -158,7 +159,7 @@ def _evaluated(folder: Path) -> set[str]:
     return hashes
 
 
-def training_of(folder: Path, training_id: str) -> dict[str, Any] | None:
+def training_of(folder: Path, training_id: str) -> Training | None:
     """What a training measured, where `folder` holds this one; None where it does not."""
     try:
         kept = read(folder)

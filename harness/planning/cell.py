@@ -8,12 +8,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness.data import chat_templates
 from harness.data.training_set import DataPlan, without_folder
 from harness.evaluation.suite import Suite
 from harness.planning.search_space import Search
+from harness.record import Plan, Tuning
 from harness.results import store
 from harness.types import Budget, ModelRef
 
@@ -45,9 +46,10 @@ class Cell:
     price_per_hour: float | None = None
     """Dollars; changes no result and so no id."""
 
-    def as_record(self) -> dict[str, Any]:
+    def as_record(self) -> Plan:
         """The record's `plan` section: contents by their hashes, no folder of this machine."""
-        return {
+        tuning = {**self.search.as_record(), **(self.tuned or {})} if self.search else None
+        plan: Plan = {
             "experiment": self.experiment,
             "model": _told(dataclasses.asdict(self.model)),
             "method": self.method,
@@ -58,9 +60,11 @@ class Cell:
             "seed": self.seed,
             "suites": [suite.name for suite in self.suites],
             "training_id": self.training_id,
-            "tuning": {**self.search.as_record(), **(self.tuned or {})} if self.search else None,
-            **({} if self.price_per_hour is None else {"price_per_hour": self.price_per_hour}),
+            "tuning": cast("Tuning | None", tuning),
         }
+        if self.price_per_hour is not None:
+            plan["price_per_hour"] = self.price_per_hour
+        return plan
 
 
 def is_recorded(out: Path, cell: Cell) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from harness.errors import NotComparable
+from harness.record import Record, SuiteSection
 from harness.results.groups import Group
 from harness.results.store import suites
 
@@ -82,12 +83,11 @@ def warnings(candidate: Group, baseline: Group) -> list[str]:
     """What differs and may move a score a little: precision, batch size, libraries, device."""
     mine, theirs = candidate.cells[0], baseline.cells[0]
     pairs = [
-        ("precision", *(_budget(cell).get("precision") for cell in (mine, theirs))),
-        ("batch", *(_passes(cell).get("batch") for cell in (mine, theirs))),
-        ("device", *(_device(cell) for cell in (mine, theirs))),
+        ("precision", _precision(mine), _precision(theirs)),
+        ("batch", _batch(mine), _batch(theirs)),
+        ("device", _device(mine), _device(theirs)),
+        *((name, _version(mine, name), _version(theirs, name)) for name in _PACKAGES),
     ]
-    versions = [(cell["environment"] or {}).get("packages") or {} for cell in (mine, theirs)]
-    pairs += [(name, *(told.get(name) for told in versions)) for name in _PACKAGES]
     return [
         f"{what} differs: {one} for {candidate.label}, {other} for {baseline.label}"
         for what, one, other in pairs
@@ -95,11 +95,11 @@ def warnings(candidate: Group, baseline: Group) -> list[str]:
     ]
 
 
-def _section(group: Group, suite: str) -> Mapping[str, Any]:
+def _section(group: Group, suite: str) -> SuiteSection:
     return next(suites(cell)[suite] for cell in group.cells if suite in suites(cell))
 
 
-def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+def _differences(mine: Mapping[str, Any] | SuiteSection, theirs: SuiteSection) -> list[str]:
     """`num_fewshot is 0 and 5` for each part that differs."""
     one, other = mine.get("parts") or {}, theirs.get("parts") or {}
     named = [key for key in {**one, **other} if one.get(key) != other.get(key)]
@@ -117,17 +117,20 @@ def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str
     return ["its hash is another, and the records do not say in what part"]
 
 
-def _budget(cell: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = cell["plan"].get("budget") or {}
-    return found
+def _precision(cell: Record) -> object:
+    return (cell["plan"].get("budget") or {}).get("precision")
 
 
-def _passes(cell: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = (cell["evaluation"] or {}).get("passes") or {}
-    return found
+def _batch(cell: Record) -> object:
+    evaluation = cell["evaluation"]
+    return (evaluation.get("passes") or {}).get("batch") if evaluation else None
 
 
-def _device(cell: Mapping[str, Any]) -> str | None:
-    environment = cell["environment"] or {}
+def _version(cell: Record, package: str) -> str | None:
+    return cell["environment"].get("packages", {}).get(package)
+
+
+def _device(cell: Record) -> str:
+    environment = cell["environment"]
     gpu = environment.get("gpu")
-    return str(gpu.get("name") if isinstance(gpu, dict) else gpu or environment.get("cpu"))
+    return gpu["name"] if gpu else str(environment.get("cpu"))

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from harness.record import Phase, Record, Training
 from harness.results.store import suites
 
-Cell = Mapping[str, Any]
-"""A record's content."""
 
-
-def cost(cells: Sequence[Cell]) -> dict[str, Any]:
+def cost(cells: Sequence[Record]) -> dict[str, Any]:
     """The `cost` of a row: figures of its seeds, each null where no seed has it."""
-    trainings = [cell["training"] or {} for cell in cells]
+    trainings: list[Training] = [cell["training"] or {} for cell in cells]
     peak, kind = _peak(cells)
     where_there = {
         "tuning_seconds": _mean(_tuning(cell) for cell in cells),
@@ -24,13 +22,13 @@ def cost(cells: Sequence[Cell]) -> dict[str, Any]:
         "evaluation_seconds": _mean(_seconds(_evaluated(cell)) for cell in cells),
         "peak_memory_bytes": peak,
         "peak_memory_kind": kind,
-        "trainable_parameters": _largest(one.get("trainable_parameters") for one in trainings),
-        "artifact_bytes": _largest(one.get("artifact_bytes") for one in trainings),
+        "trainable_parameters": _largest(t.get("trainable_parameters") for t in trainings),
+        "artifact_bytes": _largest(t.get("artifact_bytes") for t in trainings),
         **{key: value for key, value in where_there.items() if value is not None},
     }
 
 
-def _dollars(cell: Cell) -> float | None:
+def _dollars(cell: Record) -> float | None:
     """Every phase at the plan's price; None where it has none, or where nothing was measured."""
     price = cell["plan"].get("price_per_hour")
     spent = [_seconds(_trained(cell)), _seconds(_evaluated(cell))]
@@ -38,23 +36,23 @@ def _dollars(cell: Cell) -> float | None:
     return None if price is None or not known else price * sum(known) / 3600
 
 
-def _peak(cells: Sequence[Cell]) -> tuple[int | None, str | None]:
+def _peak(cells: Sequence[Record]) -> tuple[int | None, str | None]:
     """The highest peak over the phases of training (of evaluation, where nothing was trained)."""
     for read in (_trained, _evaluated):
         on_gpu = [cell for cell in cells if (cell["environment"] or {}).get("gpu")]
-        for kind, key, where in (
-            ("cuda", "peak_allocated_bytes", on_gpu),
-            ("host", "peak_host_bytes", cells),
+        gpu_phases = [phase for cell in on_gpu for phase in read(cell).values()]
+        phases = [phase for cell in cells for phase in read(cell).values()]
+        for kind, peak in (
+            ("cuda", _largest(phase.get("peak_allocated_bytes") for phase in gpu_phases)),
+            ("host", _largest(phase.get("peak_host_bytes") for phase in phases)),
         ):
-            phases = [phase for cell in where for phase in read(cell).values()]
-            peak = _largest(phase.get(key) for phase in phases)
             # a GPU that stayed empty was not what this cell ran on
             if peak:
                 return peak, kind
     return None, None
 
 
-def _seconds(phases: Mapping[str, Any], only: str | None = None) -> float | None:
+def _seconds(phases: Mapping[str, Phase], only: str | None = None) -> float | None:
     names = list(phases) if only is None else [only]
     seconds = [phases[name]["seconds"] for name in names if name in phases]
     known = [value for value in seconds if value is not None]
@@ -70,19 +68,21 @@ def _largest(values: Iterable[int | None]) -> int | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _tuning(cell: Cell) -> float | None:
+def _tuning(cell: Record) -> float | None:
     """All trials of the search; the seeds of a method share one."""
-    found: float | None = (cell["plan"].get("tuning") or {}).get("seconds")
-    return found
+    tuning = cell["plan"].get("tuning")
+    return tuning["seconds"] if tuning else None
 
 
-def _trained(cell: Cell) -> Mapping[str, Any]:
+def _trained(cell: Record) -> Mapping[str, Phase]:
     """The phases of training."""
-    found: Mapping[str, Any] = (cell["training"] or {}).get("phases") or {}
-    return found
+    training = cell["training"]
+    return training.get("phases", {}) if training else {}
 
 
-def _evaluated(cell: Cell) -> Mapping[str, Any]:
+def _evaluated(cell: Record) -> Mapping[str, Phase]:
     """The phases of evaluation; none where they leave out suites that were reused."""
-    found: Mapping[str, Any] = (cell["evaluation"] or {}).get("phases") or {}
-    return {} if any("reused" in suite for suite in suites(cell).values()) else found
+    evaluation = cell["evaluation"]
+    if not evaluation or any("reused" in suite for suite in suites(cell).values()):
+        return {}
+    return evaluation.get("phases", {})

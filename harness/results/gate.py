@@ -22,6 +22,7 @@ from harness.results.groups import Group
 from harness.results.lookup import Side, base_of
 from harness.results.paired_differences import Evidence, Limits, Pairs, between
 from harness.results.policy import COST, Check, Loaded, default
+from harness.results.store import suites
 
 SCHEMA = 1
 """Version of a decision's layout."""
@@ -243,11 +244,11 @@ def costs(group: Group) -> dict[str, float | None]:
     """The figures that a rule on `cost.` may name; `seconds_per_sample` is of evaluation."""
     told = cost(group.cells)
     counts = [
-        sum(suite["samples"]["rows"] for suite in cell["evaluation"]["suites"].values())
+        sum(samples["rows"] for suite in suites(cell).values() if (samples := suite.get("samples")))
         for cell in group.cells
     ]
-    seconds, samples = told["evaluation_seconds"], sum(counts) / len(counts)
-    per_sample = seconds / samples if seconds and samples else None
+    seconds, mean_count = told["evaluation_seconds"], sum(counts) / len(counts)
+    per_sample = seconds / mean_count if seconds and mean_count else None
     del told["peak_memory_kind"]
     return {**told, "seconds_per_sample": per_sample}
 

@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.record import MetricSection, Plan, Record, SuiteSection
 from harness.results.store import label, suites
 from harness.stats import metric_summary
 
-Cell = Mapping[str, Any]
-"""A record's content."""
-
-ReadRows = Callable[[Cell, str], metric_summary.Rows]
+ReadRows = Callable[[Record, str], metric_summary.Rows]
 """`read_rows(record, suite)`: the rows of a sample file (`store.rows_reader`)."""
 
 
@@ -24,13 +22,12 @@ ReadRows = Callable[[Cell, str], metric_summary.Rows]
 class Group:
     """The seeds of one model, method, options, label, data and budget."""
 
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[Record] = field(default_factory=list)
 
     @property
-    def plan(self) -> Mapping[str, Any]:
+    def plan(self) -> Plan:
         """That of the first seed; the others differ in the seed alone."""
-        found: Mapping[str, Any] = self.cells[0]["plan"]
-        return found
+        return self.cells[0]["plan"]
 
     @property
     def label(self) -> str:
@@ -52,12 +49,12 @@ class Group:
     @property
     def tokenizer(self) -> str:
         """What figures per token hang on: its hash, or the model where no record tells."""
-        told = [(cell["evaluation"] or {}).get("tokenizer_hash") for cell in self.cells]
+        evaluations = [cell["evaluation"] for cell in self.cells]
+        hashes = [evaluation.get("tokenizer_hash") for evaluation in evaluations if evaluation]
         model = self.plan["model"]
-        known = (*filter(None, told), model.get("content_hash"), model["name"])
-        return str(next(filter(None, known)))
+        return next(filter(None, (*hashes, model.get("content_hash"), model["name"])))
 
-    def takes(self, cell: Cell) -> bool:
+    def takes(self, cell: Record) -> bool:
         """One cell per seed, and seeds are averaged only where they answered the same suites."""
         hashes = self.hashes
         return cell["plan"]["seed"] not in [mine["plan"]["seed"] for mine in self.cells] and all(
@@ -65,7 +62,7 @@ class Group:
             for name, suite in suites(cell).items()
         )
 
-    def having(self, suite: str, metric: str) -> list[Cell]:
+    def having(self, suite: str, metric: str) -> list[Record]:
         """Its cells that have the metric."""
         return [cell for cell in self.cells if metric in metrics(cell, suite)]
 
@@ -79,10 +76,9 @@ class Group:
         }
         return list(names)
 
-    def told(self, suite: str, metric: str) -> Mapping[str, Any]:
-        """A metric as the first record that has it tells."""
-        found: Mapping[str, Any] = metrics(self.having(suite, metric)[0], suite)[metric]
-        return found
+    def metric(self, suite: str, metric: str) -> MetricSection:
+        """A metric as it is in the first record that has it."""
+        return metrics(self.having(suite, metric)[0], suite)[metric]
 
     def headlines(self) -> list[tuple[str, str]]:
         """The first (suite, metric) of each suite."""
@@ -91,10 +87,10 @@ class Group:
             firsts.setdefault(suite, metric)
         return list(firsts.items())
 
-    def bases(self, suite: str, metric: str, by_id: Mapping[str, Cell]) -> list[Cell]:
+    def bases(self, suite: str, metric: str, by_id: Mapping[str, Record]) -> list[Record]:
         """The base cells (each once) that the metric may be compared with."""
         cells = self.having(suite, metric)
-        ids = dict.fromkeys(cell["evaluation"].get("base") for cell in cells)
+        ids = filter(None, dict.fromkeys(map(base_id, cells)))
         wanted = identity(suites(cells[0])[suite])
         found = [by_id[key] for key in ids if key in by_id]
         same = [base for base in found if suite in suites(base)]
@@ -105,7 +101,7 @@ class Group:
         return [base for base in same if Group([base]).tokenizer == tokenizer]
 
 
-def grouped(cells: Iterable[Cell]) -> list[Group]:
+def grouped(cells: Iterable[Record]) -> list[Group]:
     """Cells by what they are seeds of; seeds in order."""
     groups: dict[str, list[Group]] = {}
     for cell in sorted(cells, key=lambda cell: str(cell["id"])):
@@ -119,27 +115,38 @@ def grouped(cells: Iterable[Cell]) -> list[Group]:
     return [group for alike in groups.values() for group in alike]
 
 
-def _key(plan: Mapping[str, Any]) -> str:
+def _key(plan: Plan) -> str:
     model, data = plan["model"], plan.get("data") or {}
-    parts = [model["name"], model.get("content_hash"), model.get("revision"), plan["method"]]
+    parts: list[Any] = [
+        model["name"],
+        model.get("content_hash"),
+        model.get("revision"),
+        plan["method"],
+    ]
     parts += [label(plan), plan["options"], plan.get("budget"), model.get("trust_remote_code")]
     parts += [data.get(key) for key in ("hash", "rows", "format", "loss", "chat_template")]
     parts += [(data.get("mix") or {}).get(key) for key in ("share", "hash")]
     return json.dumps(parts, sort_keys=True)
 
 
-def metrics(cell: Cell, suite: str) -> Mapping[str, Any]:
+def metrics(cell: Record, suite: str) -> Mapping[str, MetricSection]:
     """The metrics of a record's suite; none where it has no such suite."""
-    found: Mapping[str, Any] = suites(cell).get(suite, {}).get("metrics", {})
-    return found
+    section = suites(cell).get(suite)
+    return section["metrics"] if section else {}
 
 
-def identity(section: Mapping[str, Any]) -> str:
+def base_id(cell: Record) -> str | None:
+    """Id of the base that a cell was compared with; None for the base itself."""
+    evaluation = cell["evaluation"]
+    return evaluation.get("base") if evaluation else None
+
+
+def identity(section: SuiteSection) -> str:
     """What must be equal for figures of a suite to be compared."""
     return "/".join(filter(None, (section["hash"], section.get("data_hash"))))
 
 
-def findings(record: Mapping[str, Any]) -> list[str]:
+def findings(record: Record) -> list[str]:
     """Names of the findings in a record, in the order in which they were seen."""
-    training = record.get("training") or {}
-    return [str(one["name"]) for one in training.get("health") or []]
+    training = record["training"] or {}
+    return [finding["name"] for finding in training.get("health", [])]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from harness.errors import UserError, nearest
+from harness.record import MetricSection, Record
 from harness.results.cost import cost
-from harness.results.groups import Cell, Group, ReadRows, findings, grouped, metrics
+from harness.results.groups import Group, ReadRows, findings, grouped, metrics
 from harness.results.store import plain, suites
 from harness.stats import metric_summary
 
@@ -20,7 +21,7 @@ _WORST_LAST = ("ok", "diverged", "oom", "error")
 
 
 def build(
-    records: Sequence[Cell], *, read_rows: ReadRows, rank_by: str | None = None
+    records: Sequence[Record], *, read_rows: ReadRows, rank_by: str | None = None
 ) -> dict[str, Any]:
     """The leaderboard of some records, as `leaderboard.schema.json` describes it.
 
@@ -59,7 +60,7 @@ def build(
     }
 
 
-def _labels(cells: Iterable[Cell]) -> dict[str, str]:
+def _labels(cells: Iterable[Record]) -> dict[str, str]:
     """What a suite's figures must be read with, such as `self-judged`, by suite."""
     return {
         name: suite["notes"]["label"]
@@ -69,7 +70,7 @@ def _labels(cells: Iterable[Cell]) -> dict[str, str]:
     }
 
 
-def _row(group: Group, by_id: Mapping[str, Cell], read_rows: ReadRows) -> dict[str, Any]:
+def _row(group: Group, by_id: Mapping[str, Record], read_rows: ReadRows) -> dict[str, Any]:
     plan = group.plan
     return {
         "rank": None,
@@ -93,14 +94,14 @@ def _row(group: Group, by_id: Mapping[str, Cell], read_rows: ReadRows) -> dict[s
     }
 
 
-def _health(cells: Iterable[Cell]) -> dict[str, list[str]]:
+def _health(cells: Iterable[Record]) -> dict[str, list[str]]:
     """Names of the health checks that spoke in any seed; nothing where none did."""
     found = list(dict.fromkeys(name for cell in cells for name in findings(cell)))
     return {"health": found} if found else {}
 
 
 def _metric(
-    group: Group, suite: str, metric: str, by_id: Mapping[str, Cell], read_rows: ReadRows
+    group: Group, suite: str, metric: str, by_id: Mapping[str, Record], read_rows: ReadRows
 ) -> dict[str, Any]:
     cells = group.having(suite, metric)
     own = [_own(cell, suite, metric, by_id, read_rows) for cell in cells]
@@ -118,31 +119,31 @@ def _metric(
 
 
 def _own(
-    cell: Cell, suite: str, metric: str, by_id: Mapping[str, Cell], read_rows: ReadRows
-) -> Mapping[str, Any]:
+    cell: Record, suite: str, metric: str, by_id: Mapping[str, Record], read_rows: ReadRows
+) -> MetricSection:
     """A cell's metric: as its record says where that is sealed, else from samples at hand."""
-    told: Mapping[str, Any] = metrics(cell, suite)[metric]
+    section = metrics(cell, suite)[metric]
     if "sha256" in cell:  # checked when it was read
-        return told
-    return _measured(told, [cell], Group([cell]).bases(suite, metric, by_id), suite, read_rows)
+        return section
+    return _measured(section, [cell], Group([cell]).bases(suite, metric, by_id), suite, read_rows)
 
 
 def _measured(
-    told: Mapping[str, Any],
-    cells: Sequence[Cell],
-    bases: Sequence[Cell],
+    recorded: MetricSection,
+    cells: Sequence[Record],
+    bases: Sequence[Record],
     suite: str,
     read_rows: ReadRows,
-) -> dict[str, Any]:
-    """The metric that a record tells of, computed from the samples of some cells."""
-    found = metric_summary.measure(
-        told["estimator"],
-        told["higher_is_better"],
+) -> MetricSection:
+    """The metric that a record has, computed from the samples of some cells."""
+    measured = metric_summary.measure(
+        recorded["estimator"],
+        recorded["higher_is_better"],
         [read_rows(cell, suite) for cell in cells],
         [read_rows(base, suite) for base in bases],
     )
     # as records hold them: of one sample there is no error, and no NaN either
-    return {key: plain(value) for key, value in found.items()}
+    return cast("MetricSection", plain(measured))
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:
@@ -188,7 +189,7 @@ def _ties(
     groups: Sequence[Group],
     rows: Sequence[Mapping[str, Any]],
     chosen: tuple[str, str],
-    by_id: Mapping[str, Cell],
+    by_id: Mapping[str, Record],
     read_rows: ReadRows,
 ) -> dict[int, set[int]]:
     """Index of a row -> indices of the rows that it cannot be told apart from."""

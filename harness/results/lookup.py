@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from harness.errors import NotComparable, UserError, nearest
+from harness.record import Record
 from harness.results import store
-from harness.results.groups import Cell, Group, ReadRows, grouped
+from harness.results.groups import Group, ReadRows, base_id, grouped
 from harness.results.store import Stored, suites
 
 BASE = "base"
@@ -25,7 +26,7 @@ class Found:
     stored: Sequence[Stored]
 
     @cached_property
-    def by_id(self) -> Mapping[str, Cell]:
+    def by_id(self) -> Mapping[str, Record]:
         """Cell id -> record."""
         return {stored.id: stored.data for stored in self.stored}
 
@@ -106,8 +107,7 @@ def is_base(side: Side) -> bool:
 
 def _bases(groups: Sequence[Group]) -> set[str]:
     """Ids of the bases that cells were compared with."""
-    told = {(cell["evaluation"] or {}).get("base") for group in groups for cell in group.cells}
-    return {str(one) for one in told if one is not None}
+    return {base for group in groups for cell in group.cells if (base := base_id(cell))}
 
 
 def _read(places: Sequence[Path]) -> Found:

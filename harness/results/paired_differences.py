@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from harness import stats
+from harness.record import Estimator, Record
 from harness.results import comparability
-from harness.results.groups import Cell, Group, ReadRows
+from harness.results.groups import Group, ReadRows
 from harness.results.lookup import Side
 from harness.stats import bootstrapping, metric_summary, perplexity, proportions
 
@@ -149,7 +149,7 @@ class Pairs:
         self,
         candidate: Group,
         baseline: Group,
-        by_id: Mapping[str, Cell],
+        by_id: Mapping[str, Record],
         read_rows: ReadRows,
         confidence: float,
     ) -> None:
@@ -174,8 +174,8 @@ class Pairs:
         Raises NotComparable where the sides did not answer the same samples of the same suite.
         """
         comparability.check_suite(suite, self.candidate, self.baseline)
-        told = self.candidate.told(suite, metric)
-        how = _narrowed(told["estimator"], where or {})
+        section = self.candidate.metric(suite, metric)
+        how = _narrowed(section["estimator"], where or {})
         own = self._tables(self.candidate, suite, metric, how)
         other = self._tables(self.baseline, suite, metric, how)
         a, b = metric_summary.pool(own), metric_summary.pool(other)
@@ -184,7 +184,7 @@ class Pairs:
             return None
         return Evidence(
             metric_summary.figure(how),
-            told["higher_is_better"],
+            section["higher_is_better"],
             a,
             b,
             self._confidence,
@@ -195,7 +195,7 @@ class Pairs:
         return [self._read_rows(cell, suite) for cell in group.having(suite, metric)]
 
     def _tables(
-        self, group: Group, suite: str, metric: str, how: Mapping[str, Any]
+        self, group: Group, suite: str, metric: str, how: Estimator
     ) -> Sequence[metric_summary.Scored]:
         # what is retained is counted on what the candidate's base has right, on both sides
         bases = (
@@ -218,14 +218,14 @@ def between(candidate: Side, baseline: Side, confidence: float) -> Pairs:
     # one cell may have been measured twice, in the folder of either side: its id tells no side
     own = {id(cell) for cell in candidate.found.by_id.values()}
 
-    def read(cell: Cell, suite: str) -> metric_summary.Rows:
+    def read(cell: Record, suite: str) -> metric_summary.Rows:
         side = candidate if id(cell) in own else baseline
         return side.found.read_rows(cell, suite)
 
     return Pairs(candidate.group, baseline.group, by_id, read, confidence)
 
 
-def _narrowed(how: Mapping[str, Any], where: Mapping[str, str]) -> Mapping[str, Any]:
+def _narrowed(how: Estimator, where: Mapping[str, str]) -> Estimator:
     own = how["where"]
     mine = {"group": own} if isinstance(own, str) else own or {}
     return {**how, "where": {**mine, **where}} if where else how

@@ -199,7 +199,7 @@ def default(baseline: Group) -> Loaded:
         raise UserError("the baseline has no suite: measure it with those that matter")
     rules = []
     for name in headlines:
-        metric = baseline.told(*name)
+        metric = baseline.metric(*name)
         share = figure(metric["estimator"]) == "share"
         way = "max_drop" if metric["higher_is_better"] else "max_increase"
         rules.append({"metric": ".".join(name), way: SMALL_SHARE if share else f"{SMALL_PART:%}"})

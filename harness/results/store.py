@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib.resources
 import io
 import json
 import math
@@ -15,18 +14,17 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, cast
 
 from harness.errors import HarnessError, UserError, nearest
+from harness.record import VERSION, Plan, Record, SampleFile, SuiteSection
+from harness.results.schema import first_problem, schema, validate
 from harness.system.environment import environment
-from harness.types import Record
 
 __all__ = [
     "CLOCK_TICK",
-    "SCHEMA",
     "InvalidRecord",
     "Stored",
     "digest",
@@ -54,9 +52,6 @@ __all__ = [
     "write_text",
 ]
 
-SCHEMA = 1
-"""Version of the record's layout."""
-
 SECTION = 1
 """Version of a finished suite's file; raised too when the same model would get other scores."""
 
@@ -76,12 +71,12 @@ class Stored:
     """A record as it was read, and the results folder that it lies in."""
 
     folder: Path
-    data: dict[str, Any]
+    data: Record
 
     @property
     def id(self) -> str:
         """The cell's id."""
-        return str(self.data["id"])
+        return self.data["id"]
 
     @property
     def label(self) -> str:
@@ -89,14 +84,15 @@ class Stored:
         return label(self.data["plan"])
 
 
-def label(plan: Mapping[str, Any]) -> str:
+def label(plan: Plan) -> str:
     """The label of a plan's method."""
-    return str(plan.get("label") or plan["method"])
+    return plan.get("label") or plan["method"]
 
 
-def suites(record: Mapping[str, Any]) -> Mapping[str, Any]:
+def suites(record: Record) -> Mapping[str, SuiteSection]:
     """The suites of a record; none where it was not evaluated."""
-    return (record["evaluation"] or {}).get("suites") or {}
+    evaluation = record["evaluation"]
+    return evaluation["suites"] if evaluation else {}
 
 
 # Writing
@@ -110,12 +106,11 @@ def write_record(out: Path, record: Record) -> Path:
     HarnessError, and writes nothing, where the record does not match its JSON Schema.
     """
     found: list[str] = []
-    parts = {field.name: getattr(record, field.name) for field in fields(Record)}
-    data = {"schema": SCHEMA, **_plain(parts, "", found)}
+    data = _plain(record, "", found)
     data["warnings"] += found
     data |= {part: _shortened(data[part]) for part in ("training", "warnings", "error")}
     validate(data, "record")
-    return write_json(Path(out) / "cells" / f"{_checked_name(record.id)}.json", seal(data))
+    return write_json(Path(out) / "cells" / f"{_checked_name(data['id'])}.json", seal(data))
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +158,7 @@ def write_json(path: Path, value: Any) -> Path:
 
 def write_samples(
     out: Path, cell_id: str, suite: str, rows: Iterable[Mapping[str, Any]]
-) -> dict[str, Any]:
+) -> SampleFile:
     """Write `<out>/samples/<cell_id>/<suite>.jsonl.gz`, the same bytes for the same rows.
 
     Returns `file` (relative to `out`), `sha256` (of the file's bytes) and `rows` for the record,
@@ -180,9 +175,10 @@ def write_samples(
         file.write("".join(lines).encode())
     content = buffer.getvalue()
     _write_atomically(Path(out) / name, content)
-    told: dict[str, Any] = {"file": name, "sha256": _sha256(content), "rows": len(lines)}
-    lost = sum(line.endswith(_NON_FINITE) for line in found)
-    return told | ({"non_finite": lost} if lost else {})
+    samples: SampleFile = {"file": name, "sha256": _sha256(content), "rows": len(lines)}
+    if lost := sum(line.endswith(_NON_FINITE) for line in found):
+        samples["non_finite"] = lost
+    return samples
 
 
 def write_section(out: Path, cell_id: str, suite: str, section: Mapping[str, Any]) -> Path:
@@ -294,50 +290,6 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-# Schemas
-
-
-def schema(name: str) -> dict[str, Any]:
-    """The JSON Schema `record` or `leaderboard` that ships in the package."""
-    file = importlib.resources.files("harness.results") / "schemas" / f"{name}.schema.json"
-    loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return loaded
-
-
-def validate(value: Mapping[str, Any], name: str) -> None:
-    """Raises HarnessError, naming the place in `value`, where it does not match schema `name`."""
-    if (problem := _first_problem(value, name)) is not None:
-        raise HarnessError(f"{name} {value.get('id', '')} does not match its schema: {problem}")
-
-
-def training_problem(training: Mapping[str, Any]) -> str | None:
-    """What keeps a record from holding this `training` section; None where nothing does."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
-
-    whole = schema("record")
-    part = {**whole["properties"]["training"], "$defs": whole.get("$defs", {})}
-    error = best_match(Draft202012Validator(part).iter_errors(plain(training)))
-    return None if error is None else f"{error.json_path}: {error.message[:200]}"
-
-
-def _first_problem(value: Any, name: str) -> str | None:
-    from jsonschema.exceptions import best_match
-
-    error = best_match(_validator(name).iter_errors(value))
-    if error is None:
-        return None
-    message = error.message if len(error.message) < 200 else f"{error.message[:200]} ..."
-    return f"{error.json_path}: {message}"
-
-
-@lru_cache
-def _validator(name: str) -> Any:
-    from jsonschema import Draft202012Validator
-
-    return Draft202012Validator(schema(name))
-
-
 # Reading
 
 
@@ -352,7 +304,7 @@ def _no_number(constant: str) -> None:
 _STRICT = json.JSONDecoder(parse_constant=_no_number)
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> Record:
     """A record file's content; a file that did not change is read once.
 
     Whatever reads records reads them here, so that all commands agree. Do not change what comes
@@ -374,7 +326,7 @@ def read_record(path: Path) -> dict[str, Any]:
     return data
 
 
-_records: dict[Path, tuple[tuple[int, ...], dict[str, Any]]] = {}
+_records: dict[Path, tuple[tuple[int, ...], Record]] = {}
 """File -> (what `stat` said of it, its content); a time of change cannot be set back."""
 CLOCK_TICK = 100_000_000
 """Nanoseconds; two changes of a file within one tick of the file system's clock look like one."""
@@ -382,7 +334,7 @@ CLOCK_TICK = 100_000_000
 _AGAIN = "run the experiment again: it is set aside and its cell measured anew"
 
 
-def _checked_record(path: Path, content: bytes) -> dict[str, Any]:
+def _checked_record(path: Path, content: bytes) -> Record:
     """A record from a file's bytes. Raises InvalidRecord."""
     try:
         data = json.loads(content.decode("utf-8"), parse_constant=_no_number)
@@ -397,9 +349,9 @@ def _checked_record(path: Path, content: bytes) -> dict[str, Any]:
         raise InvalidRecord(f"{path}: {reason}; {_AGAIN}") from None
     if not isinstance(data, dict) or "schema" not in data:
         raise InvalidRecord(f"{path}: not a record (it has no 'schema'); name a file under cells/")
-    if (version := data["schema"]) != SCHEMA:
+    if (version := data["schema"]) != VERSION:
         raise InvalidRecord(
-            f"{path}: schema {version!r}, this harness reads {SCHEMA}; "
+            f"{path}: schema {version!r}, this harness reads {VERSION}; "
             f"install the finetune-harness that wrote it, or {_AGAIN}"
         )
     if "sha256" in data and not is_sealed(data):
@@ -407,12 +359,12 @@ def _checked_record(path: Path, content: bytes) -> dict[str, Any]:
             f"{path}: changed since it was written (sha256 differs); restore it, or {_AGAIN}"
         )
     # what is sealed was held against the schema when it was written
-    if "sha256" not in data and (problem := _first_problem(data, "record")) is not None:
+    if "sha256" not in data and (problem := first_problem(data, "record")) is not None:
         raise InvalidRecord(f"{path}: not a valid record ({problem}); {_AGAIN}")
-    return data
+    return cast("Record", data)
 
 
-def stored(out: Path, cell_id: str) -> dict[str, Any] | None:
+def stored(out: Path, cell_id: str) -> Record | None:
     """The record of a cell in a results folder; None where it has none, or an invalid one.
 
     Raises UserError where its file cannot be read.
@@ -449,7 +401,7 @@ def _file_of(out: Path, cell_id: str) -> Path:
     return Path(out) / "cells" / f"{cell_id}.json"
 
 
-def _named_as(file: Path, data: dict[str, Any]) -> dict[str, Any]:
+def _named_as(file: Path, data: Record) -> Record:
     """The record of a file in a results folder. Raises InvalidRecord for another cell's."""
     if data["id"] != file.stem:
         raise InvalidRecord(f"{file}: holds the record of cell {data['id']}; {_AGAIN}")
@@ -475,7 +427,7 @@ def read_records(folders: Iterable[Path]) -> list[Stored]:
     return list(found.values())
 
 
-def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _agree(one: Record, other: Record) -> bool:
     """Whether two measurements of one untrained model differ in their cost alone.
 
     Each results folder has the base of its cells, so several folders have the same base.
@@ -504,7 +456,7 @@ def _stored_in(place: Path) -> Iterator[Stored]:
         yield Stored(place, _named_as(file, read_record(file)))
 
 
-def read_samples(out: Path, record: Mapping[str, Any], suite: str) -> list[dict[str, Any]]:
+def read_samples(out: Path, record: Record, suite: str) -> list[dict[str, Any]]:
     """The sample rows of one suite of a record that lies in the results folder `out`.
 
     Raises UserError where the record has no such suite, or its file is missing or was changed.
@@ -512,10 +464,10 @@ def read_samples(out: Path, record: Mapping[str, Any], suite: str) -> list[dict[
     known = suites(record)
     if suite not in known:
         raise UserError(f"cell {record['id']} has no suite '{suite}': {nearest(suite, known)}")
-    told = known[suite].get("samples")
-    if told is None:
+    samples = known[suite].get("samples")
+    if samples is None:
         raise UserError(f"cell {record['id']} has no sample file for '{suite}'; run it again")
-    return _read_rows(Path(out) / told["file"], told["sha256"], record["id"])
+    return _read_rows(Path(out) / samples["file"], samples["sha256"], record["id"])
 
 
 def _read_rows(path: Path, sha256: str, cell_id: str) -> list[dict[str, Any]]:
@@ -555,12 +507,12 @@ def read_section(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def rows_reader(
     records: Iterable[Stored],
-) -> Callable[[Mapping[str, Any], str], list[dict[str, Any]]]:
+) -> Callable[[Record, str], list[dict[str, Any]]]:
     """`read_rows(record, suite) -> rows` for records from `read_records`; reads a file once."""
     folders = {stored.id: stored.folder for stored in records}
     known: dict[tuple[str, str], list[dict[str, Any]]] = {}
 
-    def read_rows(record: Mapping[str, Any], suite: str) -> list[dict[str, Any]]:
+    def read_rows(record: Record, suite: str) -> list[dict[str, Any]]:
         key = (record["id"], suite)
         if key not in known:
             known[key] = read_samples(folders[record["id"]], record, suite)

@@ -15,11 +15,11 @@ from harness.errors import PluginFault, UserError
 from harness.manager import calling, plugins
 from harness.models import trained_artifact
 from harness.planning.cell import Cell
+from harness.record import Attempt, ErrorSection, Phase, Record, Training, new_record
 from harness.results import store
 from harness.runner import oom_retry
 from harness.system.hardware import available_memory
 from harness.system.measure import Meter
-from harness.types import Record
 
 if TYPE_CHECKING:
     from harness.runner.worker import Work
@@ -37,17 +37,18 @@ def run_cell(work: Work, executor: Executor, tell: Observer) -> str:
     """Run one cell, a rung lower after each OOM in its training; the status of its record."""
     while True:
         found = _attempt(work, executor, tell)
-        attempts = (found["training"] or {}).get("ladder") or []
+        training = found["training"]
+        attempts = training.get("ladder", []) if training else []
         ran_out = found["status"] == "oom" and len(attempts) > len(work.failed)
         cell = work.cell
         rung = _lower(cell, attempts[-1]) if ran_out else None
         if rung is None:
-            return str(found["status"])
+            return found["status"]
         tell(cell, {"event": "retry", **dataclasses.asdict(rung)})
         work = dataclasses.replace(work, rung=rung, failed=tuple(attempts))
 
 
-def _lower(cell: Cell, attempt: Mapping[str, Any]) -> oom_retry.Rung | None:
+def _lower(cell: Cell, attempt: Attempt) -> oom_retry.Rung | None:
     """The rung below a failed attempt, where the method can train on it."""
     rung = oom_retry.lower(attempt, cell.budget, cell.options)
     if rung is not None and rung.gradient_checkpointing:
@@ -59,7 +60,7 @@ def _lower(cell: Cell, attempt: Mapping[str, Any]) -> oom_retry.Rung | None:
     return rung
 
 
-def _attempt(work: Work, executor: Executor, tell: Observer) -> dict[str, Any]:
+def _attempt(work: Work, executor: Executor, tell: Observer) -> Record:
     """Run one worker and return the record that it left, or that tells of its death."""
     from pydantic import TypeAdapter
 
@@ -183,43 +184,44 @@ def _record_crash(work: Work, end: _End, log: Path) -> None:
     status, why = end.status, end.why
     told = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     tail = told.splitlines()[-12:]
-    memory = {"available_bytes": available_memory(), "predicted_bytes": work.predicted_bytes}
+    error: ErrorSection = {
+        "type": "WorkerDied" if end.fault is None else type(end.fault).__name__,
+        "message": end.message(why, log),
+        "phase": end.phase,
+        "traceback": tail,
+    }
+    if status == "oom":
+        error |= {"available_bytes": available_memory(), "predicted_bytes": work.predicted_bytes}
     store.write_record(
         out,
-        Record(
+        new_record(
             id=cell.id,
             status=status,
             plan=cell.as_record(),
             training=_training(cell, out) or _killed_training(work, end, status, why),
             environment=store.environment(),
             warnings=checks.warnings(cell.data),
-            error={
-                "type": "WorkerDied" if end.fault is None else type(end.fault).__name__,
-                "message": end.message(why, log),
-                "phase": end.phase,
-                "traceback": tail,
-                **(memory if status == "oom" else {}),
-            },
+            error=error,
         ),
     )
 
 
-def _killed_training(work: Work, end: _End, status: str, why: str) -> dict[str, Any] | None:
+def _killed_training(work: Work, end: _End, status: str, why: str) -> Training | None:
     """The attempts of a training that was not finished, the killed one among them."""
     cell = work.cell
     if not cell.budget.steps:
         return None
-    notes = {
-        "micro_batch": end.micro_batch or work.rung.budget(cell.budget).first_micro_batch,
-        "gradient_checkpointing": bool(
-            work.rung.options(cell.options).get("gradient_checkpointing")
-        ),
+    split = oom_retry.Split(
+        end.micro_batch or work.rung.budget(cell.budget).first_micro_batch,
+        bool(work.rung.options(cell.options).get("gradient_checkpointing")),
+    )
+    took: dict[str, Phase] = {
+        name: {"seconds": phase["seconds"]} for name, phase in end.clock.phases.items()
     }
-    took = {name: {"seconds": one["seconds"]} for name, one in end.clock.phases.items()}
-    died = oom_retry.failed_attempt(notes, phase=end.phase, error=why, phases=took)
+    died = oom_retry.failed_attempt(split, phase=end.phase, error=why, phases=took)
     return oom_retry.kept({"phases": {}}, work.failed, died if status == "oom" else None)
 
 
-def _training(cell: Cell, out: Path) -> dict[str, Any] | None:
+def _training(cell: Cell, out: Path) -> Training | None:
     """What the training measured, where the worker died after it."""
     return trained_artifact.training_of(out / "artifacts" / cell.id, cell.training_id)

@@ -9,10 +9,11 @@ batch, however many passes it takes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.record import Attempt, Phase, Training
 from harness.types import Budget
 
 RETRIES = "oom_retries"
@@ -43,27 +44,40 @@ class Rung:
         return {**options, **more}
 
 
+@dataclass(frozen=True)
+class Split:
+    """How a training split the effective batch, as it ran."""
+
+    micro_batch: int
+    """Rows per forward pass."""
+    gradient_checkpointing: bool
+
+    def __str__(self) -> str:
+        checkpointed = " and gradient checkpointing" if self.gradient_checkpointing else ""
+        return f"micro_batch {self.micro_batch}{checkpointed}"
+
+
 def failed_attempt(
-    notes: Mapping[str, Any],
-    *,
-    phase: str | None,
-    error: str,
-    phases: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
+    split: Split, *, phase: str | None, error: str, phases: Mapping[str, Phase]
+) -> Attempt:
     """An item of a record's `training.ladder`: what ran, where it broke, what it cost."""
-    keys = ("peak_allocated_bytes", "peak_reserved_bytes", "peak_host_bytes")
-    peaks = {key: [p[key] for p in phases.values() if p.get(key) is not None] for key in keys}
     return {
-        "micro_batch": notes["micro_batch"],
-        "gradient_checkpointing": notes["gradient_checkpointing"],
+        "micro_batch": split.micro_batch,
+        "gradient_checkpointing": split.gradient_checkpointing,
         "phase": phase,
         "error": error,
-        "seconds": sum(p["seconds"] for p in phases.values()),
-        **{key: max(values, default=None) for key, values in peaks.items()},
+        "seconds": sum(p["seconds"] or 0 for p in phases.values()),
+        "peak_allocated_bytes": _largest(p.get("peak_allocated_bytes") for p in phases.values()),
+        "peak_reserved_bytes": _largest(p.get("peak_reserved_bytes") for p in phases.values()),
+        "peak_host_bytes": _largest(p.get("peak_host_bytes") for p in phases.values()),
     }
 
 
-def lower(attempt: Mapping[str, Any], budget: Budget, options: Mapping[str, Any]) -> Rung | None:
+def _largest(values: Iterable[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def lower(attempt: Attempt, budget: Budget, options: Mapping[str, Any]) -> Rung | None:
     """The rung below a failed attempt; None where there is none, or `budget.on_oom` forbids it.
 
     The next micro-batch is the largest divisor of `budget.batch` that is at most half of the last.
@@ -78,33 +92,26 @@ def lower(attempt: Mapping[str, Any], budget: Budget, options: Mapping[str, Any]
     return Rung(micro, True) if allowed and not attempt["gradient_checkpointing"] else None
 
 
-def kept(
-    training: Mapping[str, Any],
-    before: Sequence[Mapping[str, Any]],
-    last: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def kept(training: Training, before: Sequence[Attempt], last: Attempt | None = None) -> Training:
     """A record's `training` with the attempts that failed before it, their seconds apart.
 
     `last` is this training, where it failed like them.
     """
-    found = dict(training)
+    section = training.copy()
     if before:
-        seconds = sum(attempt["seconds"] for attempt in before)
-        found["phases"] = {RETRIES: {"seconds": seconds}, **training["phases"]}
+        seconds = sum(attempt["seconds"] or 0 for attempt in before)
+        section["phases"] = {RETRIES: {"seconds": seconds}, **training["phases"]}
     if before or last:
-        found["ladder"] = [*before, *([last] if last else [])]
-    return found
+        section["ladder"] = [*before, *([last] if last else [])]
+    return section
 
 
-def told(attempts: Sequence[Mapping[str, Any]], notes: Mapping[str, Any]) -> str:
+def warning(attempts: Sequence[Attempt], last: Split) -> str:
     """One line about what failed and what ran in the end."""
-    tried = ", ".join(_words(attempt) for attempt in attempts)
-    return (
-        f"training ran out of memory with {tried}; it ran with {_words(notes)} "
-        "and the same effective batch"
+    tried = ", ".join(
+        str(Split(attempt["micro_batch"], attempt["gradient_checkpointing"]))
+        for attempt in attempts
     )
-
-
-def _words(attempt: Mapping[str, Any]) -> str:
-    checkpointed = " and gradient checkpointing" if attempt["gradient_checkpointing"] else ""
-    return f"micro_batch {attempt['micro_batch']}{checkpointed}"
+    return (
+        f"training ran out of memory with {tried}; it ran with {last} and the same effective batch"
+    )

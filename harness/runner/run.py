@@ -85,7 +85,7 @@ def run_plan(
             if found["chosen"] is None:
                 failed = failure(cell, found, out)
                 store.write_record(out, failed)
-                return failed.status
+                return failed["status"]
             cell = chosen(cell, found)
         work = _work(plan, cell, out, batch, shared)
         if cell.id in notices:

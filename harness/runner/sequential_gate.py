@@ -26,9 +26,10 @@ from harness.errors import HarnessError, NotComparable
 from harness.evaluation.suite import Suite
 from harness.evaluation.tasks.lm_eval.rows import WEIGHT as MACRO_WEIGHT
 from harness.planning.cell import Cell as Planned
+from harness.record import Record, SuiteSection, new_record
 from harness.results import gate, lookup, policy, store
 from harness.results.gate import Decision, Finding
-from harness.results.groups import Cell, Group
+from harness.results.groups import Group, base_id
 from harness.results.lookup import Side
 from harness.results.paired_differences import Pairs
 from harness.results.policy import Check, Loaded
@@ -108,7 +109,7 @@ class Growing:
         mine, read = self.cell, self.baseline.found.read_rows
         ids = {name: {row["id"] for row in rows} for name, rows in self.rows.items()}
 
-        def rows_of(cell: Cell, suite: str) -> Rows:
+        def rows_of(cell: Record, suite: str) -> Rows:
             if cell["id"] == CANDIDATE:
                 return self.rows[suite]
             return [row for row in read(cell, suite) if row["id"] in ids[suite]]
@@ -117,11 +118,11 @@ class Growing:
         return Pairs(Group([mine]), self.baseline.group, by_id, rows_of, confidence)
 
     @cached_property
-    def cell(self) -> Cell:
+    def cell(self) -> Record:
         """What the candidate's record would be."""
         theirs = self.baseline.group.cells[0]
-        base = theirs["evaluation"].get("base") or theirs["id"]
-        sections = {
+        base = base_id(theirs) or theirs["id"]
+        sections: dict[str, SuiteSection] = {
             suite.name: {
                 "hash": suite.hash,
                 "parts": dict(suite.parts),
@@ -131,17 +132,17 @@ class Growing:
             }
             for suite in self.planned.suites
         }
-        return {
-            "id": CANDIDATE,
-            "plan": self.planned.as_record(),
-            "training": None,
-            "environment": store.environment(),
-            "evaluation": {
+        return new_record(
+            id=CANDIDATE,
+            status="ok",
+            plan=self.planned.as_record(),
+            environment=store.environment(),
+            evaluation={
                 "suites": sections,
                 "base": base,
                 "tokenizer_hash": self.tokenizer_hash,
             },
-        }
+        )
 
 
 def decide(
@@ -248,7 +249,7 @@ def checks_of(rules: Loaded | None, baseline: Side) -> tuple[Loaded, list[Check]
             )
     checks = rules.checks(group.metric_names())
     for check in checks:
-        estimator = group.told(check.suite, check.metric)["estimator"]
+        estimator = group.metric(check.suite, check.metric)["estimator"]
         if estimator["per"] == MACRO_WEIGHT:
             raise rules.located.error(
                 f"{check.name} averages over tasks, which a block does not have whole: use "

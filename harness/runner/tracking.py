@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
 from harness.manager import calling
+from harness.record import Record
 from harness.results.store import suites
 
 if TYPE_CHECKING:
@@ -124,17 +125,20 @@ def points(event: Mapping[str, Any]) -> dict[str, float]:
     return _finite(told) if "step" in event else {}
 
 
-def figures(record: Mapping[str, Any]) -> dict[str, float]:
+def figures(record: Record) -> dict[str, float]:
     """A record's numbers: `suites/<suite>/<metric>`, `phases/<phase>/seconds` and others."""
-    training, evaluation = record.get("training") or {}, record.get("evaluation") or {}
-    phases = {**(training.get("phases") or {}), **(evaluation.get("phases") or {})}
+    training, evaluation = record["training"], record["evaluation"]
+    phases = {
+        **(training.get("phases", {}) if training else {}),
+        **(evaluation.get("phases", {}) if evaluation else {}),
+    }
     told: dict[str, Any] = {
         f"suites/{suite}/{metric}": one["value"]
-        for suite, section in suites({"evaluation": evaluation}).items()
+        for suite, section in suites(record).items()
         for metric, one in section["metrics"].items()
     }
     told |= {f"phases/{phase}/{key}": v for phase, one in phases.items() for key, v in one.items()}
-    told |= {f"training/{key}": value for key, value in training.items()}
+    told |= {f"training/{key}": value for key, value in (training or {}).items()}
     return _finite(told)
 
 

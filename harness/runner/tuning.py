@@ -16,10 +16,10 @@ from typing import Any
 
 from harness.planning.cell import Cell, with_options
 from harness.planning.search_space import Search
+from harness.record import Record, new_record
 from harness.results import store
 from harness.results.cost import cost
 from harness.runner import study
-from harness.types import Record
 
 FINAL = ("ok", "diverged", "oom")
 """Statuses that a trial keeps; after an `error` it is tried again, as a cell is."""
@@ -73,7 +73,7 @@ def failure(cell: Cell, found: Mapping[str, Any], out: Path) -> Record:
     trials = found["trials"]
     counted = Counter(trial["status"] for trial in trials)
     told = ", ".join(f"{count} {status}" for status, count in counted.items())
-    return Record(
+    return new_record(
         id=cell.id,
         status=trials[0]["status"],
         plan=dataclasses.replace(cell, tuned=found).as_record(),
@@ -188,7 +188,7 @@ def front(placed: Mapping[int, Sequence[float]]) -> list[int]:
     ]
 
 
-def _figures(told: Mapping[str, Any]) -> dict[str, Any]:
+def _figures(told: Record) -> dict[str, Any]:
     """Of a trial's record."""
     training = told["training"] or {}
     judged = training.get("validation") or {}
@@ -202,12 +202,12 @@ def _figures(told: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def _read(file: Path) -> Record | None:
     """A trial's record, where it has one that it keeps."""
     if not file.is_file():
         return None
-    told: dict[str, Any] = store.read_record(file)
-    return told if told["status"] in FINAL else None
+    record = store.read_record(file)
+    return record if record["status"] in FINAL else None
 
 
 def _drop_errors(folder: Path) -> bool:

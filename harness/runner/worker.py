@@ -10,12 +10,12 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness.data.mix import Drawn
 from harness.data.training_set import drawn_rows, training_rows
@@ -29,7 +29,8 @@ from harness.models import stored_quantization, trained_artifact
 from harness.models.language_model import import_bitsandbytes
 from harness.models.trained_artifact import InvalidArtifact
 from harness.planning.cell import Cell
-from harness.results import store
+from harness.record import Attempt, ErrorSection, Evaluation, Record, Status, Training, new_record
+from harness.results import schema, store
 from harness.results.artifact_hash import artifact_hash
 from harness.runner import oom_retry
 from harness.runner.oom_retry import Rung
@@ -39,7 +40,7 @@ from harness.system.measure import MemoryWatch, Meter
 from harness.training.diagnostics import findings
 from harness.training.diagnostics.options import outside_usual
 from harness.training.validation_loss import validation_loss
-from harness.types import Artifact, Job, Record, Row, Status
+from harness.types import Artifact, Job, Row
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Work:
     """Whether it is judged on the validation rows instead of suites."""
     rung: Rung = field(default_factory=Rung)
     """How training splits the batch, after attempts that ran out of memory."""
-    failed: tuple[dict[str, Any], ...] = ()
+    failed: tuple[Attempt, ...] = ()
     """Those attempts, as the record's `training.ladder` tells them."""
     predicted_bytes: int | None = None
     """Peak memory that was predicted for the training, where somebody did."""
@@ -79,11 +80,11 @@ class _Running:
     notes: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     sections: Sections | None = None
-    passes: Mapping[str, Any] | None = None
-    trained: dict[str, Any] | None = None
-    attempt: dict[str, Any] | None = None
+    passes: dict[str, Any] | None = None
+    trained: Training | None = None
+    attempt: Attempt | None = None
     """This training, where it ran out of memory."""
-    error: dict[str, Any] | None = None
+    error: ErrorSection | None = None
     status: Status = "ok"
 
     @cached_property
@@ -131,9 +132,14 @@ class _Running:
             link.__traceback__, link = None, link.__context__
 
     @property
-    def trying(self) -> dict[str, Any]:
+    def split(self) -> oom_retry.Split:
+        """How this training split the batch, as it ran."""
+        return oom_retry.Split(self.notes["micro_batch"], self.notes["gradient_checkpointing"])
+
+    @property
+    def trying(self) -> Training:
         """What the training measured so far, and the attempts before it."""
-        training = {"phases": self.training.phases, **self.notes}
+        training = cast("Training", {"phases": self.training.phases, **self.notes})
         return oom_retry.kept(training, self.work.failed, self.attempt)
 
 
@@ -166,7 +172,7 @@ def _write(running: _Running) -> None:
     except HarnessError as error:
         running.status = "ok"  # what broke before is in the log: this is what keeps a record away
         running.fail(error, "record")
-        bare = Record(
+        bare = new_record(
             id=cell.id,
             status=running.status,
             plan=cell.as_record(),
@@ -180,7 +186,7 @@ def _write(running: _Running) -> None:
 def status_of(error: BaseException) -> Status:
     """The record's status for an exception."""
     if isinstance(error, CellFailed):
-        return error.status  # type: ignore[return-value]
+        return error.status
     return "oom" if is_out_of_memory(error) else "error"
 
 
@@ -198,7 +204,7 @@ def _train(running: _Running) -> Artifact | None:
         running.fail(error, running.training.failed)
         if running.status == "oom" and running.trained is None and "micro_batch" in running.notes:
             running.attempt = oom_retry.failed_attempt(
-                running.notes,
+                running.split,
                 phase=running.training.failed,
                 error=str(error),
                 phases=running.training.phases,
@@ -255,12 +261,12 @@ def _train_now(running: _Running, folder: Path) -> Artifact:
     if not method.trains:
         return artifact
     trained = running.trying
-    if problem := store.training_problem(trained):
+    if problem := schema.training_problem(store.plain(trained)):
         running.notes.clear()
         raise PluginFault(f"method '{cell.method}': its notes fit no record ({problem})")
     running.trained = trained
     if running.work.failed:
-        running.warnings.append(oom_retry.told(running.work.failed, running.notes))
+        running.warnings.append(oom_retry.warning(running.work.failed, running.split))
     trained_artifact.keep(folder, cell.training_id, running.trained, running.warnings, artifact)
     return artifact
 
@@ -357,7 +363,7 @@ def _missing(running: _Running, sections: Sections, suite: Suite) -> bool:
 def _keep(running: _Running, sections: Sections, measured: Measured) -> None:
     name, result = measured.suite.name, measured.result
     sections.tokenizer_hash = measured.tokenizer_hash
-    running.passes = measured.passes
+    running.passes = dict(measured.passes)
     if isinstance(result, SuiteFailure):
         running.fail(result.error, result.phase)
         return
@@ -374,7 +380,8 @@ def _record(running: _Running) -> Record:
     training = running.trained
     if training is None and running.training.phases:
         training = running.trying
-    sections, evaluation = running.sections, None
+    sections = running.sections
+    evaluation: Evaluation | None = None
     if sections is not None and (running.evaluation.phases or sections.done):
         done = sections.done
         evaluation = {
@@ -385,7 +392,7 @@ def _record(running: _Running) -> Record:
             "tokenizer_hash": sections.tokenizer_hash,
             "passes": running.passes,
         }
-    return Record(
+    return new_record(
         id=cell.id,
         status=running.status,
         plan=cell.as_record(),

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from harness import stats
+from harness.record import Estimator, MetricSection
 from harness.types import Metric
 
 __all__ = [
-    "NO_DELTA",
     "Pooled",
     "Rows",
     "Scored",
@@ -49,25 +49,13 @@ class Pooled(NamedTuple):
     """Of each sample, where the suite names them."""
 
 
-_HOW = ("kind", "score", "per", "where")
-
-NO_DELTA: Mapping[str, None] = {
-    "delta": None,
-    "delta_ci_low": None,
-    "delta_ci_high": None,
-    "delta_p": None,
-}
-_OF_ESTIMATE = ("value", "stderr", "ci_low", "ci_high")
-NO_FLIPS: Mapping[str, None] = {"gained": None, "lost": None}
-
-
 def summarise(
     metrics: Sequence[Metric],
     rows: Rows,
     base_rows: Rows | None = None,
     *,
     same_tokens: bool = True,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, MetricSection]:
     """A suite's `metrics` section from its sample rows.
 
     Samples whose score is None or not finite are left out and counted (`left_out`). The delta to
@@ -88,7 +76,7 @@ def summarise(
     }
 
 
-def estimator(metric: Metric) -> dict[str, Any]:
+def estimator(metric: Metric) -> Estimator:
     """How a metric is computed, as its record keeps it."""
     return {
         "kind": metric.kind,
@@ -98,28 +86,34 @@ def estimator(metric: Metric) -> dict[str, Any]:
     }
 
 
-def per_token(how: Mapping[str, Any]) -> bool:
+def per_token(how: Estimator) -> bool:
     """Whether a figure hangs on the tokenizer: a perplexity of tokens, not of words or bytes."""
-    return bool(how["kind"] == "exp_ratio" and how["per"] == "tokens")
+    return how["kind"] == "exp_ratio" and how["per"] == "tokens"
 
 
-def metrics_of(told: Mapping[str, Any]) -> list[Metric]:
+def metrics_of(sections: Mapping[str, MetricSection]) -> list[Metric]:
     """The metrics that a `metrics` section was computed with."""
     return [
-        Metric(name, one["higher_is_better"], **{k: one["estimator"][k] for k in _HOW})
-        for name, one in told.items()
+        Metric(
+            name,
+            section["higher_is_better"],
+            kind=section["estimator"]["kind"],
+            score=section["estimator"]["score"],
+            per=section["estimator"]["per"],
+            where=section["estimator"]["where"],
+        )
+        for name, section in sections.items()
     ]
 
 
-def figure(how: Mapping[str, Any]) -> stats.Kind:
+def figure(how: Estimator) -> stats.Kind:
     """What is computed of the scores in `tables`."""
-    kind: stats.Kind = "share" if how["kind"] == "retained" else how["kind"]
-    return kind
+    return "share" if how["kind"] == "retained" else how["kind"]
 
 
 def measure(
-    how: Mapping[str, Any], higher_is_better: bool, runs: Sequence[Rows], bases: Sequence[Rows]
-) -> dict[str, Any]:
+    how: Estimator, higher_is_better: bool, runs: Sequence[Rows], bases: Sequence[Rows]
+) -> MetricSection:
     """One metric over one or several runs (seeds), against one or several runs of the base.
 
     With several runs the figure is the mean of their figures on the samples they share. What is
@@ -127,19 +121,22 @@ def measure(
     """
     own, base = tables(how, runs, bases), [scored(how, rows) for rows in bases]
     pooled = pool(own)
-    metric: dict[str, Any] = {
+    metric: MetricSection = {
         "value": None,
         "stderr": None,
         "ci_low": None,
         "ci_high": None,
         "n": len(pooled.ids),
         "higher_is_better": higher_is_better,
-        **NO_DELTA,
+        "delta": None,
+        "delta_ci_low": None,
+        "delta_ci_high": None,
+        "delta_p": None,
         "left_out": len(_eligible(how, runs, base)) - len(pooled.ids),
-        "estimator": dict(how),
+        "estimator": how.copy(),
     }
     if how["kind"] == "share":
-        metric |= NO_FLIPS
+        metric |= {"gained": None, "lost": None}
     if not pooled.ids:
         return metric
     base_pooled = pool(base) if base and how["kind"] != "retained" else None
@@ -151,13 +148,27 @@ def measure(
     else:
         estimate = stats.estimate(figure(how), pooled.scores, pooled.per, clusters=pooled.clusters)
         change = None if base_pooled is None else paired(how, own, base)
-    metric |= {key: getattr(estimate, key) for key in _OF_ESTIMATE}
+    metric |= {
+        "value": estimate.value,
+        "stderr": estimate.stderr,
+        "ci_low": estimate.ci_low,
+        "ci_high": estimate.ci_high,
+    }
     if change is not None:
-        metric |= _delta(how, own, base, change)
+        metric |= {
+            "delta": change.delta,
+            "delta_ci_low": change.ci_low,
+            "delta_ci_high": change.ci_high,
+            "delta_p": change.p,
+        }
+        if how["kind"] == "share" and len(own) == len(base) == 1:
+            a, b = common(own, base)
+            gained, lost = _flips(a.scores[0], b.scores[0])
+            metric |= {"gained": gained, "lost": lost}
     return metric
 
 
-def tables(how: Mapping[str, Any], runs: Sequence[Rows], bases: Sequence[Rows]) -> list[Scored]:
+def tables(how: Estimator, runs: Sequence[Rows], bases: Sequence[Rows]) -> list[Scored]:
     """The samples of each run that the figure is made of.
 
     For `retained` those that every run of the base has right: none without a base.
@@ -174,26 +185,8 @@ def _right_in_all(bases: Sequence[Scored]) -> set[str]:
     return set(pool(bases).ids) - wrong
 
 
-def _delta(
-    how: Mapping[str, Any],
-    own: Sequence[Scored],
-    base: Sequence[Scored],
-    change: stats.Difference,
-) -> Mapping[str, float | None]:
-    section: dict[str, float | None] = {
-        "delta": change.delta,
-        "delta_ci_low": change.ci_low,
-        "delta_ci_high": change.ci_high,
-        "delta_p": change.p,
-    }
-    if how["kind"] == "share" and len(own) == len(base) == 1:
-        a, b = common(own, base)
-        section |= _flips(a.scores[0], b.scores[0])
-    return section
-
-
 def paired(
-    how: Mapping[str, Any],
+    how: Estimator,
     own: Sequence[Scored],
     other: Sequence[Scored],
     *,
@@ -216,9 +209,7 @@ def paired(
     )
 
 
-def tied_pairs(
-    how: Mapping[str, Any], sides: Mapping[int, Sequence[Scored]]
-) -> list[tuple[int, int]]:
+def tied_pairs(how: Estimator, sides: Mapping[int, Sequence[Scored]]) -> list[tuple[int, int]]:
     """Pairs of sides whose paired difference does not exclude zero (by `paired`).
 
     Sides of the same samples, which are all but a few, are compared at once.
@@ -255,13 +246,13 @@ def common(own: Sequence[Scored], other: Sequence[Scored]) -> tuple[Pooled, Pool
     return pool(own, ids), pool(other, ids)
 
 
-def _flips(scores: Sequence[float], base: Sequence[float]) -> dict[str, int]:
+def _flips(scores: Sequence[float], base: Sequence[float]) -> tuple[int, int]:
     """Samples that the base has not and this has, and the other way round."""
     pairs = list(zip(base, scores, strict=True))
-    return {"gained": pairs.count((0.0, 1.0)), "lost": pairs.count((1.0, 0.0))}
+    return pairs.count((0.0, 1.0)), pairs.count((1.0, 0.0))
 
 
-def scored(how: Mapping[str, Any], rows: Rows) -> Scored:
+def scored(how: Estimator, rows: Rows) -> Scored:
     """The samples of `rows` that have the score (and denominator) that `how` asks for."""
     out: Scored = {}
     top, bottom = how["score"], how["per"]
@@ -286,7 +277,7 @@ def pool(runs: Sequence[Scored], only: set[str] | None = None) -> Pooled:
     return Pooled(ids, scores, per if any(per) else None, clusters or None)
 
 
-def _matching(how: Mapping[str, Any], rows: Rows) -> Rows:
+def _matching(how: Estimator, rows: Rows) -> Rows:
     """The rows that a metric is of: all, those of a group, or those `where` keys have values."""
     where = how["where"]
     wanted = {"group": where} if isinstance(where, str) else where or {}
@@ -295,7 +286,7 @@ def _matching(how: Mapping[str, Any], rows: Rows) -> Rows:
     return rows
 
 
-def _eligible(how: Mapping[str, Any], runs: Sequence[Rows], bases: Sequence[Scored]) -> set[str]:
+def _eligible(how: Estimator, runs: Sequence[Rows], bases: Sequence[Scored]) -> set[str]:
     samples = {row["id"] for rows in runs for row in _matching(how, rows)}
     return samples & _right_in_all(bases) if how["kind"] == "retained" else samples
 

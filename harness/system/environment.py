@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
-from typing import Any
 
+from harness.record import Environment, Gpu
 from harness.system import hardware
 
 PACKAGES = (
@@ -23,7 +23,7 @@ PACKAGES = (
 )
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Environment:
     """A record's `environment`."""
     facts = hardware.facts()
     return {
@@ -44,13 +44,18 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _gpu(facts: hardware.Machine) -> dict[str, Any] | None:
+def _gpu(facts: hardware.Machine) -> Gpu | None:
     """The first visible GPU: from torch where it is imported already, else from the driver."""
     torch = sys.modules.get("torch")
     if torch is None:
         gpus = facts.gpus if facts.device == "cuda" else ()
-        first = [{"name": g.name, "memory_bytes": g.memory_bytes} for g in gpus[:1]]
-        return {**first[0], "count": len(gpus)} if first else None
+        if not gpus:
+            return None
+        return {
+            "name": gpus[0].name,
+            "memory_bytes": gpus[0].memory_bytes,
+            "count": len(gpus),
+        }
     if not torch.cuda.is_available():
         return None
     device = torch.cuda.get_device_properties(0)

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from harness.record import Phase
+
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _RESET_PEAK = "5"  # proc(5): writing 5 resets the peak resident set size (VmHWM)
@@ -25,7 +27,7 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self.phases: dict[str, dict[str, Any]] = {}
+        self.phases: dict[str, Phase] = {}
         self.failed: str | None = None
         """The innermost phase that an exception left."""
         self._open: list[str] = []
@@ -72,11 +74,14 @@ class Meter:
                 "peak_host_bytes": 0,
             },
         )
-        known["seconds"] += seconds
-        known["peak_host_bytes"] = max(known["peak_host_bytes"], host_bytes)
-        for key, value in (("peak_allocated_bytes", allocated), ("peak_reserved_bytes", reserved)):
-            if value is not None:
-                known[key] = max(known[key] or 0, value)
+        known["seconds"] = (known["seconds"] or 0.0) + seconds
+        known["peak_host_bytes"] = max(known["peak_host_bytes"] or 0, host_bytes)
+        known["peak_allocated_bytes"] = _larger(known["peak_allocated_bytes"], allocated)
+        known["peak_reserved_bytes"] = _larger(known["peak_reserved_bytes"], reserved)
+
+
+def _larger(known: int | None, new: int | None) -> int | None:
+    return max((value for value in (known, new) if value is not None), default=None)
 
 
 class StepClock:

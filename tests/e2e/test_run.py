@@ -14,6 +14,7 @@ import pytest
 from harness.config.experiment import load_experiment
 from harness.manager import Plugins
 from harness.planning.plan import Settings, make_plan
+from harness.record import VERSION
 from harness.results import store
 from tests.conftest import ROOT, run_warm, write_distribution
 
@@ -38,7 +39,7 @@ def test_every_cell_has_a_valid_record(finished):
 
 def test_a_record_has_what_the_contract_names(finished):
     for found in finished.records().values():
-        assert found["schema"] == store.SCHEMA
+        assert found["schema"] == VERSION
         plan, training = found["plan"], found["training"]
         assert len(plan["model"]["content_hash"]) == 64
         assert {"method", "options", "data", "budget", "seed"} <= set(plan)

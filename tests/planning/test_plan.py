@@ -11,9 +11,9 @@ from harness.errors import UserError
 from harness.manager import Plugins
 from harness.planning.cell import budget_content, is_recorded
 from harness.planning.plan import Settings, make_plan
+from harness.record import new_record
 from harness.results import store
 from harness.runner.worker import Work, _record, _Running
-from harness.types import Record
 from tests.conftest import conversations, write_jsonl
 
 PLUGINS = Plugins(discover=False)
@@ -186,7 +186,8 @@ def test_a_record_counts_only_where_it_is_ok(small):
     file.parent.mkdir(parents=True)
     wrong = {"type": "X", "message": "broke"}
     for status, error in (("ok", None), ("error", wrong), ("diverged", wrong)):
-        store.write_record(small.out, Record(cell.id, status, cell.as_record(), error=error))
+        plan = cell.as_record()
+        store.write_record(small.out, new_record(id=cell.id, status=status, plan=plan, error=error))
         assert is_recorded(small.out, cell) is (status == "ok")
     for content in (b"{", b"[]", b"null", b"\xff\x00", b"[" * 100_000):
         file.write_bytes(content)
@@ -245,4 +246,4 @@ def test_a_record_says_each_warning_once(experiment):
     (cell, *_) = planned(experiment()).cells
     running = _Running(Work(cell, Path(), None, warnings=("one",)), lambda **event: None)
     running.warnings += ["two", "one", "two", "three"]  # an artifact that was found says them again
-    assert _record(running).warnings == ["one", "two", "three"]
+    assert _record(running)["warnings"] == ["one", "two", "three"]

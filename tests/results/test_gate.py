@@ -17,11 +17,12 @@ from click.testing import CliRunner, Result
 from harness.cli.main import cli
 from harness.cli.render import gate_report
 from harness.errors import ConfigError, HarnessError, NotComparable, UserError
+from harness.record import new_record
 from harness.results import gate, lookup, policy
 from harness.results import store as records
 from harness.results.comparison import compare
 from harness.stats.metric_summary import summarise
-from harness.types import Metric, Record
+from harness.types import Metric
 
 METRICS = [
     Metric("accuracy", True, "share"),
@@ -104,7 +105,16 @@ def write(
     error = None if answers is not None else {"type": "MemoryError", "message": "too big"}
     status: Any = "ok" if answers is not None else "oom"
     place = environment or ENVIRONMENT
-    records.write_record(out, Record(key, status, plan, training, evaluation, place, (), error))
+    record = new_record(
+        id=key,
+        status=status,
+        plan=plan,
+        training=training,
+        evaluation=evaluation,
+        environment=place,
+        error=error,
+    )
+    records.write_record(out, record)
     return key
 
 

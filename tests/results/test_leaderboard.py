@@ -16,12 +16,13 @@ import pytest
 from harness import stats
 from harness.cli.render.leaderboard_table import render
 from harness.errors import UserError
+from harness.record import Status, new_record
 from harness.results import leaderboard_file
 from harness.results import store as records
 from harness.results.leaderboard import build
 from harness.stats import bootstrapping
 from harness.stats.metric_summary import summarise
-from harness.types import Metric, Record, Status
+from harness.types import Metric
 from tests.conftest import Ran
 
 METRICS = [
@@ -88,7 +89,7 @@ class Results:
             "suites": ["quiz"],
         }
         error = None if status == "ok" else {"type": "MemoryError", "message": "too big"}
-        record = Record(
+        record = new_record(
             id=id,
             status=status,
             plan=whole_plan | plan,

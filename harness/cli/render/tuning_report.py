@@ -52,19 +52,19 @@ def print_planned(plan: Plan, out: Path) -> None:
 def print_found(plan: Plan, out: Path) -> None:
     """What the trials chose, and the front where there are two objectives."""
     for cell in tuned_cells(plan):
-        found = store.read_record(out / "cells" / f"{cell.id}.json")["plan"]["tuning"]
-        if found["chosen"] is None:
+        tuning = store.read_record(out / "cells" / f"{cell.id}.json")["plan"].get("tuning")
+        if not tuning or tuning["chosen"] is None:
             continue
-        trials = found["trials"]
+        trials, chosen = tuning["trials"], tuning["trials"][tuning["chosen"]]
         first = trials[0]["validation_loss"]
         click.echo(
-            f"{cell.label}: {_values(trials[found['chosen']]['options'])}, the best of "
-            f"{len(trials)} trials: validation loss {found['validation_loss']:.4f}, "
+            f"{cell.label}: {_values(chosen['options'])}, the best of "
+            f"{len(trials)} trials: validation loss {chosen['validation_loss']:.4f}, "
             f"{'failed' if first is None else format(first, '.4f')} in the first; "
-            f"{numbers.duration(found['seconds'])}"
+            f"{numbers.duration(tuning['seconds'])}"
         )
-        if "front" in found:
-            _print_front(cell.label, [trials[number] for number in found["front"]])
+        if "front" in tuning:
+            _print_front(cell.label, [trials[number] for number in tuning["front"]])
 
 
 def _print_front(label: str, trials: Sequence[Mapping[str, Any]]) -> None:

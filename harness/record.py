@@ -1,0 +1,396 @@
+"""The layout of a record, `<out>/cells/<id>.json`: the types that its JSON Schema is made from.
+
+Records are plain JSON objects wherever they go: they are hashed, sealed and written as they are,
+and a sealed one is read without being checked again. So these types are TypedDicts, which mypy
+checks and which cost nothing at run time. `harness.results.schema` generates the schema from them,
+with the docstrings as descriptions. Where a type is `Any`, a plugin puts what it likes there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from typing_extensions import NotRequired, TypedDict  # pydantic reads no other before Python 3.12
+
+VERSION: Literal[1] = 1
+"""Of the record's layout."""
+
+Status = Literal["ok", "oom", "error", "diverged"]
+EstimatorKind = Literal["mean", "share", "ratio", "exp_ratio", "retained"]
+
+_Section = TypeVar("_Section", bound=type)
+
+
+@dataclass(frozen=True, eq=False)  # hashed as what stands in Annotated is
+class Keywords:
+    """JSON Schema keywords for what Python's types cannot say."""
+
+    keywords: Mapping[str, Any]
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: Any, handler: Callable[[Any], dict[str, Any]]
+    ) -> dict[str, Any]:
+        return {**handler(core_schema), **self.keywords}
+
+
+def _section(cls: _Section) -> _Section:
+    """Has pydantic take the docstrings of a section's fields as their descriptions."""
+    cls.__pydantic_config__ = {"use_attribute_docstrings": True}  # type: ignore[attr-defined]
+    return cls
+
+
+FILE_NAME = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"}
+_AT_LEAST_0 = Keywords({"minimum": 0})
+_AT_LEAST_1 = Keywords({"minimum": 1})
+
+FileName = Annotated[str, Keywords(FILE_NAME)]
+Sha256 = Annotated[str, Keywords({"pattern": "^[0-9a-f]{64}$"})]
+Natural = Annotated[int, _AT_LEAST_0]
+Count = Annotated[int, _AT_LEAST_0] | None
+
+
+# plan
+
+
+@_section
+class PlannedModel(TypedDict):
+    """The model, by its name and contents."""
+
+    name: str
+    path: NotRequired[str | None]
+    content_hash: NotRequired[str | None]
+    revision: NotRequired[str | None]
+    trust_remote_code: NotRequired[bool]
+
+
+@_section
+class Trial(TypedDict):
+    """One trial of a search."""
+
+    number: int
+    options: dict[str, Any]
+    """The searched ones."""
+    cell: NotRequired[FileName]
+    status: Status
+    validation_loss: float | None
+    """Mean nats over all counted tokens of the validation rows."""
+    peak_memory_bytes: Count
+    seconds: float | None
+    """Of all phases; 0 where an earlier trial had the same options."""
+    error: NotRequired[str | None]
+    same_as: NotRequired[int]
+    """The earlier trial whose figures these are."""
+
+
+@_section
+class Tuning(TypedDict):
+    """The search for the options.
+
+    Every method gets the same number of trials of the same steps, judged on the validation rows.
+    """
+
+    space: dict[str, Any]
+    """Option -> low, high and log, or choices."""
+    number_of_trials: NotRequired[int]
+    steps: int
+    """Of each trial."""
+    seed: int
+    """Of the search and of every trial."""
+    objectives: list[Literal["validation_loss", "peak_memory"]]
+    study: NotRequired[str]
+    """The trials' folder, relative to the results folder."""
+    trials: list[Trial]
+    chosen: int | None
+    """Number of the trial whose options these are; null where none gave a loss."""
+    validation_loss: NotRequired[float | None]
+    """Of the chosen trial."""
+    front: NotRequired[list[int]]
+    """With several objectives: trials that no other beats in one without losing in another."""
+    seconds: float | None
+    """All trials together; in no cell's train phase."""
+
+
+@_section
+class Plan(TypedDict):
+    """What was to be done: contents by their hashes, no folder of the machine."""
+
+    experiment: NotRequired[str | None]
+    model: PlannedModel
+    method: str
+    label: NotRequired[str]
+    """The method's own name where absent."""
+    options: dict[str, Any]
+    data: NotRequired[dict[str, Any] | None]
+    budget: NotRequired[dict[str, Any] | None]
+    seed: int | None
+    suites: NotRequired[list[str]]
+    training_id: NotRequired[str]
+    """Hash of what the training depends on."""
+    tuning: NotRequired[Tuning | None]
+    price_per_hour: NotRequired[Annotated[float, _AT_LEAST_0] | None]
+    """Of the machine, in dollars."""
+
+
+# training
+
+
+@_section
+class Phase(TypedDict):
+    """What a phase cost."""
+
+    seconds: float | None
+    peak_allocated_bytes: NotRequired[Count]
+    """Of the CUDA allocator; null without a GPU."""
+    peak_reserved_bytes: NotRequired[Count]
+    """Of the CUDA allocator; null without a GPU."""
+    peak_host_bytes: NotRequired[Count]
+    """Resident memory of the process."""
+
+
+@_section
+class Attempt(TypedDict):
+    """A training that ran out of memory."""
+
+    micro_batch: Annotated[int, _AT_LEAST_1]
+    gradient_checkpointing: bool
+    phase: str | None
+    error: str
+    seconds: float | None
+    peak_allocated_bytes: NotRequired[Count]
+    peak_reserved_bytes: NotRequired[Count]
+    peak_host_bytes: NotRequired[Count]
+
+
+@_section
+class HealthFinding(TypedDict):
+    """A health check that spoke; `warnings` has it too, as `health.NAME: MESSAGE`."""
+
+    name: str
+    message: str
+    step: Count
+
+
+@_section
+class Training(TypedDict, total=False):
+    """What the training measured; a method may add figures under names of its own."""
+
+    phases: dict[str, Phase]
+    trainable_parameters: Count
+    total_parameters: Count
+    artifact_bytes: Count
+    tokens: Count
+    supervised_tokens: Count
+    """Tokens under the loss."""
+    tokens_per_second: float | None
+    """Without the first step, which warms up."""
+    seconds_per_step: float | None
+    """Without the first step, which warms up."""
+    loss_curve: list[Any] | None
+    micro_batch: Count
+    """Rows per forward pass, as it ran."""
+    gradient_checkpointing: bool
+    """As it ran."""
+    best_checkpoint: Count
+    """Step of the checkpoint that was kept; null where it is the last."""
+    mix: Any
+    """General rows blended in: draws, rows (distinct ones) and those left out."""
+    validation: Any
+    """Of a trial: its loss on the validation rows."""
+    reopened_difference: float | None
+    """Largest difference of a row's score to the artifact reopened, in nats per token."""
+    ladder: list[Attempt]
+    """Attempts that ran out of memory, the first first; absent where none did. Their seconds are
+    the phase oom_retries."""
+    health: list[HealthFinding]
+
+
+# evaluation
+
+
+@_section
+class Estimator(TypedDict):
+    """How a figure is computed from the scores of the samples."""
+
+    kind: EstimatorKind
+    score: str
+    per: str | None
+    where: str | dict[str, str] | None
+    """The group of the samples, or their fields."""
+
+
+@_section
+class MetricSection(TypedDict):
+    """A figure, its interval, and its difference to the base."""
+
+    value: float | None
+    stderr: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: Natural
+    """Samples that the value is made of."""
+    left_out: NotRequired[Natural]
+    """Samples without a score."""
+    higher_is_better: bool
+    delta: float | None
+    """Minus the base, on the samples both have."""
+    delta_ci_low: float | None
+    delta_ci_high: float | None
+    delta_p: NotRequired[float | None]
+    """Two-sided; exact McNemar for kind share, else from the bootstrap (over seeds and clusters
+    too, where there are any)."""
+    gained: NotRequired[Count]
+    """Kind share: samples that are 0 at the base and 1 here."""
+    lost: NotRequired[Count]
+    """Kind share: samples that are 1 at the base and 0 here."""
+    estimator: Estimator
+
+
+@_section
+class SampleFile(TypedDict):
+    """Where the samples of a suite are."""
+
+    file: str
+    """Relative to the results folder."""
+    sha256: Sha256
+    rows: Natural
+    non_finite: NotRequired[int]
+    """Numbers written as null."""
+
+
+@_section
+class SuiteSection(TypedDict):
+    """What a suite measured."""
+
+    hash: str
+    version: NotRequired[int]
+    content: NotRequired[str | None]
+    """Hash of what the suite's author wrote; empty where an experiment replaced its data."""
+    parts: NotRequired[dict[str, Any]]
+    """What the hash is of, part by part: the value, or the first digits of its hash where it is
+    long."""
+    data_hash: NotRequired[str | None]
+    """Of data that the hash above does not hold; null where it holds all."""
+    reused: NotRequired[str]
+    """Cell whose answers these are: same artifact, suite and data. Absent where the suite ran."""
+    metrics: dict[str, MetricSection]
+    samples: NotRequired[SampleFile | None]
+    notes: NotRequired[dict[str, Any]]
+
+
+@_section
+class Evaluation(TypedDict):
+    """What the suites measured."""
+
+    phases: NotRequired[dict[str, Phase]]
+    """Of the suites that ran; none of those reused."""
+    suites: Annotated[dict[str, SuiteSection], Keywords({"propertyNames": FILE_NAME})]
+    base: NotRequired[str | None]
+    """Cell id of the untouched base."""
+    artifact_hash: NotRequired[str]
+    """sha256 of what was evaluated: the base, the artifact's files, quantization, precision and
+    chat template."""
+    tokenizer_hash: NotRequired[str | None]
+    """Figures per token compare between equal ones only."""
+    passes: NotRequired[dict[str, Any] | None]
+    """How forward passes ran (batch, tokens_per_pass, halved, shared_prefixes); null where no suite
+    ran. None of it changes a score."""
+
+
+# environment and error
+
+
+@_section
+class Gpu(TypedDict):
+    """The GPU of the machine."""
+
+    name: str
+    memory_bytes: Count
+    count: NotRequired[int]
+    """Visible GPUs, of which this is the first."""
+
+
+@_section
+class Environment(TypedDict, total=False):
+    """The machine and its packages."""
+
+    python: str
+    platform: str
+    cpu: str | None
+    cores: Count
+    memory_bytes: Count
+    packages: dict[str, str | None]
+    gpu: Gpu | None
+
+
+@_section
+class ErrorSection(TypedDict):
+    """What broke."""
+
+    type: str
+    message: str
+    phase: NotRequired[str | None]
+    traceback: NotRequired[str | list[Any] | None]
+    """Its tail."""
+    available_bytes: NotRequired[Count]
+    """Status oom: what a process there may use."""
+    predicted_bytes: NotRequired[Count]
+    """Status oom: the peak that was predicted, where it was."""
+
+
+@_section
+class Record(TypedDict):
+    """One cell's result: `<out>/cells/<id>.json`.
+
+    A figure that was NaN or infinite is null, and a line in `warnings` names it.
+    """
+
+    schema: Literal[1]
+    id: FileName
+    status: Status
+    plan: Plan
+    training: Training | None
+    evaluation: Evaluation | None
+    environment: Environment
+    warnings: list[str]
+    error: ErrorSection | None
+    """Null where the status is ok."""
+    sha256: NotRequired[Sha256]
+    """Of everything else in the record, as JSON with sorted keys and ASCII alone. Absent in records
+    of older versions."""
+
+
+ERROR_UNLESS_OK = Keywords(
+    {
+        "if": {"properties": {"status": {"const": "ok"}}},
+        "then": {"properties": {"error": {"type": "null"}}},
+        "else": {"properties": {"error": {"type": "object"}}},
+    }
+)
+"""What holds between fields of a record: an error exactly where the status is not ok."""
+
+
+def new_record(
+    *,
+    id: str,
+    status: Status,
+    plan: Plan,
+    environment: Environment | None = None,
+    training: Training | None = None,
+    evaluation: Evaluation | None = None,
+    warnings: Iterable[str] = (),
+    error: ErrorSection | None = None,
+) -> Record:
+    """A record before it is sealed, its keys in the order in which they are written."""
+    return {
+        "schema": VERSION,
+        "id": id,
+        "status": status,
+        "plan": plan,
+        "training": training,
+        "evaluation": evaluation,
+        "environment": environment or {},
+        "warnings": list(warnings),
+        "error": error,
+    }
