@@ -57,8 +57,13 @@ def named(file):
 # ---- imports -------------------------------------------------------------------------------------
 
 
-def test_types_imports_the_standard_library_only():
-    assert roots(ROOT / "harness/types.py") <= set(sys.stdlib_module_names)
+def test_types_and_the_layout_of_records_import_next_to_nothing():
+    """Everything imports them, the command line too."""
+    standard = set(sys.stdlib_module_names)
+    assert roots(ROOT / "harness/record.py") - standard == {"typing_extensions"}
+    assert roots(ROOT / "harness/types.py") - standard == {"harness"}
+    ours = {n for n in imports(ROOT / "harness/types.py") if n.startswith("harness")}
+    assert {name.split(".")[1] for name in ours} == {"record"}
 
 
 def test_hookspecs_imports_types_only():
