@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
@@ -93,7 +94,8 @@ def test_the_readme_names_commands_that_exist_and_leaves_none_out() -> None:
 
 def test_options_named_with_a_command_exist() -> None:
     for command, options in re.findall(r"^\| `harness (\w+)[^|]*\|(.*)\|$", README, re.MULTILINE):
-        known = {name for option in cli.commands[command].params for name in option.opts}
+        params = cli.get_command(click.Context(cli), command).params
+        known = {name for option in params for name in option.opts}
         assert set(re.findall(r"--[a-z0-9-]+", options)) <= known, command
 
 

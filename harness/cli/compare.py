@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from harness.cli import options
 from harness.cli.render import comparison_table
 from harness.errors import UserError
 from harness.results import comparison, leaderboard, leaderboard_file, lookup, store
@@ -18,81 +19,91 @@ from harness.system.console import console
 
 
 @dataclass(frozen=True)
-class Asked:
+class CompareOptions:
     """What the command line says."""
 
     names: Sequence[str]
+    results_folders: Sequence[Path]
     against: str | None
-    places: Sequence[Path]
-    only: Sequence[str]
+    suites: Sequence[str]
     confidence: float
-    shown: int
+    samples: int
     as_json: bool
 
 
-def results(folders: Sequence[Path]) -> list[Path]:
-    """The results folders to find names in: those given, or all under results/."""
-    return list(folders) or sorted(cells.parent for cells in Path("results").glob("*/cells"))
+@click.command("compare")
+@click.argument("names", nargs=-1, required=True, metavar="A [B ...]")
+@options.results_folders
+@click.option("--against", metavar="NAME", help="What all are compared with. Default: base.")
+@click.option("--suite", "suites", multiple=True, metavar="NAME", help="Only this suite.")
+@click.option(
+    "--confidence", default=0.95, show_default=True, type=options.Finite(0.5, 1, True, True)
+)
+@click.option("--samples", default=3, show_default=True, type=click.IntRange(min=0))
+@options.as_json
+@options.collected(CompareOptions)
+def command(given: CompareOptions) -> None:
+    """A minus B on the same samples; or several rows, or a whole results folder, against the base.
 
-
-def run(asked: Asked) -> None:
-    """Print the comparison."""
-    places = results(asked.places)
-    if len(asked.names) == 2 and asked.against is None:
-        candidate = lookup.find(asked.names[0], places)
-        told = _pair(asked, candidate, lookup.find(asked.names[1], places, candidate))
-        shown = comparison_table.pair(told)
+    A name is a record file, FOLDER/LABEL, or a label, method, cell id or prefix of one.
+    """
+    folders = options.existing_results(given.results_folders)
+    if len(given.names) == 2 and given.against is None:
+        candidate = lookup.find(given.names[0], folders)
+        report = _compare(given, candidate, lookup.find(given.names[1], folders, candidate))
+        table = comparison_table.pair(report)
     else:
-        told = _several(asked, places)
-        shown = comparison_table.several(told)
-    if asked.as_json:
-        click.echo(json.dumps(store.plain(told), indent=2, ensure_ascii=False))
+        report = _compare_rows(given, folders)
+        table = comparison_table.several(report)
+    if given.as_json:
+        click.echo(json.dumps(store.plain(report), indent=2, ensure_ascii=False))
     else:
-        console().print(shown)
+        console().print(table)
 
 
-def _pair(asked: Asked, candidate: Side, baseline: Side) -> dict[str, Any]:
+def _compare(given: CompareOptions, candidate: Side, baseline: Side) -> dict[str, Any]:
     return comparison.compare(
         candidate,
         baseline,
-        only=asked.only,
-        confidence=asked.confidence,
-        shown=asked.shown,
+        only=given.suites,
+        confidence=given.confidence,
+        shown=given.samples,
     )
 
 
-def _several(asked: Asked, places: Sequence[Path]) -> dict[str, Any]:
-    rows = [side for name in asked.names for side in lookup.every(name, places)]
-    against = asked.against or lookup.BASE
-    told = []
+def _compare_rows(given: CompareOptions, folders: Sequence[Path]) -> dict[str, Any]:
+    """Every row against the same one, or each against its own base."""
+    rows = [side for name in given.names for side in lookup.every(name, folders)]
+    against = given.against or lookup.BASE
+    comparisons = []
     for side in rows:
         if against == lookup.BASE and lookup.is_base(side):
             continue
-        other = lookup.baseline(against, side, places)
-        if other.group.cells != side.group.cells:
-            told.append(_pair(asked, side, other))
-    if not told:
+        baseline = lookup.baseline(against, side, folders)
+        if baseline.group.cells != side.group.cells:
+            comparisons.append(_compare(given, side, baseline))
+    if not comparisons:
         raise UserError(f"nothing to compare with {against}: name rows, or a folder of several")
-    board = _board(rows)
+    board = _leaderboard(rows)
     return {
         "schema": comparison.SCHEMA,
         "against": against,
-        "rows": [{k: v for k, v in one.items() if k != "samples"} for one in told],
+        "rows": [{k: v for k, v in row.items() if k != "samples"} for row in comparisons],
         "ranked_by": board["ranked_by"],
         "groups": _tied_groups(board["rows"]),
     }
 
 
-def _board(rows: Sequence[Side]) -> dict[str, Any]:
+def _leaderboard(rows: Sequence[Side]) -> dict[str, Any]:
     """The leaderboard of the rows; the one in their results folder where they are all of it."""
     cells = {cell["id"]: cell for side in rows for cell in side.group.cells}
     whole = rows[0].found
     if len(whole.places) == 1 and cells.keys() == whole.by_id.keys():
         return leaderboard_file.build(whole.places[0], whole.stored)
-    founds = {key: side.found for side in rows for key in side.found.by_id}
+    records_of = {cell_id: side.found for side in rows for cell_id in side.found.by_id}
     return leaderboard.build(
         list(cells.values()),
-        read_rows=lambda cell, suite: founds[cell["id"]].read_rows(cell, suite),
+        read_rows=lambda cell, suite: records_of[cell["id"]].read_rows(cell, suite),
     )
 
 

@@ -1,7 +1,8 @@
-"""What is there, what is missing and the command that mends it. Never imports torch."""
+"""`harness doctor`: what is there, what is missing and the command that fixes it, without torch."""
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -10,15 +11,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+import click
+
+from harness.errors import UserError
 from harness.models import packaged
 from harness.system import hardware, hub
+from harness.system.console import console
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-__all__ = ["Check", "checks", "render", "to_json"]
 
 DISTRIBUTION = "finetune-harness"
 _PYTHON = ((3, 10), (3, 14))
@@ -40,7 +43,19 @@ class Check:
     """`missing` keeps something from working; `note` is worth knowing."""
     detail: str
     mend: str = ""
-    """The command that mends it; empty where nothing is to be done."""
+    """The command that fixes it; empty where nothing is to be done."""
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True)
+def command(as_json: bool) -> None:
+    """What this machine can do, and the command that mends each lack."""
+    results = checks()
+    if as_json:
+        click.echo(json.dumps(to_json(results), indent=2))
+    else:
+        console().print(render(results))
+    sys.exit(UserError.exit_code if any(check.status == "missing" for check in results) else 0)
 
 
 def checks(distribution: str = DISTRIBUTION) -> list[Check]:
@@ -61,12 +76,12 @@ def checks(distribution: str = DISTRIBUTION) -> list[Check]:
     ]
 
 
-def to_json(found: Sequence[Check]) -> list[dict[str, Any]]:
+def to_json(results: Sequence[Check]) -> list[dict[str, str]]:
     """The checks as plain values: name, status, detail, mend."""
-    return [asdict(check) for check in found]
+    return [asdict(check) for check in results]
 
 
-def render(found: Sequence[Check]) -> Table:
+def render(results: Sequence[Check]) -> Table:
     """The checks as a table for a rich console; the mend stands under what it mends."""
     from rich.table import Table
     from rich.text import Text
@@ -76,7 +91,7 @@ def render(found: Sequence[Check]) -> Table:
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     colours = {"ok": "green", "missing": "red", "note": "yellow"}
-    for check in found:
+    for check in results:
         text = Text(check.detail)
         if check.mend:
             text += Text(f"\n  {check.mend}", style="bold")
@@ -213,17 +228,17 @@ def _mirror() -> Check:
 
 
 def _models() -> list[Check]:
-    found = []
+    results = []
     for entry in packaged.registry().values():
         if entry.folder.is_dir():
             fault = packaged.pulled_fault(entry)
             mend = f"rm -r {shlex.quote(str(entry.folder))}; harness models pull {entry.alias}"
-            found.append(
+            results.append(
                 Check(entry.alias, "missing", f"{entry.folder}: {fault}", mend)
                 if fault
                 else Check(entry.alias, "ok", str(entry.folder))
             )
             continue
         text = f"not pulled yet: {entry.download / 1e6:.0f} MB, fetched when first needed"
-        found.append(Check(entry.alias, "note", text, f"harness models pull {entry.alias}"))
-    return found
+        results.append(Check(entry.alias, "note", text, f"harness models pull {entry.alias}"))
+    return results

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
+from harness.cli import options
+from harness.cli.options import MeasuringOptions
+from harness.cli.plan import plan_of
 from harness.cli.render.progress import progress
-from harness.cli.run import Asked, carry_out, plan_of
+from harness.cli.run import run
 from harness.config import experiment
 from harness.config.strict_yaml import KeyPath, Located
 from harness.errors import UserError
@@ -20,22 +26,16 @@ from harness.system.paths import expanded
 
 
 @dataclass(frozen=True)
-class Given:
-    """What the command line says."""
+class ModelOptions:
+    """Which model is measured, on which suites, and what it is compared with."""
 
     model: str
-    adapter: str | None
-    load_in_4bit: bool
-    base: str | None
-    label: str | None
-    suites: Sequence[str]
-    folders: Sequence[Path]
-    out: Path | None
-    limit: int | None
-    mirror: Path | None
-    precision: str
-    template: Path | None
-    as_json: bool
+    adapter: str | None = None
+    load_in_4bit: bool = False
+    base: str | None = None
+    label: str | None = None
+    suites: Sequence[str] = ()
+    precision: str = "auto"
 
     @property
     def is_base(self) -> bool:
@@ -43,44 +43,66 @@ class Given:
         return not (self.adapter or self.load_in_4bit or self.base)
 
 
-def evaluate(given: Given, executor: str, batch: int | None = None) -> int:
-    """Measure the base and what is given, where no record says it yet; the exit code."""
-    _check_names(given)
-    return carry_out(experiment_of(given), _asked(given), executor, batch)
+@click.command("eval")
+@click.argument("model")
+@options.adapter
+@options.load_in_4bit
+@click.option("--base", metavar="MODEL", help="What to compare with; default: MODEL untouched.")
+@click.option("--label", metavar="TEXT", help="What its row is called.")
+@click.option("--suite", "suites", multiple=True, metavar="NAME", help="Default: the built-in.")
+@options.precision
+@click.option(
+    "--chat-template",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A Jinja template in place of the tokenizers' own.",
+)
+@options.measuring
+@options.executor
+@options.batch
+@options.collected(ModelOptions)
+def command(
+    model: ModelOptions,
+    measuring: MeasuringOptions,
+    chat_template: Path | None,
+    executor: str,
+    batch: int | None,
+) -> None:
+    """Measure a MODEL trained elsewhere: a packaged alias, a folder or a Hub id."""
+    sys.exit(evaluate(model, measuring, executor, batch, chat_template))
 
 
-def planned(given: Given) -> Plan:
+def evaluate(
+    model: ModelOptions,
+    measuring: MeasuringOptions,
+    executor: str,
+    batch: int | None = None,
+    chat_template: Path | None = None,
+) -> int:
+    """Measure the base and the model, where no record says it yet; the exit code."""
+    _check_names(model)
+    trial = experiment_of(model)
+    return run(trial, measuring, executor, batch, chat_template=_template(chat_template))
+
+
+def planned(model: ModelOptions, measuring: MeasuringOptions) -> Plan:
     """The cells that `evaluate` would measure."""
-    _check_names(given)
+    _check_names(model)
     with progress(json=True) as screen:
-        return plan_of(experiment_of(given), _asked(given), screen)
+        return plan_of(experiment_of(model), measuring, screen)
 
 
-def _check_names(given: Given) -> None:
-    named = {"MODEL": given.model, "--base": given.base, "--adapter": given.adapter}
-    for option, name in named.items():
+def _check_names(given: ModelOptions) -> None:
+    names = {"MODEL": given.model, "--base": given.base, "--adapter": given.adapter}
+    for option, name in names.items():
         if name == "":
             raise UserError(f"{option} is empty: name a folder")
     _reject_adapter("MODEL", given.model)
     _reject_adapter("--base", given.base)
 
 
-def _asked(given: Given) -> Asked:
-    return Asked(
-        experiment="",
-        overrides=(),
-        out=given.out,
-        limit=given.limit,
-        methods="",
-        folders=given.folders,
-        mirror=given.mirror,
-        as_json=given.as_json,
-        chat_template=_template(given.template),
-    )
-
-
-def experiment_of(given: Given) -> experiment.Experiment:
-    """The experiment that measures it: the untouched base, then what is given.
+def experiment_of(given: ModelOptions) -> experiment.Experiment:
+    """The experiment that measures a model: the untouched base, then the model.
 
     Suites are found in the current folder too, as an experiment's are beside its file.
     """
@@ -92,10 +114,12 @@ def experiment_of(given: Given) -> experiment.Experiment:
     elif label == untouched:
         raise UserError(f"'{label}' is the label of what it is compared with: give another --label")
     else:
-        methods.append({"name": plugins().method_that("opens"), "label": label, **_opened(given)})
+        methods.append(
+            {"name": plugins().method_that("opens"), "label": label, **_opening_options(given)}
+        )
     values = {
         "name": _slug(given.label or _short(given.model)),
-        "model": _place(given.base or given.model),
+        "model": _whole_path(given.base or given.model),
         "budget": {"steps": 1, "batch": 1, "precision": given.precision},
         "methods": methods,
         "suites": list(given.suites) or _built_in_suites(),
@@ -111,11 +135,11 @@ def experiment_of(given: Given) -> experiment.Experiment:
     )
 
 
-def _opened(given: Given) -> dict[str, Any]:
+def _opening_options(given: ModelOptions) -> dict[str, Any]:
     """Options of the method that opens what was trained elsewhere."""
     return {
-        **({"weights": _place(given.model)} if given.base else {}),
-        **({"adapter": _place(given.adapter)} if given.adapter else {}),
+        **({"weights": _whole_path(given.model)} if given.base else {}),
+        **({"adapter": _whole_path(given.adapter)} if given.adapter else {}),
         **({"load_in_4bit": True} if given.load_in_4bit else {}),
     }
 
@@ -146,13 +170,13 @@ def _template(file: Path | None) -> str | None:
         raise UserError(f"--chat-template {file}: not UTF-8 text") from None
 
 
-def default_label(given: Given) -> str:
+def default_label(given: ModelOptions) -> str:
     """The last part of what is measured."""
     label = _slug(_short(given.adapter or given.model))
     return f"{label}-4bit" if given.load_in_4bit else label
 
 
-def _place(name: str) -> str:
+def _whole_path(name: str) -> str:
     """A folder's whole path: whatever way led to it, records call it by its own name."""
     folder = expanded(name)
     known = name in packaged.registry() or not folder.is_dir()

@@ -6,225 +6,278 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from harness.cli.compare import results
+from harness.cli import options
+from harness.cli.options import Finite
 from harness.errors import HarnessError, NotTheSame, UserError
 from harness.export import export
 from harness.export.export import Limits, Source
 from harness.models.stored_quantization import described, stored_quantization
 from harness.results import store
+from harness.types import Precision, Sample
 
 if TYPE_CHECKING:
     from harness.export.merge_worker import Task
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExportOptions:
     """What the command line says; None where it says nothing."""
 
     cell: str
     to: Path
     merge: bool
-    into: str | None
-    dtype: str | None
-    shard: str | None
+    into: Literal["dequantised", "original"] | None
+    dtype: Precision | None
+    max_shard_size: str | None
     max_difference: float | None
     max_changed: float | None
     force: bool
     prompts: Path | None
     limit: int | None
     base: str | None
-    places: Sequence[Path]
-    mirror: Path | None
     as_json: bool
+    results_folders: Sequence[Path]
+    mirror: Path | None
+
+    def check(self) -> None:
+        """Raise UserError for an option of a merge without --merge."""
+        merge_options = {
+            "--into": self.into,
+            "--dtype": self.dtype,
+            "--max-shard-size": self.max_shard_size,
+            "--max-difference": self.max_difference,
+            "--max-changed": self.max_changed,
+            "--force": self.force or None,
+            "--prompts": self.prompts,
+            "--limit": self.limit,
+        }
+        for option, value in merge_options.items():
+            if value is not None and not self.merge:
+                raise UserError(f"{option} is for --merge")
 
 
-def run(asked: Asked) -> int:
-    """Write the folder, tell what it is; the exit code."""
-    _reject_without_merge(asked)
-    source = export.source(asked.cell, results(asked.places), asked.base, asked.mirror)
-    if asked.into and source.scheme is None:
+@click.command("export")
+@click.argument("cell")
+@click.option(
+    "--to", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Where to."
+)
+@click.option("--merge", is_flag=True, help="Merge the adapter into its base, and verify it.")
+@click.option(
+    "--into",
+    type=click.Choice(["dequantised", "original"]),
+    help="Of a quantised base: what was trained on, or what was quantised. Default: dequantised.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bf16"]),
+    help="Of the merged weights. Default: the precision of the training.",
+)
+@click.option("--max-shard-size", metavar="SIZE", help="Default: 5GB.")
+@click.option(
+    "--max-difference",
+    type=Finite(min=0),
+    metavar="NATS",
+    help="Of a token's log-probability. Default: 0.01 in float32, 1 in bf16.",
+)
+@click.option(
+    "--max-changed",
+    type=Finite(0, 1),
+    metavar="SHARE",
+    help="Of the answers. Default: 0.05 in float32, 0.35 in bf16.",
+)
+@click.option("--force", is_flag=True, help="Keep a merge that fails, and exit 0.")
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What both models are asked. Default: samples of the cell's suites.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Prompts at most. Default: 20.")
+@click.option("--base", metavar="MODEL", help="Where the base is, if the record cannot tell.")
+@options.as_json
+@options.results_folders
+@options.mirror
+@options.collected(ExportOptions)
+def command(given: ExportOptions) -> None:
+    """Write a trained CELL to a folder that transformers, peft and vLLM load.
+
+    With --merge the folder is opened again and held against what was evaluated: exit 1, and no
+    folder, where it answers differently. CELL is a record file, FOLDER/LABEL, or a label,
+    method, cell id or prefix of one.
+    """
+    given.check()
+    folders = options.existing_results(given.results_folders)
+    source = export.source(given.cell, folders, given.base, given.mirror)
+    _check_into(given, source)
+    if given.merge:
+        export.check_mergeable(source)
+    replaced = export.check_target(given.to, source)
+    samples, origin = export.samples(source, given.prompts, given.limit or export.SAMPLES)
+    with export.whole_or_not_at_all(given.to) as folder:
+        result = _run_worker(_task(given, source, folder, samples), given.as_json)
+        report = export.report(source, result, folder, **_description(given, source, origin))
+        failures = _add_verdict(report, _limits(given, source), given)
+        store.write_json(folder / export.REPORT, report)
+        if failures and not given.force:
+            _print_report(report, given)
+            raise NotTheSame(
+                f"not exported: the merged model is not the one that was evaluated: "
+                f"{'; '.join(failures)}; --force keeps it"
+            )
+    _print_report(report, given)
+    if failures:
+        click.echo(f"Kept by --force: {'; '.join(failures)}", err=True)
+    if replaced:
+        click.echo(f"Replaced the earlier export of {source.id} in {given.to}.", err=True)
+
+
+def _check_into(given: ExportOptions, source: Source) -> None:
+    """Refuse --into where the base has no such weights."""
+    if given.into and source.scheme is None:
         raise UserError(f"--into is for an adapter on a quantised base; {source.id} has none")
-    if asked.into == "original" and (stored := stored_quantization(source.artifact.base)):
+    if given.into == "original" and (stored := stored_quantization(source.artifact.base)):
         raise UserError(
             f"--into original: {source.artifact.base.name} is stored in {described(stored)}, so "
             "there are no other weights: leave --into out"
         )
-    if asked.merge:
-        export.check_mergeable(source)
-    replaced = export.check_target(asked.to, source)
-    samples, origin = export.samples(source, asked.prompts, asked.limit or export.SAMPLES)
-    limits = _limits(asked, source)
-    with export.whole_or_not_at_all(asked.to) as folder:
-        told = _carry_out(_task(asked, source, folder, samples), asked.as_json)
-        found = export.report(source, told, folder, **_made(asked, source, origin))
-        failed = _judge(found, limits, asked)
-        store.write_json(folder / export.REPORT, found)
-        if failed and not asked.force:
-            _show(found, asked)
-            raise NotTheSame(
-                f"not exported: the merged model is not the one that was evaluated: "
-                f"{'; '.join(failed)}; --force keeps it"
-            )
-    _show(found, asked)
-    if failed:
-        click.echo(f"Kept by --force: {'; '.join(failed)}", err=True)
-    if replaced:
-        click.echo(f"Replaced the earlier export of {source.id} in {asked.to}.", err=True)
-    return 0
 
 
-def _reject_without_merge(asked: Asked) -> None:
-    given = {
-        "--into": asked.into,
-        "--dtype": asked.dtype,
-        "--max-shard-size": asked.shard,
-        "--max-difference": asked.max_difference,
-        "--max-changed": asked.max_changed,
-        "--force": asked.force or None,
-        "--prompts": asked.prompts,
-        "--limit": asked.limit,
-    }
-    for option, value in given.items():
-        if value is not None and not asked.merge:
-            raise UserError(f"{option} is for --merge")
+def _precision(given: ExportOptions, source: Source) -> Precision:
+    return given.dtype or source.artifact.precision
 
 
-def _precision(asked: Asked, source: Source) -> Any:
-    return asked.dtype or source.artifact.precision
-
-
-def _limits(asked: Asked, source: Source) -> Limits:
-    usual = export.USUAL[_precision(asked, source)]
+def _limits(given: ExportOptions, source: Source) -> Limits:
+    usual = export.USUAL[_precision(given, source)]
     return Limits(
-        usual.difference if asked.max_difference is None else asked.max_difference,
-        usual.changed if asked.max_changed is None else asked.max_changed,
+        usual.difference if given.max_difference is None else given.max_difference,
+        usual.changed if given.max_changed is None else given.max_changed,
     )
 
 
-def _task(asked: Asked, source: Source, folder: Path, samples: Any) -> Task:
+def _task(given: ExportOptions, source: Source, folder: Path, samples: Sequence[Sample]) -> Task:
     from harness.export.merge_worker import Task
 
     return Task(
         artifact=source.artifact,
         folder=folder,
-        merge=asked.merge,
-        samples=samples if asked.merge else (),
-        into=asked.into or "dequantised",  # type: ignore[arg-type]
-        precision=_precision(asked, source),
-        shard=asked.shard or "5GB",
+        merge=given.merge,
+        samples=samples if given.merge else (),
+        into=given.into or "dequantised",
+        precision=_precision(given, source),
+        shard=given.max_shard_size or "5GB",
     )
 
 
-def _carry_out(task: Task, quiet: bool) -> Mapping[str, Any]:
-    """What the child process says in the end; its phases are told on standard error."""
+def _run_worker(task: Task, quiet: bool) -> Mapping[str, Any]:
+    """The result of the child process; its phases are reported on standard error."""
     from pydantic import TypeAdapter
 
     from harness.system import child_process
 
-    told: Mapping[str, Any] = {}
-    for told in child_process.events(
+    event: Mapping[str, Any] = {}
+    for event in child_process.events(
         "harness.export.merge_worker", TypeAdapter(type(task)).dump_json(task)
     ):
-        if "phase" in told and not quiet:
-            click.echo(f"{told['phase']} ...", err=True)
-    if "error" in told:
-        kind = UserError if told["exit_code"] == UserError.exit_code else HarnessError
-        raise kind(told["error"])
-    if "result" not in told:
+        if "phase" in event and not quiet:
+            click.echo(f"{event['phase']} ...", err=True)
+    if "error" in event:
+        kind = UserError if event["exit_code"] == UserError.exit_code else HarnessError
+        raise kind(event["error"])
+    if "result" not in event:
         raise UserError(
-            f"the export was killed in phase '{told.get('phase')}': most often for want of memory"
+            f"the export was killed in phase '{event.get('phase')}': most often for want of memory"
         )
-    result: Mapping[str, Any] = told["result"]
+    result: Mapping[str, Any] = event["result"]
     return result
 
 
-def _made(asked: Asked, source: Source, origin: str) -> dict[str, Any]:
-    """What was made of the artifact."""
+def _description(given: ExportOptions, source: Source, origin: str) -> dict[str, str | None]:
+    """What was made of the artifact, for the report."""
     artifact = source.artifact
-    if not asked.merge:
+    if not given.merge:
         return {"made": artifact.kind, "merged_into": None, "precision": artifact.precision}
     return {
         "made": "merged" if artifact.kind == "adapter" else artifact.kind,
-        "merged_into": _into(asked, source),
+        "merged_into": _merge_base(given, source),
         "trained_precision": artifact.precision,
         "merge_precision": "float32",
-        "precision": _precision(asked, source),
+        "precision": _precision(given, source),
         "prompts": origin,
     }
 
 
-def _into(asked: Asked, source: Source) -> str | None:
+def _merge_base(given: ExportOptions, source: Source) -> str | None:
     """Which weights the adapter was merged into, in words."""
     if source.artifact.kind != "adapter":
         return None
     name = source.artifact.base.name
     if source.scheme is None:
         return f"{name} in {source.artifact.precision}, as it was trained on"
-    if asked.into == "original":
+    if given.into == "original":
         return f"{name} as it was before {source.scheme}, which it was not trained on"
     return f"{name} dequantised from {source.scheme}, as it was trained on"
 
 
-def _judge(found: dict[str, Any], limits: Limits, asked: Asked) -> list[str]:
+def _add_verdict(report: dict[str, Any], limits: Limits, given: ExportOptions) -> list[str]:
     """Add limits and verdict to the report; why it fails."""
-    if not asked.merge:
+    if not given.merge:
         return []
-    failed = export.failures(found["verification"], limits)
-    found["verification"] |= {
+    failures = export.failures(report["verification"], limits)
+    report["verification"] |= {
         "max_difference": limits.difference,
         "max_changed": limits.changed,
-        "passed": not failed,
-        "failures": failed,
-        "forced": bool(failed and asked.force),
+        "passed": not failures,
+        "failures": failures,
+        "forced": bool(failures and given.force),
     }
-    return failed
+    return failures
 
 
-def _show(found: Mapping[str, Any], asked: Asked) -> None:
-    if asked.as_json:
-        click.echo(json.dumps(store.plain(found), indent=2, ensure_ascii=False))
+def _print_report(report: Mapping[str, Any], given: ExportOptions) -> None:
+    if given.as_json:
+        click.echo(json.dumps(store.plain(report), indent=2, ensure_ascii=False))
         return
-    for line in lines(found):
+    for line in _report_lines(report):
         click.echo(line)
-    if not asked.merge or found["verification"]["passed"] or asked.force:
-        click.echo(f"Written to {asked.to}: {', '.join(found['files'])}.")
+    if not given.merge or report["verification"]["passed"] or given.force:
+        click.echo(f"Written to {given.to}: {', '.join(report['files'])}.")
 
 
-def lines(found: Mapping[str, Any]) -> list[str]:
-    """The report for people."""
-    cell, kind = found["cell"], found["artifact"]["kind"]
-    told = [f"{cell['id']}: {kind} of {cell['method']} on {found['base']['name']}"]
-    if "verification" not in found:
-        return [*told, *_opening(found)]
-    seen, speed = found["verification"], found["latency"]
-    into = f"merged into {found['merged_into']}" if found["merged_into"] else "nothing to merge"
-    largest, mean = seen["largest_difference"], seen["mean_difference"]
+def _report_lines(report: Mapping[str, Any]) -> list[str]:
+    cell, kind = report["cell"], report["artifact"]["kind"]
+    title = f"{cell['id']}: {kind} of {cell['method']} on {report['base']['name']}"
+    if "verification" not in report:
+        return [title, *_opening_lines(report)]
+    verification, latency = report["verification"], report["latency"]
+    into = f"merged into {report['merged_into']}" if report["merged_into"] else "nothing to merge"
+    largest, mean = verification["largest_difference"], verification["mean_difference"]
     figures = (
-        seen["reason"]
+        verification["reason"]
         if largest is None
-        else f"largest difference {largest:.2g} nats (at most {seen['max_difference']:g}), "
-        f"mean {mean:.2g}"
+        else f"largest difference {largest:.2g} nats (at most "
+        f"{verification['max_difference']:g}), mean {mean:.2g}"
     )
-    each = {name: 1000 * speed[name]["median"] for name in ("unmerged", "merged")}
+    unmerged, merged = (1000 * latency[name]["median"] for name in ("unmerged", "merged"))
     return [
-        *told,
-        f"  {into}; saved in {found['precision']}",
-        f"  log-probabilities of {seen['tokens']} tokens: {figures}",
-        f"  answers to {seen['prompts']} prompts of {found['prompts']}: "
-        f"{seen['changed_answers']} changed (at most {seen['max_changed']:.0%})",
-        f"  latency: {each['unmerged']:.3g} ms a token unmerged, {each['merged']:.3g} merged "
-        f"({speed['ratio']:.2f} times)",
-        f"  {'verified' if seen['passed'] else 'NOT the same model'}",
+        title,
+        f"  {into}; saved in {report['precision']}",
+        f"  log-probabilities of {verification['tokens']} tokens: {figures}",
+        f"  answers to {verification['prompts']} prompts of {report['prompts']}: "
+        f"{verification['changed_answers']} changed (at most {verification['max_changed']:.0%})",
+        f"  latency: {unmerged:.3g} ms a token unmerged, {merged:.3g} merged "
+        f"({latency['ratio']:.2f} times)",
+        f"  {'verified' if verification['passed'] else 'NOT the same model'}",
     ]
 
 
-def _opening(found: Mapping[str, Any]) -> list[str]:
-    """What peft does not do by itself."""
-    told = found["base"]["quantization"]
-    if not told or found["made"] != "adapter":
+def _opening_lines(report: Mapping[str, Any]) -> list[str]:
+    """How its base is opened, which peft does not do by itself."""
+    quantization = report["base"]["quantization"]
+    if not quantization or report["made"] != "adapter":
         return []
-    return [f"  open its base as it was trained on: BitsAndBytesConfig(**{json.dumps(told)})"]
+    config = f"BitsAndBytesConfig(**{json.dumps(quantization)})"
+    return [f"  open its base as it was trained on: {config}"]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.compare import results
+from harness.cli import eval as eval_command
+from harness.cli import options
+from harness.cli.options import MeasuringOptions
 from harness.cli.render import gate_report
 from harness.errors import HarnessError, NotComparable, UserError
 from harness.results import comparability, gate, lookup, policy, store
@@ -23,42 +26,84 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the command line says."""
+class GateOptions:
+    """What is compared, by which rules, and where the decision is written."""
 
     candidate: str
     baseline: str
     policy: Path | None
-    places: Sequence[Path]
+    results_folders: Sequence[Path]
     junit: Path | None
     summary: Path | None
     as_json: bool
-    measuring: Mapping[str, Any] | None = None
-    """With --until-decided: how CANDIDATE, a model, is opened and asked."""
 
 
-def run(asked: Asked) -> int:
-    """Decide and report; the exit code."""
-    rules = policy.load(asked.policy) if asked.policy else None
-    places = results(asked.places)
-    if asked.measuring is not None:
-        return report(_measured(asked, asked.measuring, rules, places), asked)
+@dataclass(frozen=True)
+class SequentialOptions:
+    """With --until-decided: how CANDIDATE, a model, is opened and measured."""
+
+    adapter: str | None
+    load_in_4bit: bool
+    precision: str
+    limit: int | None
+    suite_folders: Sequence[Path]
+    mirror: Path | None
+    batch: int | None
+
+
+@click.command("gate")
+@click.argument("candidate")
+@click.option("--baseline", required=True, metavar="B", help="What it is held against; or `base`.")
+@click.option("--policy", type=click.Path(path_type=Path), help="Rules. Default: see the README.")
+@options.results_folders
+@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")
+@click.option("--summary", type=click.Path(path_type=Path), help="Write Markdown here.")
+@options.as_json
+@click.option(
+    "--until-decided", is_flag=True, help="CANDIDATE is a model: measure only what it takes."
+)
+@options.adapter
+@options.load_in_4bit
+@options.precision
+@options.limit
+@options.suite_folders
+@options.mirror
+@options.batch
+@options.collected(SequentialOptions)
+@options.collected(GateOptions)
+def command(given: GateOptions, sequential: SequentialOptions, until_decided: bool) -> None:
+    """Whether CANDIDATE may be released: exit 0 pass, 1 worse, 3 cannot tell, 4 not comparable."""
+    if not until_decided:
+        _reject_sequential_options(click.get_current_context())
+    rules = policy.load(given.policy) if given.policy else None
+    folders = options.existing_results(given.results_folders)
+    if until_decided:
+        sys.exit(report(_decide_on_model(given, sequential, rules, folders), given))
     with no_collection():
-        candidate = lookup.find(asked.candidate, places)
-        baseline = lookup.baseline(asked.baseline, candidate, places)
+        candidate = lookup.find(given.candidate, folders)
+        baseline = lookup.baseline(given.baseline, candidate, folders)
         decision = gate.decide(candidate, baseline, rules)
-    return report(decision, asked)
+    sys.exit(report(decision, given))
 
 
-def report(decision: gate.Decision, asked: Asked) -> int:
+def _reject_sequential_options(context: click.Context) -> None:
+    """Options of a measurement, where records are compared that are there already."""
+    names = {field.name for field in fields(SequentialOptions)}
+    typed = click.core.ParameterSource.COMMANDLINE
+    for option in context.command.params:
+        if option.name in names and context.get_parameter_source(option.name) is typed:
+            raise UserError(f"{option.opts[0]} is for --until-decided, where CANDIDATE is a model")
+
+
+def report(decision: gate.Decision, given: GateOptions) -> int:
     """Print the decision, write what was asked for; the exit code."""
-    if asked.junit:
-        _write(asked.junit, gate_report.junit(decision), "--junit")
-    if asked.summary:
-        _write(asked.summary, gate_report.markdown(decision), "--summary")
+    if given.junit:
+        _write(given.junit, gate_report.junit(decision), "--junit")
+    if given.summary:
+        _write(given.summary, gate_report.markdown(decision), "--summary")
     if github := os.environ.get("GITHUB_STEP_SUMMARY"):
         _append(Path(github), gate_report.markdown(decision))
-    if asked.as_json:
+    if given.as_json:
         click.echo(json.dumps(store.plain(decision.to_json()), indent=2, ensure_ascii=False))
         return decision.exit_code
     for line in gate_report.lines(decision):
@@ -68,62 +113,70 @@ def report(decision: gate.Decision, asked: Asked) -> int:
     return decision.exit_code
 
 
-def _measured(
-    asked: Asked, how: Mapping[str, Any], rules: policy.Loaded | None, places: list[Path]
+def _decide_on_model(
+    given: GateOptions,
+    sequential: SequentialOptions,
+    rules: policy.Loaded | None,
+    folders: list[Path],
 ) -> gate.Decision:
     """The decision on a model that is measured only as far as it takes."""
     from harness.runner import sequential_gate
 
-    baseline = lookup.find(asked.baseline, places)
+    baseline = lookup.find(given.baseline, folders)
     _, checks = sequential_gate.checks_of(rules, baseline)
-    cell = _cell(asked.candidate, how, list(dict.fromkeys(check.suite for check in checks)))
+    suites = list(dict.fromkeys(check.suite for check in checks))
+    cell = _cell_of(given.candidate, sequential, suites)
     for suite in cell.suites:
         if suite["judge"]:
             raise UserError(f"suite '{suite.name}' has a judge: leave --until-decided out")
-        comparability.check_planned(suite, asked.candidate, baseline.group)
-    task = sequential_gate.Task(cell, asked.baseline, places, asked.policy, how["batch"])
-    return _child(task)
+        comparability.check_planned(suite, given.candidate, baseline.group)
+    task = sequential_gate.Task(cell, given.baseline, folders, given.policy, sequential.batch)
+    return _decide_in_child(task)
 
 
-def _cell(model: str, how: Mapping[str, Any], suites: list[str]) -> Cell:
+def _cell_of(name: str, sequential: SequentialOptions, suites: list[str]) -> Cell:
     """The cell that `harness eval` would measure."""
-    from harness.cli import eval as eval_
-
-    options = {name: value for name, value in how.items() if name != "batch"}
-    given = eval_.Given(
-        model=model,
-        base=None,
-        label=None,
+    model = eval_command.ModelOptions(
+        name,
+        adapter=sequential.adapter,
+        load_in_4bit=sequential.load_in_4bit,
         suites=suites,
-        out=None,
-        template=None,
-        as_json=True,
-        **options,
+        precision=sequential.precision,
     )
-    return eval_.planned(replace(given, label=eval_.default_label(given))).cells[-1]
+    measuring = MeasuringOptions(
+        limit=sequential.limit,
+        suite_folders=sequential.suite_folders,
+        mirror=sequential.mirror,
+        as_json=True,
+    )
+    model = replace(model, label=eval_command.default_label(model))
+    return eval_command.planned(model, measuring).cells[-1]
 
 
-def _child(task: Task) -> gate.Decision:
-    """Run the task in a child process and tell of its looks."""
+def _decide_in_child(task: Task) -> gate.Decision:
+    """Run the task in a child process and print each interim look on standard error."""
     from pydantic import TypeAdapter
 
     from harness.system import child_process
 
-    told: Mapping[str, Any] = {}
-    for told in child_process.events(
+    event: Mapping[str, Any] = {}
+    for event in child_process.events(
         "harness.runner.sequential_gate", TypeAdapter(type(task)).dump_json(task)
     ):
-        if "look" in told:
-            click.echo(_look(told["look"]), err=True)
-    if "error" in told:
+        if "look" in event:
+            click.echo(_interim_line(event["look"]), err=True)
+    if "error" in event:
         errors = {NotComparable.exit_code: NotComparable, UserError.exit_code: UserError}
-        raise errors.get(told["exit_code"], HarnessError)(told["error"])
-    return TypeAdapter(gate.Decision).validate_python(told["decision"])
+        raise errors.get(event["exit_code"], HarnessError)(event["error"])
+    return TypeAdapter(gate.Decision).validate_python(event["decision"])
 
 
-def _look(look: Mapping[str, Any]) -> str:
-    samples = [f"{n} of {look['of'][suite]} of {suite}" for suite, n in look["samples"].items()]
-    return f"{', '.join(samples)}: {look['decided']} of {look['rules']} rules decided"
+def _interim_line(interim: Mapping[str, Any]) -> str:
+    samples = [
+        f"{count} of {interim['of'][suite]} of {suite}"
+        for suite, count in interim["samples"].items()
+    ]
+    return f"{', '.join(samples)}: {interim['decided']} of {interim['rules']} rules decided"
 
 
 def _write(file: Path, text: str, option: str) -> None:

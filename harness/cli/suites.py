@@ -1,16 +1,28 @@
-"""`harness suites new` and `harness suites check`."""
+"""`harness suites`, `harness suites new` and `harness suites check`."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli import options
+from harness.cli.render.grid import print_rows
+from harness.cli.render.progress import progress
+from harness.config import strict_yaml
+from harness.errors import ConfigError, UserError
+from harness.evaluation import check as suite_check
+from harness.evaluation.scaffold import new_suite
+from harness.evaluation.tasks.protocol import MODULES
+from harness.manager import plugins
 from harness.system.console import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 ROWS = 12
 """Rows of the table: three of each source or task can be many."""
@@ -20,28 +32,52 @@ PROMPT = 6000
 """Characters of a prompt; of a longer one the middle is left out."""
 
 
-def new(name: str, ask: str, folder: Path) -> None:
-    """Write a new suite and say what to do next."""
-    from harness.evaluation.scaffold import new_suite
-    from harness.manager import plugins
+@click.group("suites", invoke_without_command=True)
+@options.suite_folders
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_context
+def command(context: click.Context, suite_folders: Sequence[Path], as_json: bool) -> None:
+    """The suites that an experiment can name, and where their files lie."""
+    if context.invoked_subcommand is None:
+        print_suites(suite_folders, as_json)
 
+
+@command.command()
+@click.argument("name")
+@click.option(
+    "--ask",
+    default="generate",
+    show_default=True,
+    type=click.Choice(list(MODULES)),
+    help="How the model is asked.",
+)
+@click.option(
+    "--dir",
+    "folder",
+    default=".",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where to write it.",
+)
+def new(name: str, ask: str, folder: Path) -> None:
+    """Write a suite NAME that works as it is: a YAML file and three example rows."""
     files = new_suite(name, ask, folder, list(plugins().suites.things))
     for file in files:
         click.echo(f"Wrote {file}")
     click.echo(f"Next: harness suites check {shlex.quote(str(files[0]))}")
 
 
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--model", metavar="MODEL", help="Instead of the tiny model: an alias or a folder.")
+@options.mirror
+@options.as_json
 def check(file: Path, model: str | None, mirror: Path | None, as_json: bool) -> None:
-    """Check a suite and print what an experiment will make of it."""
-    from harness.cli.render.progress import progress
-    from harness.errors import UserError
-    from harness.evaluation import check
-    from harness.manager import plugins
-
+    """Validate a suite FILE, show its first prompt and run three samples on a tiny model."""
     if mirror is not None and not mirror.is_dir():
         raise UserError(f"--mirror {mirror}: no such folder")
     with progress(json=as_json) as screen:
-        suite, base = check.load(
+        suite, base = suite_check.load(
             file,
             plugins=plugins(),
             model=model,
@@ -49,31 +85,46 @@ def check(file: Path, model: str | None, mirror: Path | None, as_json: bool) -> 
             report=lambda done, total: screen.download("packaged model", done, total),
         )
     if as_json:
-        click.echo(json.dumps(check.try_out(suite, base), indent=2))
+        click.echo(json.dumps(suite_check.try_out(suite, base), indent=2))
         return
     with console(stderr=True).status("running the first samples"):
-        told = check.try_out(suite, base)
-    show(told)
+        report = suite_check.try_out(suite, base)
+    print_report(report)
 
 
-def show(told: Mapping[str, Any]) -> None:
+def print_suites(folders: Sequence[Path], as_json: bool) -> None:
+    """List the suites of plugins and folders."""
+    files = {name: Path(file) for name, file in plugins().suites.things.items()}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"--suites {folder}: no such folder")
+        files |= {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    rows = []
+    for name, file in sorted(files.items()):
+        suite = strict_yaml.load(file).data
+        if not isinstance(suite, dict):
+            raise ConfigError("a suite is a mapping with `name`, `ask` ...", file=file, line=1)
+        rows.append([name, str(suite.get("ask")), str(suite.get("description", "")), str(file)])
+    print_rows(["suite", "ask", "what it measures", "file"], rows, as_json)
+
+
+def print_report(report: Mapping[str, Any]) -> None:
     """Print what `harness.evaluation.check.try_out` gave."""
-    tiny = told["random_weights"]
-    click.echo(
-        f"{told['suite']}: version {told['version']}, {told['samples']} samples, ask: {told['ask']}"
-    )
-    click.echo(f"hash     {told['hash']}")
-    if told["judged_by_model"]:
+    tiny = report["random_weights"]
+    samples = f"{report['samples']} samples, ask: {report['ask']}"
+    click.echo(f"{report['suite']}: version {report['version']}, {samples}")
+    click.echo(f"hash     {report['hash']}")
+    if report["judged_by_model"]:
         click.echo("         (of an experiment on this model, for its base is the judge)")
-    click.echo(f"metrics  {', '.join(told['suite'] + '.' + name for name in told['metrics'])}")
-    _print_prompt(told["prompt"], tiny)
-    click.echo(f"\nFirst samples on {_model(told['model'], tiny)}:")
-    console().print(_table(told["rows"][:ROWS]))
-    if len(told["rows"]) > ROWS:
-        click.echo(f"and {len(told['rows']) - ROWS} more rows: see --json")
-    for warning in told["warnings"]:
+    click.echo(f"metrics  {', '.join(report['suite'] + '.' + name for name in report['metrics'])}")
+    _print_prompt(report["prompt"], tiny)
+    click.echo(f"\nFirst samples on {_model(report['model'], tiny)}:")
+    console().print(_table(report["rows"][:ROWS]))
+    if len(report["rows"]) > ROWS:
+        click.echo(f"and {len(report['rows']) - ROWS} more rows: see --json")
+    for warning in report["warnings"]:
         click.echo(f"Warning{' (of random weights)' if tiny else ''}: {warning}")
-    click.echo(f"The suite works. In an experiment beside it: suites: [{told['suite']}]")
+    click.echo(f"The suite works. In an experiment beside it: suites: [{report['suite']}]")
 
 
 def _print_prompt(prompt: Mapping[str, Any] | None, tiny: bool) -> None:
@@ -99,7 +150,7 @@ def _middle_out(text: str) -> str:
     return f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"
 
 
-def _table(rows: list[Mapping[str, Any]]) -> Any:
+def _table(rows: list[Mapping[str, Any]]) -> Table:
     from rich.table import Table
 
     grid = Table("sample", "output", "reference", "scores")
@@ -109,10 +160,10 @@ def _table(rows: list[Mapping[str, Any]]) -> Any:
     return grid
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """In one line, without control characters, cut."""
     if isinstance(value, list):
-        return _short(", ".join(_short(one) for one in value))
+        return _short(", ".join(_short(item) for item in value))
     text = f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
     text = "".join(c if c.isprintable() else "\N{MIDDLE DOT}" for c in " ".join(text.split()))
     return text if len(text) <= CELL else text[: CELL - 3] + "..."

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.api.method import Method
-from harness.cli.eval import Given, evaluate, experiment_of
+from harness.cli.eval import ModelOptions, evaluate, experiment_of
+from harness.cli.options import MeasuringOptions
 from harness.config.experiment import load_experiment
 from harness.errors import ConfigError, UserError
 from harness.manager import Plugins, plugins
@@ -20,32 +21,20 @@ from harness.runner.run import run_plan
 from harness.types import Artifact, ModelRef
 from tests.conftest import CHATML
 
-NOTHING = Given(
-    model="",
-    adapter=None,
-    load_in_4bit=False,
-    base=None,
-    label=None,
-    suites=("predicts", "answers", "picks", "tasks"),
-    folders=(),
-    out=None,
-    limit=None,
-    mirror=None,
-    precision="float32",
-    template=None,
-    as_json=False,
-)
+SUITES = ("predicts", "answers", "picks", "tasks")
+DEFAULT = MeasuringOptions(limit=1)
 
 
 @pytest.fixture(scope="module")
 def plan_of(finished, tiny_model):
     """`plan_of(adapter=...)`: what `harness eval` would run, with the suites of `finished`."""
 
-    def make(model=tiny_model, chat_template=None, **asked):
-        asked = {k: str(v) if isinstance(v, Path) else v for k, v in asked.items()}
-        given = replace(NOTHING, model=str(model), **asked)
+    def make(model=tiny_model, chat_template=None, **options):
+        options = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
+        options = {"suites": SUITES, "precision": "float32", **options}
+        experiment = experiment_of(ModelOptions(str(model), **options))
         settings = Settings(suite_folders=(finished.folder,), chat_template=chat_template)
-        return make_plan(experiment_of(given), Plugins(discover=False), settings)
+        return make_plan(experiment, Plugins(discover=False), settings)
 
     return make
 
@@ -140,9 +129,11 @@ def run_eval(warm, tiny_model, tmp_path, monkeypatch):
     monkeypatch.setitem(plugins().executors.things, "warm", warm)
     out = tmp_path / "out"
 
-    def run(model=tiny_model, **asked):
-        asked = {"suites": ("perplexity",), "limit": 1, "out": out, **asked}
-        code = evaluate(replace(NOTHING, model=str(model), **asked), "warm")
+    def run(
+        model=tiny_model, suites=("perplexity",), measuring=DEFAULT, chat_template=None, **options
+    ):
+        given = ModelOptions(str(model), suites=suites, precision="float32", **options)
+        code = evaluate(given, replace(measuring, out=out), "warm", None, chat_template)
         found = [json.loads(one.read_text()) for one in (out / "cells").iterdir()]
         return code, {one["plan"]["label"]: one for one in found}
 
@@ -154,8 +145,8 @@ def test_a_record_joins_an_experiments_leaderboard(
 ):
     out = tmp_path / "out"
     shutil.copytree(finished.out, out)
-    asked = {"suites": NOTHING.suites, "folders": (finished.folder,), "limit": None}
-    code, _ = run_eval(adapter=str(adapter), as_json=True, **asked)
+    measuring = MeasuringOptions(suite_folders=(finished.folder,), as_json=True)
+    code, _ = run_eval(adapter=str(adapter), suites=SUITES, measuring=measuring)
     assert code == 0
     board = json.loads(capsys.readouterr().out)
     assert {row["label"]: row["method"] for row in board["rows"]} == {
@@ -164,10 +155,10 @@ def test_a_record_joins_an_experiments_leaderboard(
     }
     mine = next(row for row in board["rows"] if row["label"] == "mine")
     base = next(row for row in board["rows"] if row["label"] == "base")
-    assert {name.split(".")[0] for name in base["metrics"]} == set(NOTHING.suites)
+    assert {name.split(".")[0] for name in base["metrics"]} == set(SUITES)
     measured = [name for name, one in base["metrics"].items() if one["value"] is not None]
     assert all(mine["metrics"][name]["delta"] is not None for name in measured)
-    suites = [part for name in NOTHING.suites for part in ("--suite", name)]
+    suites = [part for name in SUITES for part in ("--suite", name)]
     again = harness(
         *("eval", tiny_model, "--adapter", adapter, "--suites", finished.folder, *suites),
         *("--precision", "float32", "--out", out),
@@ -198,7 +189,7 @@ def test_what_does_not_fit_is_recorded_with_its_reason(run_eval, adapter, tmp_pa
 def test_a_template_of_the_users_own_is_used(run_eval, tiny_model_without_template, tmp_path):
     file = tmp_path / "chatml.jinja"
     file.write_text(CHATML)
-    code, records = run_eval(tiny_model_without_template, template=file)
+    code, records = run_eval(tiny_model_without_template, chat_template=file)
     assert code == 0
     assert records["base"]["evaluation"]["suites"]["perplexity"]["metrics"]["perplexity"]["n"] == 1
 

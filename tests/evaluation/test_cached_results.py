@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.cli.run import _shared
+from harness.cli.run import reusable_results
 from harness.config.experiment import load_experiment
 from harness.errors import UserError
 from harness.evaluation.cached_results import Sections
@@ -209,9 +209,11 @@ def test_answers_are_only_looked_for_beside_a_folder_of_results(
     """Nobody named what lies beside an `--out` elsewhere."""
     monkeypatch.chdir(tmp_path)
     results = tmp_path / "results"
-    assert _shared(Path("results/second")) == _shared(results / "second") == results
+    assert (
+        reusable_results(Path("results/second")) == reusable_results(results / "second") == results
+    )
     for elsewhere in ("second", "results", "results/group/second", "../second"):
-        assert _shared(Path(elsewhere)) is None
+        assert reusable_results(Path(elsewhere)) is None
 
 
 def test_a_broken_training_of_another_cell_stops_no_run(tmp_path: Path) -> None:

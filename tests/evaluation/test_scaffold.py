@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from harness.cli.main import cli
-from harness.cli.suites import show
+from harness.cli.suites import print_report
 from harness.errors import UserError
 from harness.evaluation.check import SAMPLES, load
 from harness.evaluation.tasks.protocol import MODULES
@@ -49,7 +49,7 @@ def test_a_suite_is_made_and_checked_with_two_commands(harness, tmp_path, capsys
     suite, _ = load(tmp_path / "shop.yaml", plugins=plugins())
     assert (told["suite"], told["hash"], told["content"]) == ("shop", suite.hash, suite.content)
     capsys.readouterr()
-    show(told)  # what is printed without --json
+    print_report(told)  # what is printed without --json
     printed = capsys.readouterr().out
     assert "shop: version 1, 3 samples, ask: generate" in printed
     assert "shop.rougeL, shop.exact_match, shop.must_contain" in printed

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the command line asks for."""
+class PredictionOptions:
+    """What to predict besides peak memory and time, as the command line says."""
 
     memory: str | None = None
     """A size, as the user wrote it."""
     trace: bool = False
-    price: float | None = None
+    price_per_hour: float | None = None
     """Dollars an hour; in place of the experiment's own."""
 
     def check(self) -> None:
@@ -75,18 +75,18 @@ class Report:
 _KINDS = {"cuda": "allocated on the GPU", "host": "resident memory of the process"}
 
 
-def report(cells: Sequence[Cell], wanted: Wanted) -> Report:
+def report(cells: Sequence[Cell], options: PredictionOptions) -> Report:
     """Predict every cell. Raises UserError for a size that is none."""
     predictions = _predictions(cells)
-    memory = None if wanted.memory is None else bytes_of(wanted.memory)
+    memory = None if options.memory is None else bytes_of(options.memory)
     fits = [
         fit(cell, one, memory) if memory is not None else Fit(None, None)
         for cell, one in zip(cells, predictions, strict=True)
     ]
-    traces = _traces(cells, predictions) if wanted.trace else {}
+    traces = _traces(cells, predictions) if options.trace else {}
     told = []
     for cell, one, found in zip(cells, predictions, fits, strict=True):
-        price = cell.price_per_hour if wanted.price is None else wanted.price
+        price = cell.price_per_hour if options.price_per_hour is None else options.price_per_hour
         seconds = one.seconds
         paid = None if price is None or seconds is None else price * seconds / 3600
         told.append(
@@ -99,7 +99,7 @@ def report(cells: Sequence[Cell], wanted: Wanted) -> Report:
             }
         )
     rows = list(zip(cells, predictions, fits, strict=True))
-    return Report(cells, told, advice(rows, memory) if memory else [], wanted.memory)
+    return Report(cells, told, advice(rows, memory) if memory else [], options.memory)
 
 
 def _predictions(cells: Sequence[Cell]) -> list[Prediction]:

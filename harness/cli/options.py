@@ -1,0 +1,156 @@
+"""Options that several commands share, and how a command gets its options as a dataclass."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+Options = TypeVar("Options")
+Rest = ParamSpec("Rest")
+Result = TypeVar("Result")
+Function = Callable[..., Any]
+
+
+def collected(
+    kind: Callable[..., Options],
+) -> Callable[[Callable[Concatenate[Options, Rest], Result]], Callable[..., Result]]:
+    """Have a command's function get the options that `kind` has fields for as one `kind`.
+
+    The object is the function's first argument; other options remain keyword arguments. Stands
+    below the options that it collects.
+    """
+    names = list(inspect.signature(kind).parameters)
+
+    def wrap(function: Callable[Concatenate[Options, Rest], Result]) -> Callable[..., Result]:
+        @functools.wraps(function)
+        def call(*others: object, **values: object) -> Result:
+            options = kind(**{name: values.pop(name) for name in names})
+            return function(options, *others, **values)  # type: ignore[arg-type]
+
+        return call
+
+    return wrap
+
+
+class Finite(click.FloatRange):
+    """A number in a range; `nan`, which is in every range by click's count, and `inf` are none."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Fails as click does, naming the option."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+def _batch_size(context: click.Context, parameter: click.Parameter, text: str) -> int | None:
+    """`auto` (None) or a number of sequences."""
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        raise click.BadParameter(f"expected auto or a number of sequences, got '{text[:60]}'")
+    return int(text)
+
+
+def existing_results(folders: Sequence[Path]) -> list[Path]:
+    """The results folders given, or else all under results/."""
+    return list(folders) or sorted(cells.parent for cells in Path("results").glob("*/cells"))
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+limit = click.option("--limit", type=click.IntRange(min=1), help="Samples per suite at most.")
+adapter = click.option("--adapter", metavar="DIR", help="An adapter that peft saved, on MODEL.")
+load_in_4bit = click.option(
+    "--load-in-4bit", is_flag=True, help="Open MODEL in 4 bits (NF4), as QLoRA does."
+)
+executor = click.option("--executor", default="local", show_default=True, help="Where cells run.")
+suite_folders = click.option(
+    "--suites",
+    "suite_folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A folder of suites.",
+)
+mirror = click.option(
+    "--mirror",
+    type=click.Path(path_type=Path),
+    envvar="HARNESS_MIRROR",
+    help="A folder that stands in for the Hub.",
+)
+precision = click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "float32", "bf16"]),
+)
+batch = click.option(
+    "--batch",
+    default="auto",
+    show_default=True,
+    metavar="N",
+    callback=_batch_size,
+    help="Sequences at once while measuring; auto: what memory allows. Scores do not change.",
+)
+results_folders = click.option(
+    "--results",
+    "results_folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where names are looked for. Default: all folders under results/.",
+)
+
+
+@dataclass(frozen=True)
+class MeasuringOptions:
+    """What every command has that plans cells to measure: `run`, `plan` and `eval`."""
+
+    out: Path | None = None
+    limit: int | None = None
+    suite_folders: Sequence[Path] = ()
+    mirror: Path | None = None
+    as_json: bool = False
+
+
+@dataclass(frozen=True)
+class ExperimentOptions:
+    """Which experiment, for `run` and `plan`."""
+
+    experiment: str
+    """A file, or the name of a bundled one."""
+    overrides: Sequence[str]
+    methods: str
+    """Labels or methods, between commas; empty means all."""
+
+
+def measuring(function: Function) -> Function:
+    """Add the options of `MeasuringOptions`, which becomes the function's first argument."""
+    out = click.option("--out", type=click.Path(path_type=Path), help="Default: results/<name>.")
+    function = collected(MeasuringOptions)(function)
+    for option in (as_json, mirror, suite_folders, limit, out):
+        function = option(function)
+    return function
+
+
+def experiment(function: Function) -> Function:
+    """Add the options of `ExperimentOptions`, which becomes the function's first argument."""
+    function = collected(ExperimentOptions)(function)
+    function = click.option(
+        "--methods", default="", metavar="A,B", help="Only these methods or labels."
+    )(function)
+    function = click.option(
+        "--set", "overrides", multiple=True, metavar="A.B=C", help="Override a key."
+    )(function)
+    return click.argument("experiment", metavar="FILE")(function)

@@ -1,0 +1,191 @@
+"""`harness plan`: an experiment's cells, made for `harness run` and `harness eval` too."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.cli import options
+from harness.cli.options import ExperimentOptions, Finite, MeasuringOptions
+from harness.cli.render import tuning_report
+from harness.cli.render.grid import print_grid
+from harness.cli.render.memory_report import PredictionOptions, report
+from harness.cli.render.progress import Quiet, progress
+from harness.config.experiment import Experiment, load_experiment
+from harness.data import checks
+from harness.errors import UserError
+from harness.evaluation import suite_versions
+from harness.manager import plugins
+from harness.planning.cell import Cell, is_recorded
+from harness.planning.plan import Plan, Settings, make_plan
+from harness.runner.tracking import named
+from harness.system import child_process
+from harness.training.diagnostics.options import outside_usual
+
+BUNDLED = Path(__file__).parent.parent / "bundled"
+
+
+@click.command("plan")
+@options.experiment
+@options.measuring
+@click.option(
+    "--show-tokens", is_flag=True, help="Show training rows as tokens, what is trained on marked."
+)
+@click.option("--rows", type=click.IntRange(min=1), default=2, help="Rows for --show-tokens.")
+@click.option("--memory", metavar="SIZE", help="Tell what fits, such as 24GB or 80GiB.")
+@click.option(
+    "--trace", is_flag=True, help="Run a step symbolically too, for each method: a minute or so."
+)
+@click.option("--price-per-hour", type=Finite(min=0), help="Of this machine, in dollars.")
+@options.collected(PredictionOptions)
+def command(
+    prediction: PredictionOptions,
+    measuring: MeasuringOptions,
+    given: ExperimentOptions,
+    show_tokens: bool,
+    rows: int,
+) -> None:
+    """Show an experiment's cells, which are recorded, and predicted memory. Trains nothing.
+
+    Peak memory and time are predicted by formula from the model's configuration, its tokenizer and
+    the rows; --trace runs the real model's code without weights, for what is not quantised.
+    """
+    if show_tokens and measuring.as_json:
+        raise UserError("--show-tokens prints text: leave out --json")
+    prediction.check()
+    experiment = load(given)
+    with progress(json=measuring.as_json) as screen:
+        plan = plan_of(experiment, measuring, screen, methods=given.methods)
+    named(plugins(), experiment, ())
+    out = measuring.out or Path("results") / plan.experiment
+    print_notes(plan, out)
+    print_plan(plan, out, prediction, measuring.as_json)
+    if show_tokens:
+        _print_tokens(plan, rows)
+
+
+def load(given: ExperimentOptions) -> Experiment:
+    """The experiment of a file, or a bundled one."""
+    name = given.experiment
+    bundled = BUNDLED / f"{name}.yaml"
+    file = bundled if bundled.is_file() and not Path(name).exists() else Path(name)
+    untrained = [n for n, method in plugins().methods.things.items() if not method.trains]
+    return load_experiment(file, given.overrides, untrained)
+
+
+def plan_of(
+    experiment: Experiment,
+    measuring: MeasuringOptions,
+    screen: Quiet,
+    *,
+    methods: str = "",
+    chat_template: str | None = None,
+) -> Plan:
+    """An experiment's cells, with every name resolved.
+
+    `methods` are labels between commas, empty for all; `chat_template` is a template's text, in
+    place of the experiment's own.
+    """
+    for folder in measuring.suite_folders:
+        if not folder.is_dir():
+            raise UserError(f"--suites {folder}: no such folder")
+    mirror = measuring.mirror
+    if mirror is None and experiment.mirror:
+        mirror = experiment.folder / experiment.mirror
+    if mirror is not None and not mirror.is_dir():
+        raise UserError(f"mirror {mirror}: no such folder")
+    settings = Settings(
+        suite_folders=tuple(measuring.suite_folders),
+        limit=measuring.limit,
+        methods=tuple(m.strip() for m in methods.split(",") if m.strip()),
+        mirror=mirror.resolve() if mirror else None,
+        chat_template=chat_template,
+        report=lambda done, total: screen.download("packaged model", done, total),
+    )
+    return make_plan(experiment, plugins(), settings)
+
+
+def print_notes(plan: Plan, out: Path) -> None:
+    """Suites that changed since they were recorded, and unusual options, on standard error."""
+    for notice in suite_versions.changed(plan.base.suites, suite_versions.records_in(out)):
+        click.echo(f"Note: {notice}", err=True)
+    for label, cell in {cell.label: cell for cell in plan.cells}.items():
+        method_options = plugins().methods.get(cell.method).Options.model_validate(cell.options)
+        for finding in outside_usual(method_options):
+            click.echo(f"Note: method '{label}': {finding}", err=True)
+
+
+def print_plan(plan: Plan, out: Path, prediction: PredictionOptions, as_json: bool) -> None:
+    """Print a plan's cells, whether they are recorded, its tuning and predicted memory."""
+    cells = [_cell_document(cell, is_recorded(out, cell)) for cell in plan.cells]
+    memory = report(plan.cells, prediction)
+    notes = [*dict.fromkeys(n for cell in plan.cells for n in checks.warnings(cell.data))]
+    if as_json:
+        for cell, predicted in zip(cells, memory.cells, strict=True):
+            cell["memory"] = predicted
+        document = {
+            "experiment": plan.experiment,
+            "cells": cells,
+            "tuning": tuning_report.described(plan, out),
+            "advice": memory.advice,
+            "notes": notes,
+        }
+        click.echo(json.dumps(document, indent=2))
+    else:
+        _print_cells(cells, out)
+        tuning_report.print_planned(plan, out)
+        memory.show()
+        for note in notes:
+            click.echo(f"Note: {note}")
+
+
+def _cell_document(cell: Cell, recorded: bool) -> dict[str, Any]:
+    return {
+        "id": cell.id,
+        "label": cell.label,
+        "method": cell.method,
+        "seed": cell.seed,
+        "options": dict(cell.options),
+        "model": cell.model.name,
+        "precision": cell.budget.precision,
+        "steps": cell.budget.steps,
+        "rows": cell.data.rows if cell.data else 0,
+        "suites": {suite.name: suite.hash for suite in cell.suites},
+        "recorded": recorded,
+    }
+
+
+def _print_cells(cells: Sequence[dict[str, Any]], out: Path) -> None:
+    rows = [
+        [
+            *(cell[key] for key in ("id", "method", "seed", "steps", "precision")),
+            ", ".join(cell["suites"]),
+            "yes" if cell["recorded"] else "no",
+        ]
+        for cell in cells
+    ]
+    print_grid(["cell", "method", "seed", "steps", "precision", "suites", "recorded"], rows)
+    click.echo(f"{sum(not cell['recorded'] for cell in cells)} cells to run into {out}.")
+
+
+def _print_tokens(plan: Plan, count: int) -> None:
+    """Tokenise in a child process: this one never imports transformers."""
+    from pydantic import TypeAdapter
+
+    cell = next((c for c in plan.cells if c.data), None)
+    if cell is None:
+        raise UserError("--show-tokens: no method of this experiment trains")
+    done = subprocess.run(
+        child_process.command("harness.planning.show_tokens", str(count)),
+        input=TypeAdapter(Cell).dump_json(cell),
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise UserError(f"--show-tokens: {''.join(reason) or 'the rows could not be tokenised'}")
