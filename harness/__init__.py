@@ -10,24 +10,38 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.api.executor import Executor
+    from harness.api.executor import Executor, worker_command, worker_environment
     from harness.api.footprint import Footprint
     from harness.api.judge import Judge, Judgement
-    from harness.api.method import Method, MethodOptions, usual
+    from harness.api.method import Method, MethodOptions, ModelFinder, ModelOption, usual
     from harness.api.model import Generation, LogLikelihood, Model
-    from harness.api.scorer import scorer
+    from harness.api.scorer import Scorer, scorer
     from harness.api.tools import Tools
     from harness.api.tracker import Tracker
+    from harness.data.text_normalization import normalize_unicode, split_words
+    from harness.errors import CellFailed, EnvironmentLack, UserError, nearest
+    from harness.evaluation.judging import encode_chat, encode_continuations
     from harness.hookspecs import hookimpl
-    from harness.models.language_model import LanguageModel, open_artifact
-    from harness.training.low_rank import LowRankOptions, QuantizedOptions
+    from harness.models.language_model import LanguageModel, load_weights, open_artifact
+    from harness.models.layers import check_target_modules
+    from harness.models.stored_quantization import check_full_precision
+    from harness.system.time_limit import time_limit
+    from harness.training.low_rank import (
+        LowRankOptions,
+        QuantizedOptions,
+        four_bit_config,
+        train_lora,
+    )
+    from harness.training.prompt_learning import VirtualTokenOptions, train_virtual_tokens
     from harness.training.sft import SftOptions, train_sft
-    from harness.types import Artifact, Job, Output, Row, Sample
+    from harness.types import Artifact, Job, Message, ModelRef, Output, Row, Sample
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Artifact": "types",
+    "CellFailed": "errors",
+    "EnvironmentLack": "errors",
     "Executor": "api.executor",
     "Footprint": "api.footprint",
     "Generation": "api.model",
@@ -37,25 +51,48 @@ _HOME = {
     "LanguageModel": "models.language_model",
     "LogLikelihood": "api.model",
     "LowRankOptions": "training.low_rank",
+    "Message": "types",
     "Method": "api.method",
     "MethodOptions": "api.method",
     "Model": "api.model",
+    "ModelFinder": "api.method",
+    "ModelOption": "api.method",
+    "ModelRef": "types",
     "Output": "types",
     "QuantizedOptions": "training.low_rank",
     "Row": "types",
     "Sample": "types",
+    "Scorer": "api.scorer",
     "SftOptions": "training.sft",
     "Tools": "api.tools",
     "Tracker": "api.tracker",
+    "UserError": "errors",
+    "VirtualTokenOptions": "training.prompt_learning",
+    "check_full_precision": "models.stored_quantization",
+    "check_target_modules": "models.layers",
+    "encode_chat": "evaluation.judging",
+    "encode_continuations": "evaluation.judging",
+    "four_bit_config": "training.low_rank",
     "hookimpl": "hookspecs",
+    "load_weights": "models.language_model",
+    "nearest": "errors",
+    "normalize_unicode": "data.text_normalization",
     "open_artifact": "models.language_model",
     "scorer": "api.scorer",
+    "split_words": "data.text_normalization",
+    "time_limit": "system.time_limit",
+    "train_lora": "training.low_rank",
     "train_sft": "training.sft",
+    "train_virtual_tokens": "training.prompt_learning",
     "usual": "api.method",
+    "worker_command": "api.executor",
+    "worker_environment": "api.executor",
 }
 
 __all__ = [
     "Artifact",
+    "CellFailed",
+    "EnvironmentLack",
     "Executor",
     "Footprint",
     "Generation",
@@ -65,21 +102,42 @@ __all__ = [
     "LanguageModel",
     "LogLikelihood",
     "LowRankOptions",
+    "Message",
     "Method",
     "MethodOptions",
     "Model",
+    "ModelFinder",
+    "ModelOption",
+    "ModelRef",
     "Output",
     "QuantizedOptions",
     "Row",
     "Sample",
+    "Scorer",
     "SftOptions",
     "Tools",
     "Tracker",
+    "UserError",
+    "VirtualTokenOptions",
+    "check_full_precision",
+    "check_target_modules",
+    "encode_chat",
+    "encode_continuations",
+    "four_bit_config",
     "hookimpl",
+    "load_weights",
+    "nearest",
+    "normalize_unicode",
     "open_artifact",
     "scorer",
+    "split_words",
+    "time_limit",
+    "train_lora",
     "train_sft",
+    "train_virtual_tokens",
     "usual",
+    "worker_command",
+    "worker_environment",
 ]
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "harness").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 SUITES = sorted((ROOT / "suites").rglob("*.py"))
+SAMPLES = sorted((ROOT / "tests/sample_plugins").rglob("*.py"))
 HEAVY = (
     "torch",
     "transformers",
@@ -103,17 +105,49 @@ def test_the_core_knows_no_method_scorer_or_judge_by_name(file):
     names -= {
         "sft.py": {"cosine"},
         "initial_adapter.py": {"pissa"},
-        "peft_fields.py": {"loftq"},
     }.get(file.name, set())
     literals = {n.value for n in ast.walk(tree(file)) if isinstance(n, ast.Constant)}
     assert not names & {value for value in literals if isinstance(value, str)}
 
 
-@pytest.mark.parametrize("file", [*PLUGINS, *SUITES], ids=named)
-def test_plugins_and_suites_import_the_harness_and_never_each_other(file):
-    strange = {n for n in imports(file) if n.startswith(("harness.plugins", "harness.suites"))}
-    assert not strange
-    assert not {"plugins", "suites"} & roots(file)
+def internal_names(file):
+    """What a file takes of the harness beside `from harness import <a public name>`."""
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.split(".")[0] in OURS)
+        elif isinstance(node, ast.ImportFrom) and node.module == "harness":
+            yield from (a.name for a in node.names if a.name not in package.__all__)
+        elif isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in OURS:
+            yield node.module
+
+
+OURS = {"harness", "plugins", "suites"}
+
+
+@pytest.mark.parametrize("file", [*PLUGINS, *SUITES, *SAMPLES], ids=named)
+def test_plugins_live_on_the_public_names(file):
+    assert list(internal_names(file)) == []
+
+
+def test_public_names_are_documented_and_none_is_private():
+    assert not [name for name in package.__all__ if name.startswith("_")]
+    values = {name: getattr(package, name) for name in package.__all__}
+    made_here = {
+        name: value
+        for name, value in values.items()
+        if str(getattr(value, "__module__", "")).startswith("harness")
+    }
+    assert values.keys() - made_here.keys() == {"Message", "hookimpl"}
+    assert [name for name, value in made_here.items() if not inspect.getdoc(value)] == []
+    methods = {
+        f"{name}.{key}": member
+        for name, value in made_here.items()
+        if inspect.isclass(value)
+        for key, member in vars(value).items()
+        if not key.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+        if getattr(member, "__name__", "") != "<lambda>"  # a field's default
+    }
+    assert [name for name, member in methods.items() if not inspect.getdoc(member)] == []
 
 
 @pytest.mark.parametrize("file", [*CORE, *PLUGINS], ids=named)

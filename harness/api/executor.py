@@ -6,15 +6,31 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from harness.system import child_process
+
 
 class Executor:
-    """Where cells run. Subclass it and set `name`."""
+    """Where cells run. Subclass it, set `name` and write `run`."""
 
     name: ClassVar[str]
+    """What `harness run --executor` says."""
 
     def run(self, job_file: Path, log_file: Path) -> Iterator[Mapping[str, Any]]:
-        """Run `python -m harness.runner.worker job_file` and yield the events that it reports.
+        """Run `harness.worker_command(job_file)` and yield the events that it reports.
 
-        The last event is `{"event": "exit", "code": int}`. Closing the generator stops the worker.
+        The worker writes an event a line on its standard output, as JSON; its standard error
+        belongs into `log_file`. The last event is `{"event": "exit", "code": int}`, which the
+        executor adds. Closing the generator stops the worker. The job file and the results folder
+        that it names must be where the worker runs.
         """
         raise NotImplementedError
+
+
+def worker_command(job_file: Path) -> list[str]:
+    """The command that runs one cell, with this Python, in `worker_environment()`."""
+    return child_process.command("harness.runner.worker", str(job_file))
+
+
+def worker_environment() -> dict[str, str]:
+    """The environment variables for `worker_command`: this process's own, and what workers need."""
+    return child_process.environment()

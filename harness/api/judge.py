@@ -16,14 +16,20 @@ class Judgement:
 
     scores: Sequence[float | None]
     notes: Mapping[str, Any] = field(default_factory=dict)
+    """For the record, beside who judged; JSON values."""
     warnings: Sequence[str] = ()
+    not_finite: int = 0
+    """Answers without a score because the judge's log-probabilities are not finite. More than 5 %
+    of them fail the suite: the judge's weights are broken."""
 
 
 class Judge:
-    """Rates answers with a language model. Subclass it and set `name`."""
+    """Rates answers with a language model. Subclass it, set `name` and write `judge`."""
 
     name: ClassVar[str]
+    """What a suite's `judge: {name: ...}` says."""
     version: ClassVar[int] = 1
+    """Raise it with every change of the prompt: it is part of the suite's hash."""
 
     def judge(
         self,
@@ -33,5 +39,9 @@ class Judge:
         rubric: str,
         tools: Tools,
     ) -> Judgement:
-        """Scores of the answers under the rubric."""
+        """Scores of the answers under the rubric, one for each, None where there is no verdict.
+
+        `tools.judge_model()` is the model that judges; `harness.encode_chat` and
+        `harness.encode_continuations` make its prompts.
+        """
         raise NotImplementedError

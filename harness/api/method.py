@@ -26,7 +26,7 @@ def _named(value: Any) -> Any:
     raise ValueError(f"expected the name of a model or a folder, got {value!r}")
 
 
-Named = Annotated[ModelRef, BeforeValidator(_named)]
+ModelOption = Annotated[ModelRef, BeforeValidator(_named)]
 """An option that names a model or an adapter. `MethodOptions.resolve` finds it; records and cell
 ids know it by its contents, not by its folder."""
 
@@ -39,7 +39,7 @@ def usual(low: float, high: float, *, log: bool = False) -> dict[str, Any]:
     return {"usual": {"low": low, "high": high, "log": log}}
 
 
-class Finder(Protocol):
+class ModelFinder(Protocol):
     """Finds what an option names. Raises ConfigError with the option's place."""
 
     def model(self, option: str, name: str) -> ModelRef:
@@ -84,8 +84,8 @@ class MethodOptions(StrictModel):
         """What training with them holds in memory; None where they do not tell."""
         return None
 
-    def resolve(self: Options, find: Finder) -> Options:
-        """The options with every `Named` one found; called by the plan, after `check`."""
+    def resolve(self: Options, find: ModelFinder) -> Options:
+        """The options with every `ModelOption` found; called by the plan, after `check`."""
         return self
 
 

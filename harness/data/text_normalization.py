@@ -7,10 +7,10 @@ import re
 import unicodedata
 from typing import Any
 
-__all__ = ["beyond_ascii", "beyond_latin", "composed", "matching_words", "symbols", "words"]
+__all__ = ["beyond_ascii", "matching_words", "normalize_unicode", "split_words", "symbols"]
 
 
-def composed(text: str, reference: str | None = None) -> str:
+def normalize_unicode(text: str, reference: str | None = None) -> str:
     """The text in Unicode's form NFC: an accent and its letter are one character.
 
     With a `reference` only where that has characters beyond ASCII: against one that has none the
@@ -28,32 +28,11 @@ def beyond_ascii(text: str) -> bool:
     )
 
 
-def beyond_latin(text: str) -> bool:
-    """Whether a text has letters or digits of a script other than Latin."""
-    return not text.isascii() and any(
-        not c.isascii()
-        and unicodedata.category(c)[0] in "LN"
-        and not unicodedata.name(c, "").startswith(_LATIN)
-        for c in text
-    )
-
-
-_LATIN = (
-    "LATIN ",
-    "FEMININE ORDINAL",
-    "MASCULINE ORDINAL",
-    "SUPERSCRIPT ",
-    "SUBSCRIPT ",
-    "VULGAR ",
-)
-"""How Unicode's names of Latin letters, ordinals, powers and fractions begin."""
-
-
 def matching_words(text: str) -> list[str]:
     """Words without case and punctuation, by which repetitions and leaks are found.
 
-    They decide which rows of a mix are trained on, and so the ids of cells: unlike `words`, which
-    scores depend on, they keep the apostrophe inside a word.
+    They decide which rows of a mix are trained on, and so the ids of cells: unlike those of
+    `split_words`, which scores depend on, they keep the apostrophe inside a word.
     """
     return re.findall(r"\w+(?:['’]\w+)*", text.casefold())
 
@@ -65,13 +44,14 @@ def symbols(text: str) -> list[str]:
     return [c for c in re.findall(r"[^\w\s\x00-\x7f]", text) if unicodedata.category(c)[0] == "S"]
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Words in lower case, for scores: runs of letters with their accents and digits.
 
     Scripts that put no space between words give a word for each character with its marks, as is
     usual for ROUGE of Chinese and Japanese.
     """
-    return [str(word) for word in _pattern().findall(composed(composed(text).lower()))]
+    lower = normalize_unicode(normalize_unicode(text).lower())
+    return [str(word) for word in _pattern().findall(lower)]
 
 
 @functools.cache

@@ -78,12 +78,12 @@ def _check(name: str, folder: Path, fail: Callable[[str], ConfigError]) -> None:
     raise fail(f"{said} has no {WEIGHTS}: save the adapter again with save_pretrained")
 
 
-def other_base(adapter: ModelRef, model: ModelRef) -> str | None:
-    """A sentence where the adapter names another base than `model`; None where it may be right.
+def other_base(adapter: str, model: ModelRef) -> str | None:
+    """A sentence where the adapter in a folder names another base than `model`; None else.
 
     Names are compared without owner and folder: the same model lies in many places.
     """
-    stated = str(_config(Path(adapter.path)).get("base_model_name_or_path") or "")
+    stated = str(_config(Path(adapter)).get("base_model_name_or_path") or "")
     packaged = registry().get(model.name)
     known = {model.name.partition("@")[0], model.path, *([packaged.model] if packaged else [])}
     if not stated or _last(stated) in {_last(name) for name in known}:

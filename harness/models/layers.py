@@ -53,10 +53,10 @@ class Layer:
     """Whether `all-linear` may mean it."""
 
 
-def check_fit(
+def check_target_modules(
     model: ModelRef,
     targets: str | Collection[str] | None,
-    rank: int | None,
+    rank: int | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> None:
     """Raise UserError where a target matches no layer of `model` or `rank` is above a width.

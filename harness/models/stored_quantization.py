@@ -31,7 +31,7 @@ def described(quantization: Mapping[str, Any]) -> str:
     return str(quantization.get("quant_method", "an unknown quantisation"))
 
 
-def check_whole(model: ModelRef) -> None:
+def check_full_precision(model: ModelRef) -> None:
     """Raise UserError where every weight is to be trained and the files are quantised."""
     quantization = stored_quantization(model)
     if quantization is not None:

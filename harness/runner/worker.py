@@ -26,6 +26,7 @@ from harness.evaluation.evaluate import Measured, SuiteFailure, evaluate
 from harness.evaluation.suite import Suite
 from harness.manager import plugins
 from harness.models import stored_quantization, trained_artifact
+from harness.models.adapters import other_base
 from harness.models.language_model import import_bitsandbytes
 from harness.models.trained_artifact import InvalidArtifact
 from harness.planning.cell import Cell
@@ -259,6 +260,8 @@ def _train_now(running: _Running, folder: Path) -> Artifact:
             f"method '{cell.method}': train() returned {repr(artifact)[:100]}: return an Artifact"
         )
     if not method.trains:
+        if note := _other_base(artifact):
+            running.warn(note)
         return artifact
     trained = running.trying
     if problem := schema.training_problem(store.plain(trained)):
@@ -269,6 +272,13 @@ def _train_now(running: _Running, folder: Path) -> Artifact:
         running.warnings.append(oom_retry.warning(running.work.failed, running.split))
     trained_artifact.keep(folder, cell.training_id, running.trained, running.warnings, artifact)
     return artifact
+
+
+def _other_base(artifact: Artifact) -> str | None:
+    """A sentence where an adapter made elsewhere names another base than it is opened on."""
+    if artifact.kind != "adapter" or artifact.path is None:
+        return None
+    return other_base(artifact.path, artifact.opened)
 
 
 def untrained(cell: Cell) -> Artifact:

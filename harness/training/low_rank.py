@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from harness.api.footprint import Footprint
 
 
-def four_bit(
+def four_bit_config(
     precision: str,
     *,
     quant_type: str = "nf4",
@@ -83,7 +83,7 @@ class QuantizedOptions(SftOptions):
             return None
         if self.quant_type == "int8":
             return {"load_in_8bit": True}
-        return four_bit(
+        return four_bit_config(
             precision,
             quant_type=self.quant_type,
             double_quant=self.double_quant,
@@ -110,7 +110,7 @@ class LowRankOptions(SftOptions):
     def fits(self, model: ModelRef) -> None:
         """Raise UserError where a target matches no layer, or r is above a layer's width."""
         super().fits(model)
-        layers.check_fit(model, self.target_modules, self.r, self.lora_fields())
+        layers.check_target_modules(model, self.target_modules, self.r, self.lora_fields())
 
     def footprint(self) -> Footprint | None:
         """Two matrices of rank r beside each target; autograd keeps what is between them."""

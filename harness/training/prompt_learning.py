@@ -10,8 +10,8 @@ from pydantic import Field
 
 from harness.api.method import usual
 from harness.errors import UserError
-from harness.training.sft import SftOptions
-from harness.types import Job
+from harness.training.sft import SftOptions, train_sft
+from harness.types import Artifact, Job
 
 COMMON_WORDS = 5000
 """Lester et al. 2021 (arXiv 2104.08691), section 3.2, draw first values from the commonest tokens;
@@ -50,11 +50,21 @@ class VirtualTokenOptions(SftOptions):
             )
 
 
-def starting(job: Job, set_words: Callable[[Any, Any], None] | None) -> Callable[[Any], None]:
-    """For `train_sft(started=...)`: checks the length, then `set_words(PeftModel, ids)`.
+def train_virtual_tokens(
+    job: Job, peft: Any, set_words: Callable[[Any, Any], None] | None = None
+) -> Artifact:
+    """An adapter of virtual tokens in `job.folder`; the job's options are VirtualTokenOptions.
 
-    `ids` (1, virtual tokens) are those of `init_text` or drawn with the job's seed.
+    `peft` is its PeftConfig. `set_words(model, ids)` gives the virtual tokens of a PeftModel their
+    first values: `ids` (1, virtual tokens) are those of `init_text`, or drawn with the job's seed.
+    None leaves them as peft makes them. Raises UserError where rows and virtual tokens together
+    exceed the model's length.
     """
+    return train_sft(job, peft=peft, started=_first_values(job, set_words), **job.options.recipe())
+
+
+def _first_values(job: Job, set_words: Callable[[Any, Any], None] | None) -> Callable[[Any], None]:
+    """For `train_sft(started=...)`: checks the length, then sets the words."""
     options: VirtualTokenOptions = job.options
 
     def start(trainer: Any) -> None:

@@ -7,6 +7,7 @@ precision, seed); what is a method's own comes as arguments.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,10 +21,11 @@ from harness.data.tokenization import IGNORED, Encoded, encode_row
 from harness.errors import UserError
 from harness.models import initial_adapter
 from harness.models.families import check_packing, check_trainable
-from harness.models.stored_quantization import check_whole
+from harness.models.stored_quantization import check_full_precision
 from harness.system.measure import StepClock
 from harness.training import batching
 from harness.training.diagnostics import recipe_checks as health
+from harness.training.reload_check import Remembered
 from harness.training.trainer import (
     arguments,
     check_loss,
@@ -102,16 +104,36 @@ def train_sft(
     peft: Any = None,
     quantization: Mapping[str, Any] | None = None,
     started: Callable[[Any], None] | None = None,
+    verify: bool = False,
     **recipe: Any,
 ) -> Artifact:
     """Train with TRL's SFTTrainer and save safetensors in `job.folder`.
 
     `peft` is a PeftConfig, or None to train every weight. `quantization` holds JSON-able keywords
     of BitsAndBytesConfig for the frozen base. `started(trainer)` is called before the first step,
-    for what peft cannot initialise. Other keywords are fields of `SftOptions`.
+    for what peft cannot initialise. With `verify` the artifact is opened again and compared with
+    what was trained, for adapters that may not save all that they change. Other keywords are fields
+    of `SftOptions`.
     Trainable weights are float32 and the arithmetic has the plan's precision, for all methods.
-    Raises CellFailed (status `diverged`) at the first loss that is not finite.
+    Raises CellFailed where the artifact does not answer as what was trained, and (status
+    `diverged`) at the first loss that is not finite.
     """
+    if not verify:
+        return _train(job, lr, peft, quantization, started, recipe)
+    remembered = Remembered(job)
+    watched = dataclasses.replace(job, trained=remembered.see)
+    return remembered.check(_train(watched, lr, peft, quantization, started, recipe))
+
+
+def _train(
+    job: Job,
+    lr: float,
+    peft: Any,
+    quantization: Mapping[str, Any] | None,
+    started: Callable[[Any], None] | None,
+    recipe: Mapping[str, Any],
+) -> Artifact:
+    """`train_sft` without its check; nothing of the trained model is held when it returns."""
     settings = SftOptions(lr=lr, **{k: v for k, v in recipe.items() if k != "lr"})
     # A frozen base is stored in the arithmetic's own precision; trained weights are not.
     weights: Precision = job.budget.precision if peft is not None else "float32"
@@ -123,7 +145,7 @@ def train_sft(
         chat_template=job.chat_template,
     )
     if peft is None:
-        check_whole(job.model)
+        check_full_precision(job.model)
     with job.phase("load"):
         model, tokenizer = _load(base)
         if tokenizer.pad_token is None:

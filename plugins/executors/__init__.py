@@ -1,1 +1,1 @@
-"""The built-in executors: where cells run. They import the harness, never each other."""
+"""The built-in executors: where cells run. They live on the public names of the harness."""

@@ -10,8 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from harness import Executor, hookimpl
-from harness.system.child_process import command, environment
+from harness import Executor, hookimpl, worker_command, worker_environment
 
 PATIENCE = 20
 """Seconds that a worker gets to end after it was told to."""
@@ -29,11 +28,11 @@ class Local(Executor):
             try:
                 with _uninterrupted():
                     worker = subprocess.Popen(
-                        command("harness.runner.worker", str(job_file)),
+                        worker_command(job_file),
                         stdout=subprocess.PIPE,
                         stderr=log,
                         stdin=subprocess.DEVNULL,
-                        env=environment(),
+                        env=worker_environment(),
                     )
                 for line in _lines(worker):
                     event = _event(line)

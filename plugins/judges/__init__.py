@@ -1,1 +1,1 @@
-"""The built-in judges. They import the harness, never each other."""
+"""The built-in judges. They live on the public names of the harness."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
-from harness import Judge, Judgement, Output, Sample, Tools, hookimpl
+from harness import Judge, Judgement, Output, Sample, Tools, encode_continuations, hookimpl
 
 SCORES = (1, 2, 3, 4, 5)
 LEAST_MASS = 0.01
@@ -23,33 +23,29 @@ class ExpectedScore(Judge):
     def judge(
         self, outputs: Sequence[Output], samples: Sequence[Sample], *, rubric: str, tools: Tools
     ) -> Judgement:
-        """Scores from 1 to 5; None where the model puts almost nothing on the score tokens.
-
-        Raises CellFailed where the model's probabilities of more than a few answers are not finite.
-        """
-        from harness.data.tokenization import render
-
+        """Scores from 1 to 5; None where the model puts almost nothing on the score tokens."""
         model = tools.judge_model()
         requests = []
         for output, sample in zip(outputs, samples, strict=True):
             message = {"role": "user", "content": _prompt(rubric, sample, output)}
-            text = render(model.tokenizer, [message], model.chat_template, generation_prompt=True)
-            requests += [_request(model.tokenizer, text + "Score:", s) for s in SCORES]
-        found = model.loglikelihood(requests, tools.progress)
+            requests += encode_continuations(
+                model, [message], [f" {score}" for score in SCORES], start="Score:"
+            )
+        likelihoods = model.loglikelihood(requests, tools.progress)
         scores: list[float | None] = []
         masses = []
         for i in range(len(outputs)):
-            five = found[i * len(SCORES) : (i + 1) * len(SCORES)]
+            five = likelihoods[i * len(SCORES) : (i + 1) * len(SCORES)]
             weights = [math.exp(score.logprob) for score in five]
             masses.append(sum(weights))
             scores.append(_expected(weights))
         finite = [mass for mass in masses if math.isfinite(mass)]
-        _check_finite(len(masses) - len(finite), len(masses))
         silent = sum(score is None for score in scores)
         return Judgement(
             scores,
             notes={"least_mass": min(finite, default=None)},
             warnings=[f"the judge gave no verdict on {silent} answers"] if silent else [],
+            not_finite=len(masses) - len(finite),
         )
 
 
@@ -59,30 +55,6 @@ def _prompt(rubric: str, sample: Sample, output: Output) -> str:
         f"Reference answer: {sample.reference}\nAnswer to rate: {output.text}\n\n"
         "Give one score from 1 to 5."
     )
-
-
-def _request(tokenizer: object, text: str, score: int) -> tuple[list[int], list[int]]:
-    """The prompt's tokens and those of the score after it."""
-    from harness.data.tokenization import encode_pair, encode_text
-
-    pair = encode_pair(
-        tokenizer,
-        text,
-        f" {score}",
-        lambda whole: encode_text(tokenizer, whole, add_special_tokens=False),
-    )
-    return pair.context, pair.continuation
-
-
-def _check_finite(broken: int, answers: int) -> None:
-    from harness.errors import CellFailed
-    from harness.evaluation.tasks.protocol import MISSING_BUDGET
-
-    if broken > MISSING_BUDGET * answers:
-        raise CellFailed(
-            f"the judge cannot rate {broken} of {answers} answers: its log-probabilities are not "
-            "finite; look for NaN or infinity in its weights"
-        )
 
 
 def _expected(weights: Sequence[float]) -> float | None:

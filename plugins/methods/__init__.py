@@ -1,1 +1,1 @@
-"""The built-in training methods, a module each. They import the harness, never each other."""
+"""The built-in training methods, a module each. They live on the public names of the harness."""

@@ -2,13 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl
-from harness.training.low_rank import train_lora
-
-if TYPE_CHECKING:
-    from harness.api.footprint import Footprint
+from harness import (
+    Artifact,
+    Footprint,
+    Job,
+    LowRankOptions,
+    Method,
+    QuantizedOptions,
+    hookimpl,
+    train_lora,
+)
 
 
 class DoraOptions(LowRankOptions, QuantizedOptions):
@@ -18,7 +23,7 @@ class DoraOptions(LowRankOptions, QuantizedOptions):
         """LoRA's, with a magnitude."""
         return {**super().lora_fields(), "use_dora": True}
 
-    def footprint(self) -> "Footprint | None":
+    def footprint(self) -> Footprint | None:
         """LoRA's; autograd keeps both results for the magnitude, whose norm needs whole weights."""
         found = super().footprint()
         return found and dataclasses.replace(

@@ -2,19 +2,25 @@
 
 from collections.abc import Callable
 
-from harness import Artifact, Job, Method, MethodOptions, hookimpl
-from harness.api.method import Finder, Named
-from harness.errors import UserError
-from harness.models.adapters import other_base
-from harness.training.low_rank import four_bit
+from harness import (
+    Artifact,
+    Job,
+    Method,
+    MethodOptions,
+    ModelFinder,
+    ModelOption,
+    UserError,
+    four_bit_config,
+    hookimpl,
+)
 
 
 class ExternalOptions(MethodOptions):
     """What is opened; at least one must be set."""
 
-    adapter: Named | None = None
+    adapter: ModelOption | None = None
     """A folder with an adapter that peft saved; it is put on `weights`."""
-    weights: Named | None = None
+    weights: ModelOption | None = None
     """A fine-tuned model (alias, folder or Hub id); None means the experiment's model."""
     load_in_4bit: bool = False
     """Open the weights in 4 bits, as qlora's base is: NF4, double quantisation."""
@@ -27,7 +33,7 @@ class ExternalOptions(MethodOptions):
                 "load_in_4bit: true"
             )
 
-    def resolve(self, find: Finder) -> "ExternalOptions":
+    def resolve(self, find: ModelFinder) -> "ExternalOptions":
         """The folders, by the hashes of what is in them."""
         adapter, weights = self.adapter, self.weights
         return self.model_copy(
@@ -49,13 +55,11 @@ class External(Method):
         """An adapter, other weights, or the model in 4 bits."""
         options, precision = job.options, job.budget.precision
         weights, adapter = options.weights or job.model, options.adapter
-        if adapter and (note := other_base(adapter, weights)):
-            job.warn(note)
         return Artifact(
             "adapter" if adapter else "weights",
             job.model,
             path=adapter.path if adapter else None,
-            quantization=four_bit(precision) if options.load_in_4bit else None,
+            quantization=four_bit_config(precision) if options.load_in_4bit else None,
             precision=precision,
             chat_template=job.chat_template,
             weights=weights,

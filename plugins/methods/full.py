@@ -2,9 +2,16 @@
 
 from collections.abc import Callable
 
-from harness import Artifact, Job, Method, SftOptions, hookimpl, train_sft
-from harness.models.stored_quantization import check_whole
-from harness.types import ModelRef
+from harness import (
+    Artifact,
+    Job,
+    Method,
+    ModelRef,
+    SftOptions,
+    check_full_precision,
+    hookimpl,
+    train_sft,
+)
 
 
 class FullOptions(SftOptions):
@@ -13,7 +20,7 @@ class FullOptions(SftOptions):
     def fits(self, model: ModelRef) -> None:
         """Raise UserError for a model whose files are quantised."""
         super().fits(model)
-        check_whole(model)
+        check_full_precision(model)
 
 
 class Full(Method):

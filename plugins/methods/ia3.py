@@ -4,10 +4,18 @@ from collections.abc import Callable
 
 from pydantic import Field
 
-from harness import Artifact, Job, Method, QuantizedOptions, hookimpl, train_sft, usual
-from harness.errors import UserError
-from harness.models.layers import check_fit
-from harness.types import ModelRef
+from harness import (
+    Artifact,
+    Job,
+    Method,
+    ModelRef,
+    QuantizedOptions,
+    UserError,
+    check_target_modules,
+    hookimpl,
+    train_sft,
+    usual,
+)
 
 
 class Ia3Options(QuantizedOptions):
@@ -33,7 +41,7 @@ class Ia3Options(QuantizedOptions):
     def fits(self, model: ModelRef) -> None:
         """Raise UserError where a target matches no layer."""
         super().fits(model)
-        check_fit(model, self.target_modules, None)
+        check_target_modules(model, self.target_modules)
 
 
 class Ia3(Method):

@@ -12,7 +12,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl, train_sft
+from harness import (
+    Artifact,
+    Job,
+    LowRankOptions,
+    Method,
+    QuantizedOptions,
+    hookimpl,
+    load_weights,
+    train_sft,
+)
 
 
 class LoftqOptions(LowRankOptions, QuantizedOptions):
@@ -20,7 +29,7 @@ class LoftqOptions(LowRankOptions, QuantizedOptions):
 
     alpha: int | None = Field(None, ge=1, le=2**20)
     """Scale of the update, divided by r; None means r."""
-    quant_type: Literal["nf4", "fp4"] = "nf4"  # type: ignore[assignment]
+    quant_type: Literal["nf4", "fp4"] = "nf4"
     """Number format of the base: 4-bit NormalFloat (the paper's) or float."""
 
     def footprint(self) -> None:
@@ -52,8 +61,6 @@ def start_from_error(job: Job, trainer: Any) -> None:
     import torch
     from bitsandbytes.functional import dequantize_4bit
     from peft.tuners.lora import Linear4bit
-
-    from harness.models.language_model import load_weights
 
     whole = load_weights(Artifact("base", job.model, precision=job.budget.precision))
     inner = trainer.model.get_base_model()

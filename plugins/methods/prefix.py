@@ -5,9 +5,16 @@ from typing import Any
 
 from pydantic import Field
 
-from harness import Artifact, Job, Method, hookimpl, train_sft, usual
-from harness.errors import UserError
-from harness.training.prompt_learning import VirtualTokenOptions, starting
+from harness import (
+    Artifact,
+    Job,
+    Method,
+    UserError,
+    VirtualTokenOptions,
+    hookimpl,
+    train_virtual_tokens,
+    usual,
+)
 
 
 class PrefixOptions(VirtualTokenOptions):
@@ -50,7 +57,7 @@ class Prefix(Method):
             encoder_hidden_size=options.projection,
         )
         words = None if options.projection else _set_words
-        return train_sft(job, peft=config, started=starting(job, words), **options.recipe())
+        return train_virtual_tokens(job, config, words)
 
 
 def _set_words(model: Any, ids: Any) -> None:

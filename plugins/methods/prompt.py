@@ -5,8 +5,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from harness import Artifact, Job, Method, hookimpl, train_sft, usual
-from harness.training.prompt_learning import VirtualTokenOptions, starting
+from harness import (
+    Artifact,
+    Job,
+    Method,
+    VirtualTokenOptions,
+    hookimpl,
+    train_virtual_tokens,
+    usual,
+)
 
 
 class PromptOptions(VirtualTokenOptions):
@@ -36,12 +43,10 @@ class Prompt(Method):
         options = job.options
         common = {"task_type": "CAUSAL_LM", "num_virtual_tokens": options.virtual_tokens}
         if options.reparametrize == "none":
-            config, words = PromptTuningConfig(**common), _set_words
-        else:
-            kind = options.reparametrize.upper()
-            config = PromptEncoderConfig(encoder_reparameterization_type=kind, **common)
-            words = None
-        return train_sft(job, peft=config, started=starting(job, words), **options.recipe())
+            return train_virtual_tokens(job, PromptTuningConfig(**common), _set_words)
+        kind = options.reparametrize.upper()
+        network = PromptEncoderConfig(encoder_reparameterization_type=kind, **common)
+        return train_virtual_tokens(job, network)
 
 
 def _set_words(model: Any, ids: Any) -> None:

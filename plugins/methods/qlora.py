@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Literal
 
-from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl
-from harness.training.low_rank import train_lora
+from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl, train_lora
 
 
 class QloraOptions(LowRankOptions, QuantizedOptions):
     """Options of QLoRA, on top of LoRA's."""
 
-    quant_type: Literal["nf4", "fp4", "int8"] = "nf4"  # type: ignore[assignment]
+    quant_type: Literal["nf4", "fp4", "int8"] = "nf4"
     """Number format of the base: NormalFloat (the paper's), 4-bit float, or 8-bit integers."""
 
 

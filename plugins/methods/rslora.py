@@ -5,8 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl
-from harness.training.low_rank import train_lora
+from harness import Artifact, Job, LowRankOptions, Method, QuantizedOptions, hookimpl, train_lora
 
 
 class RsloraOptions(LowRankOptions, QuantizedOptions):

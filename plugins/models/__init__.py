@@ -1,1 +1,1 @@
-"""What opens models. It imports the harness, and no other plugin."""
+"""What opens models. It lives on the public names of the harness."""

@@ -1,1 +1,1 @@
-"""The built-in scorers. They import the harness, never each other."""
+"""The built-in scorers. They live on the public names of the harness."""

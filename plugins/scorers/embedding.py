@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import Output, Sample, Tools, hookimpl, scorer
-from harness.errors import UserError
-from harness.types import ModelRef
+from harness import ModelRef, Output, Sample, Scorer, Tools, UserError, hookimpl, scorer
 
 BATCH = 32
 """Texts in one pass of the encoder."""
@@ -113,7 +111,7 @@ def _f1(answer: tuple[Any, Any] | None, reference: tuple[Any, Any] | None) -> fl
 
 
 @hookimpl
-def register_scorers(register: Callable[[Any], None]) -> None:
+def register_scorers(register: Callable[[Scorer], None]) -> None:
     """cosine, bertscore."""
     for one in (cosine, bertscore):
         register(one)

@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from harness import Sample, hookimpl, scorer
-from harness.errors import UserError
-from harness.system.time_limit import time_limit
+from harness import Sample, Scorer, UserError, hookimpl, scorer, time_limit
 
 MATCH_SECONDS = 5
 """For one answer: a pattern such as `(a+)+b` needs twice as long for each character more."""
@@ -97,7 +95,7 @@ def _plain(text: str) -> str:
 
 
 @hookimpl
-def register_scorers(register: Callable[[Any], None]) -> None:
+def register_scorers(register: Callable[[Scorer], None]) -> None:
     """final_number, json_valid, regex."""
     for one in (final_number, json_valid, regex):
         register(one)

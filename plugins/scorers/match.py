@@ -7,9 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness import Sample, hookimpl, scorer
-from harness.data.text_normalization import composed
-from harness.errors import UserError
+from harness import Sample, Scorer, UserError, hookimpl, normalize_unicode, scorer
 
 
 @scorer("exact_match", kind="share", needs_reference=True, version=2)
@@ -19,7 +17,7 @@ def exact_match(output: str, sample: Sample) -> float:
     A minus before a number, signs such as + < = and the # of C# are no punctuation. Where
     nothing but punctuation is there, it counts.
     """
-    answer, reference = composed(output), composed(sample.reference or "")
+    answer, reference = normalize_unicode(output), normalize_unicode(sample.reference or "")
     plain = _plain(reference)
     return float(_plain(answer) == plain if plain else answer.strip() == reference.strip())
 
@@ -29,7 +27,7 @@ _MINUS = re.compile(r"(?<![\w.)\]])[-\u2212]\s?(?=[$\u20ac\u00a3\u00a5]?\s?\.?\d
 
 
 def _plain(text: str) -> str:
-    signed = _MINUS.sub("\ue000", composed(text.casefold()))
+    signed = _MINUS.sub("\ue000", normalize_unicode(text.casefold()))
     return " ".join("".join(_kept(c, signed[i - 1 : i]) for i, c in enumerate(signed)).split())
 
 
@@ -52,8 +50,8 @@ def token_f1(output: str, sample: Sample) -> float:
     Case, ASCII punctuation and the articles a, an, the do not count. Where nothing is left of
     one side, 1 if nothing is left of the other.
     """
-    wanted = composed(sample.reference or "")
-    answer, reference = _squad_words(composed(output, wanted)), _squad_words(wanted)
+    wanted = normalize_unicode(sample.reference or "")
+    answer, reference = _squad_words(normalize_unicode(output, wanted)), _squad_words(wanted)
     if not answer or not reference:
         return float(answer == reference)
     return 2 * (answer & reference).total() / (answer.total() + reference.total())
@@ -107,12 +105,12 @@ def must_not_contain(output: str, sample: Sample) -> float | None:
 
 
 def _holds(output: str, part: str) -> bool:
-    part = composed(part)
-    return part.casefold() in composed(output, part).casefold()
+    part = normalize_unicode(part)
+    return part.casefold() in normalize_unicode(output, part).casefold()
 
 
 @hookimpl
-def register_scorers(register: Callable[[Any], None]) -> None:
+def register_scorers(register: Callable[[Scorer], None]) -> None:
     """exact_match, token_f1, must_contain, must_not_contain."""
     for one in (exact_match, token_f1, must_contain, must_not_contain):
         register(one)

@@ -1,11 +1,20 @@
 """Scorers that count n-grams shared with the reference: ROUGE, BLEU, chrF."""
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from harness import Output, Sample, Tools, hookimpl, scorer
-from harness.data.text_normalization import beyond_latin, composed, words
-from harness.errors import UserError
+from harness import (
+    Output,
+    Sample,
+    Scorer,
+    Tools,
+    UserError,
+    hookimpl,
+    normalize_unicode,
+    scorer,
+    split_words,
+)
 
 
 def _rouge(outputs: Sequence[Output], samples: Sequence[Sample], variant: str) -> list[float]:
@@ -16,8 +25,8 @@ def _rouge(outputs: Sequence[Output], samples: Sequence[Sample], variant: str) -
     other = RougeScorer([variant], tokenizer=_Words())
     scores = []
     for output, sample in zip(outputs, samples, strict=True):
-        reference = composed(sample.reference or "")
-        answer = composed(output.text, reference)
+        reference = normalize_unicode(sample.reference or "")
+        answer = normalize_unicode(output.text, reference)
         rouge = other if _needs_other_words(reference) else latin
         scores.append(float(rouge.score(reference, answer)[variant].fmeasure))
     return scores
@@ -25,19 +34,40 @@ def _rouge(outputs: Sequence[Output], samples: Sequence[Sample], variant: str) -
 
 def _needs_other_words(reference: str) -> bool:
     """Whether words of a to z and 0 to 9 would leave out a script, or leave nothing."""
-    return beyond_latin(reference) or not any(c.isascii() and c.isalnum() for c in reference)
+    return _beyond_latin(reference) or not any(c.isascii() and c.isalnum() for c in reference)
+
+
+def _beyond_latin(text: str) -> bool:
+    """Whether a text has letters or digits of a script other than Latin."""
+    return not text.isascii() and any(
+        not c.isascii()
+        and unicodedata.category(c)[0] in "LN"
+        and not unicodedata.name(c, "").startswith(_LATIN)
+        for c in text
+    )
+
+
+_LATIN = (
+    "LATIN ",
+    "FEMININE ORDINAL",
+    "MASCULINE ORDINAL",
+    "SUPERSCRIPT ",
+    "SUBSCRIPT ",
+    "VULGAR ",
+)
+"""How Unicode's names of Latin letters, ordinals, powers and fractions begin."""
 
 
 class _Words:
     """What rouge_score asks of a tokenizer."""
 
     def tokenize(self, text: str) -> list[str]:
-        return words(text)
+        return split_words(text)
 
 
 def _check_rouge(samples: Sequence[Sample]) -> None:
     for sample in samples:
-        if not words(sample.reference or ""):
+        if not split_words(sample.reference or ""):
             raise UserError(
                 f"sample {sample.id}: the reference {sample.reference!r} has no letter and no "
                 "digit, so ROUGE would be 0 for every answer: mend it, or leave the scorer out"
@@ -113,14 +143,14 @@ def chrf(
 def _sentences(metric: Any, outputs: Sequence[Output], samples: Sequence[Sample]) -> list[float]:
     scores = []
     for output, sample in zip(outputs, samples, strict=True):
-        reference = composed(sample.reference or "")
-        answer = composed(output.text, reference)
+        reference = normalize_unicode(sample.reference or "")
+        answer = normalize_unicode(output.text, reference)
         scores.append(float(metric.sentence_score(answer, [reference]).score))
     return scores
 
 
 @hookimpl
-def register_scorers(register: Callable[[Any], None]) -> None:
+def register_scorers(register: Callable[[Scorer], None]) -> None:
     """rouge1, rouge2, rougeL, bleu, chrf."""
     for one in (rouge_1, rouge_2, rouge_l, bleu, chrf):
         register(one)

@@ -1,1 +1,1 @@
-"""The built-in trackers. They import the harness, never each other."""
+"""The built-in trackers. They live on the public names of the harness."""

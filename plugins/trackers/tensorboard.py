@@ -53,6 +53,7 @@ class TensorBoard(Tracker):
 
         from tensorboard.compat.proto.event_pb2 import Event
 
+        assert self._writer is not None
         self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
         self._writer.flush()
 

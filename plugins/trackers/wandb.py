@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness import Tracker, hookimpl
 
@@ -33,7 +33,7 @@ class WeightsAndBiases(Tracker):
             name=cell,
             config=dict(settings),
             dir=str(self.folder),
-            mode=self.mode,
+            mode=cast("Any", self.mode),  # wandb refuses what is none of its modes
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
         )
 

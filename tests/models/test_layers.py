@@ -38,7 +38,7 @@ def ref(tiny_model):
 )
 def test_what_does_not_fit_is_told_in_one_line(ref, targets, rank, said):
     with pytest.raises(UserError, match=said) as caught:
-        layers.check_fit(ref, targets, rank)
+        layers.check_target_modules(ref, targets, rank)
     assert "\n" not in str(caught.value)
 
 
@@ -47,7 +47,7 @@ def test_what_does_not_fit_is_told_in_one_line(ref, targets, rank, said):
     [("all-linear", 32), (["q_proj"], 64), (r".*\.[qk]_proj", 8), (["lm_head"], 8), (None, 999)],
 )
 def test_what_fits_is_let_through(ref, targets, rank):
-    layers.check_fit(ref, targets, rank)
+    layers.check_target_modules(ref, targets, rank)
 
 
 def test_stored_names_and_widths_are_those_of_the_loaded_model(ref, tiny_artifact):
@@ -77,9 +77,9 @@ def test_widths_of_a_base_stored_in_4_bits_are_those_of_its_layers(ref, stored_i
         return {(one.name, one.width) for one in layers.stored_layers(layers.Path(model.path))}
 
     assert widths(stored_in_4_bits) == widths(ref)
-    layers.check_fit(stored_in_4_bits, "all-linear", 16)
+    layers.check_target_modules(stored_in_4_bits, "all-linear", 16)
     with pytest.raises(UserError, match=r"rank 64 is above the width 32 of model\.layers"):
-        layers.check_fit(stored_in_4_bits, "all-linear", 64)
+        layers.check_target_modules(stored_in_4_bits, "all-linear", 64)
 
 
 def test_a_base_stored_in_4_bits_is_noted_and_not_trained_whole(ref, stored_in_4_bits):

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from harness import Executor, Method, MethodOptions, hookimpl, scorer
+from harness import Artifact, Executor, Method, MethodOptions, hookimpl, scorer
 
 FAULT = os.environ.get("FAULT", "")
 
@@ -44,8 +44,6 @@ class Faulty(Method):
                         continue
         if FAULT == "returns nothing":
             return None
-        from harness.types import Artifact
-
         return Artifact("base", job.model)
 
 

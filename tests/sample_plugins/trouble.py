@@ -7,8 +7,7 @@ from typing import Literal
 
 import click
 
-from harness import Method, MethodOptions, hookimpl, scorer
-from harness.errors import CellFailed
+from harness import CellFailed, Method, MethodOptions, hookimpl, scorer
 
 
 class TroubleOptions(MethodOptions):

@@ -9,6 +9,7 @@ from harness.api.judge import Judgement
 from harness.api.model import Model
 from harness.data.tokenization import encode_prompt
 from harness.errors import PluginFault
+from harness.evaluation.judging import check_finite
 from harness.evaluation.scorer_config import checked, uses
 from harness.evaluation.suite import Suite, samples_of
 from harness.evaluation.tasks.protocol import Question, cluster, missing
@@ -75,6 +76,7 @@ def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
         if not isinstance(verdict, Judgement):
             raise PluginFault(f"judge '{judge.name}' gave {repr(verdict)[:100]}, not a Judgement")
         found["score"] = checked(verdict.scores, len(outputs), f"judge '{judge.name}'")
+        check_finite(verdict)
         metrics.append(Metric("score", True))
         identity = tools.judge_identity()
         notes["judge"] = {**identity, "judge": judge.name, **verdict.notes}
