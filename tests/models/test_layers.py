@@ -128,15 +128,15 @@ def test_every_class_that_is_offered_has_the_fields_that_peft_gives_it():
 
     import peft
 
-    from harness.training import peft_fields
+    from harness.plugins.methods import peft as method
 
-    known = [n for n in peft_fields._classes() if peft_fields.ROOT in peft_fields._ancestors(n)]
-    offered = [n for n in known if hasattr(peft, n) and not peft_fields._refusal(n)]
+    known = [n for n in method._classes() if method.ROOT in method._ancestors(n)]
+    offered = [n for n in known if hasattr(peft, n) and not method._refusal(n)]
     assert {"LoraConfig", "LoHaConfig", "VeraConfig", "OFTConfig"} <= set(offered)
     own = {field.name for field in dataclasses.fields(peft.PeftConfig)}
-    for name in set(offered) - {peft_fields.ROOT, "LycorisConfig"}:
+    for name in set(offered) - {method.ROOT, "LycorisConfig"}:
         real = {f.name for f in dataclasses.fields(getattr(peft, name)) if f.init} - own
-        assert real == set(peft_fields._model(name).model_fields), name
+        assert real == set(method._model(name).model_fields), name
 
 
 @pytest.mark.parametrize("kind", ["IA3Config", "VeraConfig"])
