@@ -127,7 +127,6 @@ def test_every_class_that_is_offered_has_the_fields_that_peft_gives_it():
     import dataclasses
 
     import peft
-
     from harness.plugins.methods import peft as method
 
     known = [n for n in method._classes() if method.ROOT in method._ancestors(n)]
