@@ -1,4 +1,4 @@
-"""How the harness starts another Python of its own, and what such a one does first."""
+"""Child processes of the harness: how they are started, and how they report to their parent."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+
+Emit = Callable[..., None]
+"""`emit(**event)` writes one event as a line of JSON."""
 
 _START = (
     "import runpy, sys; sys.path[0] = sys.argv[1]; sys.argv[:] = sys.argv[2:]; "
@@ -42,22 +45,22 @@ def environment() -> dict[str, str]:
     return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
 
 
-def answer(module: str, told: bytes, otherwise: str) -> bytes:
-    """What a module, given `told` on standard input, prints.
+def answer(module: str, request: bytes, otherwise: str) -> bytes:
+    """The standard output of a module that reads `request` from standard input.
 
     Raises UserError with the last line of its standard error where it fails; with `otherwise`
-    where it says nothing.
+    where that is empty.
     """
-    done = subprocess.run(
-        command(module), input=told, capture_output=True, check=False, env=environment()
+    completed = subprocess.run(
+        command(module), input=request, capture_output=True, check=False, env=environment()
     )
-    if done.returncode:
-        raise UserError(_last_line(done.stderr) or otherwise)
-    return done.stdout
+    if completed.returncode:
+        raise UserError(_last_line(completed.stderr) or otherwise)
+    return completed.stdout
 
 
-def events(module: str, told: bytes) -> Iterator[dict[str, Any]]:
-    """What a module, given `told` on standard input, reports as JSON lines.
+def events(module: str, request: bytes) -> Iterator[dict[str, Any]]:
+    """The JSON lines that a module prints, with `request` on its standard input.
 
     Raises UserError with the last line of its standard error where it ends without a report.
     """
@@ -73,7 +76,7 @@ def events(module: str, told: bytes) -> Iterator[dict[str, Any]]:
         assert process.stdout is not None
         try:
             with process.stdin:
-                process.stdin.write(told)
+                process.stdin.write(request)
             last = None
             for line in process.stdout:
                 last = json.loads(line)
@@ -86,15 +89,15 @@ def events(module: str, told: bytes) -> Iterator[dict[str, Any]]:
             raise UserError(_last_line(log.read()) or f"{module} was killed")
 
 
-def _last_line(said: bytes) -> str:
-    lines = said.decode(errors="replace").strip().splitlines()
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""
 
 
-def begin() -> Any:
-    """What every child that opens a model does first; `emit(**event)` reports to the parent.
+def begin() -> Emit:
+    """Prepare a child process that opens a model; `emit(**event)` of the result reports events.
 
-    A crash in native code leaves its Python stack in the log. It ends with its parent.
+    A crash in native code leaves its Python stack in the log. The child ends with its parent.
     """
     end_with_parent()
     emit = event_stream()
@@ -115,14 +118,14 @@ def end_with_parent() -> None:
 
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:  # it ended before the system was asked
+    if os.getppid() != parent:  # it ended before prctl took effect
         os._exit(1)
 
 
 _SET_PARENT_DEATH_SIGNAL = 1
 
 
-def event_stream() -> Any:
+def event_stream() -> Emit:
     """Keep standard output for events; whatever else is printed goes to standard error.
 
     Any thread may report.
@@ -145,8 +148,8 @@ def event_stream() -> Any:
 
 def one_gpu() -> None:
     """The first visible GPU only: Trainer would spread over several and multiply the batch."""
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-    os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[0]
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = devices.split(",")[0]
 
 
 def quiet_libraries() -> None:

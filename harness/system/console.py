@@ -1,4 +1,4 @@
-"""Everything that is printed: made printable, and written to an output that may be lost."""
+"""Terminal output: control characters are escaped, and a lost output is an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.errors import UserError
 __all__ = ["OutputLost", "console", "plain_table", "printable", "standard_streams"]
 
 BROKEN_PIPE = 141
-"""What a shell reports of a program that SIGPIPE ended: 128 + 13."""
+"""The exit status that a shell reports after SIGPIPE: 128 + 13."""
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """C0 (but tab and line feed), DEL, C1, and what overrides or embeds a direction of writing."""
@@ -29,11 +29,11 @@ def printable(text: str) -> str:
     Answers, labels and errors hold what models and strangers wrote: an escape sequence among them
     would move the cursor, hide text or set the clipboard. JSON keeps its meaning.
     """
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _as_json(error: UnicodeError) -> tuple[str, int]:
-    r"""What an encoding lacks, as JSON escapes it: `\u2191`, by surrogate pairs beyond U+FFFF."""
+    r"""Escape what an encoding lacks as JSON does: `\u2191`, surrogate pairs beyond U+FFFF."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
@@ -54,7 +54,7 @@ class OutputLost(UserError):
 
     @property
     def broken_pipe(self) -> bool:
-        """Whether the reader went away, which is no error of anybody."""
+        """Whether the reader closed the pipe, which is not a failure."""
         return self.exit_code == BROKEN_PIPE
 
 
@@ -95,28 +95,28 @@ class _Stream:
 
     @contextlib.contextmanager
     def _losing(self) -> Iterator[None]:
-        if self._lost is not None:  # whoever wrote has swallowed it
+        if self._lost is not None:  # the caller has swallowed the error
             raise self._lost
         try:
             yield
         except OSError as error:
             self._discard()
-            # Without standard error there is nowhere to say so: the work goes on.
+            # A lost standard error cannot be reported anywhere: the work goes on.
             if self._name == "output" or error.errno == errno.EPIPE:
                 self._lost = OutputLost(self._name, error)
                 raise self._lost from None
 
     def _discard(self) -> None:
-        """Let what is still buffered go nowhere, or the interpreter fails on it at its end."""
+        """Discard what is still buffered, or the interpreter fails on it at exit."""
         with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
 
 
 @contextlib.contextmanager
 def standard_streams(*, escape: bool = True) -> Iterator[None]:
-    """Standard output and error as streams that hold what this module promises.
+    """Replace standard output and error by streams that escape text and raise OutputLost.
 
     A closed one is /dev/null. `escape=False` leaves control characters: a command of a plugin
     prints what it wants. Raises OutputLost.
@@ -144,7 +144,7 @@ def _open_closed() -> None:
 
 
 def console(*, stderr: bool = False) -> Any:
-    """As wide as the terminal; 120 columns into a pipe. Text is text: no markup, no emoji codes."""
+    """A rich console as wide as the terminal, 120 columns into a pipe, without markup or emoji."""
     stream = sys.stderr if stderr else sys.stdout
     file = stream.raw if isinstance(stream, _Stream) else stream
     width = None if stream.isatty() else 120
@@ -161,13 +161,13 @@ def _printing_console() -> Any:
         """A console that writes printable text, and its own colours and cursor movements."""
 
         def render_str(self, text: str, **how: Any) -> Text:
-            """A text as it is laid out: escaped before it is measured."""
+            """Text for the layout, escaped before its width is measured."""
             return super().render_str(printable(text), **how)
 
         def render(
             self, renderable: RenderableType, options: ConsoleOptions | None = None
         ) -> Iterable[Segment]:
-            """What is shown; what was measured already keeps its width."""
+            """Segments for the terminal; replaced characters keep the measured width."""
             for text, style, control in super().render(renderable, options):
                 shown = text if control else _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
                 yield Segment(shown, style, control)
@@ -176,7 +176,7 @@ def _printing_console() -> Any:
 
 
 def plain_table() -> Any:
-    """A table with one line under its head."""
+    """A rich table with one line under its header."""
     from rich import box
     from rich.table import Table
 

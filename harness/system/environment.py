@@ -1,4 +1,4 @@
-"""The machine and the installed packages, as a record tells them. Imports none of the packages."""
+"""A record's `environment`: the machine and the installed packages, none of which is imported."""
 
 from __future__ import annotations
 

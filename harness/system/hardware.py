@@ -1,4 +1,4 @@
-"""What this machine is: cores, memory, GPUs and whether bf16 is fast. Never imports torch.
+"""Hardware of this machine: cores, memory, GPUs and whether bf16 is fast. Never imports torch.
 
 Control-group limits are honoured (v1 and v2), so the figures are those of the container.
 """
@@ -119,10 +119,10 @@ def _cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, tuple[str, ...]]:
 
     text = _read(cpuinfo)
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    listed = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
-    has = set(listed[1].split()) if listed else set()
+    flag_line = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
+    present = set(flag_line[1].split()) if flag_line else set()
     name = model[1] if model else platform.processor() or platform.machine()
-    return name, tuple(flag for flag in FLAGS if flag in has)
+    return name, tuple(flag for flag in FLAGS if flag in present)
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:
@@ -167,7 +167,7 @@ def _memory_bytes(root: Path = Path("/")) -> int:
 
 
 def _gpus(timeout: float = 5.0) -> tuple[Gpu, ...]:
-    """The CUDA devices, asked from the driver in a child process.
+    """The CUDA devices, queried from the driver in a child process.
 
     A child, because a process that has initialised CUDA must not fork; and the driver library
     rather than nvidia-smi, because it honours `CUDA_VISIBLE_DEVICES` and MIG slices.
@@ -177,7 +177,7 @@ def _gpus(timeout: float = 5.0) -> tuple[Gpu, ...]:
     if sys.platform == "darwin":
         return ()
     with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
-        asked = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-I", "-S", __file__],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -185,12 +185,12 @@ def _gpus(timeout: float = 5.0) -> tuple[Gpu, ...]:
             timeout=timeout,
             check=False,
         )
-        found = json.loads(asked.stdout or "[]")
-        return tuple(Gpu(name, memory, (major, minor)) for name, memory, major, minor in found)
+        devices = json.loads(completed.stdout or "[]")
+        return tuple(Gpu(name, memory, (major, minor)) for name, memory, major, minor in devices)
     return ()
 
 
-def _ask_driver() -> list[tuple[str, int, int, int]]:
+def _query_driver() -> list[tuple[str, int, int, int]]:
     """(name, memory in bytes, capability major, minor) of each device, through libcuda."""
     import ctypes
 
@@ -201,21 +201,21 @@ def _ask_driver() -> list[tuple[str, int, int, int]]:
     count = ctypes.c_int(0)
     if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
         return []
-    found = []
+    devices = []
     for ordinal in range(count.value):
-        device, numbers = ctypes.c_int(), (ctypes.c_int(), ctypes.c_int())
+        device, capability = ctypes.c_int(), (ctypes.c_int(), ctypes.c_int())
         name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
         failed = (
             cuda.cuDeviceGet(ctypes.byref(device), ordinal)
             or cuda.cuDeviceGetName(name, len(name), device)
             or cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-            or cuda.cuDeviceGetAttribute(ctypes.byref(numbers[0]), _MAJOR, device)
-            or cuda.cuDeviceGetAttribute(ctypes.byref(numbers[1]), _MINOR, device)
+            or cuda.cuDeviceGetAttribute(ctypes.byref(capability[0]), _MAJOR, device)
+            or cuda.cuDeviceGetAttribute(ctypes.byref(capability[1]), _MINOR, device)
         )
         if not failed:
             text = name.value.decode(errors="replace")
-            found.append((text, memory.value, numbers[0].value, numbers[1].value))
-    return found
+            devices.append((text, memory.value, capability[0].value, capability[1].value))
+    return devices
 
 
 def torch_build() -> TorchBuild | None:
@@ -246,18 +246,18 @@ def available_memory() -> int:
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """Without garbage collection, which goes through all that was read again and again."""
-    was = gc.isenabled()
+    """Disable garbage collection, which would traverse large data again and again."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was:
+        if enabled:
             gc.enable()
 
 
 def free_memory() -> None:
-    """Give what nothing holds any more back to the device, where torch is loaded."""
+    """Free unreferenced memory, the GPU's cache too where torch is loaded."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -265,4 +265,4 @@ def free_memory() -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_ask_driver()))
+    print(json.dumps(_query_driver()))

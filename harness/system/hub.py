@@ -1,7 +1,7 @@
 """The cache, model folders and the Hugging Face Hub.
 
-What a folder lacks and what its bytes are; whether the Hub can be reached and which commit a name
-stands for; a data set of the Hub as a JSONL file in the cache.
+Checks and hashes of model folders, whether the Hub can be reached, the commit of a revision, and
+data sets of the Hub as JSONL files in the cache.
 
 `datasets` is imported by a child process only (`python -m harness.system.hub dataset ...`).
 """
@@ -77,13 +77,13 @@ def make_cache(folder: Path) -> Path:
 
 
 def offline() -> bool:
-    """Whether the user told the Hugging Face libraries to stay off the network."""
-    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return said.upper() in {"1", "ON", "YES", "TRUE"}
+    """Whether the user set the Hugging Face libraries to work offline."""
+    flag = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return flag.upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def why_unreachable() -> str:
-    """Ends a sentence about the Hub, for an error message."""
+    """The reason why the Hub cannot be reached, for an error message."""
     return "the Hub cannot be reached" + (" (HF_HUB_OFFLINE is set)" if offline() else "")
 
 
@@ -142,14 +142,14 @@ def run_module(module: str, *arguments: str, environment: dict[str, str]) -> tup
 
 
 def last_line(text: str) -> str:
-    """The last line with something on it, cut to 300 characters."""
+    """The last line that is not blank, cut to 300 characters."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"
+    return lines[-1][:300] if lines else "it printed nothing"
 
 
 def stat_key(files: Iterable[Path], root: Path) -> str:
     """sha256 over names, sizes and modification times: changes when a file is written anew."""
-    return _digest_of_facts(files, root, ("st_size", "st_mtime_ns"))
+    return _digest_of_stat(files, root, ("st_size", "st_mtime_ns"))
 
 
 def _change_key(files: Iterable[Path], root: Path) -> str:
@@ -157,15 +157,15 @@ def _change_key(files: Iterable[Path], root: Path) -> str:
 
     Nobody sets the time of a change (ctime) back; a copy that keeps times has others.
     """
-    return _digest_of_facts(files, root, ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino"))
+    return _digest_of_stat(files, root, ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino"))
 
 
-def _digest_of_facts(files: Iterable[Path], root: Path, names: tuple[str, ...]) -> str:
-    """sha256 over each file's name and what `stat` says of it under these names."""
+def _digest_of_stat(files: Iterable[Path], root: Path, names: tuple[str, ...]) -> str:
+    """sha256 over each file's name and these fields of its `stat` result."""
     digest = hashlib.sha256()
     for file in sorted(files):
-        facts = file.stat()
-        values = (str(getattr(facts, name)) for name in names)
+        stat = file.stat()
+        values = (str(getattr(stat, name)) for name in names)
         line = "\0".join((file.relative_to(root).as_posix(), *values))
         digest.update(f"{line}\n".encode())
     return digest.hexdigest()
@@ -182,14 +182,14 @@ def file_sha256(file: Path) -> str:
 
 def _model_files(folder: Path) -> list[Path]:
     """Weights, configuration and tokenizer: no dotfiles, papers or training checkpoints."""
-    found = []
+    files = []
     for file in folder.rglob("*"):
         parts = file.relative_to(folder).parts
-        aside = any(part.startswith((".", "checkpoint-")) for part in parts)
+        ignored = any(part.startswith((".", "checkpoint-")) for part in parts)
         hashed = file.suffix in _HASHED and file.name not in _NOT_THE_MODEL
-        if hashed and not aside and file.is_file():
-            found.append(file)
-    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
+        if hashed and not ignored and file.is_file():
+            files.append(file)
+    return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
 
 
 def content_hash(folder: Path) -> str:
@@ -200,23 +200,23 @@ def content_hash(folder: Path) -> str:
     """
     folder = folder.resolve()
     if folder.parent == cache_dir() / "models":
-        side = folder.with_name(folder.name + ".hash.json")
+        cache_file = folder.with_name(folder.name + ".hash.json")
     else:
-        place = hashlib.sha256(str(folder).encode()).hexdigest()[:32]
-        side = cache_dir() / "hashes" / f"{place}.json"
+        name_hash = hashlib.sha256(str(folder).encode()).hexdigest()[:32]
+        cache_file = cache_dir() / "hashes" / f"{name_hash}.json"
     files = _model_files(folder)
     key = _change_key(files, folder)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads(side.read_text(encoding="utf-8"))
-        if known["key"] == key:
-            return str(known["hash"])
-    found = hash_of_files(folder)
-    remember(side, {"key": key, "hash": found})
-    return found
+        cached = json.loads(cache_file.read_text(encoding="utf-8"))
+        if cached["key"] == key:
+            return str(cached["hash"])
+    digest = hash_of_files(folder)
+    remember(cache_file, {"key": key, "hash": digest})
+    return digest
 
 
 def hash_of_files(folder: Path) -> str:
-    """The `content_hash` of a folder, read from its files whatever is remembered of it."""
+    """The `content_hash` of a folder, computed from its files without the cache."""
     digest = hashlib.sha256()
     for file in _model_files(folder):
         digest.update(f"{file.relative_to(folder).as_posix()}\0{file_sha256(file)}\n".encode())
@@ -233,11 +233,11 @@ def remember(file: Path, value: Any) -> None:
 
 
 def lack(folder: Path) -> str | None:
-    """What a folder lacks to be a model, in words; None where nothing is missing."""
+    """What a model folder lacks, as the end of a sentence; None where nothing is missing."""
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        return "is an adapter, not a model: name its base model here and the adapter apart"
+        return "is an adapter, not a model: name its base model here, the adapter separately"
     if not (folder / "config.json").is_file():
-        return "has no config.json, so it is no model that transformers can load"
+        return "has no config.json, so transformers cannot load it as a model"
     weights = _lacking_weights(folder)
     if weights is not None:
         return weights
@@ -255,20 +255,23 @@ def _lacking_weights(folder: Path) -> str | None:
                 return None
             continue
         try:
-            listed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, AttributeError):
             return f"has an {index.name} that cannot be read"
-        gone = sorted(name for name in listed if not (folder / name).is_file())
-        if gone:
-            return f"lacks the weights {gone[0]} that {index.name} lists ({len(gone)} missing)"
+        missing = sorted(name for name in shards if not (folder / name).is_file())
+        if missing:
+            return (
+                f"lacks the weights {missing[0]} that {index.name} lists ({len(missing)} missing)"
+            )
         return None
     return "has no weights (*.safetensors or *.bin)"
 
 
-def revision(kind: str, name: str, wanted: str) -> str | None:
-    """The commit that `wanted` ("" for the default branch) of a Hub `model` or `dataset` is.
+def revision(kind: str, name: str, requested: str) -> str | None:
+    """The commit of revision `requested` ("" for the default branch) of a Hub `model` or `dataset`.
 
-    None where the Hub cannot be reached. Raises UserError where the Hub says that there is none.
+    None where the Hub cannot be reached. Raises UserError where the Hub has no such repository or
+    revision.
     """
     if not reachable():
         return None
@@ -276,7 +279,7 @@ def revision(kind: str, name: str, wanted: str) -> str | None:
 
     no_answer: type[Exception] = getattr(errors, "HTTPError", OSError)  # the HTTP library's root
     try:
-        found = HfApi().repo_info(name, repo_type=kind, revision=wanted or None, timeout=5)
+        info = HfApi().repo_info(name, repo_type=kind, revision=requested or None, timeout=5)
     except errors.GatedRepoError as error:
         raise UserError(
             "it is gated: accept its terms on its page, then `hf auth login`"
@@ -284,19 +287,19 @@ def revision(kind: str, name: str, wanted: str) -> str | None:
     except errors.RepositoryNotFoundError as error:
         raise UserError("the Hub has none (if it is private: `hf auth login`)") from error
     except errors.RevisionNotFoundError as error:
-        raise UserError(f"the Hub has no revision {wanted!r} of it") from error
+        raise UserError(f"the Hub has no revision {requested!r} of it") from error
     except errors.HFValidationError as error:
         raise UserError(last_line(str(error))) from error
     except (no_answer, OSError, json.JSONDecodeError):
         return None
-    return found.sha
+    return info.sha
 
 
-def cached_commit(name: str, wanted: str) -> str | None:
+def cached_commit(name: str, requested: str) -> str | None:
     """The commit of a model that lies whole in the local Hugging Face cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(name, "config.json", revision=wanted or None)
+    config = try_to_load_from_cache(name, "config.json", revision=requested or None)
     if not isinstance(config, str) or lack(Path(config).parent) is not None:
         return None
     return Path(config).parent.name
@@ -313,8 +316,8 @@ def cached_folder(model: ModelRef) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
-    return Path(found).parent if isinstance(found, str) else None
+    config = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def fetch_dataset(name: str, config: str | None, split: str, *, mirror: Path | None = None) -> Path:
@@ -322,35 +325,35 @@ def fetch_dataset(name: str, config: str | None, split: str, *, mirror: Path | N
 
     `name` is a Hub id (`org/name`, or `org/name@revision`); `<mirror>/<name>` is taken where it
     is a folder. Without network the newest copy in the cache is taken. Raises UserError with the
-    last line of what went wrong.
+    last line of the child's error.
     """
-    name, _, wanted = name.partition("@")
+    name, _, requested = name.partition("@")
     local = mirror / name if mirror is not None else None
     if local is not None and local.is_dir():
         source = str(local.resolve())
         files = [file for file in local.rglob("*") if file.is_file()]
         commit = "mirror-" + stat_key(files, local)[:16]
     else:
-        source, commit = name, _dataset_commit(name, wanted)
-    what = "\0".join((source, config or "", split, wanted))
-    key = hashlib.sha256(what.encode()).hexdigest()[:12]
+        source, commit = name, _dataset_commit(name, requested)
+    identity = "\0".join((source, config or "", split, requested))
+    key = hashlib.sha256(identity.encode()).hexdigest()[:12]
     slug = re.sub(r"[^\w.-]+", "--", "--".join(filter(None, (name, config, split))))
     folder = cache_dir() / "datasets" / f"{slug}-{key}"
-    found = _cached(folder, commit)
-    if found is not None:
-        return found
+    cached = _cached(folder, commit)
+    if cached is not None:
+        return cached
     target = make_cache(folder) / f"{commit or 'unknown'}.jsonl"
-    asked = (commit or wanted) if source == name else ""
-    _load_in_child(name, source, config, split, asked, target)
+    commit_to_load = (commit or requested) if source == name else ""
+    _load_in_child(name, source, config, split, commit_to_load, target)
     return target
 
 
-def _dataset_commit(name: str, wanted: str) -> str:
-    """The commit that is wanted, or "" where nobody can say."""
-    if re.fullmatch(r"[0-9a-f]{40}", wanted):
-        return wanted
+def _dataset_commit(name: str, requested: str) -> str:
+    """The commit of revision `requested`, or "" where it is unknown."""
+    if re.fullmatch(r"[0-9a-f]{40}", requested):
+        return requested
     try:
-        return revision("dataset", name, wanted) or ""
+        return revision("dataset", name, requested) or ""
     except UserError as error:
         raise UserError(
             f"data set {name!r}: {error}; give a folder that holds it with --mirror DIR"
@@ -372,17 +375,21 @@ def _load_in_child(
     hub_needed = source == name
     cut_off = hub_needed and not reachable()
     changes = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if cut_off else {}
-    status, said = run_module(
+    status, stderr = run_module(
         "harness.system.hub",
         *("dataset", source, config or "", split, str(target), commit),
         environment=child_environment(**changes),
     )
     if status == 0 and target.is_file():
         return
-    where = f"data set {name!r} (config {config or 'default'}, split {split})"
-    why = f"{why_unreachable()} and " if cut_off else ""
-    mend = "give a folder that holds it with --mirror DIR" if hub_needed else f"look at {source}"
-    raise UserError(f"{where} cannot be loaded: {why}{last_line(said)}; {mend}")
+    subject = f"data set {name!r} (config {config or 'default'}, split {split})"
+    reason = f"{why_unreachable()} and " if cut_off else ""
+    fix = (
+        "give a folder that holds it with --mirror DIR"
+        if hub_needed
+        else f"check the files in {source}"
+    )
+    raise UserError(f"{subject} cannot be loaded: {reason}{last_line(stderr)}; {fix}")
 
 
 def write_dataset(source: str, config: str, split: str, target: Path, commit: str) -> None:
@@ -401,7 +408,7 @@ def write_dataset(source: str, config: str, split: str, target: Path, commit: st
 
 
 def _plain(value: Any) -> Any:
-    """Dates as ISO text; anything else that JSON does not know is refused."""
+    """Dates as ISO text; TypeError for any other type that JSON lacks."""
     if hasattr(value, "isoformat"):
         return value.isoformat()
     raise TypeError(f"a column holds {type(value).__name__}, which JSONL cannot")

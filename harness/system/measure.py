@@ -65,7 +65,7 @@ class Meter:
 
     def _add(self, name: str, seconds: float, host_bytes: int) -> None:
         allocated, reserved = _cuda_peaks()
-        known = self.phases.setdefault(
+        totals = self.phases.setdefault(
             name,
             {
                 "seconds": 0.0,
@@ -74,18 +74,18 @@ class Meter:
                 "peak_host_bytes": 0,
             },
         )
-        known["seconds"] = (known["seconds"] or 0.0) + seconds
-        known["peak_host_bytes"] = max(known["peak_host_bytes"] or 0, host_bytes)
-        known["peak_allocated_bytes"] = _larger(known["peak_allocated_bytes"], allocated)
-        known["peak_reserved_bytes"] = _larger(known["peak_reserved_bytes"], reserved)
+        totals["seconds"] = (totals["seconds"] or 0.0) + seconds
+        totals["peak_host_bytes"] = max(totals["peak_host_bytes"] or 0, host_bytes)
+        totals["peak_allocated_bytes"] = _larger(totals["peak_allocated_bytes"], allocated)
+        totals["peak_reserved_bytes"] = _larger(totals["peak_reserved_bytes"], reserved)
 
 
-def _larger(known: int | None, new: int | None) -> int | None:
-    return max((value for value in (known, new) if value is not None), default=None)
+def _larger(a: int | None, b: int | None) -> int | None:
+    return max((value for value in (a, b) if value is not None), default=None)
 
 
 class StepClock:
-    """Seconds that the training steps took, one by one; waits for the device at each end."""
+    """Seconds of each training step; the clock waits for the device at the end of a step."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -138,13 +138,15 @@ def _kernel_peak() -> int:
 def _status() -> dict[str, int]:
     """The sizes in this process's /proc status, in bytes; empty where there is none."""
     with suppress(OSError):
-        lines = (line.split() for line in _STATUS.read_text().splitlines())
-        return {w[0][:-1]: int(w[1]) * 1024 for w in lines if w[0].startswith("Vm")}
+        fields = (line.split() for line in _STATUS.read_text().splitlines())
+        return {
+            field[0][:-1]: int(field[1]) * 1024 for field in fields if field[0].startswith("Vm")
+        }
     return {}
 
 
 class MemoryWatch:
-    """Reports how much of its memory a process has spent, so that its death can be explained.
+    """Reports the share of memory that a process uses, so that its death can be explained.
 
     `report(share)` is called from a thread of its own with the largest share seen so far of what
     the process may use: of its own limits, of its control group's, of the machine's. It is called
@@ -152,21 +154,21 @@ class MemoryWatch:
     """
 
     PERIOD = 0.05
-    """Seconds between two looks."""
+    """Seconds between two measurements."""
 
     def __init__(self, report: Callable[[float], None]) -> None:
         self._report = report
         self._largest = -1.0
-        self._look()
+        self._measure()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
         while True:
             time.sleep(self.PERIOD)
             with suppress(OSError, ValueError, MemoryError):
-                self._look()
+                self._measure()
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         share = round(memory_spent(), 3)
         if share >= self._largest + 0.01:
             self._largest = share

@@ -1,4 +1,4 @@
-"""A limit of time for what a user wrote: patterns and templates that would run for ever."""
+"""A time limit for patterns and templates that a user wrote and that may run for ever."""
 
 from __future__ import annotations
 
