@@ -1,14 +1,14 @@
-"""The exception tree: what the user can mend, apart from what broke.
+"""The exception tree: errors that the user can fix, apart from failures.
 
 HarnessError
-├── UserError            exit 2: input or environment; one line, with the mend
+├── UserError            exit 2: input or environment; one line, with the fix
 │   ├── ConfigError      a file the user wrote, with its name and line
 │   ├── DataError        a row the user gave, with its file and line
 │   ├── EnvironmentLack  something this machine lacks, with the command that installs it
-│   └── PluginFault      a plugin that raises, exits or registers what is none, with its name
-├── NotTheSame           exit 1: a merged model that is not the one that was evaluated
+│   └── PluginFault      a plugin that raises, exits or registers a wrong object, with its name
+├── NotTheSame           exit 1: a merged model that differs from the one that was evaluated
 ├── NotComparable        exit 4: two records that must not be compared
-└── CellFailed           a cell that broke while it ran; it is recorded, the others go on
+└── CellFailed           a cell that failed while it ran; it is recorded, the others go on
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ __all__ = [
 
 
 class HarnessError(Exception):
-    """Root of every error that the harness raises on purpose; itself a fault of the harness."""
+    """Root of every error that the harness raises on purpose; raised itself for a defect."""
 
     exit_code = 70  # EX_SOFTWARE; 1 is the gate's
 
 
 class UserError(HarnessError):
-    """The user's input or environment is at fault; the message is one line and names the mend."""
+    """The user's input or environment is at fault; the message is one line with the fix."""
 
     exit_code = 2
 
@@ -61,7 +61,7 @@ class EnvironmentLack(UserError):
 
 
 class PluginFault(UserError):
-    """Code of a plugin broke, or gave what its hook does not take; the message names the plugin."""
+    """A plugin raised, or returned what its hook does not accept; the message names the plugin."""
 
 
 class NotTheSame(HarnessError):
@@ -80,7 +80,7 @@ class NotComparable(HarnessError):
 
 
 class CellFailed(HarnessError):
-    """A cell that broke while it ran. `status` is what its record says."""
+    """A cell failed while it ran; `status` is that of its record."""
 
     exit_code = 5
 
@@ -98,12 +98,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory, the device's or the host's, ran out."""
-    told = (
+    """Whether an exception reports that memory, the device's or the host's, ran out."""
+    phrases = (
         "out of memory",
         "not enough memory",
         "can't allocate memory",
         "Cannot allocate",
         "bad_alloc",
     )
-    return isinstance(error, MemoryError) or any(text in str(error) for text in told)
+    return isinstance(error, MemoryError) or any(text in str(error) for text in phrases)

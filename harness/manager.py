@@ -56,16 +56,18 @@ ENTRY_POINT_GROUP = "harness"
 
 @dataclass
 class Registry:
-    """Things of one kind by name, with the plugin that each came from."""
+    """Objects of one kind by name, with the plugin that registered each."""
 
     kind: str
     things: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, thing: Any, plugin: str) -> None:
-        """Raises UserError where the name is taken (naming both plugins), PluginFault for none."""
+        """Raises UserError for a duplicate name, with both plugins; PluginFault for an invalid."""
         if not isinstance(name, str) or not name:
-            raise PluginFault(f"plugin '{plugin}': the name of a {self.kind} is text, not {name!r}")
+            raise PluginFault(
+                f"plugin '{plugin}': invalid {self.kind} name {name!r}: expected text, not empty"
+            )
         if name in self.things:
             raise UserError(
                 f"two plugins register the {self.kind} '{name}': {self.origin[name]} and {plugin}; "
@@ -75,7 +77,7 @@ class Registry:
         self.origin[name] = plugin
 
     def get(self, name: str) -> Any:
-        """Raises UserError with the nearest name where there is none of that name."""
+        """Raises UserError, with the nearest name, for an unknown one."""
         if name not in self.things:
             raise UserError(f"unknown {self.kind} '{name}': {nearest(name, self.things)}")
         return self.things[name]
@@ -128,13 +130,15 @@ class Plugins:
                 self._reject_generator(result, hook, name)
 
     def _add(self, registry: Registry, thing: Any, plugin: str) -> None:
-        """Register a thing under its own name. Raises PluginFault for what is of another kind."""
-        wanted = _role(registry.kind)
-        if not isinstance(thing, wanted):
-            shown = f"the class {thing.__name__}" if inspect.isclass(thing) else repr(thing)[:80]
+        """Register an object under its own name. Raises PluginFault for one of another class."""
+        role = _role(registry.kind)
+        if not isinstance(thing, role):
+            description = (
+                f"the class {thing.__name__}" if inspect.isclass(thing) else repr(thing)[:80]
+            )
             raise PluginFault(
-                f"plugin '{plugin}': {shown} is no {registry.kind}: register an instance of "
-                f"harness.{wanted.__name__}"
+                f"plugin '{plugin}': {description} is not a {registry.kind}: "
+                f"register an instance of harness.{role.__name__}"
             )
         name = getattr(thing, "name", None)
         if name is None:
@@ -168,7 +172,7 @@ class Plugins:
         return model
 
     def method_that(self, trait: str) -> str:
-        """Name of the first method whose class attribute `trait` is true: the built-in one."""
+        """The name of the first method whose class attribute `trait` is true: the built-in one."""
         return next(name for name, method in self.methods.things.items() if getattr(method, trait))
 
     def _add_suites(self, path: Path, plugin: str) -> None:
@@ -177,14 +181,14 @@ class Plugins:
             self.suites.add(file.stem, file, plugin)
 
     def _reject_misspelt_hooks(self) -> None:
-        known = [n for n in vars(hookspecs) if n.startswith("register_")] + ["open_model"]
+        hooks = [n for n in vars(hookspecs) if n.startswith("register_")] + ["open_model"]
         try:
             self.manager.check_pending()
         except pluggy.PluginValidationError as error:
             hook = str(error).split("'")[1] if "'" in str(error) else ""
             name = self.manager.get_name(error.plugin)
             raise UserError(
-                f"plugin '{name}': unknown hook '{hook}': {nearest(hook, known)}"
+                f"plugin '{name}': unknown hook '{hook}': {nearest(hook, hooks)}"
             ) from None
 
 
@@ -194,12 +198,12 @@ def _import(entry: Any) -> Any:
     except (Exception, SystemExit) as error:
         raise EnvironmentLack(
             f"plugin '{entry.name}' ({entry.value}) cannot be imported: "
-            f"{_why(error)}; reinstall or uninstall its distribution"
+            f"{_cause(error)}; reinstall or uninstall its distribution"
         ) from error
 
 
 def _role(kind: str) -> type:
-    """The class of things of a kind."""
+    """The class of the objects of a kind."""
     from harness.api.executor import Executor
     from harness.api.judge import Judge
     from harness.api.method import Method
@@ -216,28 +220,28 @@ def _role(kind: str) -> type:
 
 
 @contextlib.contextmanager
-def calling(whose: str) -> Iterator[None]:
-    """While code of a plugin runs in this process: what it raises becomes an error that names it.
+def calling(owner: str) -> Iterator[None]:
+    """Run a plugin's code in this process: an exception becomes an error that names its owner.
 
-    What it prints goes to standard error, so that `--json` stays JSON, and the working folder,
-    which relative paths of the user hang on, is what it was. `whose` is such as `method 'lora'`.
+    Its prints go to standard error, so that `--json` stays JSON, and the working folder, to which
+    the user's paths are relative, is restored. `owner` is such as `method 'lora'`.
     Raises PluginFault; the harness's own errors pass.
     """
     try:
-        with contextlib.redirect_stdout(sys.stderr), _same_folder():
+        with contextlib.redirect_stdout(sys.stderr), _restored_folder():
             yield
     except HarnessError:
         raise
     except (Exception, SystemExit) as error:
-        raise PluginFault(f"{whose} {_why(error)}; mend it or leave it out") from error
+        raise PluginFault(f"{owner} {_cause(error)}; fix it or leave it out") from error
 
 
 @contextlib.contextmanager
-def _same_folder() -> Iterator[None]:
-    """Come back to the working folder, where there is one."""
+def _restored_folder() -> Iterator[None]:
+    """Restore the working folder afterwards, where there is one."""
     try:
         before = Path.cwd()
-    except OSError:  # somebody removed it
+    except OSError:  # it was removed
         yield
         return
     try:
@@ -246,14 +250,14 @@ def _same_folder() -> Iterator[None]:
         os.chdir(before)
 
 
-def _why(error: BaseException) -> str:
-    """What a plugin did, and the line of its code where it stands."""
+def _cause(error: BaseException) -> str:
+    """The exception or exit of a plugin, and the line of its code."""
     if isinstance(error, SystemExit):
-        what = f"called exit with {error.code!r}"
+        event = f"called exit with {error.code!r}"
     else:
-        what = f"raised {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        event = f"raised {type(error).__name__}: {' '.join(str(error).split())[:500]}"
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{what} ({frames[-1].filename}:{frames[-1].lineno})" if frames else what
+    return f"{event} ({frames[-1].filename}:{frames[-1].lineno})" if frames else event
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Conformance tests of training methods: what every method owes to a fair comparison.
+"""Conformance tests of training methods: the requirements of a fair comparison.
 
     import pytest
     from harness.testing import CHECKS, Trial
@@ -11,8 +11,8 @@
     def test_my_method(trial, check):
         check(trial)
 
-Each check takes a Trial and raises AssertionError with one line that says what is wrong. The
-model is tiny, random and made here; nothing is downloaded.
+Each check takes a Trial and raises AssertionError with one line that names the violation. The
+model is tiny and random and is created here; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -43,31 +43,31 @@ __all__ = [
 ]
 
 BUDGET = Budget(steps=4, batch=4, max_length=96, precision="float32", micro_batch=2)
-"""What each training of a Trial gets: two passes a step, so that accumulation is seen too."""
+"""The budget of each training of a Trial: two passes a step, so that accumulation is tested."""
 CLOSE = 1e-4
 """Nats a token by which a reopened artifact may differ from the model that was trained."""
-_MADE_OF = {".safetensors", ".json", ".jinja", ".md", ".txt", ".model"}
+_ARTIFACT_SUFFIXES = {".safetensors", ".json", ".jinja", ".md", ".txt", ".model"}
 
 
 @dataclass
 class Trained:
-    """One training, and what was seen of it."""
+    """One training, and what was recorded of it."""
 
     artifact: Artifact
     job: Job
     difference: float
     """Largest difference of a log-probability, in nats a token: in memory against reopened; NaN
-    where the method never showed its model with `job.trained`."""
+    where the method never passed its model to `job.trained`."""
     tokens: list[int] = field(default_factory=list)
     """Token ids that went into the model while it trained, without padding, in their order."""
     at_steps: list[int] = field(default_factory=list)
-    """How many of them had gone in at each optimizer step."""
+    """The number of those token ids at each optimizer step."""
 
 
 class Trial:
     """A method with its options (those of an experiment file) on a tiny model.
 
-    Nothing is trained before a check asks for it, and nothing twice.
+    Each training runs when a check first needs it, and only once.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Trial:
         budget: Budget = BUDGET,
     ) -> None:
         if not method.trains:
-            raise ValueError(f"{method.name} trains nothing: it has nothing to conform to")
+            raise ValueError(f"{method.name} does not train, so it cannot be tested")
         from harness.config.strict_yaml import validate_options
 
         self.method, self.folder, self.budget = method, folder, budget
@@ -94,9 +94,9 @@ class Trial:
         path = self.folder / "model"
         if not path.exists():
             write_tiny_model(path)
-        found = ModelRef(NAME, str(path))
-        self.options.fits(found)
-        return found
+        reference = ModelRef(NAME, str(path))
+        self.options.fits(reference)
+        return reference
 
     @cached_property
     def trained(self) -> Trained:
@@ -114,12 +114,12 @@ class Trial:
         return self._train("other", 1)
 
     def job(self, folder: Path, seed: int, **changes: Any) -> Job:
-        """What a worker would give to the method."""
+        """The job that a worker would pass to the method."""
         from harness.data.rows import training_order
 
         budget = self.budget
         order = training_order(len(_ROWS), budget.steps * budget.batch, seed)
-        told = {
+        fields = {
             "model": self.model,
             "options": self.method.Options.model_validate(self.options.model_dump(mode="json")),
             "budget": budget,
@@ -132,21 +132,21 @@ class Trial:
             "phase": lambda name: ExitStack(),
             "report": lambda **event: None,
         }
-        return Job(**{**told, **changes})
+        return Job(**{**fields, **changes})
 
     def _train(self, name: str, seed: int) -> Trained:
         from harness.training.reload_check import Remembered
 
         folder = self.folder / name
         folder.mkdir(parents=True)
-        watched = _Watched(_vocabulary(Path(self.model.path)))
-        remembered = Remembered(self.job(folder, seed))
-        job = self.job(folder, seed, trained=remembered.see, phase=watched.phase)
-        with watched.hooks():
+        recorder = _Recorder(_vocabulary(Path(self.model.path)))
+        reference = Remembered(self.job(folder, seed))
+        job = self.job(folder, seed, trained=reference.see, phase=recorder.phase)
+        with recorder.hooks():
             artifact = self.method.train(job)
-        shown = remembered.scores is not None
-        difference = remembered.difference(artifact) if shown else math.nan
-        return Trained(artifact, job, difference, watched.tokens, watched.at_steps)
+        compared = reference.scores is not None
+        difference = reference.difference(artifact) if compared else math.nan
+        return Trained(artifact, job, difference, recorder.tokens, recorder.at_steps)
 
     def score(self, artifact: Artifact) -> float:
         """Mean log-probability a token of the first rows of training, in nats."""
@@ -154,8 +154,8 @@ class Trial:
         from harness.training.reload_check import scores
 
         opened = open_artifact(artifact)
-        found = scores(self.trained.job, opened.model, opened.tokenizer, artifact)
-        return sum(found) / len(found)
+        logprobs = scores(self.trained.job, opened.model, opened.tokenizer, artifact)
+        return sum(logprobs) / len(logprobs)
 
 
 # ---- the checks ----------------------------------------------------------------------------------
@@ -163,26 +163,26 @@ class Trial:
 
 def check_trains(trial: Trial) -> None:
     """`train` returns an artifact of the job's model, in the job's folder."""
-    found, name = trial.trained, trial.method.name
-    artifact = found.artifact
-    _hold(isinstance(artifact, Artifact), f"{name}: train returned {type(artifact).__name__}")
-    _hold(artifact.kind != "base", f"{name}: the artifact is the untouched base")
-    _hold(artifact.base == found.job.model, f"{name}: the artifact is of another model")
-    _hold(
-        artifact.path is not None and Path(artifact.path) == found.job.folder,
+    training, name = trial.trained, trial.method.name
+    artifact = training.artifact
+    _require(isinstance(artifact, Artifact), f"{name}: train returned {type(artifact).__name__}")
+    _require(artifact.kind != "base", f"{name}: the artifact is the untouched base")
+    _require(artifact.base == training.job.model, f"{name}: the artifact is of another model")
+    _require(
+        artifact.path is not None and Path(artifact.path) == training.job.folder,
         f"{name}: the artifact lies in {artifact.path}, not in job.folder",
     )
 
 
 def check_loss_falls(trial: Trial) -> None:
-    """The rows of training are likelier under the trained model than before the training.
+    """The training rows are likelier under the trained model than under the base.
 
-    Before is the base as the artifact opens it: quantised where that is.
+    The base is opened as by the artifact: quantised where the artifact's is.
     """
     artifact = trial.trained.artifact
     base = Artifact("base", artifact.base, quantization=artifact.quantization)
     before, after = trial.score(base), trial.score(artifact)
-    _hold(
+    _require(
         after > before,
         f"{trial.method.name}: log-probability went from {before:.6f} to {after:.6f} nats a token",
     )
@@ -190,14 +190,14 @@ def check_loss_falls(trial: Trial) -> None:
 
 def check_answers_when_reopened(trial: Trial) -> None:
     """The artifact, reopened, gives the log-probabilities of the model that was trained."""
-    found, name = trial.trained, trial.method.name
-    _hold(
-        not math.isnan(found.difference),
+    training, name = trial.trained, trial.method.name
+    _require(
+        not math.isnan(training.difference),
         f"{name}: call job.trained(model, tokenizer) before saving, or train with train_sft",
     )
-    _hold(
-        found.difference <= CLOSE,
-        f"{name}: reopened, log-probabilities differ by {found.difference:.3g} nats a token",
+    _require(
+        training.difference <= CLOSE,
+        f"{name}: reopened, log-probabilities differ by {training.difference:.3g} nats a token",
     )
 
 
@@ -205,47 +205,49 @@ def check_seed(trial: Trial) -> None:
     """The same seed gives the same bytes, another seed others."""
     name = trial.method.name
     first, again, other = (_weights(t) for t in (trial.trained, trial.again, trial.other))
-    _hold(first == again, f"{name}: the same seed gave other weights")
-    _hold(first != other, f"{name}: another seed gave the same weights")
+    _require(first == again, f"{name}: the same seed gave other weights")
+    _require(first != other, f"{name}: another seed gave the same weights")
 
 
 def check_budget(trial: Trial) -> None:
     """Each of `steps` steps sees its own `batch` of the job's rows, in whatever order."""
-    found, name, budget = trial.trained, trial.method.name, trial.budget
-    rows = [_ids(found.job, row) for row in found.job.train]
-    _hold(
-        len(found.at_steps) == budget.steps,
-        f"{name}: {len(found.at_steps)} optimizer steps, the budget has {budget.steps}",
+    training, name, budget = trial.trained, trial.method.name, trial.budget
+    rows = [_ids(training.job, row) for row in training.job.train]
+    _require(
+        len(training.at_steps) == budget.steps,
+        f"{name}: {len(training.at_steps)} optimizer steps, the budget has {budget.steps}",
     )
-    before = 0
-    for step, seen in enumerate(found.at_steps):
-        wanted = rows[step * budget.batch : (step + 1) * budget.batch]
-        _hold(
-            _made_of(found.tokens[before:seen], wanted),
+    start = 0
+    for step, count in enumerate(training.at_steps):
+        batch_rows = rows[step * budget.batch : (step + 1) * budget.batch]
+        _require(
+            _consists_of(training.tokens[start:count], batch_rows),
             f"{name}: in step {step + 1} the model saw other rows than the plan's",
         )
-        before = seen
+        start = count
 
 
-def _made_of(tokens: Sequence[int], rows: Sequence[Sequence[int]]) -> bool:
+def _consists_of(tokens: Sequence[int], rows: Sequence[Sequence[int]]) -> bool:
     """Whether `tokens` are the rows one after another, each once, in some order."""
-    left, at = sorted(rows, key=len, reverse=True), 0
-    while left:
-        found = next((row for row in left if tokens[at : at + len(row)] == row), None)
-        if found is None:
+    remaining, position = sorted(rows, key=len, reverse=True), 0
+    while remaining:
+        match = next(
+            (row for row in remaining if tokens[position : position + len(row)] == row), None
+        )
+        if match is None:
             return False
-        left.remove(found)
-        at += len(found)
-    return at == len(tokens)
+        remaining.remove(match)
+        position += len(match)
+    return position == len(tokens)
 
 
 def check_safetensors_only(trial: Trial) -> None:
     """The artifact's weights are safetensors, and nothing is left behind that may run code."""
     files = [f for f in trial.trained.job.folder.rglob("*") if f.is_file()]
     name = trial.method.name
-    odd = sorted(f.name for f in files if f.suffix not in _MADE_OF)
-    _hold(not odd, f"{name}: the artifact holds {', '.join(odd)}")
-    _hold(any(f.suffix == ".safetensors" for f in files), f"{name}: there are no safetensors")
+    unexpected = sorted(f.name for f in files if f.suffix not in _ARTIFACT_SUFFIXES)
+    _require(not unexpected, f"{name}: the artifact holds {', '.join(unexpected)}")
+    _require(any(f.suffix == ".safetensors" for f in files), f"{name}: there are no safetensors")
 
 
 CHECKS: tuple[Callable[[Trial], None], ...] = (
@@ -259,14 +261,14 @@ CHECKS: tuple[Callable[[Trial], None], ...] = (
 """All checks, for `pytest.mark.parametrize`."""
 
 
-def _hold(held: bool, otherwise: str) -> None:
-    if not held:
-        raise AssertionError(otherwise)
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
 
 
-# ---- what is watched -----------------------------------------------------------------------------
+# ---- recording a training ------------------------------------------------------------------------
 
-_THINGS = ("kettle", "lamp", "tent", "bell", "pump", "map")
+_NOUNS = ("kettle", "lamp", "tent", "bell", "pump", "map")
 _ROWS = [
     Row(
         f"{colour}-{thing}",
@@ -275,14 +277,14 @@ _ROWS = [
             {"role": "assistant", "content": f"Yes, {i} coins."},
         ),
     )
-    for i, (thing, colour) in enumerate((t, c) for t in _THINGS for c in ("red", "blue"))
+    for i, (thing, colour) in enumerate((t, c) for t in _NOUNS for c in ("red", "blue"))
 ]
 
 
-class _Watched:
-    """What goes into the token embedding and when the optimizer steps, in the phase `train`.
+class _Recorder:
+    """Records the token embedding's inputs and the optimizer's steps, in the phase `train`.
 
-    A method that has no such phase is watched from start to end.
+    A method without such a phase is recorded from start to end.
     """
 
     def __init__(self, vocabulary: int) -> None:
@@ -302,7 +304,7 @@ class _Watched:
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
-        """Watch every module and every optimizer of this process."""
+        """Hook into every module and every optimizer of this process."""
         from torch.nn.modules.module import register_module_forward_pre_hook
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -324,12 +326,12 @@ class _Watched:
             ids = arguments[0].reshape(-1).tolist()
             self.tokens += [i for i in ids if i != _PAD]
 
-    def _step(self, *told: Any) -> None:
+    def _step(self, *arguments: Any) -> None:
         self.at_steps.append(len(self.tokens))
 
 
 _PAD = 0
-"""The tiny tokenizer's padding, which stands in no row."""
+"""The tiny tokenizer's padding id, which occurs in no row."""
 
 
 def _vocabulary(model: Path) -> int:

@@ -20,17 +20,17 @@ MODULES = {
     "is no Python": ("def :", "cannot be imported: raised SyntaxError"),
     "raises in a hook": (HOOK + "1 / 0", r"plugin 'bad' raised ZeroDivisionError.*bad\.py:4"),
     "exits in a hook": (HOOK + "raise SystemExit(0)", "plugin 'bad' called exit with 0"),
-    "registers None": (HOOK + "register(None)", "None is no method: register an instance of"),
-    "registers a class": (HOOK + "register(Method)", "the class Method is no method"),
+    "registers None": (HOOK + "register(None)", "None is not a method: register an instance of"),
+    "registers a class": (HOOK + "register(Method)", "the class Method is not a method"),
     "registers without a name": (HOOK + "register(Method())", "the method Method has no `name`"),
     "registers a scorer as method": (
         HOOK + "register(scorer('x')(lambda text, sample: 1.0))",
-        "plugin 'bad': Scorer.* is no method: register an instance of harness.Method",
+        "plugin 'bad': Scorer.* is not a method: register an instance of harness.Method",
     ),
     "yields": (HOOK + "yield register", "register_methods yields, so it registers nothing"),
     "registers with a number for a name": (
         HOOK + "Method.name = 3\n    try: register(Method())\n    finally: del Method.name",
-        "the name of a method is text, not 3",
+        "invalid method name 3: expected text",
     ),
 }
 
