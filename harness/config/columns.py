@@ -1,4 +1,4 @@
-"""The columns of rows: our names, and what a file may call them."""
+"""The columns of rows: canonical names, and their accepted aliases in files."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "answer": ("answer", "answerKey"),
     "group": ("group", "domain", "topic", "subject"),
 }
-"""Our column names, and what a file may call them; the first that is there counts."""
+"""Canonical column name -> accepted aliases; the first that a file has counts."""
 
 
 def check_columns(columns: Mapping[str, str]) -> None:
-    """ValueError where `columns` maps a name that is not one of ours."""
+    """Raise ValueError where `columns` maps an unknown column name."""
     for ours in columns:
         if ours not in COLUMNS:
             raise ValueError(f"unknown column '{ours}': {nearest(ours, COLUMNS)}")

@@ -48,5 +48,5 @@ class Mix(Rows):
     @classmethod
     def _short(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
-            raise ValueError(f"{value!r} is no name: letters, digits, '.', '_' and '-'")
+            raise ValueError(f"invalid name {value!r}: use letters, digits, '.', '_' and '-'")
         return value

@@ -40,24 +40,24 @@ def _short(name: str) -> str:
 
 
 class Data(Rows):
-    """What is trained on."""
+    """The training data."""
 
     train: Text
     """A bundled name, a file (.jsonl, .json, .csv, .parquet) or a Hub id."""
     validation: float | int | str | None = None
-    """Put aside: a fraction between 0 and 1, a number of rows, or a file."""
+    """Validation rows: a fraction between 0 and 1, a number of rows, or a file."""
     mix: Mix | tuple[Mix | None, ...] | None = None
-    """General rows among the training rows; of a list each in turn, null being none."""
+    """General rows blended into the training rows; a list is a grid, null being no mix."""
     balance: Text | None = None
     """A column whose values should be about equally frequent; checked, nothing is changed."""
     chat_template: str | None = None
     """A chat template in place of the tokenizer's own."""
     loss: Literal["assistant", "all"] = "assistant"
-    """The tokens that are learnt."""
+    """The tokens that the loss counts."""
 
     @property
     def mixes(self) -> tuple[Mix | None, ...]:
-        """What each method is trained with in turn."""
+        """The mixes of the grid: each method is trained once with each."""
         return self.mix if isinstance(self.mix, tuple) else (self.mix,)
 
     @field_validator("mix")
@@ -85,11 +85,11 @@ MOST_DRAWS = 100_000_000
 """Rows that a training draws: a list of them is held in memory."""
 MOST_BATCH = 1_000_000
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-"""What numpy's generators, and so those of training, take."""
+"""The range that numpy's generators accept."""
 
 
 class BudgetConfig(StrictModel):
-    """What every method gets, alike."""
+    """The training budget, the same for every method."""
 
     steps: int = Field(ge=1, le=MOST_DRAWS)
     """Optimizer steps."""
@@ -102,7 +102,7 @@ class BudgetConfig(StrictModel):
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Arithmetic of the forward and backward pass."""
     group_by_length: bool = True
-    """Rows of like length share a forward pass; every step keeps its rows."""
+    """Rows of similar length share a forward pass; every step keeps its rows."""
     liger: bool = False
     """Liger's fused kernels; needs CUDA and the extra `liger`."""
     compile: bool = False
@@ -135,11 +135,11 @@ class MethodEntry(StrictModel):
 
     name: Text
     label: str
-    """What its rows are called; unique."""
+    """Name of its rows in tables; unique."""
     options: dict[str, Any] = Field(default_factory=dict)
     """As written; the method's own Options checks them."""
     tune: EntrySpace | None = None
-    """Which of the options are searched, and where; None means the learning rate alone."""
+    """The options to search, with their spaces; None means the learning rate alone."""
     line: int | None = None
     """In the experiment file; None where a `--set` put it there."""
 
@@ -176,7 +176,7 @@ class Experiment(StrictModel):
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     suites: tuple[SuiteEntry, ...]
     tune: Tune | None = None
-    """Every method's options are looked for with the same number of trials."""
+    """Every method's options are searched with the same number of trials."""
     mirror: str | None = None
     """A folder laid out as the Hub lays out data sets."""
     rank_by: str | None = None
@@ -184,7 +184,7 @@ class Experiment(StrictModel):
     price_per_hour: float | None = Field(default=None, ge=0)
     """Of the machine, in dollars: the leaderboard then says what a row cost."""
     track: tuple[Text, ...] = ()
-    """Trackers that are told of the run, by name."""
+    """Names of the trackers that the run is reported to."""
     _located: Located = PrivateAttr()
 
     @field_validator("name")
@@ -192,16 +192,17 @@ class Experiment(StrictModel):
     def _plain_name(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", value):
             raise ValueError(
-                f"{value!r} is no name: letters, digits, '-', '_' and '.', the first no '-' or '.'"
+                f"invalid name {value!r}: use letters, digits, '-', '_' and '.', the first of them "
+                "no '-' or '.'"
             )
         return _short(value)
 
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        twice = [seed for i, seed in enumerate(value) if seed in value[:i]]
-        if twice:
-            raise ValueError(f"the seed {twice[0]} stands twice")
+        duplicates = [seed for i, seed in enumerate(value) if seed in value[:i]]
+        if duplicates:
+            raise ValueError(f"duplicate seed {duplicates[0]}: remove it")
         return value
 
     @property
@@ -211,12 +212,12 @@ class Experiment(StrictModel):
 
     @property
     def folder(self) -> Path:
-        """Where relative paths of the file start."""
+        """The folder that relative paths in the file start from."""
         return self.file.parent
 
     @property
     def located(self) -> Located:
-        """The file as written (with `--set` applied), for `validate_options` and its kin."""
+        """The file as written (with `--set` applied), for `validate_options` and similar checks."""
         return self._located
 
     def line(self, *path: str | int) -> int | None:
@@ -243,7 +244,7 @@ def load_experiment(
 
 
 def check_experiment(located: Located, untrained: Collection[str] = ("base",)) -> Experiment:
-    """An experiment from what its file says, or a command says in its place (`harness eval`)."""
+    """An experiment from its parsed file, or from one that `harness eval` builds in its place."""
     plain = dataclasses.replace(located, data=_normalise(located))
     experiment = strict_yaml.validate(Experiment, plain)
     experiment._located = located
@@ -291,7 +292,7 @@ def _entries(located: Located, key: str, rest: str, own: tuple[str, ...]) -> Any
 
 
 def _nested(values: dict[str, Any]) -> str:
-    """The mend for `- lora: {r: 16}`."""
+    """The fix for `- lora: {r: 16}`."""
     name, options = next(iter(values.items()), ("", None))
     if len(values) == 1 and (options is None or isinstance(options, dict)):
         return f": write {{name: {name}{', ...' if options else ''}}}"
@@ -306,9 +307,9 @@ def _check_labels(experiment: Experiment) -> None:
             continue
         where = _both(experiment, "methods", first, i)
         if experiment.methods[first].name == entry.name == entry.label:
-            message = f"the method '{entry.name}' stands twice ({where}): give one a `label`"
+            message = f"duplicate method '{entry.name}' ({where}): give one a `label`"
         else:
-            message = f"the label '{entry.label}' stands twice ({where}): change one"
+            message = f"duplicate label '{entry.label}' ({where}): change one"
         raise experiment.error(message, "methods", i)
 
 
@@ -319,7 +320,7 @@ def _check_suites(experiment: Experiment) -> None:
         if first != i:
             where = _both(experiment, "suites", first, i)
             raise experiment.error(
-                f"the suite '{entry.name}' stands twice ({where}): remove one", "suites", i
+                f"duplicate suite '{entry.name}' ({where}): remove one", "suites", i
             )
 
 
@@ -373,7 +374,7 @@ def _key(holder: Any, part: str, path: KeyPath, source: str) -> str | int:
 
 
 def _container(holder: Any, key: str | int, path: KeyPath, source: str) -> Any:
-    """What stands at `key`, made into a mapping where it is absent or a bare name."""
+    """The value of `key`, made into a mapping where it is absent or a bare name."""
     value = holder.get(key) if isinstance(holder, dict) else holder[key]
     if value is None:
         return {}

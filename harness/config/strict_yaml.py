@@ -1,4 +1,4 @@
-"""Strict YAML: every value keeps its line, and a wrong one becomes one line of advice.
+"""Strict YAML: every value keeps its line, and an invalid value becomes a one-line error.
 
 Scalars follow YAML 1.2: `1e-4` is a number (YAML 1.1 reads text), only `true` and `false` are
 booleans (`yes`, `no`, `on` and `off` are words), `007` and dates are text, keys are text.
@@ -23,7 +23,7 @@ from harness.system.paths import no_such_file
 __all__ = ["Located", "StrictModel", "load", "parse", "validate", "validate_options"]
 
 KeyPath = tuple[str | int, ...]
-"""Where a value stands: `('methods', 2, 'lr')`."""
+"""The path of a value in the file: `('methods', 2, 'lr')`."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -36,7 +36,7 @@ class StrictModel(BaseModel):
 
 @dataclass(frozen=True)
 class Located:
-    """Plain data from a YAML file, and where each part of it stands."""
+    """Plain data from a YAML file, with the line of each part."""
 
     file: Path
     data: Any
@@ -112,7 +112,7 @@ for _name, _pattern, _starts in _SCALARS:
 
 
 def load(path: str | Path) -> Located:
-    """Read a YAML file; ConfigError where it is missing, broken or has a key twice."""
+    """Read a YAML file. Raises ConfigError where it is missing, broken or has a duplicate key."""
     path = Path(path)
     if not path.is_file():
         raise ConfigError(no_such_file(path))
@@ -139,8 +139,8 @@ def parse(text: str, file: str | Path) -> Located:
         ) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        told = f"broken YAML: the character U+{error.character:04X} is not allowed"
-        raise ConfigError(told, file=file, line=line) from error
+        message = f"broken YAML: the character U+{error.character:04X} is not allowed"
+        raise ConfigError(message, file=file, line=line) from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # "\UFFFFFFFF" is a ValueError
         raise ConfigError(f"broken YAML: {' '.join(str(error).split())}", file=file) from error
     marks: dict[KeyPath, int | str] = {(): 1}
@@ -160,7 +160,7 @@ class _Builder:
         return ConfigError(message, file=self.file, line=node.start_mark.line + 1)
 
     def count(self, node: yaml.Node) -> None:
-        """One more value, or one more key that is looked at."""
+        """Count a value or a key; raises ConfigError beyond the limit."""
         self.values += 1
         if self.values > MOST_VALUES:
             raise self.fail(
@@ -170,7 +170,7 @@ class _Builder:
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
         self.count(node)
         if id(node) in self.open:
-            raise self.fail("an alias stands inside its own anchor", node)
+            raise self.fail("an alias is inside its own anchor", node)
         self.open.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
@@ -201,7 +201,7 @@ class _Builder:
             if not isinstance(name, str):
                 raise self.fail(f"the key {_shown(name)} is not text: put it in quotes", key)
             if name in seen:
-                raise self.fail(f"the key '{name}' stands twice: first on line {seen[name]}", key)
+                raise self.fail(f"duplicate key '{name}': first on line {seen[name]}", key)
             seen[name] = line
             self.marks[(*path, name)] = line
             yield name, value, (*path, name)
@@ -253,7 +253,7 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 
 def validate(model_class: type[Model], located: Located, *, context: str = "experiment") -> Model:
-    """Check `located.data` against a model; the first thing wrong is a ConfigError with its place.
+    """Check `located.data` against a model; raises its first error as a ConfigError.
 
     `context` says in messages what the file is.
     """
@@ -270,9 +270,9 @@ def validate_options(
     what: str = "the options",
     also: Iterable[str] = (),
 ) -> Model:
-    """Check a dict that stands at `path` of a file; `what` names it in messages.
+    """Check the mapping at `path` of a file; `what` names it in messages.
 
-    `also` are keys that stand beside the options (such as `label`), for the hint only.
+    `also` are keys allowed beside the options (such as `label`), for the hint only.
     """
     located = located or Located(Path(), None, {(): what})
     return _check(options_class, dict(values), located, path, what, named=True, also=also)
@@ -292,18 +292,20 @@ def _check(
         # As JSON, strict still takes a list for a tuple and text for a Path.
         return model_class.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        found = [(_trace(one["loc"], data, one["type"]), one) for one in error.errors()]
-    path, errors = _first(found)
+        located_errors = [
+            (_trace(detail["loc"], data, detail["type"]), detail) for detail in error.errors()
+        ]
+    path, errors = _first(located_errors)
 
     def name(at: KeyPath) -> str:
         dotted = ".".join(map(str, at))
         return what if not at else f"{dotted} of {what}" if named else dotted
 
-    one = errors[0]
-    if one["type"] == "extra_forbidden":
-        known = _known(model_class, one["loc"][:-1]) | (set() if path[:-1] else set(also))
-        message = f"unknown key '{path[-1]}' in {name(path[:-1])}: {nearest(str(path[-1]), known)}"
-    elif one["type"] == "missing":
+    detail = errors[0]
+    if detail["type"] == "extra_forbidden":
+        keys = _valid_keys(model_class, detail["loc"][:-1]) | (set() if path[:-1] else set(also))
+        message = f"unknown key '{path[-1]}' in {name(path[:-1])}: {nearest(str(path[-1]), keys)}"
+    elif detail["type"] == "missing":
         message = f"missing key '{path[-1]}' in {name(path[:-1])}"
     else:
         message = f"{name(path)}: {_explain(errors)}"
@@ -324,21 +326,22 @@ def _trace(loc: tuple[str | int, ...], data: Any, kind: str) -> KeyPath:
     return tuple(path)
 
 
-def _first(found: list[tuple[KeyPath, Any]]) -> tuple[KeyPath, list[Any]]:
-    """The place to speak of, and what is wrong there (several errors: branches of a union)."""
-    # A misspelt key makes both an unknown and a missing one: the unknown one says more.
-    path = next((at for at, one in found if one["type"] == "extra_forbidden"), found[0][0])
+def _first(errors: list[tuple[KeyPath, Any]]) -> tuple[KeyPath, list[Any]]:
+    """The path to report, and the errors there (several: branches of a union)."""
+    # A misspelt key makes both an unknown and a missing key: the unknown key says more.
+    unknown = (at for at, detail in errors if detail["type"] == "extra_forbidden")
+    path = next(unknown, errors[0][0])
     # A union that failed here and, in another branch, further in: that branch was meant.
-    inner = [at for at, _ in found if len(at) > len(path) and at[: len(path)] == path]
+    inner = [at for at, _ in errors if len(at) > len(path) and at[: len(path)] == path]
     path = inner[0] if inner else path
-    return path, [one for at, one in found if at == path]
+    return path, [detail for at, detail in errors if at == path]
 
 
-def _known(model_class: type[BaseModel], loc: tuple[str | int, ...]) -> set[str]:
-    """The keys that a model takes at a location."""
+def _valid_keys(model_class: type[BaseModel], loc: tuple[str | int, ...]) -> set[str]:
+    """The keys that a model has at a location."""
     at: list[Any] = [model_class]
     for part in loc:
-        kinds = [kind for one in at for kind in _branches(one)]
+        kinds = [kind for annotation in at for kind in _branches(annotation)]
         models = [kind for kind in kinds if _is_model(kind)]
         if any(kind.__name__ == part for kind in models):
             at = [kind for kind in models if kind.__name__ == part]
@@ -349,7 +352,8 @@ def _known(model_class: type[BaseModel], loc: tuple[str | int, ...]) -> set[str]
             get_args(k)[0] for k in kinds if get_origin(k) in (list, tuple) and type(part) is int
         ]
         at = inner or at  # no step: the name of a union branch
-    models = [kind for one in at for kind in _branches(one) if _is_model(kind)]
+    kinds = [kind for annotation in at for kind in _branches(annotation)]
+    models = [kind for kind in kinds if _is_model(kind)]
     return {info.alias or name for kind in models for name, info in kind.model_fields.items()}
 
 
@@ -357,7 +361,7 @@ def _branches(annotation: Any) -> list[Any]:
     if get_origin(annotation) is Annotated:
         return _branches(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return [kind for one in get_args(annotation) for kind in _branches(one)]
+        return [kind for branch in get_args(annotation) for kind in _branches(branch)]
     return [annotation]
 
 
@@ -400,24 +404,24 @@ _BOUNDS = {
 
 
 def _explain(errors: list[Any]) -> str:
-    """What was expected and what stands there, from all errors at one place."""
-    for one in errors:
-        if one["type"] in _BOUNDS:
-            bound = _BOUNDS[one["type"]].format(**one.get("ctx", {}))
-            return f"{bound}, got {_shown(one['input'])}"
-        if one["type"] in ("value_error", "assertion_error"):
-            return str(one["ctx"]["error"])
+    """The expected kinds and the actual value, from all errors at the same path."""
+    for error in errors:
+        if error["type"] in _BOUNDS:
+            bound = _BOUNDS[error["type"]].format(**error.get("ctx", {}))
+            return f"{bound}, got {_shown(error['input'])}"
+        if error["type"] in ("value_error", "assertion_error"):
+            return str(error["ctx"]["error"])
     wanted: list[str] = []
-    for one in errors:
-        kind = _KINDS.get(one["type"]) or one.get("ctx", {}).get("expected") or one["msg"]
+    for error in errors:
+        kind = _KINDS.get(error["type"]) or error.get("ctx", {}).get("expected") or error["msg"]
         wanted += [] if kind in wanted else [kind]
-    *head, last = wanted
-    listed = f"{', '.join(head)} or {last}" if head else last
+    *others, last = wanted
+    listed = f"{', '.join(others)} or {last}" if others else last
     value = errors[0]["input"]
-    return f"expected {listed}, got {_shown(value)}{_mend(value, wanted)}"
+    return f"expected {listed}, got {_shown(value)}{_fix(value, wanted)}"
 
 
-def _mend(value: Any, wanted: list[str]) -> str:
+def _fix(value: Any, wanted: list[str]) -> str:
     if wanted == ["true or false"] and str(value).lower() in ("yes", "no", "on", "off"):
         return ": write true or false"
     if isinstance(value, str) and any("number" in kind for kind in wanted):

@@ -19,7 +19,7 @@ class Tune(StrictModel):
     seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
     """Seed of the search and of every trial; None means the first of `seeds`."""
     objectives: tuple[Literal["validation_loss", "peak_memory"], ...] = ("validation_loss",)
-    """What is made small; of a front the lowest validation loss is taken."""
+    """What is minimised; of a Pareto front the trial of lowest validation loss is taken."""
 
     @field_validator("objectives")
     @classmethod
@@ -30,12 +30,12 @@ class Tune(StrictModel):
 
 
 class Range(StrictModel):
-    """Where an option is searched; the bounds belong to it."""
+    """The range of an option's search, bounds included."""
 
     low: int | float
     high: int | float
     log: bool | None = None
-    """Whether ratios count instead of differences; None: as the option's usual range."""
+    """Whether the scale is logarithmic; None: as in the option's usual range."""
 
 
 Choices = list[bool | int | float | str]

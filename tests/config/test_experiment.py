@@ -93,11 +93,11 @@ def test_every_key_and_item_has_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", ":3: the key 'a' stands twice: first on line 1"),
+        ("a: 1\nb: 2\na: 3\n", ":3: duplicate key 'a': first on line 1"),
         ("a: 1\nb: [1, 2\nc: 3\n", ":3: broken YAML"),
         ("a: 1\n1: 2\n", ":2: the key 1 is not text: put it in quotes"),
         ("a: 1\nb: !!python/object:os.system x\n", ":2: the YAML tag"),
-        ("a: &x\n  - *x\n", ":1: an alias stands inside its own anchor"),
+        ("a: &x\n  - *x\n", ":1: an alias is inside its own anchor"),
         ("a: 1\nb: !!int x\n", ":2: 'x' does not fit its tag"),
     ],
 )
@@ -172,10 +172,10 @@ WRONG = [
     ("model: smollm2-135m", "modl: x", ":1: unknown key 'modl' in the experiment: did you mean"),
     ("model: smollm2-135m", "model: 135", ":1: model: expected text, got 135: put it in quotes"),
     ("model:", "trust_remote_code: yes\nmodel:", "expected true or false, got 'yes' (text): write"),
-    ("model:", "name: a/b\nmodel:", ":1: name: 'a/b' is no name"),
-    ("model:", "name: ..\nmodel:", ":1: name: '..' is no name"),
+    ("model:", "name: a/b\nmodel:", ":1: name: invalid name 'a/b'"),
+    ("model:", "name: ..\nmodel:", ":1: name: invalid name '..'"),
     ("model:", "file: x\nmodel:", ":1: unknown key 'file'"),
-    ("model:", "seeds: [0, 1, 0]\nmodel:", ":1: seeds: the seed 0 stands twice"),
+    ("model:", "seeds: [0, 1, 0]\nmodel:", ":1: seeds: duplicate seed 0: remove it"),
     ("model:", "seeds: 1\nmodel:", ":1: seeds: expected a list, got 1"),
     ("model:", "seeds: []\nmodel:", ":1: seeds: needs at least 1 item"),
     ("validation: 0.1", "validation: 1.5", ":2: data.validation: expected a fraction between 0"),
@@ -188,9 +188,9 @@ WRONG = [
     ("- base", "- lora: {r: 2}", ":7: missing key 'name' in methods.0: write {name: lora, ...}"),
     ("- base", "- {name: lora, label: 3}", ":7: methods.0.label: expected text, got 3"),
     ("- base", "- {name: lora, label: 'a,b'}", ":7: methods.0.label: 'a,b' has a comma"),
-    ("- base", "- full", ":8: the method 'full' stands twice (lines 7 and 8): give one a `label`"),
-    ("- base", "- lora-r16", ":9: the label 'lora-r16' stands twice (lines 7 and 9)"),
-    ("- {name: judge,", "- {name: perplexity,", ":14: the suite 'perplexity' stands twice (lines"),
+    ("- base", "- full", ":8: duplicate method 'full' (lines 7 and 8): give one a `label`"),
+    ("- base", "- lora-r16", ":9: duplicate label 'lora-r16' (lines 7 and 9)"),
+    ("- {name: judge,", "- {name: perplexity,", ":14: duplicate suite 'perplexity' (lines"),
 ]
 
 
@@ -210,7 +210,7 @@ def test_an_empty_file_and_a_list_are_said_plainly(tmp_path: Path) -> None:
 
 
 def test_a_file_name_that_is_no_name_asks_for_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="name: 'my exp' is no name"):
+    with pytest.raises(ConfigError, match="name: invalid name 'my exp'"):
         load_experiment(write(tmp_path, GOOD, "my exp.yaml"))
 
 

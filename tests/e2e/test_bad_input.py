@@ -75,7 +75,7 @@ CASES = {
         YAML + "budget.micro_batch: 3 does not divide batch 4: take one of 1, 2, 4",
     ),
     "broken YAML": (partial(with_line, line="budget: [\n"), YAML + "broken YAML"),
-    "key twice": (partial(with_line, line="name: two\n"), YAML + "the key 'name' stands twice"),
+    "key twice": (partial(with_line, line="name: two\n"), YAML + "duplicate key 'name'"),
     "missing data file": (
         lambda s: data(s, train="trian.jsonl"),
         YAML + r".*trian\.jsonl: no such file: did you mean 'train\.jsonl'",
@@ -90,7 +90,7 @@ CASES = {
         lambda s: data(s, columns={"promt": "q"}),
         YAML + r"data\.columns: unknown column 'promt': did you mean 'prompt'",
     ),
-    "too much put aside": (lambda s: data(s, validation=24), "cannot put 24 of 24 row"),
+    "too much put aside": (lambda s: data(s, validation=24), "cannot hold out 24 of 24 row"),
     "no data": (
         lambda s: s.write(data=None, methods=["lora"]),
         YAML + "missing key 'data'.*'lora' trains",
@@ -137,13 +137,13 @@ CASES = {
     ),
     "two methods without a label": (
         lambda s: s.write(methods=["base", "lora", {"name": "lora", "r": 2}]),
-        YAML + "the method 'lora' stands twice.*give one a `label`",
+        YAML + "duplicate method 'lora'.*give one a `label`",
     ),
     "unknown suite": (
         lambda s: s.write(suites=["anwers"]),
         YAML + "unknown suite 'anwers'",
     ),
-    "suite with duplicate ids": (duplicate_ids, r"asked\.jsonl:2: the id 'a' stands twice"),
+    "suite with duplicate ids": (duplicate_ids, r"asked\.jsonl:2: duplicate id 'a'"),
     "unknown scorer": (
         lambda s: suite(s, scorers=["rougel"]),
         YAML + "suite 'answers': unknown scorer 'rougel': did you mean 'rougeL'",
