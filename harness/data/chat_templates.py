@@ -1,4 +1,4 @@
-"""Chat templates without transformers: what they write, what they leave out, where answers stand.
+"""Chat templates without transformers: rendering, omitted messages, the spans of answers.
 
 The parent process checks conversations with these functions before anything is trained; the worker
 uses the same ones through the tokenizer, so that both refuse the same conversations.
@@ -30,17 +30,17 @@ __all__ = [
 ]
 
 DATE = datetime.date(2024, 7, 26)
-"""The day that templates with `strftime_now` write: figures must not depend on the day of the run.
-Llama 3's template writes this one where it is given no date."""
+"""The date that `strftime_now` gives templates: results must not depend on the day of the run.
+Llama 3's template has this date where it is given none."""
 
 _CLOCK = "strftime_now"
 
 Render = Callable[[Sequence[Mapping[str, Any]], bool], str]
-"""`render(messages, generation_prompt)`: what the template writes, as it is."""
+"""`render(messages, generation_prompt)`: the rendered text, unchanged."""
 
 
 def is_dated(template: str | None) -> bool:
-    """Whether a template writes the date of the day."""
+    """Whether a template renders the current date."""
     return bool(template) and _CLOCK in str(template)
 
 
@@ -64,7 +64,7 @@ def _fixed_date_macro() -> str:
     return f"{{%- macro {_CLOCK}(format) -%}}{{{{ format{filters} }}}}{{%- endmacro -%}}"
 
 
-# What a template writes of its messages
+# Rendering
 
 
 def render_messages(
@@ -89,7 +89,7 @@ _FORMS: dict[tuple[object, tuple[str, ...]], str] = {}
 
 
 def _form(call: Render, roles: tuple[str, ...], key: object) -> str:
-    """How the template wants content, found with words that stand nowhere else."""
+    """The form of content that the template takes, detected with words that occur nowhere else."""
     if (key, roles) not in _FORMS:
         words = [{"role": role, "content": f"Qzx{i}Wvj"} for i, role in enumerate(roles)]
         _FORMS[key, roles] = _form_of_words(call, words)
@@ -101,16 +101,16 @@ def _form_of_words(call: Render, words: Sequence[Message]) -> str:
     for form in ("text", "parts"):
         try:
             text = call(_as(form, words), False)
-        except Exception:  # the conversation itself will say why
+        except Exception:  # rendering the conversation itself reports why
             continue
         # A template that writes any content as Python shows it has not read the parts.
         if form == "parts" and ("'type'" in text or '"type"' in text):
             continue
         missing[form] = [i for i, word in enumerate(words) if word["content"] not in text]
-        if not any(_must_stand(words, i) for i in missing[form]):
+        if not any(_is_required(words, i) for i in missing[form]):
             return form
     if missing.get("text"):
-        left_out = next(i for i in missing["text"] if _must_stand(words, i))
+        left_out = next(i for i in missing["text"] if _is_required(words, i))
         role = words[left_out]["role"]
         raise UserError(
             f"the chat template leaves out the {role}'s message (message {left_out + 1}): "
@@ -124,8 +124,8 @@ def _form_of_words(call: Render, words: Sequence[Message]) -> str:
     return "text"
 
 
-def _must_stand(messages: Sequence[Message], i: int) -> bool:
-    """Templates may drop what the assistant said in earlier turns, and nothing else."""
+def _is_required(messages: Sequence[Message], i: int) -> bool:
+    """Whether a template must render message `i`: only earlier answers may be dropped."""
     return messages[i]["role"] != "assistant" or i == len(messages) - 1
 
 
@@ -141,21 +141,21 @@ def _as(form: str, messages: Sequence[Message]) -> list[dict[str, Any]]:
 def _refusal(
     call: Render, messages: Sequence[Message], error: Exception, generation_prompt: bool
 ) -> str:
-    """What the template said, and how to mend the conversation where that can be told."""
-    said = " ".join(str(error).split())[:200] or type(error).__name__
-    mend = "set data.chat_template to a template that takes it"
+    """The template's error, with the fix of the conversation where it can be detected."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    fix = "set data.chat_template to a template that takes it"
     turns = [message for message in messages if message["role"] != "system"]
     if len(turns) < len(messages) and _takes(call, turns, generation_prompt):
         return (
-            f"the chat template refuses the system message ({said}): put its text before the "
-            f"first user message's, or {mend}"
+            f"the chat template refuses the system message ({reason}): put its text before the "
+            f"first user message's, or {fix}"
         )
     if turns and turns[0]["role"] == "assistant":
         return (
             "the chat template refuses a conversation that begins with the assistant "
-            f"({said}): leave out its first message, or {mend}"
+            f"({reason}): leave out its first message, or {fix}"
         )
-    return f"the chat template refuses the conversation ({said}): mend its turns, or {mend}"
+    return f"the chat template refuses the conversation ({reason}): fix its turns, or {fix}"
 
 
 def _takes(call: Render, messages: Sequence[Message], generation_prompt: bool) -> bool:
@@ -173,13 +173,13 @@ def _template_errors() -> tuple[type[Exception], ...]:
     return TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError
 
 
-# Where the answers stand
+# The spans of the answers
 
 
 def answer_spans(
     render: Callable[[Sequence[Message], bool], str], messages: Sequence[Message], text: str
 ) -> list[tuple[int, int]]:
-    """Where the assistant's turns stand in `text`: from the generation prompt to the end token.
+    """(start, end) of the assistant's turns in `text`: from the generation prompt to the end token.
 
     Found by rendering the conversation up to each turn, which works with every template that
     renders a conversation's beginning the same way whatever follows; others are refused. A first
@@ -216,9 +216,9 @@ def _opening(render: Callable[[Sequence[Message], bool], str], text: str) -> str
 def check_conversation(
     render: Callable[[Sequence[Message], bool], str], messages: Sequence[Message], *, marked: bool
 ) -> None:
-    """Raise UserError where a template cannot write a conversation.
+    """Raise UserError where a template cannot render a conversation.
 
-    With `marked` the assistant's turns must be found in what it writes.
+    With `marked` the spans of the assistant's turns must be detectable.
     """
     text = render(messages, messages[-1]["role"] != "assistant")
     if marked:
@@ -240,7 +240,8 @@ def own_template(folder: Path) -> str | None:
     except (OSError, ValueError):
         return None
     if isinstance(template, list):  # several, by name
-        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        entries = [entry for entry in template if isinstance(entry, dict)]
+        named = {entry.get("name"): entry.get("template") for entry in entries}
         template = named.get("default")
     return template if isinstance(template, str) else None
 
@@ -260,7 +261,7 @@ def folder_renderer(
     try:
         template = _environment().from_string(with_fixed_date(source))
     except TemplateError:
-        return None  # transformers says why, with its own extensions
+        return None  # transformers reports why, with its own extensions
     special = _special_tokens(folder)
 
     def call(messages: Sequence[Mapping[str, Any]], generation_prompt: bool) -> str:
@@ -284,7 +285,7 @@ def folder_renderer(
 
 
 def check_template(source: str) -> None:
-    """Raise UserError where a text is no chat template (with its line), or writes no message."""
+    """Raise UserError for an invalid chat template (with its line), or one without messages."""
     from jinja2 import TemplateSyntaxError
     from jinja2.meta import find_undeclared_variables
 
@@ -294,7 +295,7 @@ def check_template(source: str) -> None:
         used = find_undeclared_variables(environment.parse(text))
     except TemplateSyntaxError as error:
         raise UserError(
-            f"the chat template is no Jinja: {error.message} (its line {error.lineno})"
+            f"the chat template is invalid Jinja: {error.message} (its line {error.lineno})"
         ) from None
     except RecursionError:
         raise UserError("the chat template is nested too deep") from None
@@ -303,7 +304,7 @@ def check_template(source: str) -> None:
 
 
 def _environment() -> Any:
-    """What transformers compiles chat templates with."""
+    """The Jinja environment that transformers compiles chat templates in."""
     from jinja2 import TemplateError, nodes
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment

@@ -1,6 +1,6 @@
-"""What is suspicious in training data, found before training: named warnings with their mend.
+"""Warnings about suspicious training data, before training: each with a name and a fix.
 
-Rows that the budget cuts are found by training itself, which has the tokenizer.
+Rows that the budget truncates are reported by training itself, which has the tokenizer.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from harness.types import Row
 __all__ = ["Finding", "check_column", "check_rows", "findings", "warnings"]
 
 FEW = 200
-"""Fewer rows are mostly learnt by heart within an epoch or two."""
-ALIKE = 0.8
-"""Jaccard index of word trigrams from which on two rows are near duplicates."""
-ANSWERS = 0.5
-"""The same of their answers."""
-WEIGHED = 20_000
-"""Rows that are held against each other; of a longer file the first (15,000 take some seconds)."""
-UNEVEN = 10
-"""The most frequent value of a column may stand so many times as often as the rarest."""
+"""Fewer rows are mostly memorised within an epoch or two."""
+NEAR_DUPLICATE = 0.8
+"""Jaccard index of word trigrams at or above which two rows are near-duplicates."""
+NEAR_DUPLICATE_ANSWERS = 0.5
+"""The same for their answers."""
+MAX_COMPARED = 20_000
+"""Rows compared with each other; of a longer file the first (15,000 take some seconds)."""
+MAX_IMBALANCE = 10
+"""Largest ratio of a column's most frequent value to its rarest."""
 NAMED = 5
-"""Rows that a finding names; the others are counted."""
+"""Rows that a finding lists; the others are counted."""
 _EMPTY = {"", "n a", "na", "nan", "nil", "none", "null", "tbd", "todo"}
-"""Answers that say nothing, in normalised words."""
+"""Answers without content, in normalised words."""
 
 Words = tuple[str, ...]
 Pair = tuple[Row, Row]
@@ -44,7 +44,7 @@ class Finding:
 
     name: str
     message: str
-    """How many rows, the first of them, and how to mend it."""
+    """The number of rows, the first of them, and the fix."""
     count: int
     rows: tuple[str, ...] = ()
     """Ids of the first rows."""
@@ -54,30 +54,30 @@ class Finding:
 
 
 def warnings(plan: DataPlan | None) -> tuple[str, ...]:
-    """What is suspicious in the data of a plan, as lines; found once in a process."""
+    """The findings about the data of a plan, as lines; computed once in a process."""
     if plan is None:
         return ()
     key = f"{plan.hash} {plan.balance}"
-    if key not in _KNOWN:
-        _KNOWN[key] = tuple(map(str, findings(plan)))
-    return _KNOWN[key]
+    if key not in _CACHE:
+        _CACHE[key] = tuple(map(str, findings(plan)))
+    return _CACHE[key]
 
 
-_KNOWN: dict[str, tuple[str, ...]] = {}
+_CACHE: dict[str, tuple[str, ...]] = {}
 
 
 def findings(plan: DataPlan) -> list[Finding]:
-    """What is suspicious in the data of a plan."""
+    """The findings about the data of a plan."""
     return check_rows(*training_rows(plan), balance=plan.balance)
 
 
 def check_rows(
     train: Sequence[Row], validation: Sequence[Row] = (), *, balance: str | None = None
 ) -> list[Finding]:
-    """What is suspicious in some rows; `balance` is a column whose values should be even."""
+    """The findings about rows; `balance` is a column whose values should be about as frequent."""
     exact, near = _duplicates(train)
-    found = [
-        _few(train),
+    checked = [
+        _few_rows(train),
         _pairs(
             "duplicates",
             exact,
@@ -90,38 +90,44 @@ def check_rows(
             "nearly the same as an earlier one",
             "remove them, or vary them more",
         ),
-        _seen(train, validation),
+        _validation_rows(train, validation),
         _empty_answers(train),
-        _uneven(train, balance) if balance else None,
+        _imbalance(train, balance) if balance else None,
     ]
-    return [one for one in found if one is not None]
+    return [finding for finding in checked if finding is not None]
 
 
 def check_column(plan: DataPlan, experiment: Experiment) -> None:
     """Raises ConfigError where no row has the column `data.balance`."""
     if plan.balance is None:
         return
-    known = {name for row in training_rows(plan)[0] for name in row.extra}
-    if plan.balance not in known:
-        told = f"no column '{plan.balance}' beside the texts of {Path(plan.source).name}"
-        raise experiment.error(f"{told}: {nearest(plan.balance, known)}", "data", "balance")
+    columns = {name for row in training_rows(plan)[0] for name in row.extra}
+    if plan.balance not in columns:
+        message = f"no column '{plan.balance}' beside the texts of {Path(plan.source).name}"
+        hint = nearest(plan.balance, columns)
+        raise experiment.error(f"{message}: {hint}", "data", "balance")
 
 
-def _few(train: Sequence[Row]) -> Finding | None:
+def _few_rows(train: Sequence[Row]) -> Finding | None:
     if len(train) >= FEW:
         return None
-    told = f"only {_rows(len(train))} to train on, fewer than {FEW}"
-    return Finding(
-        "few_rows", f"{told}: add rows, or take few steps and watch the validation loss", len(train)
+    message = (
+        f"only {_rows(len(train))} to train on, fewer than {FEW}: add rows, or take few steps and "
+        "watch the validation loss"
     )
+    return Finding("few_rows", message, len(train))
 
 
-def _seen(train: Sequence[Row], validation: Sequence[Row]) -> Finding | None:
-    """Validation rows that are trained on, so that the validation loss flatters."""
-    known = {_words(row): row for row in reversed(train)}
-    both = [(row, known[_words(row)]) for row in validation if _words(row) in known]
-    told = "for validation the same as one to train on"
-    return _pairs("validation_rows", both, told, "remove them, or the validation loss flatters")
+def _validation_rows(train: Sequence[Row], validation: Sequence[Row]) -> Finding | None:
+    """Validation rows that are trained on, so that the validation loss is too low."""
+    trained = {_words(row): row for row in reversed(train)}
+    pairs = [(row, trained[_words(row)]) for row in validation if _words(row) in trained]
+    return _pairs(
+        "validation_rows",
+        pairs,
+        "for validation the same as one to train on",
+        "remove them, or the validation loss flatters",
+    )
 
 
 def _empty_answers(train: Sequence[Row]) -> Finding | None:
@@ -130,16 +136,18 @@ def _empty_answers(train: Sequence[Row]) -> Finding | None:
     ]
     if not empty:
         return None
-    told = f"{_rows(len(empty))} {_have(len(empty))} an answer that says nothing"
-    message = f"{told} ({_named(empty)}): write the answers, or remove the rows"
+    message = (
+        f"{_rows(len(empty))} {_have(len(empty))} an answer that says nothing ({_named(empty)}): "
+        "write the answers, or remove the rows"
+    )
     return Finding("empty_answers", message, len(empty), _ids(empty))
 
 
-def _uneven(train: Sequence[Row], column: str) -> Finding | None:
+def _imbalance(train: Sequence[Row], column: str) -> Finding | None:
     """The column's most frequent and rarest value, where they are too far apart."""
     values = Counter(str(row.extra.get(column)) for row in train)
     (most, often), (least, rarely) = values.most_common()[0], values.most_common()[-1]
-    if often < UNEVEN * rarely:
+    if often < MAX_IMBALANCE * rarely:
         return None
     rare = [row for row in train if str(row.extra.get(column)) == least]
     message = (
@@ -150,14 +158,14 @@ def _uneven(train: Sequence[Row], column: str) -> Finding | None:
     return Finding("imbalance", message, often, _ids(rare))
 
 
-def _pairs(name: str, pairs: Sequence[Pair], what: str, mend: str) -> Finding | None:
-    """A finding about rows that repeat other ones."""
+def _pairs(name: str, pairs: Sequence[Pair], what: str, fix: str) -> Finding | None:
+    """A finding about rows that repeat other rows."""
     if not pairs:
         return None
     named = "; ".join(f"{_place(row)} repeats {_place(first)}" for row, first in pairs[:NAMED])
     more = f"; and {len(pairs) - NAMED} more" if len(pairs) > NAMED else ""
     verb = "is" if len(pairs) == 1 else "are"
-    message = f"{_rows(len(pairs))} {verb} {what} ({named}{more}): {mend}"
+    message = f"{_rows(len(pairs))} {verb} {what} ({named}{more}): {fix}"
     return Finding(name, message, len(pairs), _ids([row for row, _ in pairs]))
 
 
@@ -169,12 +177,12 @@ def _duplicates(rows: Sequence[Row]) -> tuple[list[Pair], list[Pair]]:
     first: dict[tuple[str, ...], Row] = {}
     exact, kept = [], []
     for row in rows:
-        known = first.setdefault(_content(row), row)
-        if known is row:
+        earlier = first.setdefault(_content(row), row)
+        if earlier is row:
             kept.append(row)
         else:
-            exact.append((row, known))
-    kept = kept[:WEIGHED]
+            exact.append((row, earlier))
+    kept = kept[:MAX_COMPARED]
     near = _near_duplicates(
         [_words(row) for row in kept], [_normalised(_answer(row)) for row in kept]
     )
@@ -188,10 +196,12 @@ def _near_duplicates(texts: Sequence[Words], answers: Sequence[Words]) -> Iterat
     are compared whole.
     """
     first: dict[Words, int] = {}
-    for later, matches in enumerate(earlier_matches(list(map(trigrams, texts)), ALIKE)):
+    for later, matches in enumerate(earlier_matches(list(map(trigrams, texts)), NEAR_DUPLICATE)):
         answer = trigrams(answers[later])
         repeated = {
-            earlier for earlier in matches if jaccard(trigrams(answers[earlier]), answer) >= ANSWERS
+            earlier
+            for earlier in matches
+            if jaccard(trigrams(answers[earlier]), answer) >= NEAR_DUPLICATE_ANSWERS
         }
         repeated.add(first.setdefault(texts[later], later))
         if repeated != {later}:
@@ -207,9 +217,9 @@ def _content(row: Row) -> tuple[str, ...]:
 
 
 def _words(row: Row) -> Words:
-    """What a row's user and assistant say, or its text, in normalised words."""
-    said = [turn["content"] for turn in row.messages or () if turn["role"] != "system"]
-    texts = [*said, *(text for text in (row.prompt, row.completion, row.text) if text)]
+    """A row's user and assistant turns, or its text, in normalised words."""
+    turns = [turn["content"] for turn in row.messages or () if turn["role"] != "system"]
+    texts = [*turns, *(text for text in (row.prompt, row.completion, row.text) if text)]
     return _normalised(" ".join(texts))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.data import rows
 from harness.data.dataset_aliases import DATA_SETS
-from harness.data.overlap import asked_of, grams_of
+from harness.data.overlap import normalised_prompt, row_ngrams
 from harness.data.readers import EXTENSIONS
 from harness.errors import DataError
 from harness.types import Row
@@ -22,7 +22,7 @@ __all__ = ["Drawn", "MixPlan", "draw", "is_new", "places", "short_name"]
 
 @dataclass(frozen=True)
 class MixPlan:
-    """The rows to blend in, found and counted."""
+    """The rows to blend in, located and counted."""
 
     name: str
     """In labels: `lora+dolly-0.1`."""
@@ -42,19 +42,19 @@ class MixPlan:
 
     @property
     def suffix(self) -> str:
-        """What labels of cells with this mix end with."""
+        """The suffix of labels of cells with this mix."""
         return f"+{self.name}-{self.share:g}"
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What training gets, in its order."""
+    """The rows that training gets, in order."""
 
     rows: Sequence[Row]
     mixed: Sequence[Row] = ()
     """Those of the mix among them, each once."""
     left_out: int = 0
-    """Rows that came up in the mix and stand in the training or validation data."""
+    """Drawn rows of the mix that were skipped, being in the training or validation data."""
 
 
 def draw(
@@ -73,37 +73,37 @@ def draw(
     """
     turns = places(share, count) if mixed else [False] * count
     needed = sum(turns)
-    known: set[int] = set()
+    repeated: set[int] = set()
     own = iter(train[i] for i in rows.training_order(len(train), count - needed, seed))
-    general = list(itertools.islice(_news(train, validation, mixed, seed, known), needed))
+    general = list(itertools.islice(_new_rows(train, validation, mixed, seed, repeated), needed))
     theirs = iter(general)
     return Drawn(
         rows=[next(theirs) if turn else next(own) for turn in turns],
         mixed=list({row.id: row for row in general}.values()),
-        left_out=len(known),
+        left_out=len(repeated),
     )
 
 
-def _news(
+def _new_rows(
     train: Sequence[Row],
     validation: Sequence[Row],
     mixed: Sequence[Row],
     seed: int,
-    known: set[int],
+    repeated: set[int],
 ) -> Iterator[Row]:
-    """New rows of the mix without end, under ids of their own; each looked at when its turn comes.
+    """New rows of the mix without end, under ids of their own; each is checked when it is drawn.
 
-    Those that are not new are added to `known`.
+    The indices of those that are not new are added to `repeated`.
     """
     new, prefix = is_new(train, validation), _prefix(train, mixed)
     for epoch in itertools.count():
         for i in rows.training_order(len(mixed), len(mixed), f"mix:{seed}:{epoch}"):
             if epoch == 0 and not new(mixed[i]):
-                known.add(i)
-            if i not in known:
+                repeated.add(i)
+            if i not in repeated:
                 yield dataclasses.replace(mixed[i], id=f"{prefix}{mixed[i].id}")
-        if len(known) == len(mixed):
-            raise DataError("every row of the mix stands in the training or validation data")
+        if len(repeated) == len(mixed):
+            raise DataError("every row of the mix is in the training or validation data")
 
 
 def places(share: float, count: int) -> list[bool]:
@@ -116,12 +116,12 @@ def places(share: float, count: int) -> list[bool]:
 def is_new(train: Sequence[Row], validation: Sequence[Row]) -> Callable[[Row], bool]:
     """Whether a row of the mix may be trained on.
 
-    Not where it asks what a training or validation row asks (in normalised words), nor where it
-    shares 13 words in a row with a validation row.
+    Not where its prompt is that of a training or validation row (in normalised words), nor where
+    it shares a 13-gram of words with a validation row.
     """
-    asked = {asked_of(row) for row in (*train, *validation)} - {""}
-    grams = {gram for row in validation for gram in grams_of(row)}
-    return lambda row: asked_of(row) not in asked and grams.isdisjoint(grams_of(row))
+    prompts = {normalised_prompt(row) for row in (*train, *validation)} - {""}
+    ngrams = {ngram for row in validation for ngram in row_ngrams(row)}
+    return lambda row: normalised_prompt(row) not in prompts and ngrams.isdisjoint(row_ngrams(row))
 
 
 def _prefix(train: Sequence[Row], mixed: Sequence[Row]) -> str:
@@ -132,8 +132,8 @@ def _prefix(train: Sequence[Row], mixed: Sequence[Row]) -> str:
 
 
 def short_name(source: str) -> str:
-    """What labels call a source: its short name, or the last part of its id or path."""
-    known = {hub_id: short for short, hub_id in DATA_SETS.items()}
+    """The name of a source in labels: its short name, or the last part of its id or path."""
+    short_names = {hub_id: short for short, hub_id in DATA_SETS.items()}
     path = Path(source.partition("@")[0])
     last = path.stem if path.suffix.lower() in EXTENSIONS else path.name
-    return known.get(str(path)) or re.sub(r"[^A-Za-z0-9._-]+", "-", last)
+    return short_names.get(str(path)) or re.sub(r"[^A-Za-z0-9._-]+", "-", last)

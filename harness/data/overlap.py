@@ -14,12 +14,12 @@ from harness.data.near_duplicates import JaccardIndex, boilerplate_limit, trigra
 from harness.data.text_normalization import matching_words
 from harness.types import Message, Row, Sample
 
-__all__ = ["Overlap", "asked_of", "closest", "grams_of", "overlaps"]
+__all__ = ["Overlap", "closest", "normalised_prompt", "overlaps", "row_ngrams"]
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Something that a training row and a sample share."""
+    """A prompt or an n-gram that a training row and a sample share."""
 
     sample_id: str
     row_id: str
@@ -27,7 +27,7 @@ class Overlap:
     kind: str
     """`same prompt`, or `13-gram`."""
     text: str
-    """What they share, in normalised words."""
+    """The shared text, in normalised words."""
 
 
 def overlaps(train: Sequence[Row], samples: Sequence[Sample], n: int = 13) -> list[Overlap]:
@@ -40,14 +40,14 @@ def overlaps(train: Sequence[Row], samples: Sequence[Sample], n: int = 13) -> li
     prompts: dict[str, list[int]] = defaultdict(list)
     grams: dict[str, list[int]] = defaultdict(list)
     for i, sample in enumerate(samples):
-        prompts[_prompt(_asked(sample))].append(i)
+        prompts[_prompt(_sample_prompts(sample))].append(i)
         for gram in _grams(_sample_texts(sample), n):
             grams[gram].append(i)
     shared, system = _shared(train, samples, grams.keys(), n)
     limit = boilerplate_limit(len(train))
-    found: dict[tuple[int, int], Overlap] = {}
+    first: dict[tuple[int, int], Overlap] = {}
     for r, row in enumerate(train):
-        prompt = _prompt(_row_asked(row))
+        prompt = _prompt(_row_prompts(row))
         hits = [("same prompt", prompt, prompts.get(prompt, []) if prompt else [])]
         hits += [
             (f"{n}-gram", gram, grams[gram])
@@ -57,8 +57,8 @@ def overlaps(train: Sequence[Row], samples: Sequence[Sample], n: int = 13) -> li
         for kind, text, where in hits:
             for i in where:
                 overlap = Overlap(samples[i].id, row.id, row.line, kind, text)
-                found.setdefault((i, r), overlap)
-    return [found[pair] for pair in sorted(found)]
+                first.setdefault((i, r), overlap)
+    return [first[pair] for pair in sorted(first)]
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,17 @@ class _Shared:
 
 
 def _shared(
-    train: Sequence[Row], samples: Sequence[Sample], known: Iterable[str], n: int
+    train: Sequence[Row], samples: Sequence[Sample], sample_ngrams: Iterable[str], n: int
 ) -> tuple[_Shared, set[str]]:
-    """Per row the n-grams in `known`, in how many rows each is, and those of system messages."""
-    known = set(known)
+    """Each row's n-grams among the samples' with their counts, and those of system messages."""
+    wanted = set(sample_ngrams)
     rows = [
-        [gram for gram in dict.fromkeys(_grams(_row_texts(row), n)) if gram in known]
+        [gram for gram in dict.fromkeys(_grams(_row_texts(row), n)) if gram in wanted]
         for row in train
     ]
     counts = Counter(gram for row in rows for gram in row)
-    talks = [row.messages for row in train] + [sample.messages for sample in samples]
-    texts = {text for talk in talks for text in _turns(talk, ("system",))}
+    conversations = [row.messages for row in train] + [sample.messages for sample in samples]
+    texts = {text for turns in conversations for text in _turns(turns, ("system",))}
     return _Shared(rows, counts), set(_grams(texts, n))
 
 
@@ -93,7 +93,7 @@ def closest(
     turns (or plain prompts, or texts) that are most alike. Exact: a pair is passed over only
     where it is less similar than `top` others.
     """
-    turns = [(r, matching_words(text)) for r, row in enumerate(train) for text in _row_asked(row)]
+    turns = [(r, matching_words(text)) for r, row in enumerate(train) for text in _row_prompts(row)]
     rows = [r for r, _ in turns]
     word_index, trigram_index = JaccardIndex[str](), JaccardIndex[tuple[str, ...]]()
     for _, words in turns:
@@ -103,7 +103,7 @@ def closest(
     for i, sample in enumerate(samples if top > 0 else ()):
         at_least = pairs[-1][0] if len(pairs) == top else 0.0
         similar: dict[int, float] = {}
-        for text in _asked(sample):
+        for text in _sample_prompts(sample):
             words = matching_words(text)
             for matches in (
                 word_index.matches(set(words), at_least),
@@ -120,13 +120,13 @@ def closest(
 # Texts of a row or sample
 
 
-def asked_of(row: Row) -> str:
-    """What a row asks, or its text, in normalised words."""
-    return _prompt(_row_asked(row))
+def normalised_prompt(row: Row) -> str:
+    """A row's prompt, or its text, in normalised words."""
+    return _prompt(_row_prompts(row))
 
 
-def grams_of(row: Row, n: int = 13) -> set[str]:
-    """The word n-grams of what a row's user and assistant say, or of its text."""
+def row_ngrams(row: Row, n: int = 13) -> set[str]:
+    """The word n-grams of a row's user and assistant turns, or of its text."""
     return set(_grams(_row_texts(row), n))
 
 
@@ -145,27 +145,27 @@ def _prompt(texts: Iterable[str]) -> str:
     return " ".join(word for text in texts for word in matching_words(text))
 
 
-def _row_asked(row: Row) -> list[str]:
-    """What the user says in a row; the text of a row that is text."""
-    return _turns(row.messages, ("user",)) or _given(row.prompt, row.text)
+def _row_prompts(row: Row) -> list[str]:
+    """The user turns of a row, or its prompt or text."""
+    return _turns(row.messages, ("user",)) or _non_empty(row.prompt, row.text)
 
 
-def _asked(sample: Sample) -> list[str]:
+def _sample_prompts(sample: Sample) -> list[str]:
     text = sample.reference if sample.prompt is None and not sample.messages else None
-    return _turns(sample.messages, ("user",)) or _given(sample.prompt, text)
+    return _turns(sample.messages, ("user",)) or _non_empty(sample.prompt, text)
 
 
 def _row_texts(row: Row) -> list[str]:
-    said = _turns(row.messages, ("user", "assistant"))
-    return said + _given(row.prompt, row.completion, row.text)
+    turns = _turns(row.messages, ("user", "assistant"))
+    return turns + _non_empty(row.prompt, row.completion, row.text)
 
 
 def _sample_texts(sample: Sample) -> list[str]:
-    said = _turns(sample.messages, ("user", "assistant"))
-    return said + _given(sample.prompt, sample.reference)
+    turns = _turns(sample.messages, ("user", "assistant"))
+    return turns + _non_empty(sample.prompt, sample.reference)
 
 
-def _given(*texts: str | None) -> list[str]:
+def _non_empty(*texts: str | None) -> list[str]:
     return [text for text in texts if text]
 
 
@@ -196,10 +196,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     pairs = closest(train, samples, max(1, given.top))
-    rows = {row.id: " / ".join(_row_asked(row)) for row in train}
-    asked = {sample.id: " / ".join(_asked(sample)) for sample in samples}
+    rows = {row.id: " / ".join(_row_prompts(row)) for row in train}
+    prompts = {sample.id: " / ".join(_sample_prompts(sample)) for sample in samples}
     for similarity, sample_id, row_id in pairs:
-        print(f"{similarity:.2f}  {sample_id}: {asked[sample_id][:160]}")
+        print(f"{similarity:.2f}  {sample_id}: {prompts[sample_id][:160]}")
         print(f"      {row_id}: {rows[row_id][:160]}")
     worst = pairs[0][0] if pairs else 0.0
     close = worst > given.max

@@ -1,4 +1,4 @@
-"""Files of rows: reads .jsonl, .json, .csv and .parquet, finds columns, checks texts.
+"""Files of rows: reads .jsonl, .json, .csv and .parquet, resolves columns, checks texts.
 
 Standard library only; pyarrow is imported when a .parquet is read.
 """
@@ -30,7 +30,7 @@ EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet")
 
 
 _ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
-_KNOWN_ROLES = ("system", "user", "assistant")
+_ROLE_NAMES = ("system", "user", "assistant")
 
 
 def row_error(file: Path, line: int | None, message: str) -> DataError:
@@ -42,7 +42,7 @@ def row_error(file: Path, line: int | None, message: str) -> DataError:
 
 @dataclass(frozen=True)
 class Record:
-    """One row as read: its columns and where it stands."""
+    """One row as read: its columns and its line."""
 
     file: Path
     line: int
@@ -50,19 +50,19 @@ class Record:
     unit: Literal["line", "row"]
     values: Mapping[str, Any]
     columns: Mapping[str, str]
-    """Our column name to the file's, where the user said so."""
+    """Canonical column name -> the file's, where the user mapped it."""
 
     def error(self, message: str) -> DataError:
         """An error that names file and line."""
         return row_error(self.file, self.line, message)
 
     def column(self, ours: str) -> str | None:
-        """What this row calls one of our columns; None where it has none, or null there."""
+        """This row's name of a canonical column; None where it is missing or null."""
         theirs = (self.columns[ours],) if ours in self.columns else COLUMNS[ours]
         return next((name for name in theirs if self.values.get(name) is not None), None)
 
     def has(self, ours: str) -> bool:
-        """Whether the row has one of our columns, be it null."""
+        """Whether the row has a canonical column, even with null."""
         theirs = (self.columns[ours],) if ours in self.columns else COLUMNS[ours]
         return any(name in self.values for name in theirs)
 
@@ -79,7 +79,7 @@ class Record:
         return value
 
     def missing(self, ours: str) -> DataError:
-        """The error for a column that is not there."""
+        """The error for a missing column."""
         wanted = self.columns.get(ours) or " or ".join(COLUMNS[ours])
         there = ", ".join(self.values) or "none"
         return self.error(f"no value for '{wanted}' (columns there: {there})")
@@ -116,9 +116,9 @@ class Record:
             there = ", ".join(f"{key}: null" if turn[key] is None else str(key) for key in turn)
             raise self.error(f"{where} has no {lacks} (there: {there or 'nothing'})")
         role = _ROLES.get(role, role) if isinstance(role, str) else role
-        if role not in _KNOWN_ROLES:
+        if role not in _ROLE_NAMES:
             raise self.error(
-                f"{where} has the unknown role {role!r} (known: {', '.join(_KNOWN_ROLES)})"
+                f"{where} has the unknown role {role!r} (known: {', '.join(_ROLE_NAMES)})"
             )
         if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
             content = self._joined(content, where)
@@ -156,7 +156,7 @@ class Record:
         return str(value)
 
     def rest(self, *used: str) -> dict[str, Any]:
-        """The columns that none of our `used` names stands for."""
+        """The columns that are none of the canonical `used` ones."""
         names = {self.column(ours) for ours in used}
         kept = {name: value for name, value in self.values.items() if name not in names}
         return _plain(kept) if self.file.suffix.lower() == ".parquet" else kept
@@ -198,7 +198,7 @@ def read_records(source: Path, columns: Mapping[str, str] | None = None) -> list
 
 
 def _parsed(text: str) -> Any:
-    """A JSON text's value. ValueError where it is none, or is more than Python can take in."""
+    """The value of a JSON text. Raises ValueError where it is invalid or beyond Python's limits."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -220,7 +220,7 @@ def _check_unicode(record: Record) -> None:
             raise record.error(
                 f"'{name.encode('ascii', 'backslashreplace').decode()}' holds the lone surrogate "
                 f"\\u{ord(lone):04x}, half of a character (an emoji that was cut?), which is no "
-                "Unicode text: mend the text or remove the row"
+                "Unicode text: fix the text or remove the row"
             )
 
 
@@ -241,7 +241,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of Parquet that JSON lacks as JSON would have it: a date as its ISO text."""
+    """A value of Parquet converted to JSON's types: a date as its ISO text."""
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, Mapping):
@@ -322,9 +322,10 @@ def _read_csv(source: Path) -> Iterator[tuple[int, Any]]:
 
 def _header(cells: list[str], source: Path, line: int) -> list[str]:
     names = [cell.strip() for cell in cells]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        message = f"the header names {', '.join(map(repr, sorted(twice)))} twice"
+    duplicates = {name for name in names if names.count(name) > 1}
+    if duplicates:
+        listed = ", ".join(map(repr, sorted(duplicates)))
+        message = f"duplicate column {listed} in the header: rename or remove it"
         raise DataError(message, file=source, line=line)
     return names
 
@@ -351,7 +352,7 @@ _READERS = {
 
 
 def shown(value: Any) -> str:
-    """A value in a few words, for messages."""
+    """A short description of a value, for messages."""
     if value is None:
         return "null"
     if isinstance(value, (Mapping, list, tuple)):

@@ -1,4 +1,4 @@
-"""Training and evaluation rows: what they hold, and in which order they are used.
+"""Training rows and evaluation samples: their fields, and the order of training.
 
 Neither torch nor `datasets` is imported: a parent process reads and checks data in milliseconds.
 """
@@ -32,7 +32,7 @@ _ROW_FORMS = {
     "prompt": ("prompt", "completion"),
     "text": ("text",),
 }
-"""Form of a row, and our columns that it needs; the first that fits counts."""
+"""Form of a row -> the canonical columns that it needs; the first form that fits counts."""
 
 _SAMPLE_FORMS = {
     "messages": ("messages",),
@@ -88,7 +88,9 @@ def _row(record: Record, form: str) -> Row:
             "a training row ends with the assistant's answer"
         )
     if len(messages) == 1:
-        raise record.error("the assistant's answer stands alone: a user message goes before it")
+        raise record.error(
+            "the assistant's answer is the only message: put a user message before it"
+        )
     return Row(identity, messages=messages, line=place, extra=extra)
 
 
@@ -127,9 +129,9 @@ def _form(record: Record, forms: Mapping[str, tuple[str, ...]], wanted: str = "a
     mapped = [name for name in fits if any(ours in record.columns for ours in forms[name])]
     if mapped or fits:
         return (mapped or fits)[0]
-    known = "; ".join(" + ".join(needs) for needs in forms.values())
+    expected = "; ".join(" + ".join(needs) for needs in forms.values())
     there = ", ".join(record.values) or "none"
-    raise record.error(f"no known columns (there: {there}): expected {known}, or map `columns`")
+    raise record.error(f"no known columns (there: {there}): expected {expected}, or map `columns`")
 
 
 def _skipped(record: Record, form: str) -> bool:
@@ -144,7 +146,7 @@ def _check_ids(ids: Sequence[tuple[str, int | None]], first: Record) -> None:
     seen: dict[str, int | None] = {}
     for identity, line in ids:
         if identity in seen:
-            message = f"the id '{identity}' stands twice: first in {first.unit} {seen[identity]}"
+            message = f"duplicate id '{identity}': first in {first.unit} {seen[identity]}"
             if first.unit == "row":
                 raise DataError(f"row {line}: {message}", file=first.file)
             raise DataError(message, file=first.file, line=line)
@@ -201,12 +203,12 @@ def _sample(record: Record, form: str) -> Sample:
 
 
 def _question(record: Record, turns: tuple[Message, ...]) -> dict[str, Any]:
-    """A conversation up to the answer, and the answer where it is there."""
+    """A conversation up to the answer, and the answer where there is an assistant's message."""
     answered = turns[-1]["role"] == "assistant"
-    asked = turns[:-1] if answered else turns
-    if not asked or asked[-1]["role"] != "user":
-        raise record.error("a sample asks with a user message, at the end or before the answer")
-    return {"messages": asked, **({"reference": turns[-1]["content"]} if answered else {})}
+    prompt = turns[:-1] if answered else turns
+    if not prompt or prompt[-1]["role"] != "user":
+        raise record.error("a sample needs a user message, at the end or before the answer")
+    return {"messages": prompt, **({"reference": turns[-1]["content"]} if answered else {})}
 
 
 def _choice(record: Record) -> dict[str, Any]:
@@ -237,23 +239,23 @@ def _answer(record: Record, choices: list[str], labels: list[Any] | None) -> int
         raise record.missing("answer")
     answer = record.values[name]
     if isinstance(answer, int) and not isinstance(answer, bool):
-        found = {answer} if 0 <= answer < len(choices) else set()
+        matches = {answer} if 0 <= answer < len(choices) else set()
     elif labels is not None:
-        found = {i for i, label in enumerate(labels) if str(label) == answer}
+        matches = {i for i, label in enumerate(labels) if str(label) == answer}
     elif isinstance(answer, str):
-        found = {i for i, choice in enumerate(choices) if choice == answer}
+        matches = {i for i, choice in enumerate(choices) if choice == answer}
         if re.fullmatch("[A-Z]", answer):
-            found.add(ord(answer) - ord("A"))
+            matches.add(ord(answer) - ord("A"))
         elif answer.isascii() and answer.isdigit():
-            found.add(int(answer))
-        found = {i for i in found if i < len(choices)}
+            matches.add(int(answer))
+        matches = {i for i in matches if i < len(choices)}
     else:
-        found = set()
-    if len(found) != 1:
-        what = "could mean several of" if found else "is none of"
-        known = f" (labels: {', '.join(map(str, labels))})" if labels is not None else ""
-        raise record.error(f"'{name}' {shown(answer)} {what} the {len(choices)} choices{known}")
-    return found.pop()
+        matches = set()
+    if len(matches) != 1:
+        what = "could mean several of" if matches else "is none of"
+        listed = f" (labels: {', '.join(map(str, labels))})" if labels is not None else ""
+        raise record.error(f"'{name}' {shown(answer)} {what} the {len(choices)} choices{listed}")
+    return matches.pop()
 
 
 def _group(record: Record) -> str | None:
@@ -279,12 +281,12 @@ def split_rows(
     count = max(1, round(validation * len(rows))) if share else int(validation)
     if not 0 < count < len(rows):
         raise DataError(
-            f"cannot put {count} of {len(rows)} row(s) aside for validation: "
+            f"cannot hold out {count} of {len(rows)} row(s) for validation: "
             "at least one must be left to train on; add rows or lower `validation`"
         )
-    aside = set(_permutation(len(rows), f"validation:{seed}")[:count])
-    train = [row for i, row in enumerate(rows) if i not in aside]
-    return train, [rows[i] for i in sorted(aside)]
+    held_out = set(_permutation(len(rows), f"validation:{seed}")[:count])
+    train = [row for i, row in enumerate(rows) if i not in held_out]
+    return train, [rows[i] for i in sorted(held_out)]
 
 
 def sample_rows(rows: Sequence[Row], count: int) -> list[Row]:
@@ -297,10 +299,10 @@ def sample_rows(rows: Sequence[Row], count: int) -> list[Row]:
 
 
 def training_order(n_rows: int, count: int, seed: int | str) -> list[int]:
-    """Indices of `count` draws from `n_rows` rows: every row once per epoch, newly mixed in each.
+    """Indices of `count` draws from `n_rows` rows: every row once per epoch, reshuffled in each.
 
     Epoch e is the order of the values that `random.Random(f"{seed}:{e}").random()` gives the
-    rows: of all of Python's generators the one method whose sequence is promised to stay.
+    rows: the only generator method whose sequence Python promises to keep.
     """
     if n_rows < 1 or count < 0:
         raise ValueError(f"no order of {count} draws from {n_rows} rows")
@@ -318,7 +320,7 @@ def _permutation(n: int, seed: str, indices: Sequence[int] | None = None) -> lis
 
 
 def rows_hash(rows: Sequence[Row]) -> str:
-    """sha256 over what is trained on, in its order; ids, lines and other columns do not count."""
+    """sha256 over the rows' texts in their order; ids, lines and other columns do not count."""
     digest = hashlib.sha256()
     for row in rows:
         turns = [[turn["role"], turn["content"]] for turn in row.messages or ()]

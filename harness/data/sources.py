@@ -1,4 +1,4 @@
-"""Where data lies: bundled, in a file, in a mirror of the Hub, or on the Hub."""
+"""Resolves data names: bundled data, files, a mirror of the Hub, the Hub."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def resolve(
     split: str = "train",
     config: str | None = None,
 ) -> Path:
-    """The file that a data name stands for.
+    """The file of a data name.
 
     In this order: a bundled name; a file, or a folder laid out as the Hub's, from `base` on; a Hub
     id `org/name[@revision]`, or a short name of one, under `mirror`, else on the Hub. DataError.
@@ -50,7 +50,7 @@ def resolve(
     folder = mirror / name.partition("@")[0]  # a mirror holds one revision
     if not folder.is_dir():
         ids = [
-            f"{found.parent.name}/{found.name}" for found in mirror.glob("*/*") if found.is_dir()
+            f"{entry.parent.name}/{entry.name}" for entry in mirror.glob("*/*") if entry.is_dir()
         ]
         raise DataError(f"no '{name}' in the mirror {mirror}: {nearest(name, ids)}")
     return _split_file(folder, split, config)
@@ -60,34 +60,34 @@ def _split_file(folder: Path, split: str, config: str | None) -> Path:
     """`<config>/<split>.*`, `<split>.*` or `data/<split>.*` in a data set's folder."""
     configs = sorted(entry.name for entry in folder.iterdir() if _splits(entry))
     if config is not None and config in configs:
-        homes = [folder / config]
+        folders = [folder / config]
     elif config not in (None, "default"):
         raise DataError(f"no config '{config}' in {folder}: {nearest(str(config), configs)}")
     elif _splits(folder):
-        homes = [folder]
+        folders = [folder]
     else:
-        homes = [folder / one for one in ("default", "data") if one in configs]
-        homes = homes or [folder / one for one in configs]
-    if len(homes) > 1 and homes[0].name not in ("default", "data"):
+        folders = [folder / name for name in ("default", "data") if name in configs]
+        folders = folders or [folder / name for name in configs]
+    if len(folders) > 1 and folders[0].name not in ("default", "data"):
         raise DataError(f"{folder} has several configs: set `config` to one of {_few(configs)}")
-    splits = _splits(homes[0]) if homes else {}
+    splits = _splits(folders[0]) if folders else {}
     if not splits:
         raise DataError(f"no {', '.join(EXTENSIONS)} files in {folder}")
     if split not in splits:
-        raise DataError(f"no split '{split}' in {homes[0]}: {nearest(split, splits)}")
+        raise DataError(f"no split '{split}' in {folders[0]}: {nearest(split, splits)}")
     if len(splits[split]) > 1:
         names = _few([path.name for path in splits[split]])
-        raise DataError(f"split '{split}' of {homes[0]} is in several files: join {names} in one")
+        raise DataError(f"split '{split}' of {folders[0]} is in several files: join {names} in one")
     return splits[split][0]
 
 
 def _splits(folder: Path) -> dict[str, list[Path]]:
     """The data files in a folder by their split: `train.jsonl`, `train-00000-of-00001.parquet`."""
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.suffix.lower() in EXTENSIONS and path.is_file():
-            found.setdefault(re.sub(r"-\d{5}-of-\d{5}$", "", path.stem), []).append(path)
-    return found
+            files.setdefault(re.sub(r"-\d{5}-of-\d{5}$", "", path.stem), []).append(path)
+    return files
 
 
 def _few(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""From rows to token ids: the chat template, and which tokens count.
+"""From rows to token ids: the chat template, and the labels.
 
 Training, perplexity and `harness plan --show-tokens` all use these functions, so what is trained
 on, what is scored and what is shown are the same tokens.
@@ -23,12 +23,12 @@ IGNORED = -100  # torch.nn.CrossEntropyLoss's ignore_index
 
 @dataclass(frozen=True)
 class Encoded:
-    """A row as token ids. `labels[i]` is `input_ids[i]`, or -100 where it does not count."""
+    """A row as token ids. `labels[i]` is `input_ids[i]`, or -100 where the loss ignores it."""
 
     input_ids: list[int]
     labels: list[int]
     cut: int = 0
-    """Tokens that `max_length` took off the end."""
+    """Tokens truncated from the end to fit `max_length`."""
 
 
 def encode_row(
@@ -108,7 +108,7 @@ def render(
 
 
 def encode_text(tokenizer: Any, text: str, **settings: Any) -> list[int]:
-    """Token ids of a text that something may continue.
+    """Token ids of a text that may be continued.
 
     With what the tokenizer puts before a text and without what some put after it: an end token
     belongs to no prompt, no context and no text that is scored.
@@ -119,7 +119,7 @@ def encode_text(tokenizer: Any, text: str, **settings: Any) -> list[int]:
 
 
 def encode_after(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text that goes on from another: nothing is put before its first character.
+    """Token ids of a text that continues another: nothing is put before its first character.
 
     Tokenizers of the SentencePiece kind put a space before every text.
     """
@@ -157,41 +157,41 @@ def encode_pair(
     if not after:
         raise UserError(
             f"the tokenizer has no token for the continuation {continuation!r}, so it cannot be "
-            "scored: leave it out, or write it otherwise"
+            "scored: leave it out, or change its text"
         )
     return Pair(before, after, apart=True)
 
 
 @dataclass(frozen=True)
 class _Traits:
-    """What a tokenizer does to every text."""
+    """What a tokenizer adds to every text."""
 
     end: list[int]
-    """What it appends."""
+    """Ids that it appends."""
     spaced: bool
     """Whether it puts a space before a text."""
 
 
-_KNOWN: WeakKeyDictionary[Any, _Traits] = WeakKeyDictionary()
+_TRAITS: WeakKeyDictionary[Any, _Traits] = WeakKeyDictionary()
 
 
 def _traits(tokenizer: Any) -> _Traits:
-    if tokenizer not in _KNOWN:
+    if tokenizer not in _TRAITS:
         bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
         whole = list(tokenizer("a")["input_ids"])
         starts = [i for i in range(len(whole)) if whole[i : i + len(bare)] == bare]
         end = whole[starts[0] + len(bare) :] if bare and starts else []
         inside = list(tokenizer(f"{_ANCHOR}a", add_special_tokens=False)["input_ids"])
-        _KNOWN[tokenizer] = _Traits(end, inside[-len(bare) :] != bare)
-    return _KNOWN[tokenizer]
+        _TRAITS[tokenizer] = _Traits(end, inside[-len(bare) :] != bare)
+    return _TRAITS[tokenizer]
 
 
 _ANCHOR = "\n"
-"""What a text is encoded after where the tokenizer treats the beginning of a text differently."""
+"""Put before a text where the tokenizer treats the beginning of a text differently."""
 
 
 def _continued(tokenizer: Any, text: str, **settings: Any) -> tuple[list[int], list[Any]]:
-    """(ids, offsets) of a text that goes on from another; no offsets unless they are asked for."""
+    """(ids, offsets) of a text that continues another; offsets only if requested."""
     settings["add_special_tokens"] = False
     offsets = bool(settings.get("return_offsets_mapping"))
     if _traits(tokenizer).spaced:
@@ -208,16 +208,16 @@ def _continued(tokenizer: Any, text: str, **settings: Any) -> tuple[list[int], l
 
 def end_tokens(tokenizer: Any, chat_template: str | None, model_config: Any) -> list[int]:
     """Ids that end an answer: the tokenizer's, the model's, and the template's end of a turn."""
-    found = {tokenizer.eos_token_id}
+    ends = {tokenizer.eos_token_id}
     stated = getattr(model_config, "eos_token_id", None)
-    found.update(stated if isinstance(stated, (list, tuple)) else [stated])
+    ends.update(stated if isinstance(stated, (list, tuple)) else [stated])
     if chat_template or tokenizer.chat_template:
         turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         encoded = encode_row(tokenizer, Row("", messages=tuple(turn)), chat_template=chat_template)
         last = [i for i in encoded.labels if i != IGNORED][-1]
         if last in special_ids(tokenizer):
-            found.add(last)
-    return sorted(i for i in found if i is not None)
+            ends.add(last)
+    return sorted(i for i in ends if i is not None)
 
 
 def special_ids(tokenizer: Any) -> set[int]:
@@ -227,25 +227,25 @@ def special_ids(tokenizer: Any) -> set[int]:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """sha256 of what turns text into ids: figures per token need it to be equal.
+    """sha256 of the tokenizer's rules: metrics per token are comparable only where it is equal.
 
     The backend's own serialisation without padding and truncation, which calls may set; where
     there is no backend, the vocabulary. The ids that begin and end a text count too.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        told: Any = sorted(tokenizer.get_vocab().items())
+        content: Any = sorted(tokenizer.get_vocab().items())
     else:
-        told = {**json.loads(backend.to_str()), "padding": None, "truncation": None}
+        content = {**json.loads(backend.to_str()), "padding": None, "truncation": None}
     special = [getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "unk")]
-    text = json.dumps([type(tokenizer).__name__ if backend is None else "", told, special])
+    text = json.dumps([type(tokenizer).__name__ if backend is None else "", content, special])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _conversation(
     tokenizer: Any, messages: Sequence[Message], chat_template: str | None, loss: str
 ) -> tuple[list[int], list[int]]:
-    """Ids and labels; where every token counts, the answers need not be found."""
+    """Ids and labels; with `loss="all"` answers are not located."""
 
     def rendered(some: Sequence[Message], generation_prompt: bool) -> str:
         return render(tokenizer, some, chat_template, generation_prompt=generation_prompt)
@@ -257,7 +257,7 @@ def _conversation(
     starts = [start for start, _ in spans]
     if any(a < start < b for start in starts for a, b in places):
         ids, places = _in_pieces(tokenizer, text, starts)
-    # A token that begins in an answer is the model's to write, be it also the end of a turn.
+    # A token that begins in an answer is generated by the model, even if it also ends a turn.
     labels = [
         token if any(start <= a and (b <= end or a < end) for start, end in spans) else IGNORED
         for token, (a, b) in zip(ids, places, strict=True)
@@ -270,8 +270,8 @@ def _in_pieces(
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Ids and offsets of a text that is cut where answers begin, as prompts are at evaluation.
 
-    Otherwise a token that holds the end of a prompt and the beginning of the answer would count
-    for neither, and the model would be asked with a prompt that it never saw.
+    Otherwise a token across the border of a prompt and its answer would count for neither, and
+    the prompts of evaluation would be token sequences that training never contained.
     """
     bounds = sorted({0, *starts, len(text)})
     ids: list[int] = []

@@ -1,4 +1,4 @@
-"""The training data of an experiment: found, read, split and hashed, the same in every process."""
+"""The training data of an experiment: located, read, split and hashed, as in every process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.types import Row
 
 @dataclass(frozen=True)
 class DataPlan:
-    """The training data, found and counted. Worker and parent read the same rows from it."""
+    """The training data, located and counted. Worker and parent read the same rows from it."""
 
     name: str
     source: str
@@ -38,37 +38,37 @@ class DataPlan:
     balance: str | None = None
     """A column whose values should be about equally frequent."""
     mix: MixPlan | None = None
-    """What is blended into the training rows."""
+    """The mix that is blended into the training rows."""
 
     @property
     def suffix(self) -> str:
-        """What labels of cells with its mix end with."""
+        """The suffix of labels of cells with its mix."""
         return self.mix.suffix if self.mix else ""
 
     @property
     def identity(self) -> list[Any]:
-        """What a cell's id knows of it."""
+        """The part of it that a cell's id depends on."""
         own = [self.hash, self.rows, self.format, self.loss]
         return [*own, {"share": self.mix.share, "hash": self.mix.hash}] if self.mix else own
 
     def as_record(self) -> dict[str, Any]:
-        """As the record says it: files by their names alone."""
-        told = dataclasses.asdict(self) | {
+        """The record's section: files by their names, without folders."""
+        section = dataclasses.asdict(self) | {
             "name": without_folder(self.name),
             "source": Path(self.source).name,
         }
         if self.mix:
             file, source = Path(self.mix.file).name, without_folder(self.mix.source)
-            told["mix"] = dataclasses.asdict(self.mix) | {"file": file, "source": source}
+            section["mix"] = dataclasses.asdict(self.mix) | {"file": file, "source": source}
         if isinstance(self.validation, str):
-            told["validation"] = Path(self.validation).name
-        return told
+            section["validation"] = Path(self.validation).name
+        return section
 
 
 def plan_data(
     experiment: Experiment, bundled: Mapping[str, Path], mirror: Path | None
 ) -> DataPlan | None:
-    """The data of an experiment, read once so that a wrong row is found now; None without data.
+    """The data of an experiment, read once so that an invalid row fails now; None without data.
 
     Raises ConfigError for a name, DataError for a row.
     """
@@ -114,22 +114,27 @@ def with_mixes(
     listed, plans = isinstance(experiment.data.mix, tuple), []
     for at, mix in enumerate(experiment.data.mixes):
         path = ("mix", at) if listed else ("mix",)
-        one = _mix_plan(experiment, mix, bundled, mirror, path) if mix else None
-        plans.append(dataclasses.replace(plan, mix=one))
-        if one and not any(map(is_new(*training_rows(plan)), mixed_rows(plans[-1]))):
-            told = f"every row of the mix '{one.source}' stands in the training or validation data"
-            raise experiment.error(f"{told}: name another", "data", *path, "source")
-    _check_labels(experiment, [one.suffix for one in plans])
+        mix_plan = _mix_plan(experiment, mix, bundled, mirror, path) if mix else None
+        plans.append(dataclasses.replace(plan, mix=mix_plan))
+        if mix_plan and not any(map(is_new(*training_rows(plan)), mixed_rows(plans[-1]))):
+            raise experiment.error(
+                f"every row of the mix '{mix_plan.source}' is in the training or validation data: "
+                "name another source",
+                "data",
+                *path,
+                "source",
+            )
+    _check_labels(experiment, [data_plan.suffix for data_plan in plans])
     return plans
 
 
 def _check_labels(experiment: Experiment, suffixes: Sequence[str]) -> None:
-    """No two cells with another training have one label."""
+    """Raise ConfigError where cells with different trainings would have the same label."""
     seen = set()
     for label in (f"{entry.label}{end}" for entry in experiment.methods for end in suffixes):
         if label in seen:
-            told = f"two rows would be called '{label}': give a mix a `name` of its own"
-            raise experiment.error(told, "data", "mix")
+            message = f"two rows would be called '{label}': give a mix a `name` of its own"
+            raise experiment.error(message, "data", "mix")
         seen.add(label)
 
 
@@ -163,7 +168,7 @@ def _resolve(
     mirror: Path | None,
     *key: str | int,
 ) -> str:
-    """The file of a name that stands at `data.<key>`, in its split and config."""
+    """The file of the name at `data.<key>`, in its split and config."""
     try:
         file = sources.resolve(
             name,

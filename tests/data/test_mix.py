@@ -210,7 +210,7 @@ BAD = {
     "the same twice": ([MIX, MIX], "two rows would be called 'base\\+facts-0.25'|'lora\\+facts"),
     "nothing new": (
         {**MIX, "source": "train.jsonl"},
-        "every row of the mix 'train.jsonl' stands in",
+        "every row of the mix 'train.jsonl' is in",
     ),
     "in a list": ([None, {**MIX, "share": 2.0}], "data.mix.1.share: .*less than 1"),
 }

@@ -143,7 +143,7 @@ def test_all_file_kinds_give_the_same_rows(tmp_path: Path) -> None:
         ({"messages": [USER, turn("assistant", 3)]}, "must be text, got 3"),
         ({"messages": [USER, SYSTEM, ANSWER]}, "message 2 of 'messages' is a system message"),
         ({"messages": [USER]}, "the last message is the user's"),
-        ({"messages": [ANSWER]}, "the assistant's answer stands alone"),
+        ({"messages": [ANSWER]}, "the assistant's answer is the only message: put a"),
         ({"messages": [USER, {**ANSWER, "tool_calls": [{}]}]}, "tool calls"),
         ({"messages": [USER, ANSWER], "id": 1.5}, "'id' must be text or a whole number, got 1.5"),
     ],
@@ -166,7 +166,7 @@ def test_a_wrong_row_is_named_by_file_and_line(tmp_path: Path, row: Any, message
         ("rows.json", '[{"text": "a"},\n{"text" "b"}]', ":2: not JSON"),
         ("rows.json", '[{"text": "a"}, 3]', ": row 2: must be an object"),
         ("rows.csv", "prompt,completion\na,b\n\nc\n", ":4: 1 cells where the header has 2"),
-        ("rows.csv", "prompt,prompt\na,b\n", ":1: the header names 'prompt' twice"),
+        ("rows.csv", "prompt,prompt\na,b\n", ":1: duplicate column 'prompt' in the header: rename"),
         ("rows.csv", "prompt,completion\na,\n", ":2: no value for 'completion or"),
         ("rows.csv", 'prompt,completion\na,"b\n', ":2: broken CSV"),
         ("rows.parquet", "PAR1 not", "not a readable parquet file"),
@@ -285,12 +285,12 @@ ASK = {"messages": [USER], "id": "one"}
         (PAIR, {"completion": 3}, "'completion' must be text, got 3"),
         (PAIR, {"completion": None}, "no value for 'completion or response or answer'"),
         (PAIR, {"prompt": [USER, ANSWER], "completion": [USER]}, "the last message is the user's"),
-        (PAIR, {"id": "1"}, "the id '1' stands twice: first in line 1"),
-        (ASK, {"messages": [SYSTEM]}, "a sample asks with a user message"),
-        (ASK, {"messages": [ANSWER]}, "a sample asks with a user message"),
+        (PAIR, {"id": "1"}, "duplicate id '1': first in line 1"),
+        (ASK, {"messages": [SYSTEM]}, "a sample needs a user message"),
+        (ASK, {"messages": [ANSWER]}, "a sample needs a user message"),
         (ASK, {"reference": " "}, "'reference' is empty"),
         (ASK, {"topic": [1]}, "'topic' must be text, got a list"),
-        (ASK, {"id": "one"}, "the id 'one' stands twice: first in line 1"),
+        (ASK, {"id": "one"}, "duplicate id 'one': first in line 1"),
     ],
 )
 def test_a_wrong_second_row(tmp_path: Path, first: Any, change: Any, message: str) -> None:
@@ -373,7 +373,7 @@ def test_split_is_stable_complete_and_in_order() -> None:
 
 @pytest.mark.parametrize(("n", "validation"), [(1, 0.1), (5, 5), (5, 9), (5, 0.95), (0, 1)])
 def test_split_refuses_to_leave_a_side_empty(n: int, validation: float | int) -> None:
-    with pytest.raises(DataError, match="aside for validation"):
+    with pytest.raises(DataError, match="cannot hold out"):
         split_rows(rows(n), validation, seed=0)
 
 

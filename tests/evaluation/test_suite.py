@@ -160,7 +160,7 @@ def test_neither_scorers_nor_a_judge_is_refused(folder):
 def test_samples_of_one_id_are_refused(folder):
     rows = [{"id": "a", "prompt": "x", "reference": "y"}] * 2
     write_jsonl(folder / "asked.jsonl", rows)
-    with pytest.raises(UserError, match=r"asked\.jsonl:2: the id 'a' stands twice"):
+    with pytest.raises(UserError, match=r"asked\.jsonl:2: duplicate id 'a'"):
         load(folder, "answers")
 
 

@@ -98,7 +98,7 @@ def test_names_that_no_file_has(harness, experiment, name, key):
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{% for m in messages %}", "the chat template is no Jinja: .*its line 1"),
+        ("{% for m in messages %}", "the chat template is invalid Jinja: .*its line 1"),
         ("the same", "the chat template never uses `messages`: every prompt would be the same"),
     ],
 )
