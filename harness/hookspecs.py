@@ -31,6 +31,11 @@ def register_suites(register: Callable[[Path], None]) -> None:
 
 
 @hookspec
+def register_tasks(register: Callable[[Any], None]) -> None:
+    """Call `register(task)` with an instance of `harness.Task`: a way of asking a model."""
+
+
+@hookspec
 def register_scorers(register: Callable[[Any], None]) -> None:
     """Call `register(function)` with a function made by `harness.scorer`."""
 

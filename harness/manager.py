@@ -43,6 +43,10 @@ BUILT_IN = (
     "harness.plugins.scorers.ngram",
     "harness.plugins.scorers.embedding",
     "harness.plugins.judges.expected_score",
+    "harness.evaluation.tasks.generate",
+    "harness.evaluation.tasks.perplexity",
+    "harness.evaluation.tasks.choice",
+    "harness.evaluation.tasks.lm_eval",
     "harness.plugins.executors.local",
     "harness.plugins.bundled",
     "harness.plugins.models.transformers",
@@ -90,6 +94,7 @@ class Plugins:
         self.manager = pluggy.PluginManager("harness")
         self.manager.add_hookspecs(hookspecs)
         self.methods = Registry("method")
+        self.tasks = Registry("task")
         self.suites = Registry("suite")
         self.scorers = Registry("scorer")
         self.judges = Registry("judge")
@@ -118,6 +123,7 @@ class Plugins:
         registering: dict[str, Callable[..., None]] = {
             "register_methods": lambda m: self._add(self.methods, m, name),
             "register_suites": lambda path: self._add_suites(Path(path), name),
+            "register_tasks": lambda t: self._add(self.tasks, t, name),
             "register_scorers": lambda s: self._add(self.scorers, s, name),
             "register_judges": lambda j: self._add(self.judges, j, name),
             "register_executors": lambda e: self._add(self.executors, e, name),
@@ -208,10 +214,12 @@ def _role(kind: str) -> type:
     from harness.api.judge import Judge
     from harness.api.method import Method
     from harness.api.scorer import Scorer
+    from harness.api.task import Task
     from harness.api.tracker import Tracker
 
     return {
         "method": Method,
+        "task": Task,
         "scorer": Scorer,
         "judge": Judge,
         "executor": Executor,

@@ -84,7 +84,7 @@ def test_the_settings_for_real_benchmarks_are_taken(
     small = experiment(suites=shown["suites"])
     plan = make_plan(config.load_experiment(small.file), plugins(), Settings())
     (suite,) = plan.base.suites
-    assert (suite["tasks"], suite["num_fewshot"]) == (["mmlu", "arc_easy"], 5)
+    assert (suite.settings["tasks"], suite.settings["num_fewshot"]) == (["mmlu", "arc_easy"], 5)
 
 
 def test_the_readme_names_commands_that_exist_and_leaves_none_out() -> None:

@@ -15,6 +15,7 @@ from harness.manager import BUILT_IN
 
 ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "harness").rglob("*.py"))
+TASKS = sorted((ROOT / "harness/evaluation/tasks").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 SUITES = sorted((ROOT / "suites").rglob("*.py"))
 SAMPLES = sorted((ROOT / "tests/sample_plugins").rglob("*.py"))
@@ -86,10 +87,38 @@ def test_the_core_imports_no_plugin_and_no_suite(file):
 @pytest.mark.parametrize("file", CORE, ids=named)
 def test_the_core_names_its_plugins_in_one_tuple_only(file):
     text = file.read_text(encoding="utf-8")
-    count = len(BUILT_IN) if file.name == "manager.py" else 0
+    built_in = [module for module in BUILT_IN if module.startswith("harness.plugins.")]
+    count = len(built_in) if file.name == "manager.py" else 0
     assert text.count("harness.plugins.") == count
-    module_names = {module.rpartition(".")[2] for module in BUILT_IN}
+    module_names = {module.rpartition(".")[2] for module in built_in}
     assert module_names == {f.stem for f in PLUGINS if f.stem != "__init__"}
+
+
+def test_every_task_of_the_harness_is_registered_as_a_plugin():
+    home = "harness.evaluation.tasks."
+    registering = {
+        file.parent.name if file.stem == "__init__" else file.stem
+        for file in TASKS
+        if "def register_tasks(" in file.read_text(encoding="utf-8")
+    }
+    assert {m.removeprefix(home) for m in BUILT_IN if m.startswith(home)} == registering
+
+
+@pytest.mark.parametrize("file", [file for file in CORE if file not in TASKS], ids=named)
+def test_the_core_knows_no_task_by_name(file):
+    from harness.manager import Plugins
+
+    names = set(Plugins(discover=False).tasks.things)
+    # a phase of the clock and the option's default, and a form of rows
+    names -= {
+        "evaluate.py": {"generate"},
+        "suites.py": {"generate"},
+        "rows.py": {"choice"},
+    }.get(file.name, set())
+    literals = {n.value for n in ast.walk(tree(file)) if isinstance(n, ast.Constant)}
+    assert not names & {value for value in literals if isinstance(value, str)}
+    modules = {module for module in BUILT_IN if module.startswith("harness.evaluation.")}
+    assert not {name for name in imports(file) if name.startswith(tuple(modules))}
 
 
 @pytest.mark.parametrize("file", CORE, ids=named)

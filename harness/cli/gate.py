@@ -127,7 +127,7 @@ def _decide_on_model(
     suites = list(dict.fromkeys(check.suite for check in checks))
     cell = _cell_of(given.candidate, sequential, suites)
     for suite in cell.suites:
-        if suite["judge"]:
+        if suite.judge:
             raise UserError(f"suite '{suite.name}' has a judge: leave --until-decided out")
         comparability.check_planned(suite, given.candidate, baseline.group)
     task = sequential_gate.Task(cell, given.baseline, folders, given.policy, sequential.batch)

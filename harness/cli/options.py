@@ -54,6 +54,30 @@ class Finite(click.FloatRange):
         return number
 
 
+class Registered(click.ParamType):
+    """A name that plugins registered; they are loaded when a value or the help needs them."""
+
+    name = "name"
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        """An attribute of `harness.manager.Plugins`, such as `tasks`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Fails as click does, with the names."""
+        name: str = click.Choice(self._names()).convert(value, param, ctx)
+        return name
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """The names, for the help."""
+        return f"[{'|'.join(self._names())}]"
+
+    def _names(self) -> Sequence[str]:
+        from harness.manager import plugins
+
+        return list(getattr(plugins(), self.kind).things)
+
+
 def _batch_size(context: click.Context, parameter: click.Parameter, text: str) -> int | None:
     """`auto` (None) or a number of sequences."""
     if text == "auto":

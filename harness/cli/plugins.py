@@ -22,6 +22,7 @@ def command(as_json: bool) -> None:
     plugins = load_plugins()
     registries = (
         plugins.methods,
+        plugins.tasks,
         plugins.suites,
         plugins.scorers,
         plugins.judges,

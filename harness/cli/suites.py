@@ -17,7 +17,6 @@ from harness.config import strict_yaml
 from harness.errors import ConfigError, UserError
 from harness.evaluation import check as suite_check
 from harness.evaluation.scaffold import new_suite
-from harness.evaluation.tasks.protocol import MODULES
 from harness.manager import plugins
 from harness.system.console import console
 
@@ -48,7 +47,7 @@ def command(context: click.Context, suite_folders: Sequence[Path], as_json: bool
     "--ask",
     default="generate",
     show_default=True,
-    type=click.Choice(list(MODULES)),
+    type=options.Registered("tasks"),
     help="How the model is asked.",
 )
 @click.option(
@@ -61,7 +60,7 @@ def command(context: click.Context, suite_folders: Sequence[Path], as_json: bool
 )
 def new(name: str, ask: str, folder: Path) -> None:
     """Write a suite NAME that works as it is: a YAML file and three example rows."""
-    files = new_suite(name, ask, folder, list(plugins().suites.things))
+    files = new_suite(name, ask, folder, plugins())
     for file in files:
         click.echo(f"Wrote {file}")
     click.echo(f"Next: harness suites check {shlex.quote(str(files[0]))}")

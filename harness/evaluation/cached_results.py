@@ -9,9 +9,10 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from harness.api.task import Suite
 from harness.errors import UserError
-from harness.evaluation.suite import Suite
-from harness.evaluation.tasks import protocol
+from harness.evaluation.suite import task_of
+from harness.manager import plugins
 from harness.record import SuiteSection
 from harness.results import store
 from harness.stats import metric_summary
@@ -51,7 +52,7 @@ class Sections:
         None where there are none. Files that are broken or were changed are passed over, with a
         warning. Raises what finding out the suite's data raises.
         """
-        self._data[suite.name] = protocol.data_hash(suite)
+        self._data[suite.name] = task_of(suite, plugins()).data_hash(suite)
         for file in self._places(suite.name):
             found = self._read(file, suite)
             if found is None:
@@ -89,7 +90,7 @@ class Sections:
             samples["non_finite"] = lost
         section: SuiteSection = {
             "hash": suite.hash,
-            "version": suite["version"],
+            "version": suite.version,
             "content": suite.content,
             "parts": dict(suite.parts),
             "data_hash": self._data.get(suite.name),

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.evaluation.suite import Suite, Where, find_suite, load_suite
-from harness.evaluation.tasks import protocol
+from harness.api.task import Suite
+from harness.evaluation.suite import Where, check_loading, find_suite, load_suite
 from harness.evaluation.trial import Trial
 from harness.manager import Plugins
 from harness.models.packaged import resolve_model
@@ -41,9 +41,9 @@ def load(
     def loaded(base: ModelRef) -> Suite:
         return load_suite(file, {}, plugins=plugins, base_model=base, where=where)
 
-    # The suite first: a mistake in it is told before a model is downloaded.
+    # The suite first: a mistake in it is reported before a model is downloaded.
     suite = loaded(ModelRef(NAME, NAME))
-    protocol.module("lm-eval").check([suite])
+    check_loading([suite], plugins)
     if model is None:
         return suite, None
     base = resolve_model(model, mirror=mirror, report=report, kind="causal-lm-gguf")
@@ -58,16 +58,16 @@ def try_out(suite: Suite, base: ModelRef | None) -> dict[str, Any]:
     from pydantic import TypeAdapter
 
     trial = TypeAdapter(Trial).dump_json(Trial(suite, SAMPLES, base))
-    said = answer("harness.evaluation.trial", trial, f"{suite.file}: the check was killed")
+    printed = answer("harness.evaluation.trial", trial, f"{suite.file}: the check was killed")
     return {
         "suite": suite.name,
-        "version": suite["version"],
-        "ask": suite["ask"],
+        "version": suite.version,
+        "ask": suite.ask,
         "file": suite.file,
         "hash": suite.hash,
         "content": suite.content,
-        "judged_by_model": suite["judge"] is not None and suite.judge_model is None,
+        "judged_by_model": suite.judge is not None and suite.judge_model is None,
         "model": base.name if base else NAME,
         "random_weights": base is None,
-        **json.loads(said.splitlines()[-1]),
+        **json.loads(printed.splitlines()[-1]),
     }

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from harness.api.task import Suite
 from harness.data.overlap import Overlap, overlaps
-from harness.evaluation.suite import Suite, rows_of, samples_of
+from harness.evaluation.suite import task_of
+from harness.manager import plugins
 from harness.types import Row, Sample
 
 __all__ = ["leaks", "leaks_of_rows", "samples_from_rows"]
@@ -19,20 +21,20 @@ NAMED = 10
 def leaks(train: Sequence[Row], suites: Sequence[Suite]) -> list[str]:
     """One warning per suite that shares a prompt or a 13-gram with training rows.
 
-    lm-eval's suites are left out: `leaks_of_rows`, when their questions are known.
+    Suites whose questions only a run tells are left out: see `leaks_of_rows`.
     """
     if not train:
         return []
     # The training rows are read through once for all suites; ids lead back to each.
     every: list[Sample] = []
     for suite in suites:
-        own = _samples(suite)
+        own = task_of(suite, plugins()).samples(suite)
         every += [replace(sample, id=f"{suite.name}\n{sample.id}") for sample in own]
-    found: dict[str, list[Overlap]] = {suite.name: [] for suite in suites}
+    by_suite: dict[str, list[Overlap]] = {suite.name: [] for suite in suites}
     for overlap in overlaps(train, every):
         name, _, sample_id = overlap.sample_id.partition("\n")
-        found[name].append(replace(overlap, sample_id=sample_id))
-    return [warning for name, theirs in found.items() for warning in _warning(name, theirs)]
+        by_suite[name].append(replace(overlap, sample_id=sample_id))
+    return [warning for name, own in by_suite.items() for warning in _warning(name, own)]
 
 
 def leaks_of_rows(train: Sequence[Row], suite: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -59,34 +61,16 @@ def _from_row(row: Mapping[str, Any]) -> Sample:
     )
 
 
-def _samples(suite: Suite) -> list[Sample]:
-    if suite["ask"] == "lm-eval":
+def _warning(suite: str, shared: Sequence[Overlap]) -> list[str]:
+    if not shared:
         return []
-    if suite["ask"] == "perplexity":
-        return [_as_sample(source, row) for source, row in rows_of(suite)]
-    return samples_of(suite)
-
-
-def _as_sample(source: str, row: Row) -> Sample:
-    """A perplexity row with all its texts, under the id of its sample-file row."""
-    return Sample(
-        id=f"{source}/{row.id}" if source else row.id,
-        messages=row.messages,
-        prompt=row.prompt,
-        reference=row.completion if row.text is None else row.text,
-    )
-
-
-def _warning(suite: str, found: Sequence[Overlap]) -> list[str]:
-    if not found:
-        return []
-    asked = len({overlap.sample_id for overlap in found})
-    pairs = "; ".join(map(_pair, found[:NAMED]))
-    more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    samples = "1 sample overlaps" if asked == 1 else f"{asked} samples overlap"
+    count = len({overlap.sample_id for overlap in shared})
+    pairs = "; ".join(map(_pair, shared[:NAMED]))
+    more = f"; and {len(shared) - NAMED} more" if len(shared) > NAMED else ""
+    samples = "1 sample overlaps" if count == 1 else f"{count} samples overlap"
     return [
         f"suite '{suite}': {samples} with training rows, so its scores may flatter "
-        f"({len(found)} pair{'s' if len(found) > 1 else ''}: {pairs}{more})"
+        f"({len(shared)} pair{'s' if len(shared) > 1 else ''}: {pairs}{more})"
     ]
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.api.model import Generation, Model
+from harness.api.task import Requests, Suite
 from harness.data.tokenization import tokenizer_hash
-from harness.evaluation.suite import Suite
-from harness.evaluation.tasks import protocol
-from harness.evaluation.tasks.protocol import Question
+from harness.evaluation.suite import task_of
+from harness.evaluation.tasks.sample_rows import within_budget
 from harness.manager import plugins
 from harness.types import Artifact, SuiteResult
 
@@ -55,7 +55,7 @@ def evaluate(
     suite's name for its scoring. Raises what opening the model raises; an exception in a suite
     is its SuiteFailure.
     """
-    judged = [suite for suite in suites if suite["judge"] is not None]
+    judged = [suite for suite in suites if suite.judge is not None]
     with opened(artifact, phase, report, batch) as bench:
         model = bench.model
         for together in [*([suite] for suite in suites if suite not in judged), judged]:
@@ -88,28 +88,28 @@ def _batch(
     bench: Bench, suites: Sequence[Suite], phase: Phase
 ) -> Iterator[tuple[Suite, SuiteResult | SuiteFailure]]:
     """Ask and answer suites that need the model at the same time."""
-    asked: list[tuple[Suite, Question]] = []
+    asked: list[tuple[Suite, Requests]] = []
     for suite in suites:
         bench.begin(suite)
         try:
             with phase(suite.name):
-                asked.append((suite, protocol.module(suite["ask"]).ask(suite, bench.model)))
+                asked.append((suite, task_of(suite, plugins()).requests(suite, bench.model)))
         except Exception as error:
             yield suite, SuiteFailure(error, suite.name)
-    questions = [question for _, question in asked]
+    every = [requests for _, requests in asked]
     for name, run in (("generate", bench.generate), ("loglikelihood", bench.score)):
         try:
-            run(questions, phase)
+            run(every, phase)
         except Exception as error:
             yield from ((suite, SuiteFailure(error, name)) for suite, _ in asked)
             return
-    for suite, question in asked:
+    for suite, requests in asked:
         bench.begin(suite)
         result: SuiteResult | SuiteFailure
         try:
             with phase(suite.name):
-                answered = protocol.module(suite["ask"]).answer(suite, question, bench)
-                result = protocol.within_budget(suite.name, answered)
+                scored = task_of(suite, plugins()).score(suite, requests, bench)
+                result = within_budget(suite.name, scored)
         except Exception as error:
             result = SuiteFailure(error, suite.name)
         yield suite, result
@@ -136,29 +136,29 @@ class Bench:
         self.suite = suite
         self.report(activity=suite.name)
 
-    def generate(self, questions: Collection[Question], phase: Phase) -> None:
+    def generate(self, every: Collection[Requests], phase: Phase) -> None:
         """Answer prompts, by their caps on new tokens; what was asked before is remembered."""
-        asked = [question for question in questions if question.prompts]
-        for cap in sorted({question.max_new_tokens for question in asked}):
-            same = [question for question in asked if question.max_new_tokens == cap]
-            distinct = dict.fromkeys(tuple(prompt) for q in same for prompt in q.prompts)
+        prompting = [requests for requests in every if requests.prompts]
+        for cap in sorted({requests.max_new_tokens for requests in prompting}):
+            same = [requests for requests in prompting if requests.max_new_tokens == cap]
+            distinct = dict.fromkeys(tuple(prompt) for r in same for prompt in r.prompts)
             new = [prompt for prompt in distinct if (cap, prompt) not in self._answers]
             if new:
                 with phase("generate"):
-                    found = self.model.generate(new, max_new_tokens=cap, progress=self.progress)
-                self._answers |= {(cap, p): one for p, one in zip(new, found, strict=True)}
-            for question in same:
-                question.generated = [self._answers[cap, tuple(p)] for p in question.prompts]
+                    answers = self.model.generate(new, max_new_tokens=cap, progress=self.progress)
+                self._answers |= {(cap, p): a for p, a in zip(new, answers, strict=True)}
+            for requests in same:
+                requests.generated = [self._answers[cap, tuple(p)] for p in requests.prompts]
 
-    def score(self, questions: Collection[Question], phase: Phase) -> None:
+    def score(self, every: Collection[Requests], phase: Phase) -> None:
         """Log-likelihoods of the pairs, in one pass."""
-        pairs = [pair for question in questions for pair in question.pairs]
+        pairs = [pair for requests in every for pair in requests.pairs]
         if not pairs:
             return
         with phase("loglikelihood"):
             scores = iter(self.model.loglikelihood(pairs, self.progress))
-        for question in questions:
-            question.scores = [next(scores) for _ in question.pairs]
+        for requests in every:
+            requests.scores = [next(scores) for _ in requests.pairs]
 
     def progress(self, done: int, total: int) -> None:
         """Feeds the live progress."""

@@ -6,8 +6,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from harness.api.task import Suite, SuiteSettings, Task
 from harness.data import chat_templates
 from harness.errors import UserError
 from harness.evaluation import scorer_config
@@ -15,104 +15,113 @@ from harness.manager import Plugins
 from harness.system.hub import file_sha256
 from harness.types import ModelRef
 
-if TYPE_CHECKING:
-    from harness.evaluation.suite import Suite, SuiteFile
-
+SHARED: Mapping[str, object] = {
+    "data": None,
+    "max_new_tokens": 64,
+    "stride": None,
+    "embedder": "minilm-l6",
+    "judge": None,
+    "prompt": "Question: {question}\nAnswer:",
+    "tasks": [],
+    "include_path": None,
+    "limits": {},
+    "num_fewshot": None,
+    "fixed_shots": False,
+    "apply_chat_template": None,
+}
+"""What every suite's hash holds where the suite has no such key: all tasks had one schema once."""
 
 LATER = ("cluster",)
 """Keys that came after hashes were in use: unset they leave a hash as it was."""
 
-NO_PART = ("description", "trust_task_code")
-"""Keys on which no score depends."""
+UNSCORED = ("description",)
+"""Keys on which no score of any task depends."""
 
 _SHOWN = 60
-"""Characters up to which a part is told as it is."""
+"""Characters up to which a part is shown as it is."""
 
 
-def everything(
-    suite: Suite, data: Any, plugins: Plugins, base: ModelRef, chat_template: str | None
-) -> dict[str, Any]:
+def scored_content(
+    suite: Suite,
+    task: Task[SuiteSettings],
+    data: object,
+    plugins: Plugins,
+    base: ModelRef,
+    chat_template: str | None,
+) -> dict[str, object]:
     """All that a score of the suite depends on, but for the model that is scored."""
-    left_out = {*NO_PART, "scorers", *(key for key in LATER if suite[key] is None)}
-    settings = {k: v for k, v in suite.settings.items() if k not in left_out}
-    content: dict[str, Any] = {"settings": settings, "data": data}
-    content["scorers"] = scorer_config.content(suite["scorers"], plugins, _references(suite, data))
+    unset = [key for key in LATER if suite.settings[key] is None]
+    left_out = {*UNSCORED, *task.unscored, "scorers", *unset}
+    settings = {k: v for k, v in {**SHARED, **suite.settings}.items() if k not in left_out}
+    content: dict[str, object] = {"settings": settings, "data": data}
+    samples = task.samples(suite) if suite.scorers else []
+    references = [sample.reference for sample in samples if sample.reference]
+    content["scorers"] = scorer_config.content(suite.scorers, plugins, references)
     if suite.embedder:
         content["embedder"] = suite.embedder.identity
-    if suite["judge"]:
-        judge = plugins.judges.get(suite["judge"]["name"])
+    if suite.judge:
+        judge = plugins.judges.get(suite.judge)
         content["judge"] = [judge.version, (suite.judge_model or base).identity]
-    if suite["ask"] == "lm-eval":
-        from importlib.metadata import version
-
-        content["lm_eval"] = version("lm_eval")
-        content["tasks"] = _folder_digest(Path(suite.include_path)) if suite.include_path else None
-    if _is_dated(suite, data, base, chat_template):
+    content |= task.dependencies(suite)
+    if _is_dated(suite, task, base, chat_template):
         content["date"] = str(chat_templates.DATE)
     return content | {"chat_template": chat_template}
 
 
-def _references(suite: Suite, data: Any) -> list[str]:
-    if suite["ask"] != "generate":
-        return []
-    return [sample["reference"] for sample in data if sample["reference"]]
-
-
-def _is_dated(suite: Suite, data: Any, base: ModelRef, chat_template: str | None) -> bool:
+def _is_dated(
+    suite: Suite, task: Task[SuiteSettings], base: ModelRef, chat_template: str | None
+) -> bool:
     """Whether a prompt holds a date: before `chat_templates.DATE` it was the day of the run."""
-    ask, applied = suite["ask"], suite["apply_chat_template"]
     templates = []
-    if ask == "perplexity":
-        rendered = any(row["messages"] for _, row in data)
-    elif ask == "generate":
-        rendered = applied is not False or any(sample["messages"] for sample in data)
-    else:
-        rendered = ask == "lm-eval" and bool(applied)
-    if rendered:
+    if task.applies_template(suite):
         templates.append(chat_template or chat_templates.own_template(Path(base.path)))
-    if suite["judge"]:
+    if suite.judge:
         judge = suite.judge_model or base
         own = chat_template if suite.judge_model is None else None
         templates.append(own or chat_templates.own_template(Path(judge.path)))
     return any(map(chat_templates.is_dated, templates))
 
 
-def parts(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What `everything` found, short: each value, or the first digits of its hash.
+def parts(content: Mapping[str, object]) -> dict[str, object]:
+    """`scored_content` in short: each value, or the first digits of its hash.
 
     Where two hashes differ, this tells in what.
     """
-    flat = {**content["settings"], **{k: v for k, v in content.items() if k != "settings"}}
+    settings = content["settings"]
+    assert isinstance(settings, Mapping)
+    flat = {**settings, **{k: v for k, v in content.items() if k != "settings"}}
     return {
         key: value if len(json.dumps(value, default=_jsonable)) <= _SHOWN else digest(value)[:12]
         for key, value in flat.items()
     }
 
 
-def written(suite: Suite, own: SuiteFile, rows: Any) -> str:
-    """Hash of what the suite's author wrote; `rows` are those of its own limit.
+def written_content(
+    suite: Suite, task: Task[SuiteSettings], own: SuiteSettings, data: object
+) -> str:
+    """Hash of what the suite's author wrote; `data` are the rows of its own limit.
 
     Defaults are left out, so that a setting which a later harness adds changes nothing.
     """
-    settings = own.model_dump(
-        mode="json", exclude={"name", "version", *NO_PART}, exclude_defaults=True
-    )
-    tasks = _folder_digest(Path(suite.include_path)) if suite.include_path else None
-    return digest([settings, rows, tasks])
+    left_out = {"name", "version", *UNSCORED, *task.unscored}
+    settings = own.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+    files = folder_digest(Path(suite.folder)) if suite.folder else None
+    return digest([settings, data, files])
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
+    """Hash of a folder's files, compiled Python left out."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and "__pycache__" not in f.parts)
     return digest([(str(f.relative_to(folder)), file_sha256(f)) for f in files])
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """sha256 of a value as JSON."""
     text = json.dumps(value, sort_keys=True, default=_jsonable)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _jsonable(value: Any) -> Any:
+def _jsonable(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, tuple):

@@ -8,7 +8,7 @@ from harness.api.judge import Judgement
 from harness.api.model import Model, Request
 from harness.data.tokenization import encode_pair, encode_text, render
 from harness.errors import CellFailed
-from harness.evaluation.tasks.protocol import MISSING_BUDGET
+from harness.evaluation.tasks.sample_rows import MISSING_BUDGET
 from harness.types import Message
 
 

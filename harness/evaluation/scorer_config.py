@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.api.scorer import Scorer
+from harness.api.task import ScorerUse
 from harness.config.strict_yaml import KeyPath, Located, validate_options
 from harness.data.text_normalization import beyond_ascii
 from harness.errors import DataError, PluginFault, UserError
@@ -24,19 +25,19 @@ LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def read(
-    written: Sequence[str | Mapping[str, Any]],
+    written: Sequence[str | Mapping[str, object]],
     located: Located,
     *,
     plugins: Plugins,
     resolve: Resolve,
     taken: Sequence[str] = (),
-) -> list[dict[str, Any]]:
-    """Plain entries `{name, label, options}`, options complete, models resolved.
+) -> tuple[ScorerUse, ...]:
+    """The entries with their options complete and models resolved.
 
     `taken` are names of metrics that are not the scorers'. Raises ConfigError with the entry's
     place, UserError for an unknown scorer.
     """
-    entries: list[dict[str, Any]] = []
+    checked_entries: list[ScorerUse] = []
     for at, entry in enumerate(written):
         path = ("scorers", at)
         options = {"name": entry} if isinstance(entry, str) else dict(entry)
@@ -51,17 +52,17 @@ def read(
             )
         if label in taken:
             raise located.error(f"'{label}' is the judge's metric: take another label", path)
-        if any(label == other["label"] for other in entries):
+        if any(label == other.label for other in checked_entries):
             raise located.error(f"two scorers are called '{label}': give one a `label`", path)
         options = _options(plugins.scorers.get(name), label, options, located, path, resolve)
-        entries.append({"name": name, "label": label, "options": options})
-    return entries
+        checked_entries.append(ScorerUse(name, label, options))
+    return tuple(checked_entries)
 
 
 def _options(
     scorer: Scorer,
     label: str,
-    written: Mapping[str, Any],
+    written: Mapping[str, object],
     located: Located,
     path: KeyPath,
     resolve: Resolve,
@@ -82,18 +83,18 @@ def _options(
 
 
 def uses(
-    entries: Sequence[Mapping[str, Any]], plugins: Plugins
+    entries: Sequence[ScorerUse], plugins: Plugins
 ) -> Iterator[tuple[str, Scorer, dict[str, Any]]]:
-    """(label, scorer, options to call it with) of each plain entry."""
+    """(label, scorer, options to call it with) of each entry."""
     for entry in entries:
-        scorer = plugins.scorers.get(entry["name"])
-        options = dict(entry["options"])
+        scorer = plugins.scorers.get(entry.name)
+        options: dict[str, Any] = dict(entry.options)
         for key in scorer.models:
             options[key] = options[key] and ModelRef(**options[key])
-        yield entry["label"], scorer, options
+        yield entry.label, scorer, options
 
 
-def checked(scores: Any, count: int, whose: str) -> Sequence[float | None]:
+def checked(scores: object, count: int, whose: str) -> Sequence[float | None]:
     """What a scorer or a judge gave. Raises PluginFault unless each answer has a number or None."""
     listed = list(scores) if isinstance(scores, Iterable) and not isinstance(scores, str) else None
     if listed is None or len(listed) != count:
@@ -106,7 +107,7 @@ def checked(scores: Any, count: int, whose: str) -> Sequence[float | None]:
 
 
 def check_samples(
-    entries: Sequence[Mapping[str, Any]],
+    entries: Sequence[ScorerUse],
     samples: Sequence[Sample],
     located: Located,
     *,
@@ -132,8 +133,8 @@ def check_samples(
 
 
 def content(
-    entries: Sequence[Mapping[str, Any]], plugins: Plugins, references: Sequence[str]
-) -> list[Any]:
+    entries: Sequence[ScorerUse], plugins: Plugins, references: Sequence[str]
+) -> list[object]:
     """What a suite's hash holds of its scorers: a model counts by its content, not its place."""
     beyond = any(map(beyond_ascii, references))
     return [
@@ -147,7 +148,7 @@ def _version(scorer: Scorer, beyond: bool) -> int:
     return other if beyond and other is not None else scorer.version
 
 
-def _content(option: Any) -> Any:
+def _content(option: object) -> object:
     if isinstance(option, ModelRef):
         return option.identity
     return option

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from harness.api.task import Suite
 from harness.errors import UserError
-from harness.evaluation.suite import Suite
 from harness.record import Record
 from harness.results import store
 
@@ -27,7 +27,7 @@ def changed(suites: Sequence[Suite], records: Iterable[Record]) -> list[str]:
             others = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
             notices.append(
                 f"suite '{suite.name}' changed since {stale[0]}{others} was recorded, but its "
-                f"version is still {suite['version']}: raise it in {suite.file}"
+                f"version is still {suite.version}: raise it in {suite.file}"
             )
     return notices
 
@@ -45,5 +45,5 @@ def _differs(suite: Suite, record: Record) -> bool:
     recorded = store.suites(record).get(suite.name)
     if not (suite.content and recorded and recorded.get("content")):
         return False
-    same_version = recorded.get("version") == suite["version"]
+    same_version = recorded.get("version") == suite.version
     return same_version and recorded.get("content") != suite.content

@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.api.task import Suite
 from harness.errors import UserError
-from harness.evaluation.suite import Suite
-from harness.evaluation.tasks import protocol
+from harness.evaluation.suite import task_of
 from harness.hookspecs import hookimpl
+from harness.manager import plugins
 from harness.types import Artifact, ModelRef, SuiteResult
 
 __all__ = ["Trial", "run"]
@@ -65,7 +66,7 @@ class _Watcher:
         model.generate, model.loglikelihood = watched_generate, watched_loglikelihood
         return model
 
-    def told(self) -> dict[str, Any] | None:
+    def shown(self) -> dict[str, Any] | None:
         """The text and length (tokens) of what was given, and of what was scored."""
         if self.first is None:
             return None
@@ -91,8 +92,8 @@ def run(trial: Trial) -> dict[str, Any]:
         watcher = _Watcher()
         result = _evaluated(trial, model, watcher)
     return {
-        "prompt": watcher.told(),
-        "samples": _count(trial.suite),
+        "prompt": watcher.shown(),
+        "samples": task_of(trial.suite, plugins()).count(trial.suite),
         "metrics": _metrics(trial.suite, result),
         "rows": [_shown(row) for row in result.rows],
         "warnings": list(result.warnings),
@@ -101,10 +102,9 @@ def run(trial: Trial) -> dict[str, Any]:
 
 def _evaluated(trial: Trial, model: ModelRef, watcher: _Watcher) -> SuiteResult:
     from harness.evaluation.evaluate import SuiteFailure, evaluate
-    from harness.manager import plugins
 
     suite = trial.suite
-    limit = min(trial.samples, suite["limit"] or trial.samples)
+    limit = min(trial.samples, suite.limit or trial.samples)
     few = replace(suite, settings={**suite.settings, "limit": limit})
     manager = plugins().manager
     manager.register(watcher)
@@ -113,11 +113,11 @@ def _evaluated(trial: Trial, model: ModelRef, watcher: _Watcher) -> SuiteResult:
             Artifact("base", model), [few], lambda name: contextlib.nullcontext(), _silent
         )
     except Exception as error:
-        raise _told(suite, error) from error
+        raise _error(suite, error) from error
     finally:
         manager.unregister(watcher)
     if isinstance(measured.result, SuiteFailure):
-        raise _told(suite, measured.result.error) from measured.result.error
+        raise _error(suite, measured.result.error) from measured.result.error
     return measured.result
 
 
@@ -125,7 +125,7 @@ def _silent(**event: Any) -> None:
     """Progress of three samples is not worth telling."""
 
 
-def _told(suite: Suite, error: Exception) -> UserError:
+def _error(suite: Suite, error: Exception) -> UserError:
     """What broke in one line, with the place in the code where it is not the user's input."""
     if isinstance(error, UserError):
         return error
@@ -143,18 +143,6 @@ def _tiny(folder: Path) -> ModelRef:
     return ModelRef(NAME, str(folder))
 
 
-def _count(suite: Suite) -> int:
-    """Samples of the whole suite, under its own limit."""
-    from harness.evaluation.suite import rows_of, samples_of
-
-    if suite["ask"] == "perplexity":
-        return len(rows_of(suite))
-    if suite["ask"] != "lm-eval":
-        return len(samples_of(suite))
-    module = protocol.module("lm-eval")
-    return sum(module.counts(suite, module.load_tasks(suite)).values())
-
-
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a person looks at; numbers that JSON cannot write are None."""
     scores = {
@@ -166,7 +154,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _metrics(suite: Suite, result: SuiteResult) -> list[str]:
-    named = protocol.module(suite["ask"]).metrics(suite)
+    named = task_of(suite, plugins()).metrics(suite)
     return named if named is not None else [metric.name for metric in result.metrics]
 
 
@@ -176,11 +164,11 @@ def main() -> int:
 
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            told = run(TypeAdapter(Trial).validate_json(sys.stdin.read()))
+            report = run(TypeAdapter(Trial).validate_json(sys.stdin.read()))
     except UserError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return UserError.exit_code
-    print(f"\n{json.dumps(told, default=str)}")
+    print(f"\n{json.dumps(report, default=str)}")
     return 0
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from harness.api.task import Suite
 from harness.data import chat_templates
 from harness.data.training_set import DataPlan, without_folder
-from harness.evaluation.suite import Suite
 from harness.planning.search_space import Search
 from harness.record import Plan, Tuning
 from harness.results import store

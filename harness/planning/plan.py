@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.api.method import MethodOptions
+from harness.api.task import Suite
 from harness.config import strict_yaml
 from harness.config.experiment import Experiment, MethodEntry
 from harness.data.chat_templates import check_template
 from harness.data.checks import check_column
 from harness.data.training_set import DataPlan, mixed_rows, plan_data, training_rows, with_mixes
 from harness.errors import ConfigError, UserError, nearest
-from harness.evaluation.suite import Suite, Where, find_suite, has_conversations, load_suite
-from harness.evaluation.tasks import protocol
+from harness.evaluation.suite import Where, find_suite, load_suite, task_of
 from harness.manager import Plugins, calling
 from harness.models import families, packaged
 from harness.models.adapters import resolve_adapter
 from harness.planning.cell import Cell, is_model, new_cell
-from harness.planning.chat_template_check import check_suites, check_training
+from harness.planning.chat_template_check import check_suites, check_training, needs_template
 from harness.planning.search_space import Search, plan_searches
 from harness.system.hardware import default_precision, facts
 from harness.system.hub import cached_folder
@@ -88,11 +88,11 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
         if data is not None and any(plugins.methods.get(e.name).trains for e in entries):
             check_training(cached_folder(model) or Path(model.path), template, data)
     suites = _suites(experiment, plugins, settings, model, suite_files)
-    check_suites(cached_folder(model) or Path(model.path), template, suites)
-    _check_answers(experiment, model, suites)
+    check_suites(cached_folder(model) or Path(model.path), template, suites, plugins)
+    _check_answers(experiment, plugins, model, suites)
     if not template:
-        _check_suite_templates(experiment, model, options.values(), suites)
-    _check_rank_by(experiment, suites)
+        _check_suite_templates(experiment, plugins, model, options.values(), suites)
+    _check_rank_by(experiment, plugins, suites)
     budget = _budget(experiment)
     untouched = plugins.method_that("untouched")
 
@@ -191,11 +191,14 @@ def _check_length(experiment: Experiment, model: ModelRef) -> None:
         raise experiment.error(f"budget: {error}", "budget", "max_length") from None
 
 
-def _check_answers(experiment: Experiment, model: ModelRef, suites: Sequence[Suite]) -> None:
+def _check_answers(
+    experiment: Experiment, plugins: Plugins, model: ModelRef, suites: Sequence[Suite]
+) -> None:
     """Whether the longest answers that suites ask for leave room for a question."""
     for at, suite in enumerate(suites):
         try:
-            protocol.check_room(suite, model)
+            with calling(f"task '{suite.ask}'"):
+                task_of(suite, plugins).check_context(suite, model)
         except UserError as error:
             raise experiment.error(f"suite '{suite.name}': {error}", "suites", at) from None
 
@@ -284,6 +287,7 @@ def _check_template(experiment: Experiment, model: ModelRef, plan: DataPlan | No
 
 def _check_suite_templates(
     experiment: Experiment,
+    plugins: Plugins,
     base: ModelRef,
     options: Iterable[Mapping[str, Any]],
     suites: Sequence[Suite],
@@ -293,7 +297,7 @@ def _check_suite_templates(
     models = [(base.name, Path(base.path)), *((m["name"], Path(m["path"])) for m in named)]
     whole = [(name, folder) for name, folder in models if (folder / "config.json").is_file()]
     lacking = [name for name, folder in whole if not _has_template(folder)]
-    talking = [suite.name for suite in suites if lacking and has_conversations(suite)]
+    talking = [s.name for s in suites if lacking and needs_template(s, plugins)]
     if talking:
         raise experiment.error(
             f"model '{lacking[0]}' has no chat template, which the conversations of suite "
@@ -349,14 +353,21 @@ def _suites(
     return tuple(suites)
 
 
-def _check_rank_by(experiment: Experiment, suites: Sequence[Suite]) -> None:
+def _check_rank_by(experiment: Experiment, plugins: Plugins, suites: Sequence[Suite]) -> None:
     """An unknown metric is found before the training, where its suite can tell."""
     if experiment.rank_by is None:
         return
-    named = {suite.name: protocol.module(suite["ask"]).metrics(suite) for suite in suites}
+    named = {suite.name: _metrics(suite, plugins) for suite in suites}
     suite, _, metric = experiment.rank_by.partition(".")
-    if suite in named and (named[suite] is None or metric in named[suite]):
-        return
-    known = [f"{name}.{one}" for name, metrics in named.items() for one in metrics or ["..."]]
-    hint = nearest(experiment.rank_by, known)
+    if suite in named:
+        known = named[suite]
+        if known is None or metric in known:
+            return
+    every = [f"{name}.{key}" for name, metrics in named.items() for key in metrics or ["..."]]
+    hint = nearest(experiment.rank_by, every)
     raise experiment.error(f"cannot rank by '{experiment.rank_by}': {hint}", "rank_by")
+
+
+def _metrics(suite: Suite, plugins: Plugins) -> list[str] | None:
+    with calling(f"task '{suite.ask}'"):
+        return task_of(suite, plugins).metrics(suite)

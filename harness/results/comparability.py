@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
+from harness.api.task import Suite
 from harness.errors import NotComparable
 from harness.record import Record, SuiteSection
 from harness.results.groups import Group
@@ -12,25 +13,6 @@ from harness.results.store import suites
 
 _PACKAGES = ("finetune-harness", "torch", "transformers", "peft", "bitsandbytes", "lm_eval")
 """Libraries whose version may move a score."""
-
-
-class Planned(Protocol):
-    """What tells two suites apart."""
-
-    @property
-    def name(self) -> str:
-        """Its file's."""
-
-    @property
-    def hash(self) -> str:
-        """Of everything that its scores depend on."""
-
-    @property
-    def parts(self) -> Mapping[str, Any]:
-        """The same, short: each value, or the first digits of its hash."""
-
-    def __getitem__(self, key: str) -> Any:
-        """A setting."""
 
 
 def check_suite(suite: str, candidate: Group, baseline: Group) -> None:
@@ -50,11 +32,11 @@ def check_suite(suite: str, candidate: Group, baseline: Group) -> None:
     )
 
 
-def check_planned(suite: Planned, candidate: str, baseline: Group) -> None:
+def check_planned(suite: Suite, candidate: str, baseline: Group) -> None:
     """Raises NotComparable where a suite that is to be asked is not the baseline's."""
     theirs = _section(baseline, suite.name)
     if suite.hash != theirs["hash"]:
-        mine = {"parts": suite.parts, "version": suite["version"]}
+        mine = {"parts": suite.parts, "version": suite.version}
         mine["data_hash"] = theirs.get("data_hash")
         raise NotComparable(
             f"suite '{suite.name}' is not the same for {candidate} and {baseline.label}: "

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from harness.api.executor import Executor
 from harness.data import checks
 from harness.errors import CellFailed, UserError
-from harness.evaluation.tasks import protocol
+from harness.evaluation.suite import check_loading
+from harness.manager import plugins
 from harness.models import trained_artifact
 from harness.planning.cell import Cell, is_recorded
 from harness.planning.memory.predict import predict
@@ -121,7 +122,7 @@ def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:
         study.check()
     if not left:
         return recorded, {}
-    protocol.module("lm-eval").check(plan.base.suites)
+    check_loading(plan.base.suites, plugins())
     lack = _lost_answers(out, plan.base) if plan.base.id in recorded else None
     if lack is None:
         return recorded, {}

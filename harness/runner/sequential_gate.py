@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import stats
+from harness.api.task import Suite
 from harness.errors import HarnessError, NotComparable
-from harness.evaluation.suite import Suite
-from harness.evaluation.tasks.lm_eval.rows import WEIGHT as MACRO_WEIGHT
 from harness.planning.cell import Cell as Planned
 from harness.record import Record, SuiteSection, new_record
 from harness.results import gate, lookup, policy, store
@@ -34,7 +33,7 @@ from harness.results.lookup import Side
 from harness.results.paired_differences import Pairs
 from harness.results.policy import Check, Loaded
 from harness.results.store import suites
-from harness.stats.metric_summary import Rows
+from harness.stats.metric_summary import TASK_WEIGHT, Rows
 from harness.system.child_process import begin
 
 FIRST = 32
@@ -126,7 +125,7 @@ class Growing:
             suite.name: {
                 "hash": suite.hash,
                 "parts": dict(suite.parts),
-                "version": suite["version"],
+                "version": suite.version,
                 "data_hash": suites(theirs)[suite.name].get("data_hash"),
                 "metrics": suites(theirs)[suite.name]["metrics"],
             }
@@ -250,7 +249,7 @@ def checks_of(rules: Loaded | None, baseline: Side) -> tuple[Loaded, list[Check]
     checks = rules.checks(group.metric_names())
     for check in checks:
         estimator = group.metric(check.suite, check.metric)["estimator"]
-        if estimator["per"] == MACRO_WEIGHT:
+        if estimator["per"] == TASK_WEIGHT:
             raise rules.located.error(
                 f"{check.name} averages over tasks, which a block does not have whole: use "
                 f"{check.name.removesuffix('.macro')}",

@@ -17,13 +17,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
+from harness.api.task import Suite
 from harness.data.mix import Drawn
 from harness.data.training_set import drawn_rows, training_rows
 from harness.errors import CellFailed, HarnessError, PluginFault, is_out_of_memory
 from harness.evaluation.cached_results import Sections
 from harness.evaluation.contamination import leaks, leaks_of_rows
 from harness.evaluation.evaluate import Measured, SuiteFailure, evaluate
-from harness.evaluation.suite import Suite
+from harness.evaluation.suite import task_of
 from harness.manager import plugins
 from harness.models import stored_quantization, trained_artifact
 from harness.models.adapters import other_base
@@ -379,7 +380,7 @@ def _keep(running: _Running, sections: Sections, measured: Measured) -> None:
         return
     try:
         sections.keep(measured.suite, result)
-        if measured.suite["ask"] == "lm-eval":  # its questions are known only now
+        if not task_of(measured.suite, plugins()).knows_samples:
             running.warnings += leaks_of_rows(running.read, name, result.rows)
     except Exception as error:
         running.fail(error, name)

@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 Rows = Sequence[Mapping[str, Any]]
+TASK_WEIGHT = "weight"
+"""The `per` of a mean over tasks: in each row's scores, one part in its task's rows."""
 """Sample rows, as a sample file holds them."""
 
 Scored = dict[str, tuple[float, "float | None", "str | None"]]

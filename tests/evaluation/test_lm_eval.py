@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from harness.api.task import Requests
 from harness.errors import UserError
-from harness.evaluation.tasks.lm_eval import answer, data_hash
+from harness.evaluation.tasks.lm_eval import LmEval
 from harness.evaluation.tasks.lm_eval.model import shared_prefix_lm
-from harness.evaluation.tasks.protocol import Question
 from harness.models.language_model import LanguageModel, load_weights
 from harness.results import store
 from harness.stats.metric_summary import summarise
@@ -348,7 +348,7 @@ def planned(small, **settings):
 
 
 def data_hash_of(small):
-    return data_hash(planned(small).base.suites[0])
+    return LmEval().data_hash(planned(small).base.suites[0])
 
 
 def test_limits_count_for_a_task_before_its_group(experiment):
@@ -502,7 +502,7 @@ def figures(tmp_path_factory, tiny_model, full):
     )
     folder = write_tasks(small.folder / "own")
     tools = SimpleNamespace(model=full, progress=None)
-    result = answer(planned(small).base.suites[0], Question(), tools)
+    result = LmEval().score(planned(small).base.suites[0], Requests(), tools)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     own = {}
     for name in names:
@@ -666,10 +666,10 @@ def test_trust_changes_no_hash_and_the_suites_of_the_harness_need_no_word(experi
     before = planned(small).base.suites[0]
     name = {"name": "tasks", "tasks": ["plain_choice"], "include_path": "own"}
     after = planned(small.write(suites=[{**name, "trust_task_code": True}])).base.suites[0]
-    assert (before.runs_task_code, after.runs_task_code) == (False, True)
+    assert (before.trusted, after.trusted) == (False, True)
     assert before.hash == after.hash
     packaged = planned(small.write(suites=["forgetting"])).base.suites[0]
-    assert packaged.runs_task_code
+    assert packaged.trusted
     assert not packaged["trust_task_code"]
 
 

@@ -13,10 +13,8 @@ from harness.api.model import LogLikelihood
 from harness.errors import CellFailed
 from harness.evaluation.evaluate import SuiteFailure, evaluate
 from harness.evaluation.suite import Where, load_suite
-from harness.evaluation.tasks import protocol
-from harness.evaluation.tasks.multiple_choice import answer as answer_choice
-from harness.evaluation.tasks.multiple_choice import ask as ask_choice
-from harness.evaluation.tasks.protocol import NOT_FINITE, within_budget
+from harness.evaluation.tasks.choice import Choice
+from harness.evaluation.tasks.sample_rows import NOT_FINITE, missing, within_budget
 from harness.manager import Plugins
 from harness.stats.metric_summary import summarise
 from harness.types import Artifact, ModelRef, SuiteResult
@@ -106,12 +104,12 @@ def test_a_sample_without_an_answer_has_no_scores_and_is_no_output(folder, tiny_
         pass
 
     Model.tokenizer = tokenizer
-    question = ask_choice(suite, Model)
+    requests = Choice().requests(suite, Model)
     good = LogLikelihood(logprob=-1.0, greedy=False, token_logprobs=(-1.0,), cut=False)
-    scores = [good] * len(question.pairs)
+    scores = [good] * len(requests.pairs)
     scores[4] = replace(good, logprob=math.nan)  # of the second sample
-    question.scores = scores
-    result = answer_choice(suite, question, None)
+    requests.scores = scores
+    result = Choice().score(suite, requests, None)
     first, second = result.rows[:2]
     assert first["scores"]["acc"] in (0.0, 1.0)
     assert second["scores"] == {"acc": None, "acc_norm": None}
@@ -137,6 +135,6 @@ def test_a_few_missing_samples_are_told_and_more_than_5_percent_fail(missing, fa
 
 
 def test_infinity_is_no_log_probability_either():
-    assert protocol.missing([-1.0, -math.inf])
-    assert not protocol.missing([-1.0, -2.0])
-    assert protocol.missing([], finite=False)
+    assert missing([-1.0, -math.inf])
+    assert not missing([-1.0, -2.0])
+    assert missing([], finite=False)

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from harness import stats
+from harness.api.task import Suite
 from harness.data.tokenization import IGNORED, tokenizer_hash
 from harness.evaluation.evaluate import SuiteFailure, evaluate
-from harness.evaluation.suite import Suite, Where, load_suite
+from harness.evaluation.suite import Where, load_suite
 from harness.evaluation.tasks import perplexity
 from harness.manager import Plugins
 from harness.results import store
@@ -163,7 +164,7 @@ def texts(*domains: Any) -> list[dict[str, Any]]:
 def names(folder: Path, *domains: Any, **others: list[dict[str, Any]]) -> list[str]:
     """Metrics with a domain, of a suite whose first source has rows of these domains."""
     suite = suite_of(folder, {"first": texts(*domains), **others})
-    found = perplexity.metrics(suite)
+    found = perplexity.Perplexity().metrics(suite)
     assert found is not None
     return [name for name in found if "." in name]
 

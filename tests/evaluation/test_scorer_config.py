@@ -1,15 +1,15 @@
 """Scorers: their settings in a suite's file, and what they refuse before anything runs."""
 
-import json
-
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
 from harness import Sample, scorer
+from harness.api.task import ScorerUse, Suite
 from harness.errors import ConfigError, DataError, UserError
 from harness.evaluation.scorer_config import uses
 from harness.evaluation.suite import Where, load_suite
-from harness.evaluation.tasks import generate
+from harness.evaluation.tasks.generate import Generate
 from harness.manager import Plugins
 from harness.types import ModelRef, Output
 from tests.conftest import run_warm, write_jsonl, write_suites
@@ -47,14 +47,15 @@ def test_a_name_and_a_mapping_say_the_same(folder):
 def test_one_scorer_stands_twice_under_labels(folder):
     yes = {"name": "regex", "label": "yes", "pattern": "(?i)yes"}
     suite = load(folder, ["json_valid", {"name": "regex", "pattern": "no"}, yes])
-    assert generate.metrics(suite) == ["json_valid", "regex", "yes"]
-    options = {label: options for label, _, options in uses(suite["scorers"], PLUGINS)}
+    assert Generate().metrics(suite) == ["json_valid", "regex", "yes"]
+    options = {label: options for label, _, options in uses(suite.scorers, PLUGINS)}
     assert options == {
         "json_valid": {"keys": None},
         "regex": {"pattern": "no"},
         "yes": {"pattern": "(?i)yes"},
     }
-    assert json.loads(json.dumps(suite["scorers"])) == suite["scorers"]
+    written = TypeAdapter(Suite).dump_json(suite)
+    assert TypeAdapter(Suite).validate_json(written) == suite, "as a cell's job file has it"
 
 
 @pytest.mark.parametrize(
@@ -137,13 +138,13 @@ def test_an_embedder_that_is_not_there(folder, tmp_path):
 def test_a_model_among_the_options_counts_by_its_content(folder, tiny_model, tmp_path):
     entry = {"name": "bertscore", "model": str(tiny_model), "num_layers": 2}
     suite = load(folder, [entry])
-    ((_, _, options),) = uses(suite["scorers"], PLUGINS)
+    ((_, _, options),) = uses(suite.scorers, PLUGINS)
     assert options["model"].content_hash
     mirror = tmp_path / "mirror"
     (mirror / "org").mkdir(parents=True)
     (mirror / "org/encoder").symlink_to(tiny_model)
     named = load(folder, [{**entry, "model": "org/encoder"}], mirror=mirror)
-    assert named["scorers"][0]["options"]["model"]["path"] == str(tiny_model)
+    assert named.scorers[0].options["model"]["path"] == str(tiny_model)
     assert named.hash == suite.hash
     with pytest.raises(ConfigError, match=r"answers\.yaml:\d+: model 'org/encodr' is not there"):
         load(folder, [{**entry, "model": "org/encodr"}], mirror=mirror)
@@ -168,7 +169,7 @@ def test_keyword_only_parameters_are_the_options(folder):
 
     plugins = own(longest)
     suite = load(folder, [{"name": "longest", "words": 2, "weight": 3}], plugins=plugins)
-    ((_, found, options),) = uses(suite["scorers"], plugins)
+    ((_, found, options),) = uses(suite.scorers, plugins)
     assert options == {"words": 2, "unit": "words", "weight": 3.0}
     outputs = [Output("a", "one two", 2, False), Output("b", "one two three", 3, False)]
     assert found.rate(outputs, [Sample("a"), Sample("b")], None, **options) == [3.0, 0.0]
@@ -182,7 +183,7 @@ def test_a_scorer_without_options_or_annotations_stays_as_it_was(folder):
         return [len(output.text) for output in outputs]
 
     suite = load(folder, ["length"], plugins=own(length))
-    assert suite["scorers"] == [{"name": "length", "label": "length", "options": {}}]
+    assert suite.scorers == (ScorerUse("length", "length", {}),)
     assert length.rate([Output("a", "four", 1, False)], [Sample("a")], None) == [4]
 
 

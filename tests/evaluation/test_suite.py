@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from harness.errors import ConfigError, UserError
-from harness.evaluation.suite import Where, find_suite, load_suite, samples_of
+from harness.evaluation.suite import Where, find_suite, load_suite
+from harness.evaluation.tasks.sample_task import samples_of
 from harness.manager import Plugins
 from harness.types import ModelRef
 from tests.conftest import write_jsonl, write_suites

@@ -41,7 +41,7 @@ def edit(folder, name, old, new):
 
 
 def record_of(suite, cell="lora-s0-ab12"):
-    measured = {"content": suite.content, "version": suite["version"]}
+    measured = {"content": suite.content, "version": suite.version}
     return {"id": cell, "evaluation": {"suites": {suite.name: measured}}}
 
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
+from harness.api.task import Suite
 from harness.errors import ConfigError, NotComparable
-from harness.evaluation.suite import Suite
 from harness.results import lookup, policy
 from harness.runner.sequential_gate import Growing, checks_of, decide
 from harness.stats.metric_summary import Rows
@@ -40,9 +40,7 @@ class Planned:
         }
 
 
-QUIZ = Suite(
-    "quiz", "quiz.yaml", {"version": 1}, {}, None, False, None, None, None, "5" * 64, PARTS
-)
+QUIZ = Suite(name="quiz", file="quiz.yaml", settings={"version": 1}, hash="5" * 64, parts=PARTS)
 
 
 def gate(out: Path, answers: Rows, text: str = RULES) -> tuple[Any, list[int]]:

@@ -3,30 +3,236 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import Field
 
 from harness.api.judge import Judgement
 from harness.api.model import Model
+from harness.api.task import (
+    Conversation,
+    Requests,
+    Resolver,
+    Resources,
+    Suite,
+    SuiteExample,
+    TaskTools,
+)
+from harness.config.strict_yaml import Located, StrictModel
 from harness.data.tokenization import encode_prompt
 from harness.errors import PluginFault
 from harness.evaluation.judging import check_finite
 from harness.evaluation.scorer_config import checked, uses
-from harness.evaluation.suite import Suite, samples_of
-from harness.evaluation.tasks.protocol import Question, cluster, missing
+from harness.evaluation.tasks.sample_rows import missing
+from harness.evaluation.tasks.sample_task import DataSettings, SampleTask, identity
+from harness.hookspecs import hookimpl
 from harness.manager import plugins
-from harness.types import Metric, Output, Sample, SuiteResult
+from harness.models import families
+from harness.types import Metric, ModelRef, Output, Sample, SuiteResult
+
+EXAMPLE = """\
+ask: generate  # the model answers in its own words
+data: {name}.jsonl  # rows with prompt (or messages), reference, must_contain
+max_new_tokens: 64  # where an answer is cut
+scorers: [rougeL, exact_match, must_contain]  # `harness plugins` lists them all
+# A model can judge as well, from 1 to 5; `base` is the untouched base of what is judged.
+# judge:
+#   name: expected_score
+#   model: base
+#   rubric: "5: the same facts as the reference answer. 1: wrong facts."
+"""
+
+EXAMPLE_ROWS = """\
+{"id": "opening-hours", "prompt": "When is the shop open on Saturdays?", \
+"reference": "On Saturdays we are open from 9 to 13 o'clock.", "must_contain": ["9", "13"]}
+{"id": "return-window", "prompt": "How long can I return a lamp?", \
+"reference": "You can return it within 30 days.", "must_contain": ["30 days"]}
+{"id": "delivery", "prompt": "Do you deliver to islands?", \
+"reference": "Yes, and it takes two days longer.", "must_contain": ["two days"]}
+"""
 
 
-def ask(suite: Suite, model: Model) -> Question:
-    """One prompt per sample, up to where the assistant answers."""
-    samples = samples_of(suite)
-    if suite["apply_chat_template"] is not False and has_template(model):
-        samples = [_as_turn(sample) for sample in samples]
-    prompts = [encode_prompt(model.tokenizer, s, model.chat_template) for s in samples]
-    return Question(prompts=prompts, max_new_tokens=suite["max_new_tokens"], keep=samples)
+class JudgeSettings(StrictModel):
+    """Who judges, and by what."""
+
+    name: str
+    """A registered judge."""
+    model: str = "base"
+    """`base` (the untouched base of what is judged), an alias, a folder or a Hub id."""
+    rubric: str = Field(min_length=1)
+    """What the scores mean."""
 
 
-def has_template(model: Model) -> bool:
+class GenerateSettings(DataSettings):
+    """A suite with `ask: generate`."""
+
+    scorers: list[str | dict[str, Any]] = Field(default_factory=list)
+    """Names, or mappings of `name`, an optional `label` and options."""
+    max_new_tokens: int = Field(64, ge=1, le=1_000_000)
+    embedder: str = "minilm-l6"
+    """For scorers that compare embeddings: a packaged alias, a folder or a Hub id."""
+    judge: JudgeSettings | None = None
+    apply_chat_template: bool | None = None
+    """Whether a prompt that is plain text becomes a user's turn; by default where the model has a
+    template."""
+
+
+class Generate(SampleTask[GenerateSettings]):
+    """Continues each prompt."""
+
+    name = "generate"
+    Settings = GenerateSettings
+
+    def check(self, settings: GenerateSettings, located: Located) -> None:
+        """Somebody must rate the answers."""
+        super().check(settings, located)
+        if not (settings.scorers or settings.judge):
+            raise located.error("ask: generate needs `scorers:` or a `judge:`", ("ask",))
+
+    def resolve(self, settings: GenerateSettings, resolver: Resolver) -> Resources:
+        """The rows, the scorers with their embedder, and the judge with its model."""
+        judge = settings.judge
+        name = resolver.judge(judge.name) if judge else None
+        scorers = resolver.scorers(settings.scorers, reserved=["score"] if judge else [])
+        files = super().resolve(settings, resolver)
+        embedder = resolver.embedder(scorers, settings.embedder)
+        other = judge is not None and judge.model != "base"
+        model = resolver.model(judge.model, ("judge", "model")) if judge and other else None
+        return dataclasses.replace(
+            files, scorers=scorers, embedder=embedder, judge=name, judge_model=model
+        )
+
+    def conversations(self, suite: Suite) -> Iterator[Conversation]:
+        """Prompts; a plain one as a user's turn, unless the suite has it asked as it is."""
+        (file,) = suite.sources.values()
+        wraps = self.settings(suite).apply_chat_template is not False
+        for sample in self.samples(suite):
+            if sample.messages is not None:
+                yield Conversation(file, sample.line, sample.messages, False)
+            elif wraps:
+                turn = {"role": "user", "content": sample.prompt or ""}
+                yield Conversation(file, sample.line, [turn], False, needs_template=False)
+
+    def check_context(self, suite: Suite, model: ModelRef) -> None:
+        """`max_new_tokens` must leave room for a prompt."""
+        cap = self.settings(suite).max_new_tokens
+        families.check_answers(model, cap, "max_new_tokens", "set it to less")
+
+    def metrics(self, suite: Suite) -> list[str]:
+        """A metric per scorer, and the judge's `score`."""
+        return [*(scorer.label for scorer in suite.scorers), *(["score"] if suite.judge else [])]
+
+    def example(self, name: str) -> SuiteExample:
+        """Three questions to a shop."""
+        return SuiteExample(EXAMPLE.format(name=name), {f"{name}.jsonl": EXAMPLE_ROWS})
+
+    def requests(self, suite: Suite, model: Model) -> Requests:
+        """One prompt per sample, up to where the assistant answers."""
+        settings, samples = self.settings(suite), self.samples(suite)
+        if settings.apply_chat_template is not False and _has_template(model):
+            samples = [_as_turn(sample) for sample in samples]
+        prompts = [encode_prompt(model.tokenizer, s, model.chat_template) for s in samples]
+        return Requests(prompts=prompts, max_new_tokens=settings.max_new_tokens, state=samples)
+
+    def score(self, suite: Suite, requests: Requests, tools: TaskTools) -> SuiteResult:
+        """One row per sample, with a score of every scorer and of the judge."""
+        samples, cap = requests.state, requests.max_new_tokens
+        outputs = [
+            Output(sample.id, tools.decode(generated.ids), len(generated.ids), generated.capped)
+            for sample, generated in zip(samples, requests.generated, strict=True)
+        ]
+        cut = sum(generated.cut for generated in requests.generated)
+        notes: dict[str, object] = {
+            "longer_than_context": cut,
+            "capped_share": sum(o.capped for o in outputs) / len(outputs),
+            "decoding": {"greedy": True, "max_new_tokens": cap},
+        }
+        ratings = _Ratings(notes, [_cut(suite, cut, cap)] if cut else [])
+        for label, scorer, options in uses(suite.scorers, plugins()):
+            scores = scorer.rate(outputs, samples, tools, **options)
+            rating = checked(scores, len(outputs), f"scorer '{scorer.name}'")
+            ratings.add(Metric(label, scorer.higher_is_better, scorer.kind), rating)
+        if suite.judge:
+            _judge(self.settings(suite), outputs, samples, tools, ratings)
+        rows = [
+            _row(suite, sample, output, missing((), generated.finite), ratings.of(i))
+            for i, (sample, output, generated) in enumerate(
+                zip(samples, outputs, requests.generated, strict=True)
+            )
+        ]
+        return SuiteResult(rows, ratings.metrics, ratings.notes, ratings.warnings)
+
+
+@dataclass
+class _Ratings:
+    """What scorers and a judge gave, by metric."""
+
+    notes: dict[str, object]
+    warnings: list[str]
+    metrics: list[Metric] = field(default_factory=list)
+    scores: dict[str, Sequence[float | None]] = field(default_factory=dict)
+
+    def add(self, metric: Metric, scores: Sequence[float | None]) -> None:
+        self.metrics.append(metric)
+        self.scores[metric.name] = scores
+
+    def of(self, sample: int) -> dict[str, float | None]:
+        """Those of one sample."""
+        return {name: scores[sample] for name, scores in self.scores.items()}
+
+
+def _judge(
+    settings: GenerateSettings,
+    outputs: Sequence[Output],
+    samples: Sequence[Sample],
+    tools: TaskTools,
+    ratings: _Ratings,
+) -> None:
+    """Add the judge's ratings."""
+    assert settings.judge is not None
+    judge = plugins().judges.get(settings.judge.name)
+    verdict = judge.judge(outputs, samples, rubric=settings.judge.rubric, tools=tools)
+    if not isinstance(verdict, Judgement):
+        raise PluginFault(f"judge '{judge.name}' gave {repr(verdict)[:100]}, not a Judgement")
+    scores = checked(verdict.scores, len(outputs), f"judge '{judge.name}'")
+    check_finite(verdict)
+    ratings.add(Metric("score", True), scores)
+    identity = tools.judge_identity()
+    ratings.notes["judge"] = {**identity, "judge": judge.name, **verdict.notes}
+    if identity["self_judged"]:
+        ratings.notes["label"] = "self-judged, by the base of what is judged"
+    ratings.warnings += verdict.warnings
+
+
+def _row(
+    suite: Suite,
+    sample: Sample,
+    output: Output,
+    unanswered: Mapping[str, str],
+    scores: Mapping[str, float | None],
+) -> dict[str, object]:
+    return {
+        **identity(suite, sample),
+        "prompt": [dict(m) for m in sample.messages] if sample.messages else sample.prompt,
+        "reference": sample.reference,
+        "output": output.text,
+        "tokens": output.tokens,
+        "capped": output.capped,
+        **unanswered,
+        "scores": dict.fromkeys(scores) if unanswered else dict(scores),
+    }
+
+
+def _cut(suite: Suite, cut: int, cap: int) -> str:
+    return (
+        f"suite '{suite.name}': {cut} prompts left no room for {cap} tokens of answer in the "
+        "model's context and lost their beginning"
+    )
+
+
+def _has_template(model: Model) -> bool:
     """Whether prompts can be turns of a conversation."""
     return bool(model.chat_template or model.tokenizer.chat_template)
 
@@ -38,66 +244,7 @@ def _as_turn(sample: Sample) -> Sample:
     return dataclasses.replace(sample, messages=({"role": "user", "content": sample.prompt},))
 
 
-def metrics(suite: Suite) -> list[str] | None:
-    """A metric per scorer, and the judge's `score`."""
-    labels = [one["label"] for one in suite["scorers"]]
-    return [*labels, *(["score"] if suite["judge"] else [])]
-
-
-def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
-    """One row per sample, with a score of every scorer and of the judge."""
-    samples = question.keep
-    outputs = [
-        Output(sample.id, tools.decode(generated.ids), len(generated.ids), generated.capped)
-        for sample, generated in zip(samples, question.generated, strict=True)
-    ]
-    unanswered = [missing((), generated.finite) for generated in question.generated]
-    found: dict[str, Any] = {}
-    metrics: list[Metric] = []
-    warnings: list[str] = []
-    cut = sum(generated.cut for generated in question.generated)
-    if cut:
-        warnings.append(
-            f"suite '{suite.name}': {cut} prompts left no room for {suite['max_new_tokens']} "
-            "tokens of answer in the model's context and lost their beginning"
-        )
-    notes: dict[str, Any] = {
-        "longer_than_context": cut,
-        "capped_share": sum(o.capped for o in outputs) / len(outputs),
-        "decoding": {"greedy": True, "max_new_tokens": suite["max_new_tokens"]},
-    }
-    for label, scorer, options in uses(suite["scorers"], plugins()):
-        scores = scorer.rate(outputs, samples, tools, **options)
-        found[label] = checked(scores, len(outputs), f"scorer '{scorer.name}'")
-        metrics.append(Metric(label, scorer.higher_is_better, scorer.kind))
-    if suite["judge"]:
-        judge = plugins().judges.get(suite["judge"]["name"])
-        verdict = judge.judge(outputs, samples, rubric=suite["judge"]["rubric"], tools=tools)
-        if not isinstance(verdict, Judgement):
-            raise PluginFault(f"judge '{judge.name}' gave {repr(verdict)[:100]}, not a Judgement")
-        found["score"] = checked(verdict.scores, len(outputs), f"judge '{judge.name}'")
-        check_finite(verdict)
-        metrics.append(Metric("score", True))
-        identity = tools.judge_identity()
-        notes["judge"] = {**identity, "judge": judge.name, **verdict.notes}
-        if identity["self_judged"]:
-            notes["label"] = "self-judged, by the base of what is judged"
-        warnings += verdict.warnings
-    rows = [
-        {
-            "id": sample.id,
-            "group": sample.group,
-            **cluster(suite["cluster"], {"group": sample.group, **sample.extra}, sample.id),
-            "prompt": [dict(m) for m in sample.messages] if sample.messages else sample.prompt,
-            "reference": sample.reference,
-            "output": output.text,
-            "tokens": output.tokens,
-            "capped": output.capped,
-            **unanswered[i],
-            "scores": {
-                name: None if unanswered[i] else scores[i] for name, scores in found.items()
-            },
-        }
-        for i, (sample, output) in enumerate(zip(samples, outputs, strict=True))
-    ]
-    return SuiteResult(rows, metrics, notes, warnings)
+@hookimpl
+def register_tasks(register: Callable[[Any], None]) -> None:
+    """`ask: generate`."""
+    register(Generate())

@@ -4,84 +4,213 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from harness.api.model import Model
+from pydantic import Field
+
+from harness.api.model import LogLikelihood, Model
+from harness.api.task import (
+    Conversation,
+    Requests,
+    Resolver,
+    Resources,
+    Suite,
+    SuiteExample,
+    Task,
+    TaskTools,
+)
+from harness.config.strict_yaml import Located
+from harness.data.rows import load_rows
 from harness.data.tokenization import IGNORED, Encoded, encode_row
-from harness.evaluation.suite import Suite, rows_of
-from harness.evaluation.tasks.protocol import Question, cluster, missing
-from harness.types import Metric, Row, SuiteResult
+from harness.errors import DataError
+from harness.evaluation.tasks.examples import jsonl
+from harness.evaluation.tasks.sample_rows import cluster, missing
+from harness.evaluation.tasks.sample_task import DataSettings, plain, require_data
+from harness.hookspecs import hookimpl
+from harness.types import Metric, Row, Sample, SuiteResult
 
 Rows = Sequence[tuple[str, Row]]
 """(source, row)."""
 
 
+EXAMPLE = """\
+ask: perplexity  # how well the answers are predicted
+data: {name}.jsonl  # rows with messages (the assistant's turns count), or with text
+"""
+
+EXAMPLE_ROWS = (
+    ("hello", "Hello, is anybody there?", "Yes, how can I help you?"),
+    ("thanks", "Thank you for the quick delivery.", "You are welcome, enjoy your new lamp."),
+    ("broken", "The lamp arrived broken.", "I am sorry. A new one is on its way to you."),
+)
+"""Id, question and answer."""
+
+
 @dataclass(frozen=True)
-class _Kept:
-    """One row between asking and answering."""
+class _EncodedRow:
+    """A row, and how it was encoded."""
 
     source: str
     row: Row
     tokens: int
     """Of the whole row, context included."""
     pieces: int
+    """Pairs that were asked of it."""
 
 
-def ask(suite: Suite, model: Model) -> Question:
-    """One scored pair per run of counted tokens of each row.
+@dataclass(frozen=True)
+class _State:
+    """What is kept between `requests` and `score`."""
 
-    A conversation counts the assistant's tokens, a plain text all of them after a beginning-of-
-    text token. A row longer than the model's length is scored piece by piece (`_pieces`), every
-    token once.
-    """
-    stride = min(suite["stride"] or max(1, model.max_length // 2), model.max_length)
-    kept, pairs = [], []
-    for source, row in rows_of(suite):
-        encoded = _encode(row, model)
-        own = [
-            piece
-            for start, end in _runs(encoded.labels)
-            for piece in _pieces(encoded.input_ids, start, end, model.max_length, stride)
+    rows: Sequence[_EncodedRow]
+    stride: int
+    """Tokens."""
+    length: int
+    """Of the model's context, in tokens."""
+
+
+class PerplexitySettings(DataSettings):
+    """A suite with `ask: perplexity`."""
+
+    stride: int | None = Field(None, ge=1)
+    """Tokens by which the window moves on over a text that is longer than the model's context; by
+    default half of the context."""
+
+
+class Perplexity(Task[PerplexitySettings]):
+    """Scores the tokens of each row."""
+
+    name = "perplexity"
+    Settings = PerplexitySettings
+
+    def check(self, settings: PerplexitySettings, located: Located) -> None:
+        """Rows must be named."""
+        require_data(settings, located)
+
+    def resolve(self, settings: PerplexitySettings, resolver: Resolver) -> Resources:
+        """The files of rows."""
+        return Resources(sources=resolver.rows(settings.data or {}))
+
+    def content(self, suite: Suite) -> list[tuple[str, dict[str, object]]]:
+        """(source, row). Raises DataError for two rows with one id."""
+        rows = rows_of(suite)
+        seen: set[str] = set()
+        for source, row in rows:
+            key = f"{source}/{row.id}"
+            if key in seen:
+                raise DataError(f"two rows have the id '{key}'", file=suite.file)
+            seen.add(key)
+        return [(source, plain(row)) for source, row in rows]
+
+    def samples(self, suite: Suite) -> list[Sample]:
+        """Rows with all their texts, under the ids of their sample rows."""
+        return [_as_sample(source, row) for source, row in rows_of(suite)]
+
+    def conversations(self, suite: Suite) -> Iterator[Conversation]:
+        """Rows of messages."""
+        for source, row in rows_of(suite):
+            if row.messages:
+                yield Conversation(suite.sources[source], row.line, row.messages, True)
+
+    def metrics(self, suite: Suite) -> list[str]:
+        """Two of the first source, and two with the name of each other source before them.
+
+        Then the same two for each domain of a source, with `.` and its name after them.
+        """
+        return [metric.name for metric in _all_metrics(suite, rows_of(suite))]
+
+    def example(self, name: str) -> SuiteExample:
+        """Three short conversations with a shop."""
+        rows = [
+            {
+                "id": key,
+                "messages": [
+                    {"role": "user", "content": question},
+                    {"role": "assistant", "content": answer},
+                ],
+            }
+            for key, question, answer in EXAMPLE_ROWS
         ]
-        kept.append(_Kept(source, row, len(encoded.input_ids), len(own)))
-        pairs += own
-    return Question(pairs=pairs, keep=(kept, stride, model.max_length))
+        return SuiteExample(EXAMPLE.format(name=name), {f"{name}.jsonl": jsonl(rows)})
+
+    def requests(self, suite: Suite, model: Model) -> Requests:
+        """One scored pair per run of counted tokens of each row.
+
+        A conversation counts the assistant's tokens, a plain text all of them after a beginning-of-
+        text token. A row longer than the model's length is scored piece by piece (`_pieces`), every
+        token once.
+        """
+        stride = self.settings(suite).stride or max(1, model.max_length // 2)
+        stride = min(stride, model.max_length)
+        encoded_rows, pairs = [], []
+        for source, row in rows_of(suite):
+            encoded = _encode(row, model)
+            own = [
+                piece
+                for start, end in _runs(encoded.labels)
+                for piece in _pieces(encoded.input_ids, start, end, model.max_length, stride)
+            ]
+            encoded_rows.append(_EncodedRow(source, row, len(encoded.input_ids), len(own)))
+            pairs += own
+        return Requests(pairs=pairs, state=_State(encoded_rows, stride, model.max_length))
+
+    def score(self, suite: Suite, requests: Requests, tools: TaskTools) -> SuiteResult:
+        """Per row: negative log-likelihood (nats), tokens, bits and bytes of what was scored."""
+        state: _State = requests.state
+        rows, at = [], 0
+        for row in state.rows:
+            rows.append(_row(row, requests.scores[at : at + row.pieces], suite.cluster))
+            at += row.pieces
+        sources = [(row.source, row.row) for row in state.rows]
+        return SuiteResult(rows, _all_metrics(suite, sources), _notes(suite, state))
 
 
-def metrics(suite: Suite) -> list[str] | None:
-    """Two of the first source, and two with the name of each other source before them.
+def rows_of(suite: Suite) -> list[tuple[str, Row]]:
+    """(source, row), the first `limit` of each source."""
+    return suite.pick(
+        [
+            (source, row)
+            for source, file in suite.sources.items()
+            for row in load_rows(Path(file))[: suite.limit]
+        ]
+    )
 
-    Then the same two for each domain of a source, with `.` and its name after them.
-    """
-    return [metric.name for metric in _all_metrics(suite, rows_of(suite))]
+
+def _as_sample(source: str, row: Row) -> Sample:
+    return Sample(
+        id=_id(source, row),
+        messages=row.messages,
+        prompt=row.prompt,
+        reference=row.completion if row.text is None else row.text,
+        group=source,
+        extra=row.extra,
+    )
 
 
-def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
-    """Per row: negative log-likelihood (nats), tokens, bits and bytes of what was scored."""
-    kept, stride, length = question.keep
-    rows, at = [], 0
-    for one in kept:
-        rows.append(_row(one, question.scores[at : at + one.pieces], suite["cluster"]))
-        at += one.pieces
+def _id(source: str, row: Row) -> str:
+    return f"{source}/{row.id}" if source else row.id
+
+
+def _notes(suite: Suite, state: _State) -> dict[str, object]:
     # The last token of a row is only predicted, so a row of `length` + 1 tokens fits.
-    long = [one.source for one in kept if one.tokens > length + 1]
-    notes: dict[str, Any] = {
-        "context": length,
-        "stride": stride,
+    long = [row.source for row in state.rows if row.tokens > state.length + 1]
+    return {
+        "context": state.length,
+        "stride": state.stride,
         "longer_than_context": len(long),
         "sources": {
             source or "data": {
-                "stride": stride,
+                "stride": state.stride,
                 "longer_than_context": long.count(source),
-                "domains": _domains([one.row for one in kept if one.source == source]),
+                "domains": _domains([row.row for row in state.rows if row.source == source]),
             }
             for source in suite.sources
         },
     }
-    every = [(one.source, one.row) for one in kept]
-    return SuiteResult(rows, _all_metrics(suite, every), notes)
 
 
 def _encode(row: Row, model: Model) -> Encoded:
@@ -129,13 +258,15 @@ def _pieces(
     return pieces
 
 
-def _row(kept: _Kept, scores: Any, clusters: str | None) -> dict[str, Any]:
-    source, row = kept.source, kept.row
+def _row(
+    encoded: _EncodedRow, scores: Sequence[LogLikelihood], clusters: str | None
+) -> dict[str, object]:
+    source, row = encoded.source, encoded.row
     unanswered = missing(score.logprob for score in scores)
     nll = None if unanswered else -sum(score.logprob for score in scores)
     text = row.text if row.text is not None else _answers(row)
     return {
-        "id": f"{source}/{row.id}" if source else row.id,
+        "id": _id(source, row),
         "group": source or None,
         "domain": _domain(row),
         **cluster(clusters, {"group": source, **row.extra}, row.id),
@@ -160,30 +291,27 @@ def _answers(row: Row) -> str:
 
 def _domain(row: Row) -> str | None:
     """The row's column `domain`, where it is a name."""
-    found = row.extra.get("domain")
-    return str(found) if isinstance(found, (str, int)) and str(found) else None
+    domain = row.extra.get("domain")
+    return str(domain) if isinstance(domain, (str, int)) and str(domain) else None
 
 
 def _domains(rows: Sequence[Row]) -> dict[str, int]:
     """Domain -> its rows, in the order of first appearance."""
-    found: dict[str, int] = {}
-    for domain in filter(None, map(_domain, rows)):
-        found[domain] = found.get(domain, 0) + 1
-    return found
+    return dict(Counter(filter(None, map(_domain, rows))))
 
 
 def _all_metrics(suite: Suite, rows: Rows) -> list[Metric]:
-    found, by_domain = [], []
+    by_source, by_domain = [], []
     for number, source in enumerate(suite.sources):
         prefix = f"{source}_" if number else ""
         group = {"group": source} if source else {}
-        found += _pair(prefix, "", source or None)
+        by_source += _pair(prefix, "", source or None)
         domains = _domains([row for of, row in rows if of == source])
         # A single row has no interval, and a column of one-row domains is no column of domains.
         if len(domains) > 1 and min(domains.values()) > 1:
             for domain, name in zip(domains, _names(domains), strict=True):
                 by_domain += _pair(prefix, f".{name}", {**group, "domain": domain})
-    return [*found, *by_domain]
+    return [*by_source, *by_domain]
 
 
 def _pair(prefix: str, suffix: str, where: str | Mapping[str, str] | None) -> list[Metric]:
@@ -204,3 +332,9 @@ def _names(domains: Mapping[str, int]) -> list[str]:
             name = f"{plain}-{number}"
         names.append(name)
     return names
+
+
+@hookimpl
+def register_tasks(register: Callable[[Any], None]) -> None:
+    """`ask: perplexity`."""
+    register(Perplexity())

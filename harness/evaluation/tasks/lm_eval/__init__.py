@@ -3,76 +3,127 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from harness.evaluation.suite import Suite
-from harness.evaluation.tasks.lm_eval import rows
-from harness.evaluation.tasks.lm_eval.aggregation import guard
-from harness.evaluation.tasks.lm_eval.tasks import (
-    check,
-    counts,
-    data_hash,
-    load_tasks,
-    picked,
-    taken_tasks,
-)
-from harness.evaluation.tasks.protocol import Question
-from harness.types import SuiteResult
-
-__all__ = ["answer", "ask", "check", "counts", "data_hash", "load_tasks", "metrics"]
+from harness.api.model import Model
+from harness.api.task import Requests, Resolver, Resources, Suite, SuiteExample, Task, TaskTools
+from harness.config.strict_yaml import Located
+from harness.evaluation.fingerprint import folder_digest
+from harness.evaluation.tasks.lm_eval import example, task_files, tasks
+from harness.evaluation.tasks.lm_eval.settings import LmEvalSettings
+from harness.hookspecs import hookimpl
+from harness.models import families
+from harness.types import ModelRef, SuiteResult
 
 
-def ask(suite: Suite, model: Any) -> Question:
-    """Nothing for the shared passes: lm-eval makes its own requests."""
-    return Question()
+class LmEval(Task[LmEvalSettings]):
+    """Runs lm-eval's tasks; what they ask is known once lm-eval has loaded them."""
+
+    name = "lm-eval"
+    Settings = LmEvalSettings
+    unscored = frozenset({"trust_task_code"})
+    knows_samples = False
+
+    def check(self, settings: LmEvalSettings, located: Located) -> None:
+        """Tasks must be named."""
+        if not settings.tasks:
+            needed = "ask: lm-eval needs `tasks:`, a list of lm-eval's task names"
+            raise located.error(needed, ("ask",))
+
+    def resolve(self, settings: LmEvalSettings, resolver: Resolver) -> Resources:
+        """The folder of task files; those of an installed plugin may run their code."""
+        if settings.include_path is None:
+            return Resources(trusted=settings.trust_task_code)
+        folder, installed = resolver.folder(settings.include_path, "include_path")
+        return Resources(folder=folder, trusted=settings.trust_task_code or installed)
+
+    def dependencies(self, suite: Suite) -> Mapping[str, object]:
+        """lm-eval's version, and the suite's own task files."""
+        own = folder_digest(Path(suite.folder)) if suite.folder else None
+        return {"lm_eval": version("lm_eval"), "tasks": own}
+
+    def count(self, suite: Suite) -> int:
+        """Questions of all tasks, under their limits; loads the tasks."""
+        return sum(tasks.counts(suite, tasks.load_tasks(suite)).values())
+
+    def applies_template(self, suite: Suite) -> bool:
+        """Only where the suite says so."""
+        return bool(self.settings(suite).apply_chat_template)
+
+    def check_context(self, suite: Suite, model: ModelRef) -> None:
+        """The suite's own task files; lm-eval's own are known only once they are loaded."""
+        for file, cap in task_files.caps(suite):
+            fix = "give its `generation_kwargs` a smaller one"
+            families.check_answers(model, cap, f"{file}: max_gen_toks", fix)
+
+    def check_loading(self, suites: Sequence[Suite]) -> None:
+        """Whether lm-eval loads the tasks, in a child process where they need more than files."""
+        tasks.check(suites)
+
+    def example(self, name: str) -> SuiteExample:
+        """A task file of one's own, with its rows and the code that reads them."""
+        return example.example(name)
+
+    def data_hash(self, suite: Suite) -> str:
+        """Of every question and example that the tasks ask, as loaded now."""
+        return tasks.data_hash(suite)
+
+    def requests(self, suite: Suite, model: Model) -> Requests:
+        """Nothing for the shared passes: lm-eval makes its own requests."""
+        return Requests()
+
+    def score(self, suite: Suite, requests: Requests, tools: TaskTools) -> SuiteResult:
+        """Runs the tasks; a row per question, by its `doc_hash`, with every log-probability."""
+        import lm_eval
+
+        from harness.evaluation.tasks.lm_eval import rows
+        from harness.evaluation.tasks.lm_eval.aggregation import guard
+        from harness.evaluation.tasks.lm_eval.model import shared_prefix_lm
+
+        logging.getLogger("lm_eval").setLevel(logging.WARNING)
+        settings, loaded = self.settings(suite), tasks.taken_tasks(suite)
+        chosen = tasks.picked(suite, loaded)
+        lm = shared_prefix_lm(tools.model, tools.progress)
+        for task in loaded["tasks"].values():
+            guard(task)
+        result = lm_eval.evaluate(
+            lm=lm,
+            # a task of which nothing is asked would be asked whole
+            task_dict={"tasks": {name: loaded["tasks"][name] for name in chosen}, "groups": {}}
+            if suite.picked
+            else loaded,
+            samples=chosen,
+            bootstrap_iters=0,
+            apply_chat_template=bool(settings.apply_chat_template),
+        )
+        own = {**result["results"], **(result.get("groups") or {})}
+        collected = rows.collect(result["samples"], loaded, suite.cluster, own)
+        shots = {name: task.config.num_fewshot or 0 for name, task in loaded["tasks"].items()}
+        cut = (
+            f"{lm.cut} requests were longer than the model's context and lost their beginning, as "
+            "in lm-eval"
+        )
+        return SuiteResult(
+            rows=collected.rows,
+            metrics=collected.metrics,
+            notes={
+                "num_fewshot": shots,
+                "longer_than_context": lm.cut,
+                "chat_template": bool(settings.apply_chat_template),
+                **({"trust_task_code": True} if settings.trust_task_code else {}),
+                **({"left_out": collected.left_out} if collected.left_out else {}),
+            },
+            warnings=[
+                f"suite '{suite.name}': {message}"
+                for message in [*([cut] if lm.cut else []), *collected.warnings]
+            ],
+        )
 
 
-def metrics(suite: Suite) -> list[str] | None:
-    """Only the loaded tasks tell."""
-    return None
-
-
-def answer(suite: Suite, question: Question, tools: Any) -> SuiteResult:
-    """Runs the tasks; a row per question, by its `doc_hash`, with every log-probability."""
-    import lm_eval
-
-    from harness.evaluation.tasks.lm_eval.model import shared_prefix_lm
-
-    logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    tasks = taken_tasks(suite)
-    asked = picked(suite, tasks)
-    lm = shared_prefix_lm(tools.model, tools.progress)
-    for task in tasks["tasks"].values():
-        guard(task)
-    result = lm_eval.evaluate(
-        lm=lm,
-        # a task of which nothing is asked would be asked whole
-        task_dict={"tasks": {name: tasks["tasks"][name] for name in asked}, "groups": {}}
-        if suite.picked
-        else tasks,
-        samples=asked,
-        bootstrap_iters=0,
-        apply_chat_template=bool(suite["apply_chat_template"]),
-    )
-    own = {**result["results"], **(result.get("groups") or {})}
-    found = rows.collect(result["samples"], tasks, suite["cluster"], own)
-    shots = {name: task.config.num_fewshot or 0 for name, task in tasks["tasks"].items()}
-    cut = (
-        f"{lm.cut} requests were longer than the model's context and lost their beginning, as in "
-        "lm-eval"
-    )
-    return SuiteResult(
-        rows=found.rows,
-        metrics=found.metrics,
-        notes={
-            "num_fewshot": shots,
-            "longer_than_context": lm.cut,
-            "chat_template": bool(suite["apply_chat_template"]),
-            **({"trust_task_code": True} if suite["trust_task_code"] else {}),
-            **({"left_out": found.left_out} if found.left_out else {}),
-        },
-        warnings=[
-            f"suite '{suite.name}': {message}"
-            for message in [*([cut] if lm.cut else []), *found.warnings]
-        ],
-    )
+@hookimpl
+def register_tasks(register: Callable[[Any], None]) -> None:
+    """`ask: lm-eval`."""
+    register(LmEval())

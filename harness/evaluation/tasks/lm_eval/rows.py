@@ -12,14 +12,14 @@ from harness import stats
 from harness.evaluation.tasks.lm_eval.aggregation import BY_NAME, Guarded, Sums
 from harness.evaluation.tasks.lm_eval.model import NoAnswer
 from harness.evaluation.tasks.lm_eval.tasks import groups
-from harness.evaluation.tasks.protocol import NOT_FINITE, cluster
+from harness.evaluation.tasks.sample_rows import NOT_FINITE, cluster
 from harness.stats import metric_summary
 from harness.types import Metric
 
 HEADLINE = ("acc", "exact_match", "f1", "mc2")
 """Metrics that may stand under the bare name of a task, the first that it has."""
 SHARES = {"acc", "acc_norm", "exact_match"}
-RIGHT, MACRO, MICRO, WEIGHT = "right", "macro", "micro", "weight"
+RIGHT, MACRO, MICRO = "right", "macro", "micro"
 SAME = 1e-6
 """Part of a figure by which it may differ from lm-eval's own: rounding of sums."""
 
@@ -269,13 +269,15 @@ def _averages(
         for row in column.rows:
             value = row["scores"][column.metric.score]
             if value is not None:
-                row["scores"] |= {score: value, WEIGHT: 1 / len(column.rows)}
+                row["scores"] |= {score: value, metric_summary.TASK_WEIGHT: 1 / len(column.rows)}
                 row["scores"][f"{score}.{MACRO}"] = value / len(column.rows)
     (better,) = directions
     kind: Any = "share" if kinds == {"share"} else "mean"
     first, second = ("", f".{MACRO}") if by_size else (f".{MICRO}", "")
     micro = Metric(name + first, better, kind, score=score)
-    macro = Metric(name + second, better, "ratio", score=f"{score}.{MACRO}", per=WEIGHT)
+    macro = Metric(
+        name + second, better, "ratio", score=f"{score}.{MACRO}", per=metric_summary.TASK_WEIGHT
+    )
     found = [micro, macro] if by_size else [macro, micro]
     if not out.agrees(found[0], rows, own):
         return []

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.api.task import Suite
 from harness.errors import UserError
-from harness.evaluation.suite import Suite
+from harness.evaluation.tasks.lm_eval.settings import settings_of
 
 
 def check(suite: Suite) -> None:
@@ -20,14 +21,14 @@ def check(suite: Suite) -> None:
 
 def caps(suite: Suite) -> list[tuple[Path, int]]:
     """The `max_gen_toks` that files of the suite's own tasks state."""
-    found = []
+    names, stated_caps = settings_of(suite).tasks, []
     for file in _files(suite):
         task = _read(file)
         stated = task.get("generation_kwargs") if isinstance(task, dict) else None
         cap = stated.get("max_gen_toks") if isinstance(stated, dict) else None
-        if isinstance(cap, int) and isinstance(task, dict) and task.get("task") in suite["tasks"]:
-            found.append((file, cap))
-    return found
+        if isinstance(cap, int) and isinstance(task, dict) and task.get("task") in names:
+            stated_caps.append((file, cap))
+    return stated_caps
 
 
 def need_nothing_else(suite: Suite) -> bool:
@@ -38,9 +39,10 @@ def need_nothing_else(suite: Suite) -> bool:
     text = "\n".join(file.read_text(encoding="utf-8") for file in _files(suite))
     if re.search(r"^dataset_path:", text, re.M):
         return False
-    if not suite.runs_task_code and re.search(r"!function|^include:", text, re.M):
+    if not suite.trusted and re.search(r"!function|^include:", text, re.M):
         return False
-    return all(re.search(rf"^task:\s*{re.escape(name)}\s*$", text, re.M) for name in suite["tasks"])
+    names = settings_of(suite).tasks
+    return all(re.search(rf"^task:\s*{re.escape(name)}\s*$", text, re.M) for name in names)
 
 
 def use(suite: Suite) -> None:
@@ -56,7 +58,7 @@ def use(suite: Suite) -> None:
     original = getattr(_yaml_loader._mk_function_ctor, "original", _yaml_loader._mk_function_ctor)
 
     def constructor(base_dir: Path, resolve: bool) -> Callable[[Any, Any], Any]:
-        if not resolve or suite.runs_task_code or _is_lm_evals(base_dir):
+        if not resolve or suite.trusted or _is_lm_evals(base_dir):
             made: Callable[[Any, Any], Any] = original(base_dir, resolve)
             return made
         return _refuse
@@ -140,7 +142,7 @@ def _placed(data_files: Any, file: Path) -> Any:
 
 
 def _files(suite: Suite) -> list[Path]:
-    return sorted(Path(suite.include_path).rglob("*.yaml")) if suite.include_path else []
+    return sorted(Path(suite.folder).rglob("*.yaml")) if suite.folder else []
 
 
 def _read(file: Path) -> Any:

@@ -13,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from harness.api.task import Suite
 from harness.errors import UserError, nearest
-from harness.evaluation.suite import Suite
 from harness.evaluation.tasks.lm_eval import index, mirror, task_files
+from harness.evaluation.tasks.lm_eval.settings import settings_of
 from harness.system.child_process import answer
 
 SHOT_SEED = 1234
@@ -29,14 +30,13 @@ def check(suites: Sequence[Suite]) -> None:
     """
     from pydantic import TypeAdapter
 
-    asked = [s for s in suites if s["ask"] == "lm-eval"]
-    for suite in asked:
+    for suite in suites:
         task_files.check(suite)
-    asked = [s for s in asked if s["limits"] or not task_files.need_nothing_else(s)]
-    if not asked:
+    unsure = [s for s in suites if settings_of(s).limits or not task_files.need_nothing_else(s)]
+    if not unsure:
         return
-    told = TypeAdapter(list[Suite]).dump_json(asked)
-    answer("harness.evaluation.tasks.lm_eval.tasks", told, "no reason given")
+    written = TypeAdapter(list[Suite]).dump_json(unsure)
+    answer("harness.evaluation.tasks.lm_eval.tasks", written, "no reason given")
 
 
 _loaded: dict[tuple[str, str | None], Any] = {}
@@ -55,7 +55,7 @@ def load_tasks(suite: Suite) -> Any:
     """lm-eval's task objects; UserError with the nearest names where there is no such task."""
     from lm_eval.tasks import TaskManager
 
-    names, include_path = suite["tasks"], suite.include_path
+    names, include_path = settings_of(suite).tasks, suite.folder
     task_files.use(suite)
     own = TaskManager(include_path=include_path, include_defaults=False)
     if set(names) <= set(own.task_index):
@@ -72,17 +72,18 @@ def load_tasks(suite: Suite) -> Any:
 
 
 def _load(suite: Suite, manager: Any) -> Any:
-    for name in suite["tasks"]:
+    names = settings_of(suite).tasks
+    for name in names:
         if name not in manager.task_index:
             raise UserError(f"{suite.file}: no lm-eval task '{name}': {_near(name, manager)}")
     mirror.use(Path(suite.mirror) if suite.mirror else None)
     try:
-        tasks = manager.load(list(suite["tasks"]))
+        tasks = manager.load(list(names))
     except UserError as error:
         raise UserError(f"{suite.file}: {error}") from error
     except Exception as error:
         raise UserError(
-            f"{suite.file}: the tasks {', '.join(suite['tasks'])} cannot be loaded "
+            f"{suite.file}: the tasks {', '.join(names)} cannot be loaded "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         ) from error
     for task in tasks["tasks"].values():
@@ -95,9 +96,10 @@ def _load(suite: Suite, manager: Any) -> Any:
 def _set_shots(task: Any, suite: Suite) -> None:
     """The suite's few-shot settings over the task's own; what is drawn, by lm-eval's own seed."""
     task.set_fewshot_seed(seed=SHOT_SEED)
-    if suite["num_fewshot"] is not None:
-        task.set_config(key="num_fewshot", value=suite["num_fewshot"])
-    if suite["fixed_shots"] and task.config.num_fewshot:
+    settings = settings_of(suite)
+    if settings.num_fewshot is not None:
+        task.set_config(key="num_fewshot", value=settings.num_fewshot)
+    if settings.fixed_shots and task.config.num_fewshot:
         from lm_eval.api.samplers import FirstNSampler
 
         task.sampler = FirstNSampler(list(task.fewshot_docs()), rnd=None)
@@ -115,10 +117,10 @@ def groups(tasks: Any) -> dict[str, set[str]]:
 def picked(suite: Suite, tasks: Any) -> dict[str, list[int]]:
     """The questions that each task is asked; a task of which none is asked is left out."""
     every = [(task, i) for task, count in counts(suite, tasks).items() for i in range(count)]
-    asked: dict[str, list[int]] = {}
+    chosen: dict[str, list[int]] = {}
     for task, number in suite.pick(every):
-        asked.setdefault(task, []).append(number)
-    return asked
+        chosen.setdefault(task, []).append(number)
+    return chosen
 
 
 def counts(suite: Suite, tasks: Any) -> dict[str, int]:
@@ -127,18 +129,18 @@ def counts(suite: Suite, tasks: Any) -> dict[str, int]:
     A task's own entry in `limits` counts before that of a group it is in, and both before `limit`.
     Raises UserError where `limits` names what is not among the tasks.
     """
-    limits, inside = suite["limits"], groups(tasks)
+    limits, inside = settings_of(suite).limits, groups(tasks)
     for name in limits:
         if name not in inside and name not in tasks["tasks"]:
             known = [*inside, *tasks["tasks"]]
             raise UserError(f"{suite.file}: no task '{name}' for `limits`: {nearest(name, known)}")
-    found = {}
+    sizes = {}
     for name, task in tasks["tasks"].items():
         near = [group for group, members in inside.items() if name in members]
-        stated = [limits[one] for one in [name, *near] if one in limits]
-        most = stated[0] if stated else suite["limit"]
-        found[name] = len(task.eval_docs) if most is None else min(most, len(task.eval_docs))
-    return found
+        stated = [limits[place] for place in [name, *near] if place in limits]
+        most = stated[0] if stated else suite.limit
+        sizes[name] = len(task.eval_docs) if most is None else min(most, len(task.eval_docs))
+    return sizes
 
 
 def _near(name: str, manager: Any) -> str:

@@ -1,0 +1,140 @@
+"""Multiple choice: the likeliest continuation of a question is the model's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness.api.model import Model
+from harness.api.task import Requests, Suite, SuiteExample, TaskTools
+from harness.config.strict_yaml import Located
+from harness.data.tokenization import Pair, encode_pair
+from harness.errors import DataError, UserError
+from harness.evaluation.tasks.examples import CHOICES, jsonl
+from harness.evaluation.tasks.sample_rows import missing
+from harness.evaluation.tasks.sample_task import DataSettings, SampleTask, identity, plain
+from harness.hookspecs import hookimpl
+from harness.types import Metric, Sample, SuiteResult
+
+EXAMPLE = """\
+ask: choice  # the likeliest of several choices is the model's answer
+data: {name}.jsonl  # rows with question, choices, answer (a number from 0, or A, B, C ...)
+prompt: "Question: {{question}}\\nAnswer:"  # what each choice is appended to, after a space
+"""
+
+
+class ChoiceSettings(DataSettings):
+    """A suite with `ask: choice`."""
+
+    prompt: str = "Question: {question}\nAnswer:"
+    """What each choice is appended to, after a space."""
+
+
+class Choice(SampleTask[ChoiceSettings]):
+    """Scores each choice after the question."""
+
+    name = "choice"
+    Settings = ChoiceSettings
+
+    def check(self, settings: ChoiceSettings, located: Located) -> None:
+        """The prompt must have a place for the question."""
+        super().check(settings, located)
+        if "{question}" not in settings.prompt:
+            raise located.error("prompt: has no {question}, where each row's goes", ("prompt",))
+
+    def content(self, suite: Suite) -> list[dict[str, object]]:
+        """The samples, each with choices. Raises DataError for one without."""
+        samples = self.samples(suite)
+        for sample in samples:
+            if sample.choices is None or sample.answer is None:
+                raise DataError(f"sample {sample.id} has no choices and answer", file=suite.file)
+        return [plain(sample) for sample in samples]
+
+    def metrics(self, suite: Suite) -> list[str]:
+        """Two, whatever the suite."""
+        return ["acc", "acc_norm"]
+
+    def example(self, name: str) -> SuiteExample:
+        """Three questions of general knowledge."""
+        return SuiteExample(EXAMPLE.format(name=name), {f"{name}.jsonl": jsonl(CHOICES)})
+
+    def requests(self, suite: Suite, model: Model) -> Requests:
+        """A scored pair for each choice of each sample.
+
+        Raises UserError where a choice has no token, or two of a sample have the same.
+        """
+        samples, template = self.samples(suite), self.settings(suite).prompt
+        pairs: list[tuple[list[int], list[int]]] = []
+        apart = 0
+        for sample in samples:
+            prompt = template.replace("{question}", sample.question)
+            own = [_pair(model.tokenizer, prompt, text, sample) for text in sample.choices or ()]
+            _check_distinct(own, sample)
+            apart += sum(pair.apart for pair in own)
+            pairs += [(pair.context, pair.continuation) for pair in own]
+        return Requests(pairs=pairs, state=(samples, apart))
+
+    def score(self, suite: Suite, requests: Requests, tools: TaskTools) -> SuiteResult:
+        """`acc`: the likeliest choice is right; `acc_norm`: the likeliest per byte of its text."""
+        samples, apart = requests.state
+        rows, at = [], 0
+        for sample in samples:
+            count = len(sample.choices)
+            rows.append(_row(suite, sample, [s.logprob for s in requests.scores[at : at + count]]))
+            at += count
+        metrics = [Metric("acc", True, "share"), Metric("acc_norm", True, "share")]
+        notes = {"encoded_apart": apart} if apart else {}
+        warnings = [_joined(apart, len(requests.pairs))] if apart else []
+        return SuiteResult(rows, metrics, notes, warnings)
+
+
+def _row(suite: Suite, sample: Sample, logprobs: Sequence[float]) -> dict[str, object]:
+    choices = sample.choices or ()
+    each = [value / len(c.encode()) for value, c in zip(logprobs, choices, strict=True)]
+    best = max(range(len(choices)), key=logprobs.__getitem__)
+    normed = max(range(len(choices)), key=each.__getitem__)
+    unanswered = missing(logprobs)
+    return {
+        **identity(suite, sample),
+        "prompt": sample.question,
+        "reference": choices[sample.answer or 0],
+        "output": None if unanswered else choices[best],
+        "logprobs": list(logprobs),
+        **unanswered,
+        "scores": {
+            "acc": None if unanswered else float(best == sample.answer),
+            "acc_norm": None if unanswered else float(normed == sample.answer),
+        },
+    }
+
+
+def _pair(tokenizer: Any, prompt: str, choice: str, sample: Sample) -> Pair:
+    try:
+        return encode_pair(tokenizer, prompt, f" {choice}")
+    except UserError as error:
+        raise UserError(f"sample {sample.id}: {error}") from error
+
+
+def _check_distinct(pairs: Sequence[Pair], sample: Sample) -> None:
+    """Choices of the same tokens have the same probability, and the first would always win."""
+    first: dict[tuple[int, ...], str] = {}
+    for pair, choice in zip(pairs, sample.choices or (), strict=True):
+        known = first.setdefault(tuple(pair.continuation), choice)
+        if known != choice:
+            raise UserError(
+                f"sample {sample.id}: the tokenizer writes the choices {known!r} and {choice!r} "
+                "as the same tokens, so the model cannot tell them apart: write them otherwise"
+            )
+
+
+def _joined(apart: int, total: int) -> str:
+    return (
+        f"{apart} of {total} choices begin within a token that also ends the prompt: they were "
+        "encoded on their own; a prompt that ends in a line break avoids that"
+    )
+
+
+@hookimpl
+def register_tasks(register: Callable[[Any], None]) -> None:
+    """`ask: choice`."""
+    register(Choice())
