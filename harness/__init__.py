@@ -16,11 +16,25 @@ if TYPE_CHECKING:
     from harness.api.method import Method, MethodOptions, ModelFinder, ModelOption, usual
     from harness.api.model import Generation, LogLikelihood, Model
     from harness.api.scorer import Scorer, scorer
+    from harness.api.task import (
+        Conversation,
+        Requests,
+        Resolver,
+        Resources,
+        Suite,
+        SuiteExample,
+        SuiteSettings,
+        Task,
+        TaskTools,
+    )
     from harness.api.tools import Tools
     from harness.api.tracker import Tracker
+    from harness.config.strict_yaml import Located
     from harness.data.text_normalization import normalize_unicode, split_words
-    from harness.errors import CellFailed, EnvironmentLack, UserError, nearest
+    from harness.data.tokenization import encode_pair
+    from harness.errors import CellFailed, DataError, EnvironmentLack, UserError, nearest
     from harness.evaluation.judging import encode_chat, encode_continuations
+    from harness.evaluation.tasks.sample_task import DataSettings, SampleTask
     from harness.hookspecs import hookimpl
     from harness.models.language_model import LanguageModel, load_weights, open_artifact
     from harness.models.layers import check_target_modules
@@ -34,13 +48,26 @@ if TYPE_CHECKING:
     )
     from harness.training.prompt_learning import VirtualTokenOptions, train_virtual_tokens
     from harness.training.sft import SftOptions, train_sft
-    from harness.types import Artifact, Job, Message, ModelRef, Output, Row, Sample
+    from harness.types import (
+        Artifact,
+        Job,
+        Message,
+        Metric,
+        ModelRef,
+        Output,
+        Row,
+        Sample,
+        SuiteResult,
+    )
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Artifact": "types",
     "CellFailed": "errors",
+    "Conversation": "api.task",
+    "DataError": "errors",
+    "DataSettings": "evaluation.tasks.sample_task",
     "EnvironmentLack": "errors",
     "Executor": "api.executor",
     "Footprint": "api.footprint",
@@ -49,21 +76,33 @@ _HOME = {
     "Judge": "api.judge",
     "Judgement": "api.judge",
     "LanguageModel": "models.language_model",
+    "Located": "config.strict_yaml",
     "LogLikelihood": "api.model",
     "LowRankOptions": "training.low_rank",
     "Message": "types",
     "Method": "api.method",
     "MethodOptions": "api.method",
+    "Metric": "types",
     "Model": "api.model",
     "ModelFinder": "api.method",
     "ModelOption": "api.method",
     "ModelRef": "types",
     "Output": "types",
     "QuantizedOptions": "training.low_rank",
+    "Requests": "api.task",
+    "Resolver": "api.task",
+    "Resources": "api.task",
     "Row": "types",
     "Sample": "types",
+    "SampleTask": "evaluation.tasks.sample_task",
     "Scorer": "api.scorer",
     "SftOptions": "training.sft",
+    "Suite": "api.task",
+    "SuiteExample": "api.task",
+    "SuiteResult": "types",
+    "SuiteSettings": "api.task",
+    "Task": "api.task",
+    "TaskTools": "api.task",
     "Tools": "api.tools",
     "Tracker": "api.tracker",
     "UserError": "errors",
@@ -72,6 +111,7 @@ _HOME = {
     "check_target_modules": "models.layers",
     "encode_chat": "evaluation.judging",
     "encode_continuations": "evaluation.judging",
+    "encode_pair": "data.tokenization",
     "four_bit_config": "training.low_rank",
     "hookimpl": "hookspecs",
     "load_weights": "models.language_model",
@@ -92,6 +132,9 @@ _HOME = {
 __all__ = [
     "Artifact",
     "CellFailed",
+    "Conversation",
+    "DataError",
+    "DataSettings",
     "EnvironmentLack",
     "Executor",
     "Footprint",
@@ -100,21 +143,33 @@ __all__ = [
     "Judge",
     "Judgement",
     "LanguageModel",
+    "Located",
     "LogLikelihood",
     "LowRankOptions",
     "Message",
     "Method",
     "MethodOptions",
+    "Metric",
     "Model",
     "ModelFinder",
     "ModelOption",
     "ModelRef",
     "Output",
     "QuantizedOptions",
+    "Requests",
+    "Resolver",
+    "Resources",
     "Row",
     "Sample",
+    "SampleTask",
     "Scorer",
     "SftOptions",
+    "Suite",
+    "SuiteExample",
+    "SuiteResult",
+    "SuiteSettings",
+    "Task",
+    "TaskTools",
     "Tools",
     "Tracker",
     "UserError",
@@ -123,6 +178,7 @@ __all__ = [
     "check_target_modules",
     "encode_chat",
     "encode_continuations",
+    "encode_pair",
     "four_bit_config",
     "hookimpl",
     "load_weights",

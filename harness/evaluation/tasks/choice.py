@@ -11,8 +11,7 @@ from harness.config.strict_yaml import Located
 from harness.data.tokenization import Pair, encode_pair
 from harness.errors import DataError, UserError
 from harness.evaluation.tasks.examples import CHOICES, jsonl
-from harness.evaluation.tasks.sample_rows import missing
-from harness.evaluation.tasks.sample_task import DataSettings, SampleTask, identity, plain
+from harness.evaluation.tasks.sample_task import DataSettings, SampleTask, plain
 from harness.hookspecs import hookimpl
 from harness.types import Metric, Sample, SuiteResult
 
@@ -79,33 +78,23 @@ class Choice(SampleTask[ChoiceSettings]):
         samples, apart = requests.state
         rows, at = [], 0
         for sample in samples:
-            count = len(sample.choices)
-            rows.append(_row(suite, sample, [s.logprob for s in requests.scores[at : at + count]]))
-            at += count
+            choices = sample.choices
+            logprobs = [s.logprob for s in requests.scores[at : at + len(choices)]]
+            at += len(choices)
+            each = [value / len(c.encode()) for value, c in zip(logprobs, choices, strict=True)]
+            best = max(range(len(choices)), key=logprobs.__getitem__)
+            normed = max(range(len(choices)), key=each.__getitem__)
+            scores = {
+                "acc": float(best == sample.answer),
+                "acc_norm": float(normed == sample.answer),
+            }
+            rows.append(
+                self.row(suite, sample, output=choices[best], logprobs=logprobs, scores=scores)
+            )
         metrics = [Metric("acc", True, "share"), Metric("acc_norm", True, "share")]
         notes = {"encoded_apart": apart} if apart else {}
         warnings = [_joined(apart, len(requests.pairs))] if apart else []
         return SuiteResult(rows, metrics, notes, warnings)
-
-
-def _row(suite: Suite, sample: Sample, logprobs: Sequence[float]) -> dict[str, object]:
-    choices = sample.choices or ()
-    each = [value / len(c.encode()) for value, c in zip(logprobs, choices, strict=True)]
-    best = max(range(len(choices)), key=logprobs.__getitem__)
-    normed = max(range(len(choices)), key=each.__getitem__)
-    unanswered = missing(logprobs)
-    return {
-        **identity(suite, sample),
-        "prompt": sample.question,
-        "reference": choices[sample.answer or 0],
-        "output": None if unanswered else choices[best],
-        "logprobs": list(logprobs),
-        **unanswered,
-        "scores": {
-            "acc": None if unanswered else float(best == sample.answer),
-            "acc_norm": None if unanswered else float(normed == sample.answer),
-        },
-    }
 
 
 def _pair(tokenizer: Any, prompt: str, choice: str, sample: Sample) -> Pair:

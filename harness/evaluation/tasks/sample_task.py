@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from harness.api.task import Name, Resolver, Resources, Suite, SuiteSettings, Task
 from harness.config.strict_yaml import Located
 from harness.data.rows import load_samples
-from harness.evaluation.tasks.sample_rows import cluster
+from harness.evaluation.tasks.sample_rows import cluster, missing
 from harness.types import Row, Sample
 
 
@@ -74,3 +75,24 @@ class SampleTask(Task[Keys]):
     def samples(self, suite: Suite) -> list[Sample]:
         """Those that are asked."""
         return samples_of(suite)
+
+    def row(
+        self,
+        suite: Suite,
+        sample: Sample,
+        *,
+        output: str | None,
+        logprobs: Sequence[float],
+        scores: Mapping[str, float],
+    ) -> dict[str, object]:
+        """One row of `score`: no output and no scores where a log-probability is not finite."""
+        unanswered = missing(logprobs)
+        return {
+            **identity(suite, sample),
+            "prompt": sample.question,
+            "reference": sample.reference,
+            "output": None if unanswered else output,
+            "logprobs": list(logprobs),
+            **unanswered,
+            "scores": dict.fromkeys(scores) if unanswered else dict(scores),
+        }
