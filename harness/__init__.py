@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from harness.evaluation.judging import encode_chat, encode_continuations
     from harness.evaluation.tasks.sample_task import DataSettings, SampleTask
     from harness.hookspecs import hookimpl
+    from harness.models.adapter_fit import check_target_modules
     from harness.models.language_model import LanguageModel, load_weights, open_artifact
-    from harness.models.layers import check_target_modules
     from harness.models.stored_quantization import check_full_precision
     from harness.system.time_limit import time_limit
     from harness.training.low_rank import (
@@ -108,7 +108,7 @@ _HOME = {
     "UserError": "errors",
     "VirtualTokenOptions": "training.prompt_learning",
     "check_full_precision": "models.stored_quantization",
-    "check_target_modules": "models.layers",
+    "check_target_modules": "models.adapter_fit",
     "encode_chat": "evaluation.judging",
     "encode_continuations": "evaluation.judging",
     "encode_pair": "data.tokenization",

@@ -15,7 +15,7 @@ from harness.cli.options import Finite
 from harness.errors import HarnessError, NotTheSame, UserError
 from harness.export import export
 from harness.export.export import Limits, Source
-from harness.models.stored_quantization import described, stored_quantization
+from harness.models.stored_quantization import description, stored_quantization
 from harness.results import store
 from harness.types import Precision, Sample
 
@@ -141,7 +141,7 @@ def _check_into(given: ExportOptions, source: Source) -> None:
         raise UserError(f"--into is for an adapter on a quantised base; {source.id} has none")
     if given.into == "original" and (stored := stored_quantization(source.artifact.base)):
         raise UserError(
-            f"--into original: {source.artifact.base.name} is stored in {described(stored)}, so "
+            f"--into original: {source.artifact.base.name} is stored in {description(stored)}, so "
             "there are no other weights: leave --into out"
         )
 

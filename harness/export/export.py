@@ -14,7 +14,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.models import adapters, packaged, trained_artifact
 from harness.models.stored_quantization import stored_quantization
-from harness.models.trained_artifact import InvalidArtifact, Kept
+from harness.models.trained_artifact import InvalidArtifact, TrainedArtifact
 from harness.record import Record
 from harness.results import lookup
 from harness.results.artifact_hash import artifact_hash
@@ -99,7 +99,7 @@ def source(
     return Source(cell, artifact, digest, side.found)
 
 
-def _kept(cell: Mapping[str, Any], folder: Path) -> Kept:
+def _kept(cell: Mapping[str, Any], folder: Path) -> TrainedArtifact:
     """What the training said of its artifact, whose files are those that it saved."""
     if not cell["training"]:
         raise UserError(

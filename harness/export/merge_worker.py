@@ -24,7 +24,7 @@ from harness.errors import HarnessError, UserError, is_out_of_memory
 from harness.manager import plugins
 from harness.models import adapters, equivalence
 from harness.models.language_model import LanguageModel
-from harness.models.model_files import without_machine
+from harness.models.model_files import make_portable
 from harness.results import store
 from harness.results.artifact_hash import LEFT_OUT
 from harness.system.child_process import begin
@@ -69,7 +69,7 @@ def carry_out(task: Task, report: Any) -> dict[str, Any]:
             yield
 
     told = _merged(task, phase) if task.merge else {"end_ids": _copied(task, phase)}
-    without_machine(task.folder)
+    make_portable(task.folder)
     return {**told, "environment": store.environment(), "phases": meter.phases}
 
 
@@ -100,8 +100,8 @@ def _heard(
     phase: Any,
     opening: str,
     answering: str,
-    after: equivalence.Said | None = None,
-) -> equivalence.Said:
+    after: equivalence.Outputs | None = None,
+) -> equivalence.Outputs:
     with phase(opening):
         model = plugins().open_model(artifact)
     if not isinstance(model, LanguageModel):
@@ -111,7 +111,7 @@ def _heard(
         )
     try:
         with phase(answering):
-            return equivalence.listen(model, samples, after)
+            return equivalence.observe(model, samples, after)
     finally:
         model.close()
 
@@ -136,7 +136,7 @@ def merge(artifact: Artifact, into: Into = "dequantised") -> Any:
         return model
     assert artifact.path is not None
     _untie(model, Path(artifact.path))
-    adapted = adapters.put_on(model, len(load_tokenizer(artifact)), Path(artifact.path))
+    adapted = adapters.attach_adapter(model, len(load_tokenizer(artifact)), Path(artifact.path))
     kind = next(iter(adapted.peft_config.values())).peft_type.value
     if not hasattr(adapted, "merge_and_unload"):
         raise UserError(f"a {kind} adapter cannot be merged: leave --merge out")

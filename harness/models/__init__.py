@@ -1,4 +1,4 @@
-"""Models: found, checked, opened and compared.
+"""Models: resolved, checked, opened and compared.
 
 `training`, `evaluation` and every layer above may import it.
 """

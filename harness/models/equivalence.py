@@ -1,4 +1,4 @@
-"""Whether two models are the same one: what they answer, what they think likely, how fast."""
+"""Equivalence of two models: their answers, log-probabilities and speed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from harness.system.measure import StepClock
 from harness.types import Sample
 
 NEW_TOKENS = 32
-"""Of an answer, and of a run that is timed."""
+"""Tokens of an answer, and of a timed run."""
 TIMED = 3
 """Prompts that are timed."""
 SHOWN = 3
-"""Changed answers that are told in full."""
+"""Changed answers that are reported in full."""
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a model said of some prompts."""
+class Outputs:
+    """A model's outputs on some prompts."""
 
     ids: tuple[str, ...]
     """Of the samples."""
@@ -44,86 +44,91 @@ class Said:
     """One a timed prompt: greedy, one sequence at a time, reading the prompt left out."""
 
 
-def listen(model: LanguageModel, samples: Sequence[Sample], after: Said | None = None) -> Said:
-    """What an open LanguageModel says; with `after` to what that one was asked.
+def observe(
+    model: LanguageModel, samples: Sequence[Sample], reference: Outputs | None = None
+) -> Outputs:
+    """The outputs of an open LanguageModel; with `reference`, on that one's continuations.
 
     Raises UserError where no sample fits into the model's length.
     """
     prompts = [tuple(_prompt(model, sample)) for sample in samples]
     fits = [len(p) + NEW_TOKENS < model.max_length for p in prompts]
-    asked = [(s, p) for s, p, fit in zip(samples, prompts, fits, strict=True) if fit]
-    if not asked:
+    fitting = [(s, p) for s, p, fit in zip(samples, prompts, fits, strict=True) if fit]
+    if not fitting:
         raise UserError(
             f"no prompt leaves room for {NEW_TOKENS} tokens in the model's {model.max_length}: "
             "give shorter ones with --prompts FILE"
         )
-    inputs = [prompt for _, prompt in asked]
+    inputs = [prompt for _, prompt in fitting]
     answers = [a.ids for a in model.generate(inputs, max_new_tokens=NEW_TOKENS)]
-    references = [_reference(model, sample, prompt) for sample, prompt in asked]
-    scored = [*references, *answers] if after is None else list(after.scored)
+    references = [_reference(model, sample, prompt) for sample, prompt in fitting]
+    scored = [*references, *answers] if reference is None else list(reference.scored)
     scores = model.loglikelihood(list(zip([*inputs, *inputs], scored, strict=True)))
-    return Said(
-        ids=tuple(sample.id for sample, _ in asked),
+    return Outputs(
+        ids=tuple(sample.id for sample, _ in fitting),
         prompts=tuple(inputs),
         answers=tuple(answers),
         texts=tuple(model.text(answer).strip() for answer in answers),
         scored=tuple(scored),
         logprobs=tuple(score.token_logprobs for score in scores),
         end_ids=tuple(model.end_ids),
-        left_out=len(samples) - len(asked),
+        left_out=len(samples) - len(fitting),
         seconds_per_token=_timed(model, inputs[:TIMED]),
     )
 
 
-def compare(before: Said, now: Said) -> dict[str, Any]:
-    """How far `now` is from `before`.
+def compare(reference: Outputs, candidate: Outputs) -> dict[str, Any]:
+    """The differences of `candidate` from `reference`.
 
     `largest_difference` and `mean_difference` are of the log-probability of a token, in nats;
-    None with a `reason` where one is not finite. `other_inputs` says what was not even asked alike.
+    None with a `reason` where one is not finite. `other_inputs` names inputs that differ.
     """
     pairs = [
         (a, b)
-        for one, other in zip(before.logprobs, now.logprobs, strict=True)
-        for a, b in zip(one, other, strict=True)
+        for reference_row, candidate_row in zip(reference.logprobs, candidate.logprobs, strict=True)
+        for a, b in zip(reference_row, candidate_row, strict=True)
     ]
-    distances = [abs(a - b) for a, b in pairs]
-    broken = sum(not math.isfinite(distance) for distance in distances)
-    changed = [i for i, answer in enumerate(before.answers) if answer != now.answers[i]]
+    differences = [abs(a - b) for a, b in pairs]
+    nonfinite = sum(not math.isfinite(distance) for distance in differences)
+    changed = [i for i, answer in enumerate(reference.answers) if answer != candidate.answers[i]]
+    reason = f"{nonfinite} of {len(pairs)} log-probabilities are not finite" if nonfinite else None
     return {
-        "prompts": len(before.prompts),
-        "left_out": before.left_out,
+        "prompts": len(reference.prompts),
+        "left_out": reference.left_out,
         "tokens": len(pairs),
-        "largest_difference": None if broken else max(distances, default=0.0),
-        "mean_difference": None if broken else sum(distances) / max(1, len(distances)),
-        "reason": f"{broken} of {len(pairs)} log-probabilities are not finite" if broken else None,
+        "largest_difference": None if nonfinite else max(differences, default=0.0),
+        "mean_difference": None if nonfinite else sum(differences) / max(1, len(differences)),
+        "reason": reason,
         "changed_answers": len(changed),
-        "changed_share": len(changed) / len(before.answers),
+        "changed_share": len(changed) / len(reference.answers),
         "changed": [
-            {"id": before.ids[i], "before": before.texts[i], "now": now.texts[i]}
+            {"id": reference.ids[i], "before": reference.texts[i], "now": candidate.texts[i]}
             for i in changed[:SHOWN]
         ],
-        "other_inputs": _other_inputs(before, now),
+        "other_inputs": _other_inputs(reference, candidate),
     }
 
 
-def _other_inputs(before: Said, now: Said) -> list[str]:
-    told = []
-    if before.prompts != now.prompts:
-        told.append("the tokenizer or the chat template gives other tokens")
-    if before.end_ids != now.end_ids:
-        told.append(f"answers end at {list(now.end_ids)} instead of {list(before.end_ids)}")
-    return told
+def _other_inputs(reference: Outputs, candidate: Outputs) -> list[str]:
+    changes = []
+    if reference.prompts != candidate.prompts:
+        changes.append("the tokenizer or the chat template gives other tokens")
+    if reference.end_ids != candidate.end_ids:
+        changes.append(
+            f"answers end at {list(candidate.end_ids)} instead of {list(reference.end_ids)}"
+        )
+    return changes
 
 
 def _prompt(model: LanguageModel, sample: Sample) -> list[int]:
-    """As it was evaluated; a conversation as its last question where there is no template."""
+    """Token ids of the prompt as evaluated; without a template a conversation's last question."""
     if sample.messages and not (model.chat_template or model.tokenizer.chat_template):
         sample = Sample(sample.id, prompt=sample.question)
     return encode_prompt(model.tokenizer, sample, model.chat_template)
 
 
 def _reference(model: LanguageModel, sample: Sample, prompt: Sequence[int]) -> tuple[int, ...]:
-    """Cut to the model's length; none is no token."""
+    """Token ids of the reference, cut to the model's length; empty where there is none."""
     ids = model.tokenizer(sample.reference or "", add_special_tokens=False)["input_ids"]
     return tuple(ids[: model.max_length - len(prompt)])
 
@@ -143,16 +148,16 @@ def _timed(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> tuple[floa
                 pad=model.padding_token,
             )
             clock.end()
-    first, whole = clock.seconds[::2], clock.seconds[1::2]
-    return tuple((b - a) / NEW_TOKENS for a, b in zip(first, whole, strict=True))
+    first, full = clock.seconds[::2], clock.seconds[1::2]
+    return tuple((b - a) / NEW_TOKENS for a, b in zip(first, full, strict=True))
 
 
-def latency(unmerged: Said, merged: Said) -> dict[str, Any]:
+def latency(unmerged: Outputs, merged: Outputs) -> dict[str, Any]:
     """Seconds a token of both, the median over the timed prompts; `ratio` is merged to unmerged."""
-    both = {"unmerged": unmerged.seconds_per_token, "merged": merged.seconds_per_token}
-    middle = {name: median(seconds) for name, seconds in both.items()}
+    durations = {"unmerged": unmerged.seconds_per_token, "merged": merged.seconds_per_token}
+    medians = {name: median(seconds) for name, seconds in durations.items()}
     return {
         "unit": "seconds a token, greedy, one sequence, the prompt left out",
-        **{k: {"median": middle[k], "runs": list(both[k])} for k in both},
-        "ratio": middle["merged"] / middle["unmerged"],
+        **{k: {"median": medians[k], "runs": list(durations[k])} for k in durations},
+        "ratio": medians["merged"] / medians["unmerged"],
     }

@@ -1,4 +1,4 @@
-"""What is known of a model by its configuration's `model_type`, before anything is loaded."""
+"""Properties of a model family, by the configuration's `model_type`, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 def check_packing(model: ModelRef) -> None:
     """Raise UserError where rows of the model's family attend to each other when packed.
 
-    Silent for what is not known: `packing.check_rows` measures it on the loaded model.
+    Silent for an unknown family: `packing.check_rows` measures it on the loaded model.
     """
     kind = str(_config(model).get("model_type"))
     if kind in CONTAMINATING:
@@ -92,26 +92,26 @@ def check_quantized(model: ModelRef) -> None:
 
 def check_length(model: ModelRef, length: int) -> None:
     """Raise UserError where rows of `length` tokens are longer than the model has positions."""
-    most = positions(model)
-    if most is not None and length > most:
+    limit = positions(model)
+    if limit is not None and length > limit:
         raise UserError(
-            f"max_length {length} is beyond the {most} positions of model '{model.name}', which "
-            f"has an embedding for each: set max_length to {most} or less"
+            f"max_length {length} is beyond the {limit} positions of model '{model.name}', which "
+            f"has an embedding for each: set max_length to {limit} or less"
         )
 
 
-def check_answers(model: ModelRef, cap: int, said: str, mend: str) -> None:
+def check_answers(model: ModelRef, cap: int, source: str, fix: str) -> None:
     """Raise UserError where answers of `cap` new tokens leave no room for a question.
 
-    `said` names what asks for them. Silent where no config.json says how long the model's context
-    is; the tokens of an adapter are known only once it is opened.
+    `source` names the setting. Silent where no config.json has the model's context length; the
+    tokens of an adapter are known only once it is opened.
     """
     config = _config(model)
     context = config.get("max_position_embeddings", config.get("n_positions"))
     if isinstance(context, int) and 0 < context <= cap:
         raise UserError(
-            f"{said}: {cap} leaves no room for a question in the context of {context} tokens of "
-            f"model '{model.name}': {mend}"
+            f"{source}: {cap} leaves no room for a question in the context of {context} tokens of "
+            f"model '{model.name}': {fix}"
         )
 
 
@@ -119,12 +119,12 @@ def positions(model: ModelRef) -> int | None:
     """Tokens that fit in a model with one embedding for each position; None where none limit it."""
     config = _config(model)
     kind = str(config.get("model_type"))
-    stated = [config[name] for name in _LENGTHS if isinstance(config.get(name), int)]
-    if kind not in LIMITED or not stated:
+    lengths = [config[name] for name in _LENGTHS if isinstance(config.get(name), int)]
+    if kind not in LIMITED or not lengths:
         return None
     padding = config.get("pad_token_id")
-    used = padding + 1 if kind in _FROM_PADDING and isinstance(padding, int) else 0
-    return int(stated[0]) - used
+    reserved = padding + 1 if kind in _FROM_PADDING and isinstance(padding, int) else 0
+    return int(lengths[0]) - reserved
 
 
 def _config(model: ModelRef) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def open_artifact(artifact: Artifact, batch: int | None = None) -> LanguageModel
     tokenizer = load_tokenizer(artifact)
     if artifact.kind == "adapter":
         assert artifact.path is not None
-        model = adapters.put_on(model, len(tokenizer), Path(artifact.path))
+        model = adapters.attach_adapter(model, len(tokenizer), Path(artifact.path))
     opened = LanguageModel(model, tokenizer, artifact, batch)
     _ = opened.not_shared  # probed here, so that no suite's time has it
     return opened

@@ -1,4 +1,4 @@
-"""A model's files: what is wrong with them, and what they say of the library and this machine."""
+"""A model's files: their defects, and the keys that depend on the library and the machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-PASSING = frozenset(
+_MACHINE_KEYS = frozenset(
     {
         "transformers_version",
         "is_local",
@@ -21,16 +21,16 @@ PASSING = frozenset(
         "_model_name_or_path",
     }
 )
-"""Keys that change with the library's version or the machine, and no answer with them."""
+"""Keys that depend on the library's version or the machine and change no answer."""
 
 
-def share(folder: Path) -> None:
+def set_default_mode(folder: Path) -> None:
     """Give every file of a folder the mode of a new file, by the user's umask.
 
     safetensors writes 0600 whatever the umask is, which a shared folder cannot use.
     """
-    with tempfile.TemporaryDirectory(dir=folder) as apart:
-        new = Path(apart) / "new"
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        new = Path(scratch) / "new"
         new.touch()
         mode = new.stat().st_mode
     for file in folder.rglob("*"):
@@ -38,20 +38,20 @@ def share(folder: Path) -> None:
             file.chmod(mode)
 
 
-def without_machine(folder: Path) -> None:
-    """Take such keys out of a saved model's JSON files; all its files get a new file's mode.
+def make_portable(folder: Path) -> None:
+    """Remove such keys from a saved model's JSON files and give all files a new file's mode.
 
-    The same model has the same content hash then, wherever it was saved.
+    The same model then has the same content hash wherever it was saved.
     """
-    share(folder)
-    for place in filter(Path.is_file, folder.iterdir()):
-        if place.suffix == ".json" and place.name != "tokenizer.json":
-            values = json.loads(place.read_text(encoding="utf-8"))
-            kept = {key: value for key, value in values.items() if key not in PASSING}
-            place.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    set_default_mode(folder)
+    for file in filter(Path.is_file, folder.iterdir()):
+        if file.suffix == ".json" and file.name != "tokenizer.json":
+            values = json.loads(file.read_text(encoding="utf-8"))
+            portable = {key: value for key, value in values.items() if key not in _MACHINE_KEYS}
+            file.write_text(json.dumps(portable, indent=2) + "\n", encoding="utf-8")
 
 
-# ---- what is wrong with them, before anything is loaded ------------------------------------------
+# ---- defects, before anything is loaded ----------------------------------------------------------
 
 _ENCODERS = "MODEL_FOR_MASKED_LM_MAPPING_NAMES"
 _CAUSAL = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
@@ -71,7 +71,7 @@ _LONGEST_HEADER = 100_000_000
 
 
 def fault(folder: Path, *, trust_remote_code: bool = False) -> str | None:
-    """What is wrong with a model's files, in words with the fix; None where nothing is seen.
+    """The first defect of a model's files, as the end of a sentence with the fix; None without one.
 
     Reads the JSON files and the headers of the weights, and imports no torch.
     """
@@ -91,7 +91,7 @@ def fault(folder: Path, *, trust_remote_code: bool = False) -> str | None:
 
 
 def _object(file: Path) -> dict[str, Any]:
-    """A JSON object of a file; ValueError with words for the user for anything else."""
+    """The JSON object of a file; ValueError with a message for the user for anything else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -99,7 +99,9 @@ def _object(file: Path) -> dict[str, Any]:
         raise ValueError(f"has a broken {file.name} ({reason}): download it again") from None
     if not isinstance(content, dict):
         kind = type(content).__name__
-        raise ValueError(f"has a {file.name} that holds a {kind}, no object: download it again")
+        raise ValueError(
+            f"has a {file.name} that holds a {kind} instead of an object: download it again"
+        )
     return content
 
 
@@ -108,9 +110,9 @@ def _weight_files(folder: Path) -> list[Path]:
 
     Raises ValueError for an index that cannot be used.
     """
-    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if whole.is_file():
-        return [whole]
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
     if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
     listed = _object(index).get("weight_map")
@@ -120,7 +122,7 @@ def _weight_files(folder: Path) -> list[Path]:
     for name, stored in listed.items():
         if (folder / str(stored)).is_file() and name not in _check_header(folder / str(stored)):
             raise ValueError(
-                f"has no tensor {name} in {stored}, where {index.name} says it is: "
+                f"has no tensor {name} in {stored}, where {index.name} lists it: "
                 "download both again"
             )
     return [file for file in files if file.is_file()]
@@ -132,9 +134,9 @@ def _header(file: Path, size: int, changed: int) -> dict[str, Any]:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(size - 8, _LONGEST_HEADER):
-            raise ValueError(f"has {file.name} of {size} bytes, which is no safetensors file")
+            raise ValueError(f"has {file.name} of {size} bytes, which is not a safetensors file")
         header = json.loads(stream.read(length))
-    ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
+    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
     needed = 8 + length + max(ends, default=0)
     if needed != size:
         raise ValueError(
@@ -147,7 +149,7 @@ def _header(file: Path, size: int, changed: int) -> dict[str, Any]:
 
 
 def _check_header(file: Path) -> dict[str, Any]:
-    """The header of a safetensors file; ValueError with words for the user where it is broken.
+    """The header of a safetensors file; ValueError with a message for the user where it is broken.
 
     The layout is eight bytes with the header's length, the header as JSON, the tensors' bytes:
     https://github.com/huggingface/safetensors#format.
@@ -167,27 +169,29 @@ def _auto_classes() -> dict[str, dict[str, set[str]]]:
     if spec is None or spec.origin is None:
         return {}
     file = Path(spec.origin).parent / "models/auto/modeling_auto.py"
-    found: dict[str, dict[str, set[str]]] = {}
+    mappings: dict[str, dict[str, set[str]]] = {}
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
         if not isinstance(target, ast.Name) or not target.id.endswith("_MAPPING_NAMES"):
             continue
-        classes = found.setdefault(target.id, {})
+        classes = mappings.setdefault(target.id, {})
         for pair in ast.walk(node):
             if isinstance(pair, ast.Tuple) and len(pair.elts) == 2:
                 _add_pair(classes, pair)
-    return found
+    return mappings
 
 
 def _add_pair(classes: dict[str, set[str]], pair: ast.Tuple) -> None:
     key, value = pair.elts
     if isinstance(key, ast.Constant):
-        names = [one.value for one in ast.walk(value) if isinstance(one, ast.Constant)]
+        names = [
+            constant.value for constant in ast.walk(value) if isinstance(constant, ast.Constant)
+        ]
         classes.setdefault(str(key.value), set()).update(map(str, names))
 
 
 def _no_causal_model(config: Mapping[str, Any], trust_remote_code: bool) -> str | None:
-    """Why a config.json is of no causal language model, in words; None where it may be one."""
+    """Why a config.json is not of a causal language model; None where it may be one."""
     classes = _auto_classes()
     causal = classes.get(_CAUSAL)
     kind, own = config.get("model_type"), config.get("auto_map")
@@ -197,21 +201,22 @@ def _no_causal_model(config: Mapping[str, Any], trust_remote_code: bool) -> str 
         return "has a config.json without a model_type: transformers cannot tell what it is"
     stated = config.get("architectures")
     names = [str(name) for name in stated] if isinstance(stated, list) else []
-    what = f"holds a {names[0] if names else f'model of type {kind}'}"
-    need = "a causal language model is needed here"
+    description = f"holds a {names[0] if names else f'model of type {kind}'}"
+    requirement = "a causal language model is needed here"
     if kind not in causal:
         if own:
-            return f"{what}, whose code comes with it: set trust_remote_code: true to run it"
-        return f"{what}, which transformers does not open as one: {need}"
-    known = {name for group in causal.values() for name in group}
-    others = {
+            return f"{description}, whose code comes with it: set trust_remote_code: true to run it"
+        return f"{description}, which transformers does not open as one: {requirement}"
+    causal_names = {name for group in causal.values() for name in group}
+    other_names = {
         name for key in _OTHER_TASKS for group in classes.get(key, {}).values() for name in group
     }
-    if names and not known & {*names} and others & {*names}:
-        return f"{what}, which is for another task: {need}"
+    if names and not causal_names & {*names} and other_names & {*names}:
+        return f"{description}, which is for another task: {requirement}"
     encoder = kind in classes.get(_ENCODERS, {}) and kind not in classes.get(_SEQUENCES, {})
     if encoder and not (config.get("is_decoder") or config.get("causal")):
-        return f"{what} that reads in both directions (no is_decoder in config.json): {need}"
+        description += " that reads in both directions (no is_decoder in config.json)"
+        return f"{description}: {requirement}"
     return None
 
 
@@ -228,9 +233,9 @@ def _beyond_embeddings(
     settings: Mapping[str, Any],
     template: str,
 ) -> str | None:
-    """The token that texts need and that the model has no embedding for, in words; or None.
+    """A message on a token that texts need and that has no embedding; None without one.
 
-    A token that was added and that nothing writes, such as an image's, is let through.
+    An added token that nothing writes, such as an image's, is ignored.
     """
     inner = config.get("text_config")
     size = config.get("vocab_size") or (
@@ -243,18 +248,20 @@ def _beyond_embeddings(
     ids: dict[str, int] = (
         dict(words)
         if isinstance(words, dict)
-        else {str(entry[0]): at for at, entry in enumerate(words)}
+        else {str(entry[0]): index for index, entry in enumerate(words)}
     )
     added = {
-        str(one["content"]): int(one["id"])
-        for one in tokenizer.get("added_tokens") or ()
-        if isinstance(one, dict) and {"content", "id"} <= {*one}
+        str(token["content"]): int(token["id"])
+        for token in tokenizer.get("added_tokens") or ()
+        if isinstance(token, dict) and {"content", "id"} <= {*token}
     }
     special = {str(value) for key, value in settings.items() if key.endswith("_token")}
-    needed = {text: at for text, at in ids.items() if text not in added} | {
-        text: at for text, at in added.items() if text in template or text in special
+    needed = {text: index for text, index in ids.items() if text not in added} | {
+        text: index for text, index in added.items() if text in template or text in special
     }
-    beyond = {text: at for text, at in needed.items() if isinstance(at, int) and at >= size}
+    beyond = {
+        text: index for text, index in needed.items() if isinstance(index, int) and index >= size
+    }
     if not beyond:
         return None
     text = min(beyond, key=lambda name: beyond[name])

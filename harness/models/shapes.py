@@ -72,7 +72,7 @@ class Shapes:
 
     @property
     def linear_weights(self) -> int:
-        """Numbers in the matrices of all layers, the head apart."""
+        """Numbers in the matrices of all layers, without the head."""
         return self.layers * sum(linear.weights for linear in self.linears)
 
     @property
@@ -95,23 +95,23 @@ class Shapes:
             return list(self.linears)
         if isinstance(targets, str):
             raise NotPredicted(f"target_modules '{targets}' is a pattern")
-        wanted = {name.rpartition(".")[2] for name in targets}
-        return [linear for linear in self.linears if linear.name in wanted]
+        names = {name.rpartition(".")[2] for name in targets}
+        return [linear for linear in self.linears if linear.name in names]
 
 
 def shapes_of(config: Mapping[str, Any]) -> Shapes:
-    """The shapes that a config.json tells. Raises NotPredicted for another layout."""
+    """The shapes by a config.json. Raises NotPredicted for another layout."""
     family = str(config.get("model_type"))
     if family not in _DEFAULTS:
         raise NotPredicted(f"no formula for models of type '{family}'")
-    told = {**_DEFAULTS[family], **{k: v for k, v in config.items() if v is not None}}
+    values = {**_DEFAULTS[family], **{k: v for k, v in config.items() if v is not None}}
     hidden, heads, inner = (
-        int(told[key]) for key in ("hidden_size", "num_attention_heads", "intermediate_size")
+        int(values[key]) for key in ("hidden_size", "num_attention_heads", "intermediate_size")
     )
-    width = int(told.get("head_dim") or hidden // heads)
-    attention, keys = heads * width, int(told.get("num_key_value_heads", heads)) * width
-    bias = bool(told.get("attention_bias"))
-    qkv, mlp = bias or bool(told.get("qkv_bias")), bool(told.get("mlp_bias"))
+    width = int(values.get("head_dim") or hidden // heads)
+    attention, keys = heads * width, int(values.get("num_key_value_heads", heads)) * width
+    bias = bool(values.get("attention_bias"))
+    qkv, mlp = bias or bool(values.get("qkv_bias")), bool(values.get("mlp_bias"))
     linears = (
         Linear("q_proj", hidden, attention, qkv),
         Linear("k_proj", hidden, keys, qkv),
@@ -123,16 +123,16 @@ def shapes_of(config: Mapping[str, Any]) -> Shapes:
     )
     return Shapes(
         hidden=hidden,
-        layers=int(told["num_hidden_layers"]),
-        vocabulary=int(told["vocab_size"]),
+        layers=int(values["num_hidden_layers"]),
+        vocabulary=int(values["vocab_size"]),
         heads=heads,
         attention=attention,
         keys=keys,
         inner=inner,
-        tied=bool(told.get("tie_word_embeddings", False)),
+        tied=bool(values.get("tie_word_embeddings", False)),
         linears=linears,
-        norms=2 * hidden + (2 * width if told.get("head_norms") else 0),
-        dtype=str(told.get("dtype") or told.get("torch_dtype") or "float32"),
+        norms=2 * hidden + (2 * width if values.get("head_norms") else 0),
+        dtype=str(values.get("dtype") or values.get("torch_dtype") or "float32"),
     )
 
 
@@ -145,9 +145,9 @@ def config_of(model: ModelRef) -> dict[str, Any]:
     if not file.is_file():
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
-        if not isinstance(found, str):
+        cached = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+        if not isinstance(cached, str):
             raise NotPredicted(f"the configuration of '{model.name}' is not on this machine")
-        file = Path(found)
-    told: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return told
+        file = Path(cached)
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return config

@@ -1,4 +1,4 @@
-"""A base whose files are quantised already, as its config.json says: its arithmetic is its own."""
+"""Models that are stored quantised, by their config.json, and what cannot be done with them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def stored_quantization(model: ModelRef) -> Mapping[str, Any] | None:
     from harness.models.shapes import NotPredicted, config_of  # harness.memory imports this module
 
     try:
-        found = config_of(model).get("quantization_config")
+        config = config_of(model).get("quantization_config")
     except (NotPredicted, OSError, ValueError, AttributeError):
         return None
-    return found if isinstance(found, Mapping) else None
+    return config if isinstance(config, Mapping) else None
 
 
-def described(quantization: Mapping[str, Any]) -> str:
+def description(quantization: Mapping[str, Any]) -> str:
     """A stored quantisation in words: `4 bits (nf4, computing in bfloat16)`, or its method."""
     if quantization.get("load_in_8bit"):
         return "8 bits (int8)"
@@ -36,8 +36,8 @@ def check_full_precision(model: ModelRef) -> None:
     quantization = stored_quantization(model)
     if quantization is not None:
         raise UserError(
-            f"model '{model.name}' is stored in {described(quantization)}, whose weights cannot be "
-            "trained: take lora or qlora, or name the model in full precision"
+            f"model '{model.name}' is stored in {description(quantization)}, whose weights cannot "
+            "be trained: take lora or qlora, or name the model in full precision"
         )
 
 
@@ -47,6 +47,6 @@ def note(model: ModelRef) -> str | None:
     if quantization is None:
         return None
     return (
-        f"model '{model.name}' is stored in {described(quantization)} and was opened so: a "
+        f"model '{model.name}' is stored in {description(quantization)} and was opened so: a "
         "method's own quant_type, double_quant and compute_dtype are without effect"
     )

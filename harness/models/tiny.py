@@ -49,9 +49,9 @@ def write_tiny_model(folder: Path) -> None:
 
 def _unprintable(tokenizer: Any) -> list[int]:
     """Ids of all tokens but printable ASCII, blanks and the end of a turn."""
-    said = {*map(chr, range(33, 127)), "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"}
-    said.add(tokenizer.eos_token)
-    return [i for text, i in tokenizer.get_vocab().items() if text not in said]
+    printable = {*map(chr, range(33, 127)), "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"}
+    printable.add(tokenizer.eos_token)
+    return [i for text, i in tokenizer.get_vocab().items() if text not in printable]
 
 
 def _tokenizer() -> Any:
@@ -60,8 +60,8 @@ def _tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    known = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    raw = Tokenizer(models.BPE(vocab={text: i for i, text in enumerate(known)}, merges=[]))
+    vocabulary = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    raw = Tokenizer(models.BPE(vocab={text: i for i, text in enumerate(vocabulary)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(

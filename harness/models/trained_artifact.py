@@ -1,8 +1,8 @@
-"""A trained artifact as it is kept on the disk: what its training said, and a seal over its files.
+"""Trained artifacts on disk: the training's section of the record, and a seal over the files.
 
 `training.json` lies beside the weights or the adapter. It holds the sha256 of each of them, and of
 itself, and is checked before an artifact is used: one that was damaged or edited is never
-evaluated under the name of what was trained.
+evaluated as the trained one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness.errors import UserError
-from harness.models.model_files import share
+from harness.models.model_files import set_default_mode
 from harness.record import Training
 from harness.results import store
 from harness.results.artifact_hash import artifact_hash, file_hashes
@@ -25,12 +25,12 @@ TRAINING_FILE = "training.json"
 
 
 class InvalidArtifact(UserError):
-    """An artifact that is not, file by file, what its training left behind."""
+    """An artifact whose files are not those that its training saved."""
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What a training left behind."""
+class TrainedArtifact:
+    """The content of an artifact's `training.json`."""
 
     training_id: str
     training: Training
@@ -60,7 +60,7 @@ def keep(
 
     Their modes become those of new files under the user's umask: safetensors writes 0600.
     """
-    share(folder)
+    set_default_mode(folder)
     content = {
         "training_id": training_id,
         "training": training,
@@ -71,15 +71,15 @@ def keep(
     store.write_json(folder / TRAINING_FILE, store.seal(content))
 
 
-def read(folder: Path) -> Kept:
-    """What the training in `folder` said; its files are not looked at.
+def read(folder: Path) -> TrainedArtifact:
+    """The content of `training.json` in `folder`; the other files are not checked.
 
     Raises InvalidArtifact where `training.json` is missing, broken or changed.
     """
     file = folder / TRAINING_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        kept = Kept(
+        trained = TrainedArtifact(
             str(content["training_id"]),
             cast("Training", dict(content["training"])),
             list(content["warnings"]),
@@ -91,47 +91,47 @@ def read(folder: Path) -> Kept:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"its {TRAINING_FILE} is broken ({type(error).__name__})"
         raise InvalidArtifact(f"{folder}: {reason}") from None
-    if kept.files is not None and not store.is_sealed(content):
+    if trained.files is not None and not store.is_sealed(content):
         raise InvalidArtifact(f"{folder}: its {TRAINING_FILE} changed since it was written")
-    return kept
+    return trained
 
 
-def check_files(folder: Path, kept: Kept) -> None:
+def check_files(folder: Path, trained: TrainedArtifact) -> None:
     """Raises InvalidArtifact, naming a file, where the files are not those that were saved.
 
-    An artifact of an older version has no hashes of its files. It is believed where its cell was
-    evaluated and what was written then names the hash of what lies there now.
+    An artifact of an older version has no hashes of its files. It is accepted where its cell was
+    evaluated and that evaluation has the hash of the present files.
     """
-    if kept.files is None:
-        if artifact_hash(kept.opened_at(folder)) not in _evaluated(folder):
+    if trained.files is None:
+        if artifact_hash(trained.opened_at(folder)) not in _evaluated(folder):
             raise InvalidArtifact(
                 f"{folder}: an older version wrote it without a seal, and no evaluation of it "
                 "names these files"
             )
         return
-    found = file_hashes(folder)
-    for name in sorted({*kept.files, *found}):
-        if found.get(name) != kept.files.get(name):
+    current = file_hashes(folder)
+    for name in sorted({*trained.files, *current}):
+        if current.get(name) != trained.files.get(name):
             problem = (
                 "is missing"
-                if name not in found
+                if name not in current
                 else "was not there when it was saved"
-                if name not in kept.files
+                if name not in trained.files
                 else "changed since it was saved"
             )
             raise InvalidArtifact(f"{folder}: {name} {problem}")
 
 
 def seal_fault(folder: Path) -> str | None:
-    """What is wrong with a sealed folder, with the fix; None where it is whole, or has no seal.
+    """The defect of a sealed folder, with the fix; None where it is intact, or has no seal.
 
     For folders that a user names: another tool's `training.json` seals nothing.
     """
     try:
-        told = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
+        content = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not (isinstance(told, dict) and {"training_id", "files"} <= set(told)):
+    if not (isinstance(content, dict) and {"training_id", "files"} <= set(content)):
         return None
     try:
         check_files(folder, read(folder))
@@ -160,16 +160,16 @@ def _evaluated(folder: Path) -> set[str]:
 
 
 def training_of(folder: Path, training_id: str) -> Training | None:
-    """What a training measured, where `folder` holds this one; None where it does not."""
+    """The `training` section, where `folder` holds this training; None where it does not."""
     try:
-        kept = read(folder)
+        trained = read(folder)
     except InvalidArtifact:
         return None
-    return kept.training if kept.training_id == training_id else None
+    return trained.training if trained.training_id == training_id else None
 
 
 def with_training(out: Path, training_id: str) -> list[Path]:
-    """Folders in `<out>/artifacts` that say that they hold a training; unchecked, sorted."""
+    """Folders in `<out>/artifacts` whose `training.json` has this id; unchecked, sorted."""
     return [
         file.parent
         for file in sorted((out / "artifacts").glob(f"*/{TRAINING_FILE}"))

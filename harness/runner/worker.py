@@ -27,7 +27,7 @@ from harness.evaluation.evaluate import Measured, SuiteFailure, evaluate
 from harness.evaluation.suite import task_of
 from harness.manager import plugins
 from harness.models import stored_quantization, trained_artifact
-from harness.models.adapters import other_base
+from harness.models.adapters import base_mismatch
 from harness.models.language_model import import_bitsandbytes
 from harness.models.trained_artifact import InvalidArtifact
 from harness.planning.cell import Cell
@@ -279,7 +279,7 @@ def _other_base(artifact: Artifact) -> str | None:
     """A sentence where an adapter made elsewhere names another base than it is opened on."""
     if artifact.kind != "adapter" or artifact.path is None:
         return None
-    return other_base(artifact.path, artifact.opened)
+    return base_mismatch(artifact.path, artifact.opened)
 
 
 def untrained(cell: Cell) -> Artifact:

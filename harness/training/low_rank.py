@@ -10,7 +10,7 @@ from pydantic import Field
 
 from harness.api.method import usual
 from harness.errors import EnvironmentLack, UserError
-from harness.models import layers
+from harness.models.adapter_fit import check_target_modules
 from harness.models.families import check_quantized
 from harness.training.sft import SftOptions, train_sft
 from harness.types import Artifact, Job, ModelRef
@@ -110,7 +110,7 @@ class LowRankOptions(SftOptions):
     def fits(self, model: ModelRef) -> None:
         """Raise UserError where a target matches no layer, or r is above a layer's width."""
         super().fits(model)
-        layers.check_target_modules(model, self.target_modules, self.r, self.lora_fields())
+        check_target_modules(model, self.target_modules, self.r, self.lora_fields())
 
     def footprint(self) -> Footprint | None:
         """Two matrices of rank r beside each target; autograd keeps what is between them."""

@@ -298,7 +298,7 @@ def test_another_method_that_does_not_train_is_not_the_base(experiment):
         ({}, "what was trained elsewhere"),
         ({"adapter": 3}, "expected the name of a model or a folder, got 3"),
         ({"adapter": "gone"}, "adapter 'gone': no such folder"),
-        ({"weights": "gone"}, "model 'gone' is not there"),
+        ({"weights": "gone"}, "model 'gone' cannot be found"),
         ({"adaptor": "gone"}, "unknown key 'adaptor'"),
     ],
 )
@@ -335,7 +335,10 @@ def stating(**changes):
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda folder: (folder / adapters.CONFIG).unlink(), "no adapter_config.json, so it is no"),
+        (
+            lambda folder: (folder / adapters.CONFIG).unlink(),
+            "no adapter_config.json, so it is not an adapter",
+        ),
         (lambda folder: (folder / adapters.CONFIG).write_text("{"), "broken adapter_config.json"),
         (without_weights, "no adapter_model.safetensors: save the adapter again"),
         (pickled, r"holds a pickle .* convert it .*weights_only=True"),
@@ -407,8 +410,8 @@ def test_a_base_that_plainly_differs_is_noted(adapter, tmp_path):
     shutil.copytree(adapter, copy)
     stating(base_model_name_or_path="HuggingFaceTB/SmolLM2-135M-Instruct")(copy)
     for same in ("smollm2-135m", "x/SmolLM2-135M-Instruct@main"):
-        assert adapters.other_base(str(copy), ModelRef(same, "/cache/elsewhere")) is None
-    noted = adapters.other_base(str(copy), ModelRef("tiny", "/models/tiny"))
+        assert adapters.base_mismatch(str(copy), ModelRef(same, "/cache/elsewhere")) is None
+    noted = adapters.base_mismatch(str(copy), ModelRef("tiny", "/models/tiny"))
     assert noted == (
         "the adapter says that its base is smollm2-135m-instruct; it was opened on tiny"
     )

@@ -146,7 +146,7 @@ def test_a_model_among_the_options_counts_by_its_content(folder, tiny_model, tmp
     named = load(folder, [{**entry, "model": "org/encoder"}], mirror=mirror)
     assert named.scorers[0].options["model"]["path"] == str(tiny_model)
     assert named.hash == suite.hash
-    with pytest.raises(ConfigError, match=r"answers\.yaml:\d+: model 'org/encodr' is not there"):
+    with pytest.raises(ConfigError, match=r"answers\.yaml:\d+: model 'org/encodr' cannot be found"):
         load(folder, [{**entry, "model": "org/encodr"}], mirror=mirror)
     with pytest.raises(ConfigError, match=r"num_layers: .* has layers 1 to 2, got 3"):
         load(folder, [{**entry, "num_layers": 3}])

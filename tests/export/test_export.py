@@ -137,8 +137,8 @@ def test_every_kind_of_adapter_merges(kind, tiny_model, tmp_path):
     )
     assert export.failures(told["verification"], export.USUAL["float32"]) == []
     assert told["verification"]["largest_difference"] < 1e-3
-    base = merge_worker.equivalence.listen(model_of(Artifact("base", artifact.base)), QUESTIONS)
-    merged = merge_worker.equivalence.listen(
+    base = merge_worker.equivalence.observe(model_of(Artifact("base", artifact.base)), QUESTIONS)
+    merged = merge_worker.equivalence.observe(
         model_of(Artifact("base", ModelRef("", str(folder)))), QUESTIONS, base
     )
     assert merge_worker.equivalence.compare(base, merged)["largest_difference"] > 0.05
@@ -380,7 +380,7 @@ def test_prompts_are_those_of_the_suites_or_of_a_file(finished, copied, tmp_path
 def test_what_is_not_finite_fails_and_is_told_as_null_with_a_reason():
     from dataclasses import replace
 
-    said = merge_worker.equivalence.Said(
+    said = merge_worker.equivalence.Outputs(
         ("a",), ((1,),), ((2, 3),), ("x",), ((4,), (2, 3)), ((-1.0,), (-2.0, -3.0)), (0,), 0, (1.0,)
     )
     broken = merge_worker.equivalence.compare(

@@ -10,7 +10,7 @@ from harness.plugins.methods.peft import PeftOptions
 from harness import LowRankOptions
 from harness.config.strict_yaml import parse, validate_options
 from harness.errors import ConfigError, UserError
-from harness.models import layers, stored_quantization
+from harness.models import adapter_fit, layers, stored_quantization
 from harness.types import ModelRef
 
 GROUPED = "model: embed_tokens; mlp: down_proj, gate_proj, up_proj; self_attn: k_proj, o_proj, q_"
@@ -31,14 +31,14 @@ def ref(tiny_model):
             4,
             r"'q_proj' matches no layer as a pattern for the whole name: write \[q_proj\]",
         ),
-        ("q_(", 4, r"'q_\(' is no regular expression"),
+        ("q_(", 4, r"invalid regular expression 'q_\('"),
         ("all-linear", 64, r"rank 64 is above the width 32 of model\.layers\.self_attn\.k_proj"),
         (["q_proj"], 65, "rank 65 is above the width 64"),
     ],
 )
 def test_what_does_not_fit_is_told_in_one_line(ref, targets, rank, said):
     with pytest.raises(UserError, match=said) as caught:
-        layers.check_target_modules(ref, targets, rank)
+        adapter_fit.check_target_modules(ref, targets, rank)
     assert "\n" not in str(caught.value)
 
 
@@ -47,7 +47,7 @@ def test_what_does_not_fit_is_told_in_one_line(ref, targets, rank, said):
     [("all-linear", 32), (["q_proj"], 64), (r".*\.[qk]_proj", 8), (["lm_head"], 8), (None, 999)],
 )
 def test_what_fits_is_let_through(ref, targets, rank):
-    layers.check_target_modules(ref, targets, rank)
+    adapter_fit.check_target_modules(ref, targets, rank)
 
 
 def test_stored_names_and_widths_are_those_of_the_loaded_model(ref, tiny_artifact):
@@ -77,9 +77,9 @@ def test_widths_of_a_base_stored_in_4_bits_are_those_of_its_layers(ref, stored_i
         return {(one.name, one.width) for one in layers.stored_layers(layers.Path(model.path))}
 
     assert widths(stored_in_4_bits) == widths(ref)
-    layers.check_target_modules(stored_in_4_bits, "all-linear", 16)
+    adapter_fit.check_target_modules(stored_in_4_bits, "all-linear", 16)
     with pytest.raises(UserError, match=r"rank 64 is above the width 32 of model\.layers"):
-        layers.check_target_modules(stored_in_4_bits, "all-linear", 64)
+        adapter_fit.check_target_modules(stored_in_4_bits, "all-linear", 64)
 
 
 def test_a_base_stored_in_4_bits_is_noted_and_not_trained_whole(ref, stored_in_4_bits):

@@ -25,9 +25,9 @@ def test_a_whole_model_has_no_fault(folder):
         ("tokenizer.json", b"{", "broken tokenizer.json"),
         ("tokenizer.json", b"{}", "broken tokenizer.json"),
         ("tokenizer_config.json", b"\xff", "broken tokenizer_config.json"),
-        ("model.safetensors", b"", "of 0 bytes, which is no safetensors file"),
+        ("model.safetensors", b"", "of 0 bytes, which is not a safetensors file"),
         ("model.safetensors", b"\x05" + bytes(7) + b"[1,2]", "broken model.safetensors"),
-        ("model.safetensors", bytes(7) + b"\x01{}", "which is no safetensors file"),
+        ("model.safetensors", bytes(7) + b"\x01{}", "which is not a safetensors file"),
     ],
 )
 def test_a_broken_file_is_named(folder, name, content, said):

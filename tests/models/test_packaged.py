@@ -316,7 +316,7 @@ def test_without_network_an_unknown_name_says_where_it_was_looked_for(
     with pytest.raises(ConfigError) as caught:
         resolve_model("smollm2-135", mirror=None, file=Path("e.yaml"), line=3)
     said = str(caught.value)
-    assert said.startswith("e.yaml:3: model 'smollm2-135' is not there")
+    assert said.startswith("e.yaml:3: model 'smollm2-135' cannot be found")
     for part in ("did you mean 'smollm2-135m'", "--mirror DIR", "HF_HUB_OFFLINE", "harness models"):
         assert part in said
     assert "\n" not in said

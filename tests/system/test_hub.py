@@ -165,7 +165,7 @@ def test_a_model_in_the_hugging_face_cache_is_read_as_a_folder_is(
     (snapshot / "tokenizer.json").write_text("[]")
     last = ask(code).stderr.splitlines()[-1]
     assert "model 'some/model': its copy in the Hugging Face cache (" in last
-    assert "has a tokenizer.json that holds a list, no object: download it again" in last
+    assert "has a tokenizer.json that holds a list instead of an object: download it again" in last
 
 
 @pytest.mark.usefixtures("cut_off")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.api.footprint import Footprint
 from harness.errors import UserError
 from harness.models.shapes import NotPredicted, Shapes, config_of, shapes_of
-from harness.models.stored_quantization import described, stored_quantization
+from harness.models.stored_quantization import description, stored_quantization
 from harness.planning.memory import batches, training_time
 from harness.planning.memory.batches import Batch
 from harness.planning.memory.formula import Setting, peak
@@ -102,7 +102,7 @@ def footprint_of(cell: Cell) -> Footprint:
     if stored is None:
         return found
     if stored.get("quant_method", "bitsandbytes") != "bitsandbytes":
-        raise NotPredicted(f"no formula for weights stored in {described(stored)}")
+        raise NotPredicted(f"no formula for weights stored in {description(stored)}")
     return dataclasses.replace(
         found,
         bits=8 if stored.get("load_in_8bit") else 4,
