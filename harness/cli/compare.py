@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from harness.cli import options
 from harness.cli.render import comparison_table
 from harness.errors import UserError
 from harness.results import comparison, leaderboard, leaderboard_file, lookup, store
+from harness.results.comparison import Comparison, RowComparison, SeveralComparisons, TiedGroup
 from harness.results.lookup import Side
 from harness.system.console import console
 
@@ -48,6 +49,7 @@ def command(given: CompareOptions) -> None:
     A name is a record file, FOLDER/LABEL, or a label, method, cell id or prefix of one.
     """
     folders = options.existing_results(given.results_folders)
+    report: Comparison | SeveralComparisons
     if len(given.names) == 2 and given.against is None:
         candidate = lookup.find(given.names[0], folders)
         report = _compare(given, candidate, lookup.find(given.names[1], folders, candidate))
@@ -61,7 +63,7 @@ def command(given: CompareOptions) -> None:
         console().print(table)
 
 
-def _compare(given: CompareOptions, candidate: Side, baseline: Side) -> dict[str, Any]:
+def _compare(given: CompareOptions, candidate: Side, baseline: Side) -> Comparison:
     return comparison.compare(
         candidate,
         baseline,
@@ -71,7 +73,7 @@ def _compare(given: CompareOptions, candidate: Side, baseline: Side) -> dict[str
     )
 
 
-def _compare_rows(given: CompareOptions, folders: Sequence[Path]) -> dict[str, Any]:
+def _compare_rows(given: CompareOptions, folders: Sequence[Path]) -> SeveralComparisons:
     """Every row against the same one, or each against its own base."""
     rows = [side for name in given.names for side in lookup.every(name, folders)]
     against = given.against or lookup.BASE
@@ -88,9 +90,21 @@ def _compare_rows(given: CompareOptions, folders: Sequence[Path]) -> dict[str, A
     return {
         "schema": comparison.SCHEMA,
         "against": against,
-        "rows": [{k: v for k, v in row.items() if k != "samples"} for row in comparisons],
+        "rows": [_without_samples(row) for row in comparisons],
         "ranked_by": board["ranked_by"],
         "groups": _tied_groups(board["rows"]),
+    }
+
+
+def _without_samples(comparison: Comparison) -> RowComparison:
+    return {
+        "schema": comparison["schema"],
+        "confidence": comparison["confidence"],
+        "candidate": comparison["candidate"],
+        "baseline": comparison["baseline"],
+        "metrics": comparison["metrics"],
+        "not_compared": comparison["not_compared"],
+        "warnings": comparison["warnings"],
     }
 
 
@@ -107,14 +121,14 @@ def _leaderboard(rows: Sequence[Side]) -> dict[str, Any]:
     )
 
 
-def _tied_groups(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _tied_groups(rows: Sequence[Mapping[str, Any]]) -> list[TiedGroup]:
     """Rows in order of rank; each group holds those that are tied with its first."""
-    groups: list[dict[str, Any]] = []
-    first: dict[str, Any] = {}
+    groups: list[TiedGroup] = []
+    tied: Sequence[str] = ()
     for row in (row for row in rows if row["rank"] is not None):
-        if groups and row["label"] in first["tied_with"]:
+        if groups and row["label"] in tied:
             groups[-1]["rows"].append(row["label"])
         else:
-            first = row
+            tied = row["tied_with"]
             groups.append({"rank": row["rank"], "rows": [row["label"]]})
     return groups

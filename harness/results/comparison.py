@@ -4,21 +4,116 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Literal, TypedDict
 
 from harness import stats
 from harness.errors import NotComparable, UserError, nearest
 from harness.results import comparability
-from harness.results.cost import cost
+from harness.results.cost import Cost, cost
 from harness.results.lookup import Side
-from harness.results.paired_differences import SMALL_PART, SMALL_SHARE, Evidence, Pairs, between
+from harness.results.paired_differences import (
+    SMALL_PART,
+    SMALL_SHARE,
+    Evidence,
+    Limits,
+    Pairs,
+    between,
+)
 from harness.stats import metric_summary
 
 SCHEMA = 1
 """Version of a comparison's layout."""
 
 SHOWN = 3
-"""Samples of each suite that are told, both ways."""
+"""Samples of each suite that are shown, both ways."""
+
+Verdict = Literal["better", "worse", "tied", "cannot tell"]
+
+
+class ComparedRow(TypedDict):
+    """A side of a comparison."""
+
+    label: str
+    model: str
+    cells: list[str]
+    seeds: list[int | None]
+    cost: Cost
+
+
+class MetricDifference(TypedDict):
+    """A metric of both sides, and candidate - baseline on the samples of both."""
+
+    value: float
+    baseline: float
+    delta: float
+    delta_ci_low: float
+    delta_ci_high: float
+    p: float
+    detectable: float
+    """The smallest true difference that this test sees 4 times in 5."""
+    margin: float
+    """Within this far of each other the sides are tied."""
+    n: int
+    higher_is_better: bool
+    p_adjusted: float
+    """Holm's, over all metrics."""
+    verdict: Verdict
+
+
+class ChangedSample(TypedDict):
+    """A sample, as both sides answered it."""
+
+    id: str
+    score: float
+    baseline_score: float
+    prompt: object
+    reference: object
+    output: object
+    baseline_output: object
+
+
+class ChangedSamples(TypedDict):
+    """The samples of a suite that changed most."""
+
+    worse: list[ChangedSample]
+    better: list[ChangedSample]
+
+
+class RowComparison(TypedDict):
+    """Two rows, metric by metric."""
+
+    schema: int
+    confidence: float
+    candidate: ComparedRow
+    baseline: ComparedRow
+    metrics: dict[str, MetricDifference]
+    not_compared: list[str]
+    warnings: list[str]
+
+
+class Comparison(RowComparison):
+    """Two rows, sample by sample too."""
+
+    samples: dict[str, ChangedSamples]
+    """Of each suite."""
+
+
+class TiedGroup(TypedDict):
+    """Rows that are tied with the first of them."""
+
+    rank: int
+    rows: list[str]
+    """Labels."""
+
+
+class SeveralComparisons(TypedDict):
+    """Several rows against the same one, or each against its own base."""
+
+    schema: int
+    against: str
+    rows: list[RowComparison]
+    ranked_by: str | None
+    groups: list[TiedGroup]
 
 
 def compare(
@@ -28,7 +123,7 @@ def compare(
     only: Sequence[str] = (),
     confidence: float = 0.95,
     shown: int = SHOWN,
-) -> dict[str, Any]:
+) -> Comparison:
     """candidate - baseline on every metric that both have, of the suites `only` (default: all).
 
     Each metric has `value`, `baseline`, `delta` with its interval, `p`, `p_adjusted` (Holm over
@@ -38,27 +133,28 @@ def compare(
     Raises NotComparable where a suite of both is not the same, and where they share none.
     """
     pairs = between(candidate, baseline, confidence)
-    found = {name: pairs.on(*name) for name in _names(pairs, only)}
-    seen = {name: one for name, one in found.items() if one is not None}
-    told = {".".join(name): _told(one, confidence) for name, one in seen.items()}
-    adjusted = stats.holm([one["p"] for one in told.values()])
-    for one, p in zip(told.values(), adjusted, strict=True):
-        one["p_adjusted"] = p
-        one["verdict"] = _verdict(one, confidence)
+    evidence = {name: pairs.on(*name) for name in _names(pairs, only)}
+    paired = {name: metric for name, metric in evidence.items() if metric is not None}
+    changes = [metric.change() for metric in paired.values()]
+    adjusted = stats.holm([_p_value(change) for change in changes])
+    metrics = {
+        ".".join(name): _difference(metric, change, p, confidence)
+        for (name, metric), change, p in zip(paired.items(), changes, adjusted, strict=True)
+    }
     return {
         "schema": SCHEMA,
         "confidence": confidence,
         "candidate": _side(candidate),
         "baseline": _side(baseline),
-        "metrics": told,
-        "samples": _samples(pairs, seen, shown),
+        "metrics": metrics,
+        "samples": _samples(pairs, paired, shown),
         "not_compared": [
             *_only_one_has(pairs, only),
             *(
                 f"{'.'.join(name)}: per token, and the sides have not one tokenizer; "
                 "see bits_per_byte"
-                for name in found
-                if name not in seen
+                for name in evidence
+                if name not in paired
             ),
         ],
         "warnings": comparability.warnings(candidate.group, baseline.group),
@@ -92,36 +188,43 @@ def _only_one_has(pairs: Pairs, only: Sequence[str]) -> list[str]:
     ]
 
 
-def _told(one: Evidence, confidence: float) -> dict[str, Any]:
-    change = one.change()
+def _p_value(change: Limits) -> float:
+    return 1.0 if math.isnan(change.p) else change.p
+
+
+def _difference(
+    metric: Evidence, change: Limits, p_adjusted: float, confidence: float
+) -> MetricDifference:
     stderr = stats.stderr_of(change.ci_low, change.ci_high, confidence)
     return {
-        "value": one.value,
-        "baseline": one.baseline,
+        "value": metric.value,
+        "baseline": metric.baseline,
         "delta": change.value,
         "delta_ci_low": change.ci_low,
         "delta_ci_high": change.ci_high,
-        "p": 1.0 if math.isnan(change.p) else change.p,
+        "p": _p_value(change),
         "detectable": stats.minimum_detectable_effect(stderr, confidence),
-        "margin": margin(one),
-        "n": one.n,
-        "higher_is_better": one.higher_is_better,
+        "margin": margin(metric),
+        "n": metric.n,
+        "higher_is_better": metric.higher_is_better,
+        "p_adjusted": p_adjusted,
+        "verdict": _verdict(metric, change, p_adjusted, confidence),
     }
 
 
-def margin(one: Evidence) -> float:
+def margin(metric: Evidence) -> float:
     """Within this far of each other two figures are called tied: 0.02 of a share, else 5 %."""
-    return SMALL_SHARE if one.kind == "share" else SMALL_PART * abs(one.baseline)
+    return SMALL_SHARE if metric.kind == "share" else SMALL_PART * abs(metric.baseline)
 
 
-def _verdict(one: Mapping[str, Any], confidence: float) -> str:
-    low, high = one["delta_ci_low"], one["delta_ci_high"]
-    if one["p_adjusted"] < 1 - confidence and (low > 0 or high < 0):
-        return "better" if (low > 0) == one["higher_is_better"] else "worse"
-    return "tied" if -one["margin"] <= low and high <= one["margin"] else "cannot tell"
+def _verdict(metric: Evidence, change: Limits, p_adjusted: float, confidence: float) -> Verdict:
+    low, high, tolerance = change.ci_low, change.ci_high, margin(metric)
+    if p_adjusted < 1 - confidence and (low > 0 or high < 0):
+        return "better" if (low > 0) == metric.higher_is_better else "worse"
+    return "tied" if -tolerance <= low and high <= tolerance else "cannot tell"
 
 
-def _side(side: Side) -> dict[str, Any]:
+def _side(side: Side) -> ComparedRow:
     group = side.group
     return {
         "label": group.label,
@@ -133,29 +236,31 @@ def _side(side: Side) -> dict[str, Any]:
 
 
 def _samples(
-    pairs: Pairs, seen: Mapping[tuple[str, str], Evidence], shown: int
-) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    pairs: Pairs, paired: Mapping[tuple[str, str], Evidence], shown: int
+) -> dict[str, ChangedSamples]:
     """Suite -> those that got worse and better most, by the suite's first metric."""
     firsts: dict[str, tuple[str, str]] = {}
-    for name in seen:
+    for name in paired:
         firsts.setdefault(name[0], name)
-    return {suite: _most_changed(pairs, name, seen[name], shown) for suite, name in firsts.items()}
+    return {
+        suite: _most_changed(pairs, name, paired[name], shown) for suite, name in firsts.items()
+    }
 
 
 def _most_changed(
-    pairs: Pairs, name: tuple[str, str], one: Evidence, shown: int
-) -> dict[str, list[dict[str, Any]]]:
-    mine, theirs = _per_sample(one.a), _per_sample(one.b)
-    sign = 1 if one.higher_is_better else -1
-    gains = {key: sign * (a - b) for key, a, b in zip(one.a.ids, mine, theirs, strict=True)}
+    pairs: Pairs, name: tuple[str, str], metric: Evidence, shown: int
+) -> ChangedSamples:
+    mine, theirs = _per_sample(metric.a), _per_sample(metric.b)
+    sign = 1 if metric.higher_is_better else -1
+    gains = {key: sign * (a - b) for key, a, b in zip(metric.a.ids, mine, theirs, strict=True)}
     order = sorted(gains, key=lambda key: (gains[key], key))
     rows = [
         {row["id"]: row for row in pairs.rows(group, *name)[0]}
         for group in (pairs.candidate, pairs.baseline)
     ]
-    values = [dict(zip(one.a.ids, side, strict=True)) for side in (mine, theirs)]
+    values = [dict(zip(metric.a.ids, side, strict=True)) for side in (mine, theirs)]
 
-    def entry(key: str) -> dict[str, Any]:
+    def entry(key: str) -> ChangedSample:
         a, b = rows[0][key], rows[1][key]
         return {
             "id": key,

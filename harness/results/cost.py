@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
+
+from typing_extensions import NotRequired
 
 from harness.record import Phase, Record, Training
 from harness.results.store import suites
 
 
-def cost(cells: Sequence[Record]) -> dict[str, Any]:
+class Cost(TypedDict):
+    """What a row cost; null where no seed has the figure."""
+
+    train_seconds: float | None
+    evaluation_seconds: float | None
+    peak_memory_bytes: int | None
+    peak_memory_kind: str | None
+    trainable_parameters: int | None
+    artifact_bytes: int | None
+    tuning_seconds: NotRequired[float]
+    dollars: NotRequired[float]
+
+
+def cost(cells: Sequence[Record]) -> Cost:
     """The `cost` of a row: figures of its seeds, each null where no seed has it."""
     trainings: list[Training] = [cell["training"] or {} for cell in cells]
     peak, kind = _peak(cells)
-    where_there = {
-        "tuning_seconds": _mean(_tuning(cell) for cell in cells),
-        "dollars": _mean(_dollars(cell) for cell in cells),
-    }
-    return {
+    figures: Cost = {
         "train_seconds": _mean(_seconds(_trained(cell), "train") for cell in cells),
         "evaluation_seconds": _mean(_seconds(_evaluated(cell)) for cell in cells),
         "peak_memory_bytes": peak,
         "peak_memory_kind": kind,
         "trainable_parameters": _largest(t.get("trainable_parameters") for t in trainings),
         "artifact_bytes": _largest(t.get("artifact_bytes") for t in trainings),
-        **{key: value for key, value in where_there.items() if value is not None},
     }
+    if (tuning := _mean(_tuning(cell) for cell in cells)) is not None:
+        figures["tuning_seconds"] = tuning
+    if (dollars := _mean(_dollars(cell) for cell in cells)) is not None:
+        figures["dollars"] = dollars
+    return figures
 
 
 def _dollars(cell: Record) -> float | None:

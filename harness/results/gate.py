@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from harness import stats
 from harness.errors import NotComparable
@@ -242,15 +242,15 @@ def _more(found: Limits, evidence: Evidence, room: float) -> int | None:
 
 def costs(group: Group) -> dict[str, float | None]:
     """The figures that a rule on `cost.` may name; `seconds_per_sample` is of evaluation."""
-    told = cost(group.cells)
+    figures = cost(group.cells)
     counts = [
         sum(samples["rows"] for suite in suites(cell).values() if (samples := suite.get("samples")))
         for cell in group.cells
     ]
-    seconds, mean_count = told["evaluation_seconds"], sum(counts) / len(counts)
+    seconds, mean_count = figures["evaluation_seconds"], sum(counts) / len(counts)
     per_sample = seconds / mean_count if seconds and mean_count else None
-    del told["peak_memory_kind"]
-    return {**told, "seconds_per_sample": per_sample}
+    known = {name: figure for name, figure in figures.items() if name != "peak_memory_kind"}
+    return {**cast("dict[str, float | None]", known), "seconds_per_sample": per_sample}
 
 
 def _of_cost(check: Check, pairs: Pairs) -> Finding:
