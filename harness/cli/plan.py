@@ -127,7 +127,7 @@ def print_plan(plan: Plan, out: Path, prediction: PredictionOptions, as_json: bo
     notes = [*dict.fromkeys(n for cell in plan.cells for n in checks.warnings(cell.data))]
     if as_json:
         for cell, predicted in zip(cells, memory.cells, strict=True):
-            cell["memory"] = predicted
+            cell["memory"] = predicted.as_json()
         document = {
             "experiment": plan.experiment,
             "cells": cells,

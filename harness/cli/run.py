@@ -114,7 +114,7 @@ def _print_outcome(plan: Plan, outcome: Outcome, out: Path, as_json: bool) -> No
         click.echo(leaderboard_table.render(outcome.board, "json"))
         return
     console().print(leaderboard_table.render(outcome.board))
-    tuning_report.print_found(plan, out)
+    tuning_report.print_result(plan, out)
     if not outcome.ran:
         click.echo(f"Nothing to do: all {len(outcome.skipped)} cells are recorded in {out}.")
     else:

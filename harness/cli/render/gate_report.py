@@ -133,12 +133,10 @@ def _case(suite: ElementTree.Element, finding: Finding, element: str) -> None:
     )
     if finding.verdict == "pass":
         return
-    what = {"fail": "regression"}.get(finding.verdict, finding.verdict)
-    if element == "failure":
-        told = ElementTree.SubElement(case, element, type=what, message=finding.sentence)
-    else:
-        told = ElementTree.SubElement(case, element)
-    told.text = one_line(finding.sentence)
+    kind = {"fail": "regression"}.get(finding.verdict, finding.verdict)
+    attributes = {"type": kind, "message": finding.sentence} if element == "failure" else {}
+    outcome = ElementTree.SubElement(case, element, attributes)
+    outcome.text = one_line(finding.sentence)
 
 
 def _fails(finding: Finding, decision: Decision) -> bool:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from harness.results.cost import Cost
+
 __all__ = ["FORMATS", "render"]
 
 METHODS_PER_BLOCK = 3
@@ -32,11 +34,14 @@ _CSV_FIELDS = (
     "value stderr ci_low ci_high n higher_is_better delta delta_ci_low delta_ci_high delta_p"
 )
 
+Board = Mapping[str, Any]
+"""A leaderboard, of `leaderboard.build`."""
 Row = Mapping[str, Any]
+Metric = Mapping[str, Any]
 
 
-def render(board: Mapping[str, Any], format: str = "table") -> RenderableType:
-    """`board` (of `leaderboard.build`) as `table`, `markdown`, `csv` or `json`.
+def render(board: Board, format: str = "table") -> RenderableType:
+    """`board` as `table`, `markdown`, `csv` or `json`.
 
     Everything but `table` is a str. Raises UserError for another format.
     """
@@ -48,7 +53,7 @@ def render(board: Mapping[str, Any], format: str = "table") -> RenderableType:
 # Terminal
 
 
-def _terminal(board: Mapping[str, Any]) -> RenderableType:
+def _terminal(board: Board) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
@@ -64,7 +69,7 @@ def _terminal(board: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def _ranking(board: Mapping[str, Any]) -> Table:
+def _ranking(board: Board) -> Table:
     """The metric ranked by, with its difference to the base under it, and what a row cost."""
     from rich.text import Text
 
@@ -108,7 +113,7 @@ def _figure(row: Row, name: str) -> Text:
     return value + Text(f"\n{delta}", style=style) if delta else value
 
 
-def _notes(board: Mapping[str, Any]) -> list[str]:
+def _notes(board: Board) -> list[str]:
     """What the figures must be read with: ties, labels such as self-judged, unequal suites."""
     labels = [f"{suite}: {label}" for suite, label in board.get("labels", {}).items()]
     rows = board["rows"]
@@ -128,10 +133,10 @@ def _health_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def _tie_lines(rows: Sequence[Row]) -> list[str]:
-    lines, told = [], set()
+    lines, listed = [], set()
     for row in rows:
-        others = [label for label in row["tied_with"] if (label, row["label"]) not in told]
-        told |= {(row["label"], label) for label in others}
+        others = [label for label in row["tied_with"] if (label, row["label"]) not in listed]
+        listed |= {(row["label"], label) for label in others}
         if others:
             lines.append(f"{row['label']} is tied with {', '.join(others)}: 0 is in the interval")
     return lines
@@ -140,7 +145,7 @@ def _tie_lines(rows: Sequence[Row]) -> list[str]:
 # Text formats
 
 
-def _markdown(board: Mapping[str, Any]) -> str:
+def _markdown(board: Board) -> str:
     rows = board["rows"]
     columns: dict[str, Callable[[Row], str]] = {
         "#": _rank,
@@ -169,16 +174,16 @@ def _escaped_line(text: str) -> str:
     return re.sub(r"^[#+=~-]", r"\\\g<0>", _escaped(text))
 
 
-def _csv(board: Mapping[str, Any]) -> str:
+def _csv(board: Board) -> str:
     rows = board["rows"]
     names = _metric_names(rows)
     fields = _CSV_FIELDS.split()
     costs = list(dict.fromkeys(key for row in rows for key in row["cost"]))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = ["rank", "label", "model", "method", "options", "seeds", "status"]
-    metric_heads = [f"{name}.{key}" for name in names for key in fields]
-    writer.writerow(map(_no_formula, [*head, *metric_heads, *costs, "tied_with", "cells"]))
+    columns = ["rank", "label", "model", "method", "options", "seeds", "status"]
+    metric_columns = [f"{name}.{key}" for name in names for key in fields]
+    writer.writerow(map(_no_formula, [*columns, *metric_columns, *costs, "tied_with", "cells"]))
     for row in rows:
         options = json.dumps(row["options"], sort_keys=True)
         seeds = ";".join(map(str, row["seeds"]))
@@ -190,17 +195,17 @@ def _csv(board: Mapping[str, Any]) -> str:
     return out.getvalue()
 
 
-def _no_formula(cell: Any) -> Any:
+def _no_formula(cell: object) -> object:
     """A text that a spreadsheet would run, with an apostrophe before it, which it does not show."""
     formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{cell}" if formula else cell
 
 
-def _json(board: Mapping[str, Any]) -> str:
+def _json(board: Board) -> str:
     return json.dumps(board, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-FORMATS: Mapping[str, Callable[[Mapping[str, Any]], RenderableType]] = {
+FORMATS: Mapping[str, Callable[[Board], RenderableType]] = {
     "table": _terminal,
     "markdown": _markdown,
     "csv": _csv,
@@ -244,7 +249,7 @@ def _shown_names(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _is_part(name: str, metrics: Mapping[str, Any]) -> bool:
+def _is_part(name: str, metrics: Mapping[str, Metric]) -> bool:
     """A domain, or a task whose name begins with that of its group (`mmlu_anatomy`)."""
     where = metrics[name]["estimator"]["where"]
     if where is None or isinstance(where, Mapping):
@@ -291,12 +296,12 @@ def _delta(row: Row, name: str, interval: bool = True) -> str:
     return f"{numbers.number(metric['delta'], '+')}{span} {_verdict(metric)}".rstrip()
 
 
-def _verdict(metric: Mapping[str, Any]) -> str:
+def _verdict(metric: Metric) -> str:
     low, high = metric.get("delta_ci_low"), metric.get("delta_ci_high")
     if low is None or high is None or low <= 0 <= high:
         return ""
     return "better" if (low > 0) == metric["higher_is_better"] else "worse"
 
 
-def _memory(cost: Mapping[str, Any], kind: str) -> str:
+def _memory(cost: Cost, kind: str) -> str:
     return numbers.size(cost["peak_memory_bytes"]) if cost["peak_memory_kind"] == kind else "-"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.cli.render import numbers
 from harness.planning.memory.fits import Fit, advice, bytes_of, fit
@@ -31,11 +31,32 @@ class PredictionOptions:
 
 
 @dataclass(frozen=True)
+class CellPrediction:
+    """What a cell's training needs."""
+
+    cell: Cell
+    prediction: Prediction
+    fit: Fit
+    dollars: float | None
+    traced: Prediction | None
+    """By the model's own code, with --trace."""
+
+    def as_json(self) -> dict[str, object]:
+        """For `harness plan --json`."""
+        return {
+            **self.prediction.as_json(),
+            "dollars": self.dollars,
+            "fits": self.fit.fits,
+            "largest_micro_batch": self.fit.micro_batch,
+            "traced": self.traced.as_json() if self.traced else None,
+        }
+
+
+@dataclass(frozen=True)
 class Report:
     """Predictions of all cells, in their order."""
 
-    planned: Sequence[Cell]
-    cells: Sequence[dict[str, Any]]
+    cells: Sequence[CellPrediction]
     advice: Sequence[str]
     memory: str | None
 
@@ -46,28 +67,29 @@ class Report:
 
         from harness.system.console import console
 
-        shown: dict[str, dict[str, Any]] = {}
-        for cell, told in zip(self.planned, self.cells, strict=True):
-            if cell.data is not None:
-                shown.setdefault(cell.label, told)
-        if not shown:
+        by_label: dict[str, CellPrediction] = {}
+        for predicted in self.cells:
+            if predicted.cell.data is not None:
+                by_label.setdefault(predicted.cell.label, predicted)
+        if not by_label:
             return
-        heads = ["label", "peak memory", "of it", "micro-batch", "train time", "dollars", "fits"]
+        columns = ["label", "peak memory", "of it", "micro-batch", "train time", "dollars", "fits"]
         if self.memory is None:
-            heads.pop()
-        if all(told["dollars"] is None for told in shown.values()):
-            heads.remove("dollars")
-        grid = Table(*heads, title="Predicted")
-        for label, told in shown.items():
-            row = {"label": label, **_row(told)}
-            grid.add_row(*(row[head] for head in heads))
+            columns.pop()
+        if all(predicted.dollars is None for predicted in by_label.values()):
+            columns.remove("dollars")
+        grid = Table(*columns, title="Predicted")
+        for predicted in by_label.values():
+            row = _row(predicted)
+            grid.add_row(*(row[column] for column in columns))
         console().print(grid)
-        for label, told in shown.items():
-            if told["traced"]:
-                click.echo(_traced(label, told["traced"]))
-        sources = dict.fromkeys(t["how"] for t in shown.values() if t["bytes"] is not None)
-        for source in sources:
-            click.echo(f"Peak of the phase train, {_KINDS[told['kind']]}; {source}.")
+        for label, predicted in by_label.items():
+            if predicted.traced:
+                click.echo(_trace_line(label, predicted.traced))
+        predictions = [predicted.prediction for predicted in by_label.values()]
+        kind = _KINDS[predictions[-1].kind]
+        for source in dict.fromkeys(p.how for p in predictions if p.total is not None):
+            click.echo(f"Peak of the phase train, {kind}; {source}.")
         for sentence in self.advice:
             click.echo(sentence)
 
@@ -80,66 +102,67 @@ def report(cells: Sequence[Cell], options: PredictionOptions) -> Report:
     predictions = _predictions(cells)
     memory = None if options.memory is None else bytes_of(options.memory)
     fits = [
-        fit(cell, one, memory) if memory is not None else Fit(None, None)
-        for cell, one in zip(cells, predictions, strict=True)
+        fit(cell, prediction, memory) if memory is not None else Fit(None, None)
+        for cell, prediction in zip(cells, predictions, strict=True)
     ]
     traces = _traces(cells, predictions) if options.trace else {}
-    told = []
-    for cell, one, found in zip(cells, predictions, fits, strict=True):
-        price = cell.price_per_hour if options.price_per_hour is None else options.price_per_hour
-        seconds = one.seconds
-        paid = None if price is None or seconds is None else price * seconds / 3600
-        told.append(
-            {
-                **one.as_json(),
-                "dollars": paid,
-                "fits": found.fits,
-                "largest_micro_batch": found.micro_batch,
-                "traced": traces.get(cell.label),
-            }
-        )
     rows = list(zip(cells, predictions, fits, strict=True))
-    return Report(cells, told, advice(rows, memory) if memory else [], options.memory)
+    predicted = [
+        CellPrediction(
+            cell, prediction, fit_, _dollars(cell, prediction, options), traces.get(cell.label)
+        )
+        for cell, prediction, fit_ in rows
+    ]
+    return Report(predicted, advice(rows, memory) if memory else [], options.memory)
+
+
+def _dollars(cell: Cell, prediction: Prediction, options: PredictionOptions) -> float | None:
+    price = cell.price_per_hour if options.price_per_hour is None else options.price_per_hour
+    seconds = prediction.seconds
+    return None if price is None or seconds is None else price * seconds / 3600
 
 
 def _predictions(cells: Sequence[Cell]) -> list[Prediction]:
     """One for each cell; seeds of a label differ in the order of rows alone and share one."""
-    known: dict[str, Prediction] = {}
+    by_label: dict[str, Prediction] = {}
     for cell in cells:
-        if cell.label not in known:
-            known[cell.label] = predict(cell)
-    return [replace(known[cell.label]) for cell in cells]
+        if cell.label not in by_label:
+            by_label[cell.label] = predict(cell)
+    return [replace(by_label[cell.label]) for cell in cells]
 
 
-def _traces(cells: Sequence[Cell], predictions: Sequence[Prediction]) -> dict[str, Any]:
+def _traces(cells: Sequence[Cell], predictions: Sequence[Prediction]) -> dict[str, Prediction]:
     from harness.planning.memory.trace import traced
 
-    found: dict[str, Any] = {}
-    for cell, one in zip(cells, predictions, strict=True):
-        if cell.data is not None and cell.label not in found:
-            found[cell.label] = traced(cell, "cuda" if one.kind == "cuda" else "cpu").as_json()
-    return found
+    by_label: dict[str, Prediction] = {}
+    for cell, prediction in zip(cells, predictions, strict=True):
+        if cell.data is not None and cell.label not in by_label:
+            device = "cuda" if prediction.kind == "cuda" else "cpu"
+            by_label[cell.label] = traced(cell, device)
+    return by_label
 
 
-def _row(told: dict[str, Any]) -> dict[str, str]:
-    largest = told["largest_micro_batch"]
-    fits = {True: "yes", False: "no", None: "-"}[told["fits"]]
+def _row(predicted: CellPrediction) -> dict[str, str]:
+    prediction, batch = predicted.prediction, predicted.prediction.batch
+    fits = {True: "yes", False: "no", None: "-"}[predicted.fit.fits]
+    largest = predicted.fit.micro_batch
     return {
-        "peak memory": numbers.size(told["bytes"]),
-        "of it": told["why_not"] or _parts(told["by_category"]),
-        "micro-batch": f"{told['micro_batch']} x {told['length']}" if told["length"] else "-",
-        "train time": numbers.duration(told["seconds"]),
-        "dollars": numbers.dollars(told["dollars"]),
+        "label": predicted.cell.label,
+        "peak memory": numbers.size(prediction.total),
+        "of it": prediction.why_not or _parts(prediction.by_category),
+        "micro-batch": f"{batch.rows} x {batch.length}" if batch and batch.length else "-",
+        "train time": numbers.duration(prediction.seconds),
+        "dollars": numbers.dollars(predicted.dollars),
         "fits": fits + (f", up to {largest} rows" if largest else ""),
     }
 
 
-def _parts(by_category: dict[str, int]) -> str:
+def _parts(by_category: Mapping[str, int]) -> str:
     largest = sorted(by_category.items(), key=lambda item: -item[1])
     return ", ".join(f"{name} {numbers.size(size)}" for name, size in largest)
 
 
-def _traced(label: str, told: dict[str, Any]) -> str:
-    if told["bytes"] is None:
-        return f"{label}: not traced: {told['why_not']}"
-    return f"{label}: traced {numbers.size(told['bytes'])}: {_parts(told['by_category'])}"
+def _trace_line(label: str, trace: Prediction) -> str:
+    if trace.total is None:
+        return f"{label}: not traced: {trace.why_not}"
+    return f"{label}: traced {numbers.size(trace.total)}: {_parts(trace.by_category)}"

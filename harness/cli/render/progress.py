@@ -9,6 +9,9 @@ from typing import Any
 from harness.planning.cell import Cell
 from harness.system.console import console
 
+Event = Mapping[str, Any]
+"""What a worker reports: `event` is its kind, the other keys depend on that."""
+
 
 class Quiet:
     """Says nothing but warnings (`--json`)."""
@@ -22,10 +25,10 @@ class Quiet:
     def begin(self, cells: int) -> None:
         """So many cells are planned."""
 
-    def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
+    def observe(self, cell: Cell, event: Event) -> None:
         """Tell a warning, in one line on standard error; ignore other events."""
         if event["event"] == "warning":
-            print(_said(cell, event), file=sys.stderr)
+            print(_line(cell, event), file=sys.stderr)
 
     def download(self, name: str, done: int, total: int) -> None:
         """Ignore a download's progress."""
@@ -34,9 +37,9 @@ class Quiet:
 class Lines(Quiet):
     """A line for each warning, trial, retry and recorded cell (a log: no terminal)."""
 
-    def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
+    def observe(self, cell: Cell, event: Event) -> None:
         """Tell it on standard error at once."""
-        if said := _said(cell, event):
+        if said := _line(cell, event):
             print(said, file=sys.stderr, flush=True)
 
 
@@ -75,10 +78,10 @@ class Live(Quiet):
         """Set the length of the cells' bar."""
         self._bars.update(self._cells, total=cells)
 
-    def observe(self, cell: Cell, event: Mapping[str, Any]) -> None:
+    def observe(self, cell: Cell, event: Event) -> None:
         """Move the bars, and leave above them what `Lines` would say."""
         kind = event["event"]
-        if said := _said(cell, event):
+        if said := _line(cell, event):
             self._bars.console.print(said, style=_style(event), soft_wrap=True)
         if kind == "phase":
             self._restart(f"{cell.label} (seed {cell.seed}): {event['name']}")
@@ -100,14 +103,14 @@ class Live(Quiet):
     def _restart(self, text: str) -> None:
         self._bars.reset(self._now, description=text, total=None, visible=True)
 
-    def _advance(self, event: Mapping[str, Any]) -> None:
+    def _advance(self, event: Event) -> None:
         done = event.get("step", event.get("done"))
         total = event.get("steps", event.get("total"))
         if done is not None:
             self._bars.update(self._now, completed=done, total=total)
 
 
-def _said(cell: Cell, event: Mapping[str, Any]) -> str | None:
+def _line(cell: Cell, event: Event) -> str | None:
     """An event in one line; None of those that only move a bar."""
     kind = event["event"]
     if kind == "warning":
@@ -122,17 +125,17 @@ def _said(cell: Cell, event: Mapping[str, Any]) -> str | None:
     return f"{cell.id}: {event['status']}" if kind == "recorded" else None
 
 
-def _style(event: Mapping[str, Any]) -> str:
+def _style(event: Event) -> str:
     if event["event"] == "recorded":
         return "green" if event["status"] == "ok" else "red"
     return "yellow" if event["event"] in {"warning", "retry"} else ""
 
 
-def _trial(cell: Cell, trial: Mapping[str, Any]) -> str:
+def _trial(cell: Cell, trial: Event) -> str:
     loss, values = trial["validation_loss"], trial["options"].items()
-    came = trial["status"] if loss is None else f"validation loss {loss:.4f}"
-    told = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in values)
-    return f"{cell.label} trial {trial['number'] + 1}/{trial['trials']}: {told}: {came}"
+    outcome = trial["status"] if loss is None else f"validation loss {loss:.4f}"
+    options = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in values)
+    return f"{cell.label} trial {trial['number'] + 1}/{trial['trials']}: {options}: {outcome}"
 
 
 def progress(*, json: bool) -> Quiet:

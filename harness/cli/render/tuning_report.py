@@ -11,6 +11,7 @@ import click
 from harness.cli.render import numbers
 from harness.planning.cell import Cell
 from harness.planning.plan import Plan
+from harness.record import Trial
 from harness.results import store
 from harness.runner.tuning import folder_of, recorded_trials
 from harness.system.console import console
@@ -38,18 +39,18 @@ def described(plan: Plan, out: Path) -> list[dict[str, Any]]:
 def print_planned(plan: Plan, out: Path) -> None:
     """A line per method that is tuned, and one for those that are not."""
     searches = described(plan, out)
-    for one in searches:
+    for search in searches:
         click.echo(
-            f"{one['label']}: {one['number_of_trials']} trials of {one['steps']} steps, "
-            f"{one['recorded']} recorded; {_space(one['space'])}"
+            f"{search['label']}: {search['number_of_trials']} trials of {search['steps']} steps, "
+            f"{search['recorded']} recorded; {_space(search['space'])}"
         )
-    left = [cell.label for cell in plan.cells if cell.budget.steps and not cell.search]
-    if searches and left:
-        told = ", ".join(dict.fromkeys(left))
-        click.echo(f"Not tuned, for the entry says what it takes: {told}.")
+    untuned = [cell.label for cell in plan.cells if cell.budget.steps and not cell.search]
+    if searches and untuned:
+        labels = ", ".join(dict.fromkeys(untuned))
+        click.echo(f"Not tuned, for the entry says what it takes: {labels}.")
 
 
-def print_found(plan: Plan, out: Path) -> None:
+def print_result(plan: Plan, out: Path) -> None:
     """What the trials chose, and the front where there are two objectives."""
     for cell in tuned_cells(plan):
         tuning = store.read_record(out / "cells" / f"{cell.id}.json")["plan"].get("tuning")
@@ -67,18 +68,24 @@ def print_found(plan: Plan, out: Path) -> None:
             _print_front(cell.label, [trials[number] for number in tuning["front"]])
 
 
-def _print_front(label: str, trials: Sequence[Mapping[str, Any]]) -> None:
+def _print_front(label: str, trials: Sequence[Trial]) -> None:
     from rich.table import Table
 
     grid = Table("trial", "options", "validation loss", "peak memory", title=f"Front of {label}")
-    for trial in sorted(trials, key=lambda trial: trial["validation_loss"]):
+    for trial in sorted(trials, key=_loss):
         grid.add_row(
             str(trial["number"] + 1),
             _values(trial["options"]),
-            f"{trial['validation_loss']:.4f}",
+            f"{_loss(trial):.4f}",
             numbers.size(trial["peak_memory_bytes"]),
         )
     console().print(grid)
+
+
+def _loss(trial: Trial) -> float:
+    loss = trial["validation_loss"]
+    assert loss is not None  # a trial without a loss is on no front
+    return loss
 
 
 def _space(space: Mapping[str, Mapping[str, Any]]) -> str:
@@ -91,7 +98,7 @@ def _space(space: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _values(options: Mapping[str, Any]) -> str:
+def _values(options: Mapping[str, object]) -> str:
     """`lr=0.000213, r=8`."""
     return ", ".join(
         f"{key}={format(value, '.3g') if isinstance(value, float) else value}"
