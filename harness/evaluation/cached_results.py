@@ -54,10 +54,10 @@ class Sections:
         """
         self._data[suite.name] = task_of(suite, plugins()).data_hash(suite)
         for file in self._places(suite.name):
-            found = self._read(file, suite)
-            if found is None:
+            kept = self._read(file, suite)
+            if kept is None:
                 continue
-            section, rows, result = found
+            section, rows, result = kept
             self.tokenizer_hash = section["tokenizer_hash"]
             cell = str(section.get("reused") or section["cell"])
             self._keep(

@@ -88,22 +88,22 @@ def _batch(
     bench: Bench, suites: Sequence[Suite], phase: Phase
 ) -> Iterator[tuple[Suite, SuiteResult | SuiteFailure]]:
     """Ask and answer suites that need the model at the same time."""
-    asked: list[tuple[Suite, Requests]] = []
+    prepared: list[tuple[Suite, Requests]] = []
     for suite in suites:
         bench.begin(suite)
         try:
             with phase(suite.name):
-                asked.append((suite, task_of(suite, plugins()).requests(suite, bench.model)))
+                prepared.append((suite, task_of(suite, plugins()).requests(suite, bench.model)))
         except Exception as error:
             yield suite, SuiteFailure(error, suite.name)
-    every = [requests for _, requests in asked]
+    every = [requests for _, requests in prepared]
     for name, run in (("generate", bench.generate), ("loglikelihood", bench.score)):
         try:
             run(every, phase)
         except Exception as error:
-            yield from ((suite, SuiteFailure(error, name)) for suite, _ in asked)
+            yield from ((suite, SuiteFailure(error, name)) for suite, _ in prepared)
             return
-    for suite, requests in asked:
+    for suite, requests in prepared:
         bench.begin(suite)
         result: SuiteResult | SuiteFailure
         try:

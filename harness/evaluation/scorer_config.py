@@ -30,11 +30,11 @@ def read(
     *,
     plugins: Plugins,
     resolve: Resolve,
-    taken: Sequence[str] = (),
+    reserved: Sequence[str] = (),
 ) -> tuple[ScorerUse, ...]:
     """The entries with their options complete and models resolved.
 
-    `taken` are names of metrics that are not the scorers'. Raises ConfigError with the entry's
+    `reserved` are names of metrics that are not the scorers'. Raises ConfigError with the entry's
     place, UserError for an unknown scorer.
     """
     checked_entries: list[ScorerUse] = []
@@ -50,7 +50,7 @@ def read(
                 f"label {label!r} of scorer '{name}' is no name: letters, digits, '-', '_', '.'",
                 (*path, "label"),
             )
-        if label in taken:
+        if label in reserved:
             raise located.error(f"'{label}' is the judge's metric: take another label", path)
         if any(label == other.label for other in checked_entries):
             raise located.error(f"two scorers are called '{label}': give one a `label`", path)

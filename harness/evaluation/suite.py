@@ -221,7 +221,7 @@ class _FileResolver:
     ) -> tuple[ScorerUse, ...]:
         """Checked entries of `scorers:`."""
         return scorer_config.read(
-            entries, self.located, plugins=self.plugins, resolve=self.model, taken=reserved
+            entries, self.located, plugins=self.plugins, resolve=self.model, reserved=reserved
         )
 
     def embedder(self, scorers: Sequence[ScorerUse], name: str) -> ModelRef | None:

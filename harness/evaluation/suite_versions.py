@@ -34,11 +34,11 @@ def changed(suites: Sequence[Suite], records: Iterable[Record]) -> list[str]:
 
 def records_in(out: Path) -> list[Record]:
     """The records of a results folder, those that cannot be read left out."""
-    found = []
+    records = []
     for file in sorted((out / "cells").glob("*.json")):
-        with suppress(UserError):  # whoever needs this record tells what is wrong with it
-            found.append(store.read_record(file))
-    return found
+        with suppress(UserError):  # whoever needs this record reports what is wrong with it
+            records.append(store.read_record(file))
+    return records
 
 
 def _differs(suite: Suite, record: Record) -> bool:

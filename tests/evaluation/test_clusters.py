@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.stats.metric_summary import summarise
-from tests.evaluation.test_perplexity import measured, suite_of
+from tests.evaluation.tasks.test_perplexity import measured, suite_of
 
 ROWS = [
     {"text": f"Lamp {i} of room {i // 6}. " * (1 + i // 6), "room": f"room {i // 6}"}

@@ -11,7 +11,7 @@ from harness.errors import UserError
 def use(mirror: Path | None) -> None:
     """Let `datasets.load_dataset("org/name", ...)` find `mirror/org/name` before the Hub.
 
-    From then on it raises UserError, with the mend, for a data set that is in neither.
+    From then on it raises UserError, with the fix, for a data set that is in neither.
     """
     import datasets
 
@@ -19,19 +19,19 @@ def use(mirror: Path | None) -> None:
 
     def load_dataset(path: str, *args: Any, **kwargs: Any) -> Any:
         local = mirror / str(path) if mirror else None
-        found = local is not None and local.is_dir()
+        mirrored = local is not None and local.is_dir()
         try:
-            return original(str(local) if found else path, *args, **kwargs)
+            return original(str(local) if mirrored else path, *args, **kwargs)
         except Exception as error:
-            raise UserError(_lacking(str(path), mirror, found, error)) from error
+            raise UserError(_lacking(str(path), mirror, mirrored, error)) from error
 
     load_dataset.original = original  # type: ignore[attr-defined]
     datasets.load_dataset = load_dataset
 
 
-def _lacking(path: str, mirror: Path | None, found: bool, error: Exception) -> str:
+def _lacking(path: str, mirror: Path | None, mirrored: bool, error: Exception) -> str:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    if found:
+    if mirrored:
         return f"data set '{path}' of the mirror {mirror} cannot be read ({reason})"
     if mirror:
         return f"data set '{path}' is neither in the mirror {mirror} nor on the Hub ({reason})"

@@ -223,10 +223,10 @@ def _group(
     averaging: over questions (micro, lm-eval's `weight_by_size`) or over tasks (macro).
     """
     wanted = [
-        (one.metric, sample_filter, one.weight_by_size)
-        for one in group.aggregate_metric_list or []
-        for sample_filter in one.filter_list
-        or sorted({column.filter for column in columns if column.key == one.metric})
+        (aggregate.metric, sample_filter, aggregate.weight_by_size)
+        for aggregate in group.aggregate_metric_list or []
+        for sample_filter in aggregate.filter_list
+        or sorted({column.filter for column in columns if column.key == aggregate.metric})
     ]
     if not wanted:
         yield from _averages(name, name, [c for c in columns if c.bare], True, members, None, out)
@@ -237,8 +237,8 @@ def _group(
         score = name if number == 0 and all(c.bare for c in same) else f"{name}.{key}{suffix}"
         own = out.own_value(name, key, sample_filter)
         title = f"{name}.{key}{suffix}" if number else name
-        found = _averages(title, score, same, by_size, members, own, out)
-        yield from found if number == 0 else found[:1]
+        averages = _averages(title, score, same, by_size, members, own, out)
+        yield from averages if number == 0 else averages[:1]
 
 
 def _averages(
@@ -278,10 +278,10 @@ def _averages(
     macro = Metric(
         name + second, better, "ratio", score=f"{score}.{MACRO}", per=metric_summary.TASK_WEIGHT
     )
-    found = [micro, macro] if by_size else [macro, micro]
-    if not out.agrees(found[0], rows, own):
+    averages = [micro, macro] if by_size else [macro, micro]
+    if not out.agrees(averages[0], rows, own):
         return []
-    return found if members > 1 else found[:1]
+    return averages if members > 1 else averages[:1]
 
 
 def _rows(task: str, samples: Samples, clusters: str | None) -> list[dict[str, Any]]:
@@ -311,9 +311,9 @@ def _rows(task: str, samples: Samples, clusters: str | None) -> list[dict[str, A
 def _no_answer(sample: Mapping[str, Any]) -> dict[str, str]:
     """Why a question has no answer, where what the model gave is not finite."""
     given = [reply for replies in sample["resps"] for reply in replies]
-    first = [one[0] if isinstance(one, (list, tuple)) else one for one in given]
-    lost = any(isinstance(one, NoAnswer) for one in first)
-    lost |= any(isinstance(one, float) and not math.isfinite(one) for one in first)
+    values = [value[0] if isinstance(value, (list, tuple)) else value for value in given]
+    lost = any(isinstance(value, NoAnswer) for value in values)
+    lost |= any(isinstance(value, float) and not math.isfinite(value) for value in values)
     return {"missing": NOT_FINITE} if lost else {}
 
 

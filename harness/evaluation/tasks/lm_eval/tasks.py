@@ -162,12 +162,12 @@ def data_hash(suite: Suite) -> str:
     return digest.hexdigest()
 
 
-def _content(tasks: Any, asked: Mapping[str, int]) -> Iterator[str]:
+def _content(tasks: Any, sizes: Mapping[str, int]) -> Iterator[str]:
     from lm_eval.utils import handle_non_serializable
 
     for name, task in sorted(tasks["tasks"].items()):
         yield name
-        docs = list(task.eval_docs)[: asked[name]]
+        docs = list(task.eval_docs)[: sizes[name]]
         shots = list(task.fewshot_docs() or []) if task.config.num_fewshot else []
         for doc in [*docs, *shots]:
             yield json.dumps(doc, sort_keys=True, default=handle_non_serializable)
