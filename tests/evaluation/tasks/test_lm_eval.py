@@ -670,7 +670,7 @@ def test_trust_changes_no_hash_and_the_suites_of_the_harness_need_no_word(experi
     assert before.hash == after.hash
     packaged = planned(small.write(suites=["forgetting"])).base.suites[0]
     assert packaged.trusted
-    assert not packaged["trust_task_code"]
+    assert not packaged.settings["trust_task_code"]
 
 
 def test_a_record_keeps_that_the_code_of_tasks_was_trusted(grouped):
