@@ -40,21 +40,21 @@ class Cell:
     suites: tuple[Suite, ...]
     chat_template: str | None
     search: Search | None = None
-    """How the options are looked for before the training; None where they are as they stand."""
+    """The search for options before the training; None where they are used as given."""
     tuned: Mapping[str, Any] | None = None
-    """What the search found: the record's `plan.tuning`, beside what was searched."""
+    """The search's results: part of the record's `plan.tuning`."""
     price_per_hour: float | None = None
-    """Dollars; changes no result and so no id."""
+    """Dollars; changes no result, so no id depends on it."""
 
     def as_record(self) -> Plan:
         """The record's `plan` section: contents by their hashes, no folder of this machine."""
         tuning = {**self.search.as_record(), **(self.tuned or {})} if self.search else None
         plan: Plan = {
             "experiment": self.experiment,
-            "model": _told(dataclasses.asdict(self.model)),
+            "model": _recorded(dataclasses.asdict(self.model)),
             "method": self.method,
             "label": self.label,
-            "options": {key: _told(value) for key, value in self.options.items()},
+            "options": {key: _recorded(value) for key, value in self.options.items()},
             "data": self.data.as_record() if self.data else None,
             "budget": dataclasses.asdict(self.budget),
             "seed": self.seed,
@@ -69,12 +69,12 @@ class Cell:
 
 def is_recorded(out: Path, cell: Cell) -> bool:
     """Whether the cell has a valid record with status `ok`; any other is run again."""
-    found = store.stored(out, cell.id)
-    return found is not None and found["status"] == "ok"
+    record = store.stored(out, cell.id)
+    return record is not None and record["status"] == "ok"
 
 
 def new_cell(**fields: Any) -> Cell:
-    """A cell with its two hashes."""
+    """A cell with its id and its training id."""
     model, plan = fields["model"], fields["data"]
     training = {
         "method": fields["method"],
@@ -99,14 +99,14 @@ def new_cell(**fields: Any) -> Cell:
 
 
 def with_options(cell: Cell, options: Mapping[str, Any], **changes: Any) -> Cell:
-    """A cell of the same content with other options, which are not searched for; its own id."""
+    """A copy of a cell with other options and no search, under its own id."""
     names = {field.name for field in dataclasses.fields(Cell)} - {"id", "training_id", "tuned"}
     fields = {name: getattr(cell, name) for name in names} | {"options": options, "search": None}
     return new_cell(**fields | changes)
 
 
 def budget_content(budget: Budget) -> dict[str, Any]:
-    """What an id knows of a budget: what came to it later counts where it is not the default."""
+    """The part of a budget that ids depend on: newer fields count where not at their default."""
     first = {"steps", "batch", "max_length", "precision", "micro_batch"}
     return {
         field.name: getattr(budget, field.name)
@@ -122,14 +122,14 @@ def is_model(value: Any) -> bool:
 
 
 def _content(value: Any) -> Any:
-    """What an id knows of an option: of a model its contents alone."""
+    """The part of an option that ids depend on: of a model its contents alone."""
     if not is_model(value):
         return value
     return ModelRef(**value).identity
 
 
-def _told(value: Any) -> Any:
-    """What a record says of an option: of a model no folder of this machine."""
+def _recorded(value: Any) -> Any:
+    """An option as the record has it: a model without folders of this machine."""
     if not is_model(value) or not value["content_hash"]:
         return value
     return {**value, "path": None, "name": without_folder(value["name"])}

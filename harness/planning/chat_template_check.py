@@ -1,7 +1,7 @@
-"""Whether the chat template writes the conversations of an experiment, found before training.
+"""Checks before training that the chat template can render an experiment's conversations.
 
 A template decides by the roles of a conversation, so the first row of each sequence of roles is
-rendered; the worker holds every row to the same checks.
+rendered; the worker checks every row in the same way.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Renderer = Callable[[Sequence[Message], bool], str]
 
 
 def check_training(folder: Path, template: str | None, plan: DataPlan) -> None:
-    """Raise DataError with file and line for a training row that the template cannot write.
+    """Raise DataError with file and line for a training row that the template cannot render.
 
     `folder` is the model's; `template` stands in for its own.
     """
     train, validation = training_rows(plan)
-    aside = plan.validation if isinstance(plan.validation, str) else plan.source
+    validation_file = plan.validation if isinstance(plan.validation, str) else plan.source
     rows: dict[str, list[Row]] = {plan.source: list(train)}
-    rows.setdefault(aside, []).extend(validation)
+    rows.setdefault(validation_file, []).extend(validation)
     if plan.mix:
         rows.setdefault(plan.mix.file, []).extend(mixed_rows(plan))
     conversations = (

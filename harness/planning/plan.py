@@ -1,7 +1,7 @@
 """From an experiment to cells, each with an id that is a hash of everything its result depends on.
 
-The plan owns what must be equal between methods: the data and its order, steps, batch, length,
-seed and precision. A method owns its options. Nothing here imports torch.
+The plan fixes what must be equal between methods: the data and its order, steps, batch, length,
+seed and precision. A method has options of its own. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line adds to an experiment."""
+    """Settings from the command line, beside the experiment."""
 
     suite_folders: tuple[Path, ...] = ()
     limit: int | None = None
@@ -55,7 +55,7 @@ class Settings:
     """Labels or names to run; empty means all."""
     mirror: Path | None = None
     chat_template: str | None = None
-    """Stands in for the experiment's own."""
+    """Replaces the experiment's own."""
     report: Any = None
     """`report(name, done_bytes, total_bytes)` while a packaged model is downloaded."""
 
@@ -106,7 +106,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
             label=f"{entry.label}{data.suffix}" if trains and data else entry.label,
             options=options,
             model=model,
-            # What is not trained has no budget but its precision.
+            # Without training only the precision of the budget matters.
             budget=budget if trains else Budget(0, 1, 0, budget.precision),
             seed=seed if trains else 0,
             data=data if trains else None,
@@ -119,8 +119,8 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     cells: dict[str, Cell] = {}
     for entry in entries:
         for seed, data in itertools.product(experiment.seeds, mixes):
-            one = cell(entry, options[entry.label], seed, data)
-            cells[one.id] = one
+            planned = cell(entry, options[entry.label], seed, data)
+            cells[planned.id] = planned
     if not any(c.method == untouched for c in cells.values()):
         base = cell(MethodEntry(name=untouched, label=untouched), {}, 0)
         cells = {base.id: base, **cells}
@@ -130,10 +130,10 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
 
 
 def _chosen(experiment: Experiment, wanted: Sequence[str]) -> list[MethodEntry]:
-    known = {name for entry in experiment.methods for name in (entry.label, entry.name)}
+    names = {name for entry in experiment.methods for name in (entry.label, entry.name)}
     for name in wanted:
-        if name not in known:
-            raise UserError(f"--methods: no '{name}' in {experiment.file}: {nearest(name, known)}")
+        if name not in names:
+            raise UserError(f"--methods: no '{name}' in {experiment.file}: {nearest(name, names)}")
     return [e for e in experiment.methods if not wanted or {e.label, e.name} & set(wanted)]
 
 
@@ -154,7 +154,7 @@ def _options(experiment: Experiment, plugins: Plugins, entry: MethodEntry) -> Me
     validated = experiment.data is not None and experiment.data.validation is not None
     try:
         if getattr(chosen, "validate_every", 0) and not validated:
-            raise UserError("validate_every needs rows put aside: set data.validation")
+            raise UserError("validate_every needs validation rows: set data.validation")
         precision = _budget(experiment).precision
         with calling(f"method '{entry.name}'"):
             chosen.check(precision)
@@ -170,7 +170,7 @@ def _check_fits(
     searches: Mapping[str, Search | None],
     model: ModelRef,
 ) -> None:
-    """Whether the model has what each method's options, and those searched, ask of it."""
+    """Raise ConfigError where a method's options, or those searched, do not fit the model."""
     for entry in entries:
         search, own = searches.get(entry.label), options[entry.label]
         try:
@@ -184,7 +184,7 @@ def _check_fits(
 
 
 def _check_length(experiment: Experiment, model: ModelRef) -> None:
-    """Whether rows of the budget's length have positions in the model."""
+    """Raise ConfigError where the model has fewer positions than the budget's `max_length`."""
     try:
         families.check_length(model, experiment.budget.max_length)
     except UserError as error:
@@ -194,7 +194,7 @@ def _check_length(experiment: Experiment, model: ModelRef) -> None:
 def _check_answers(
     experiment: Experiment, plugins: Plugins, model: ModelRef, suites: Sequence[Suite]
 ) -> None:
-    """Whether the longest answers that suites ask for leave room for a question."""
+    """Raise ConfigError where a suite's longest answers leave no room for a prompt."""
     for at, suite in enumerate(suites):
         try:
             with calling(f"task '{suite.ask}'"):
@@ -206,7 +206,7 @@ def _check_answers(
 def _resolved(
     experiment: Experiment, settings: Settings, entry: MethodEntry, options: MethodOptions
 ) -> dict[str, Any]:
-    """The options as plain data, with the models and adapters that they name found."""
+    """The options as plain data, with the models and adapters that they name resolved."""
     at = experiment.methods.index(entry)
 
     class Find:
@@ -272,7 +272,7 @@ def _model(
 
 
 def _check_template(experiment: Experiment, model: ModelRef, plan: DataPlan | None) -> None:
-    """A conversation needs a template; found out here, not after the model is loaded."""
+    """Raise ConfigError where conversations have no chat template: before the model is loaded."""
     folder = Path(model.path)
     if plan is None or plan.chat_template or not folder.is_dir() or _has_template(folder):
         return
@@ -292,8 +292,8 @@ def _check_suite_templates(
     options: Iterable[Mapping[str, Any]],
     suites: Sequence[Suite],
 ) -> None:
-    """The same for a suite's conversations, with the base and with models made elsewhere."""
-    named = [value for one in options for value in one.values() if is_model(value)]
+    """The same for suites' conversations, with the base and the models that options name."""
+    named = [value for values in options for value in values.values() if is_model(value)]
     models = [(base.name, Path(base.path)), *((m["name"], Path(m["path"])) for m in named)]
     whole = [(name, folder) for name, folder in models if (folder / "config.json").is_file()]
     lacking = [name for name, folder in whole if not _has_template(folder)]
@@ -309,12 +309,12 @@ def _check_suite_templates(
 
 def _has_template(folder: Path) -> bool:
     config = folder / "tokenizer_config.json"
-    told = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    return bool(told.get("chat_template")) or (folder / "chat_template.jinja").is_file()
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    return bool(settings.get("chat_template")) or (folder / "chat_template.jinja").is_file()
 
 
 def _suite_files(experiment: Experiment, plugins: Plugins, settings: Settings) -> dict[str, Path]:
-    """Where each suite lies; found before any model is downloaded."""
+    """The file of each suite, located before any model is downloaded."""
     folders = [*settings.suite_folders, experiment.folder]
     files = {}
     for at, entry in enumerate(experiment.suites):
@@ -354,14 +354,14 @@ def _suites(
 
 
 def _check_rank_by(experiment: Experiment, plugins: Plugins, suites: Sequence[Suite]) -> None:
-    """An unknown metric is found before the training, where its suite can tell."""
+    """Raise ConfigError for an unknown metric before training, where its suite lists them."""
     if experiment.rank_by is None:
         return
     named = {suite.name: _metrics(suite, plugins) for suite in suites}
     suite, _, metric = experiment.rank_by.partition(".")
     if suite in named:
-        known = named[suite]
-        if known is None or metric in known:
+        metrics_of_suite = named[suite]
+        if metrics_of_suite is None or metric in metrics_of_suite:
             return
     every = [f"{name}.{key}" for name, metrics in named.items() for key in metrics or ["..."]]
     hint = nearest(experiment.rank_by, every)

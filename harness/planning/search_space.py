@@ -1,4 +1,4 @@
-"""What tuning searches: the experiment's `tune` block, and the space of each method.
+"""The search of tuning: the experiment's `tune` block, and the space of each method.
 
 Every method that trains gets the same number of trials, of the same steps, over its own space.
 """
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from harness.manager import Plugins
 
 SEARCHED = "lr"
-"""What is searched where a method's entry says nothing: one dimension, the same for all."""
+"""The option searched where a method's entry has no `tune`: one dimension, the same for all."""
 USUAL = "usual"
 
 
 @dataclass(frozen=True)
 class Search:
-    """How the options of one method are looked for."""
+    """The search for the options of one method."""
 
     trials: int
     budget: Budget
@@ -46,7 +46,7 @@ class Search:
         ]
 
     def as_record(self) -> dict[str, Any]:
-        """As a cell's id and record know it; but for the steps, the budget is the cell's."""
+        """As in a cell's id and record; apart from the steps, the budget is the cell's."""
         return {
             "number_of_trials": self.trials,
             "steps": self.budget.steps,
@@ -80,7 +80,7 @@ def _search(
     place = ("methods", at, "tune")
     if entry.tune is not None and tune is None:
         raise experiment.error(
-            f"method '{entry.label}' says what to tune, and the experiment has no `tune` block: "
+            f"method '{entry.label}' has a `tune`, and the experiment has no `tune` block: "
             "add `tune: {trials: 8}`",
             *place,
         )
@@ -90,7 +90,7 @@ def _search(
         return None
     if experiment.data is None or experiment.data.validation is None:
         raise experiment.error(
-            "tune judges trials on rows put aside: set data.validation, such as 0.1", "tune"
+            "tune compares trials on validation rows: set data.validation, such as 0.1", "tune"
         )
     space = _Reader(experiment, at, type(options), budget.precision).space()
     if not space:
@@ -106,7 +106,7 @@ def _search(
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads the space of one method entry; every bound and choice is tried on its options."""
+    """Reads the space of a method entry; validates every bound and choice as an option."""
 
     experiment: Experiment
     at: int
@@ -115,23 +115,23 @@ class _Reader:
 
     def space(self) -> dict[str, dict[str, Any]]:
         entry = self.experiment.methods[self.at]
-        asked: list[str] | Mapping[str, Any] | None = entry.tune
-        if asked is None:
+        wanted: list[str] | Mapping[str, Any] | None = entry.tune
+        if wanted is None:
             if SEARCHED in entry.options:
                 return {}
             if SEARCHED not in self.options.usual_ranges():
                 raise self.experiment.error(
-                    f"method '{entry.label}' has no usual range of '{SEARCHED}' to tune in: say "
-                    "what is searched, `tune: {option: {low: ..., high: ...}}`, or `tune: []`",
+                    f"method '{entry.label}' has no usual range of '{SEARCHED}' to tune in: write "
+                    "`tune: {option: {low: ..., high: ...}}`, or `tune: []`",
                     "methods",
                     self.at,
                 )
-            asked = [SEARCHED]
-        if isinstance(asked, list):
-            for index, option in enumerate(asked):
-                self.known(option, index)
-            asked = dict.fromkeys(asked, USUAL)
-        return {option: self.dimension(option, told) for option, told in asked.items()}
+            wanted = [SEARCHED]
+        if isinstance(wanted, list):
+            for index, option in enumerate(wanted):
+                self.check_option(option, index)
+            wanted = dict.fromkeys(wanted, USUAL)
+        return {option: self.dimension(option, spec) for option, spec in wanted.items()}
 
     def error(self, message: str, *key: str | int) -> Exception:
         return self.experiment.error(message, "methods", self.at, "tune", *key)
@@ -140,45 +140,45 @@ class _Reader:
     def title(self) -> str:
         return f"method '{self.experiment.methods[self.at].label}'"
 
-    def known(self, option: str, key: str | int) -> None:
+    def check_option(self, option: str, key: str | int) -> None:
         if option not in self.options.model_fields:
             hint = nearest(option, self.options.model_fields)
             raise self.error(f"unknown option '{option}' to tune of {self.title}: {hint}", key)
 
-    def dimension(self, option: str, told: Any) -> dict[str, Any]:
+    def dimension(self, option: str, spec: Any) -> dict[str, Any]:
         """One option's part of the space."""
-        self.known(option, option)
-        if isinstance(told, list):
-            return {"choices": self.choices(option, told)}
+        self.check_option(option, option)
+        if isinstance(spec, list):
+            return {"choices": self.choices(option, spec)}
         usual = self.options.usual_ranges().get(option)
-        if told == USUAL:
+        if spec == USUAL:
             if usual is None:
                 raise self.error(
                     f"option '{option}' of {self.title} has no usual range: write "
                     f"`{option}: {{low: ..., high: ...}}` or a list of values",
                     option,
                 )
-            told = Range(**usual)
-        log = bool(usual and usual["log"]) if told.log is None else told.log
-        low, high = (self.number(option, bound) for bound in (told.low, told.high))
+            spec = Range(**usual)
+        log = bool(usual and usual["log"]) if spec.log is None else spec.log
+        low, high = (self.number(option, bound) for bound in (spec.low, spec.high))
         if low >= high or (log and low <= 0):
             need = "low must be below high" if low >= high else "low must be above 0 for log: true"
             raise self.error(f"{option} of {self.title}: {need}, got {low} to {high}", option)
         return {"low": low, "high": high, "log": log}
 
     def number(self, option: str, bound: Any) -> Any:
-        found = self.tried(option, bound)
-        if isinstance(found, bool) or not isinstance(found, (int, float)):
-            raise self.error(f"{option} of {self.title} is no number: list its values", option)
-        return found
+        number = self.validated(option, bound)
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise self.error(f"{option} of {self.title} is not a number: list its values", option)
+        return number
 
     def choices(self, option: str, values: Choices) -> list[Any]:
         if not values:
             raise self.error(f"{option} of {self.title}: nothing to choose from", option)
-        return list(dict.fromkeys(self.tried(option, value) for value in values))
+        return list(dict.fromkeys(self.validated(option, value) for value in values))
 
-    def tried(self, option: str, value: Any) -> Any:
-        """A value as the method's options hold it, where they take it."""
+    def validated(self, option: str, value: Any) -> Any:
+        """A value as the method's options hold it. Raises ConfigError where they refuse it."""
         entry = self.experiment.methods[self.at]
         options = strict_yaml.validate_options(
             self.options,
@@ -191,7 +191,7 @@ class _Reader:
             options.check(self.precision)
         except UserError as error:
             raise self.error(f"{option}: {value} of {self.title}: {error}", option) from None
-        found = getattr(options, option)
-        if isinstance(found, ModelRef):
+        held = getattr(options, option)
+        if isinstance(held, ModelRef):
             raise self.error(f"{option} of {self.title} names a model: give it labels", option)
-        return found
+        return held

@@ -22,7 +22,7 @@ from harness.types import Budget, Message, ModelRef, Row
 CANDIDATES = 6
 """Batches, the longest by characters, whose rows are tokenised."""
 DRAWS = 1_000_000
-"""Rows drawn that are looked at: the first steps of a longer training."""
+"""Draws that are considered: of a longer training its first steps."""
 TURN_TOKENS = 5
 """Of a conversation's turn beside its content, where no template can be rendered."""
 CHARACTERS = 3.5
@@ -39,17 +39,17 @@ class Batch:
     tokens: int
     """Positions that are computed: with padding, or without where rows are packed."""
     supervised: int
-    """Tokens that are learnt."""
+    """Tokens that the loss counts."""
     padded: bool
     """Whether there is a mask: some row is shorter than the longest."""
     source: str
-    """How the lengths are known."""
+    """The source of the lengths: the tokenizer, or an estimate."""
     mean_tokens: float = 0.0
     """Positions computed in a mean batch; 0 where it is like the largest."""
 
 
 def longest_batch(budget: Budget, packing: bool = False) -> Batch:
-    """A batch whose rows all fill `max_length`, half of their tokens learnt."""
+    """A batch whose rows all fill `max_length`, half of their tokens in the loss."""
     rows, length = budget.first_micro_batch, budget.max_length
     return Batch(rows, length, rows * length, rows * length // 2, False, "every row at max_length")
 
@@ -90,7 +90,7 @@ def largest_batch(
         for part in likely
     ]
     largest = max(batches, key=lambda batch: batch.tokens)
-    # what is cut is not computed
+    # truncated tokens are not computed
     sizes = [characters(part, CHARACTERS * budget.max_length) for part in parts]
     share = sum(sizes) / len(sizes) / max(1, *sizes)
     return replace(largest, mean_tokens=share * largest.tokens)
@@ -99,23 +99,23 @@ def largest_batch(
 def _batch(counts: Sequence[tuple[int, int]], most: int, packing: bool, source: str) -> Batch:
     lengths = [min(most, total) for total, _ in counts]
     tokens = sum(lengths) if packing else len(lengths) * max(lengths)
-    # what is cut goes off the end, where the answers stand
+    # truncation takes the end, where the answers are
     learnt = [max(0, taught - max(0, total - most)) for total, taught in counts]
     padded = not packing and min(lengths) < max(lengths)
     return Batch(len(lengths), max(lengths), tokens, sum(learnt), padded, source)
 
 
-_KNOWN: dict[tuple[str, int], list[tuple[Row, int]]] = {}
+_CACHE: dict[tuple[str, int], list[tuple[Row, int]]] = {}
 """Rows already read, by their hash and how many are trained on."""
 
 
 def _rows(data: DataPlan) -> list[tuple[Row, int]]:
     """Training rows with their characters; read once for all cells of a data set."""
     key = (data.hash, data.rows)
-    if key not in _KNOWN:
+    if key not in _CACHE:
         train, _ = training_rows(data)
-        _KNOWN[key] = [(row, sum(len(text) for text in _texts(row))) for row in train]
-    return _KNOWN[key]
+        _CACHE[key] = [(row, sum(len(text) for text in _texts(row))) for row in train]
+    return _CACHE[key]
 
 
 def _texts(row: Row) -> list[str]:
@@ -127,7 +127,7 @@ def _texts(row: Row) -> list[str]:
 def _counter(
     model: ModelRef, loss: str, chat_template: str | None
 ) -> tuple[Callable[[Row], tuple[int, int]], str]:
-    """A function from a row to its (tokens, tokens learnt), and how it knows."""
+    """A function from a row to its (tokens, tokens in the loss), and the source of its counts."""
     file = Path(model.path) / "tokenizer.json"
     if file.is_file():
         tokenizer = _tokenizer(str(file))
@@ -166,18 +166,18 @@ def _tokenizer(file: str) -> Any:
 
 
 def _renderer(folder: Path, given: str | None) -> Callable[[Sequence[Message]], str | None]:
-    """Renders a conversation as transformers does; None where the template will not."""
+    """Renders a conversation as transformers does; None where the template fails."""
     config = folder / "tokenizer_config.json"
-    told = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     file = folder / "chat_template.jinja"
-    own = file.read_text(encoding="utf-8") if file.is_file() else told.get("chat_template")
+    own = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
     source = given or own
     if not isinstance(source, str):
         return lambda messages: None
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    special = {key: _text(value) for key, value in told.items() if key.endswith("_token")}
+    special = {key: _text(value) for key, value in settings.items() if key.endswith("_token")}
     try:
         template = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]

@@ -1,4 +1,4 @@
-"""What fits a given memory: which cells, with which micro-batch, and which methods would."""
+"""Which cells fit a given memory, with which micro-batch, and which methods would."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Fit:
 
 def bytes_of(text: str) -> int:
     """`24GB`, `80GiB`, `512 MB` in bytes. Raises UserError."""
-    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", text.upper())
     units = {**_UNITS, **_BINARY}
-    if not found or found[2] not in units or not float(found[1]):
+    if not match or match[2] not in units or not float(match[1]):
         raise UserError(f"--memory '{text}': expected a size, such as 24GB or 80GiB")
-    return int(float(found[1]) * units[found[2]])
+    return int(float(match[1]) * units[match[2]])
 
 
 def fit(cell: Cell, prediction: Prediction, memory: int) -> Fit:
@@ -59,21 +59,21 @@ def total(setting: Setting, rows: int, batch: int) -> int:
 
 
 def advice(cells: Sequence[tuple[Cell, Prediction, Fit]], memory: int) -> list[str]:
-    """A sentence for each cell that does not fit: what would."""
-    fitting = [cell.label for cell, _, found in cells if found.fits]
+    """A sentence for each cell that does not fit: the settings or methods that would."""
+    fitting = [cell.label for cell, _, fit in cells if fit.fits]
     sentences = []
-    for cell, prediction, found in cells:
-        if found.fits is not False:
+    for cell, prediction, fit in cells:
+        if fit.fits is not False:
             continue
-        mend = _mend(prediction, found, cell.budget.batch, memory)
+        fix = _fix(prediction, fit, cell.budget.batch, memory)
         others = f"; as planned {', '.join(dict.fromkeys(fitting))} would" if fitting else ""
-        sentences.append(f"{cell.label} does not fit: {mend}{others}")
+        sentences.append(f"{cell.label} does not fit: {fix}{others}")
     return list(dict.fromkeys(sentences))
 
 
-def _mend(prediction: Prediction, found: Fit, batch: int, memory: int) -> str:
-    if found.micro_batch is not None:
-        return f"it does with budget.micro_batch: {found.micro_batch}"
+def _fix(prediction: Prediction, fit: Fit, batch: int, memory: int) -> str:
+    if fit.micro_batch is not None:
+        return f"it does with budget.micro_batch: {fit.micro_batch}"
     setting = prediction.setting
     assert setting is not None
     saving = dataclasses.replace(setting.footprint, gradient_checkpointing=True)

@@ -36,7 +36,7 @@ step fills them where all weights are trained. Measured with glibc on two sizes 
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that the formula needs."""
+    """The inputs of the formula."""
 
     shapes: Shapes
     footprint: Footprint
@@ -143,7 +143,9 @@ def _held(setting: Setting) -> dict[str, int]:
     plain, quantised = shapes.parameters, 0
     if footprint.bits is not None:
         plain -= shapes.linear_weights
-        quantised = shapes.layers * sum(quantised_bytes(one, footprint) for one in shapes.linears)
+        quantised = shapes.layers * sum(
+            quantised_bytes(linear, footprint) for linear in shapes.linears
+        )
     frozen = 0 if setting.trains_all else trained
     return {
         "weights": plain * (4 if setting.trains_all else setting.compute) + 4 * frozen,
@@ -208,10 +210,12 @@ def _kept_inputs(setting: Setting) -> int:
         # under float32 a norm's output is kept for all that read it; under autocast each casts it
         readers = 5 if compute == 2 else 2
         return compute * (readers * shapes.hidden + shapes.inner)
-    keeps = sum(setting.footprint.keeps(one.inputs, one.outputs) for one in setting.targets)
+    keeps = sum(
+        setting.footprint.keeps(linear.inputs, linear.outputs) for linear in setting.targets
+    )
     if compute == 2:
-        return compute * (sum(one.inputs for one in setting.targets) + keeps)
-    kept = {inputs.get(one.name, one.name): one.inputs for one in setting.targets}
+        return compute * (sum(linear.inputs for linear in setting.targets) + keeps)
+    kept = {inputs.get(linear.name, linear.name): linear.inputs for linear in setting.targets}
     kept.pop("o_proj", None)  # attention keeps its output already
     return compute * (sum(kept.values()) + keeps)
 
@@ -235,7 +239,7 @@ def _turned(setting: Setting) -> int:
 
 def _scratch(setting: Setting) -> int:
     """What the largest adapter holds during its own forward pass."""
-    held = [setting.footprint.scratch(one.inputs, one.outputs) for one in setting.targets]
+    held = [setting.footprint.scratch(linear.inputs, linear.outputs) for linear in setting.targets]
     return 4 * max(held, default=0)
 
 
@@ -267,7 +271,9 @@ def _step(setting: Setting) -> int:
     trained = trained_parameters(setting.shapes, setting.footprint)
     if setting.device == "cuda":
         return 4 * trained if setting.footprint.optimizer == "adamw_torch" else 0
-    adapters = [setting.footprint.adapter(one.inputs, one.outputs) for one in setting.targets]
+    adapters = [
+        setting.footprint.adapter(linear.inputs, linear.outputs) for linear in setting.targets
+    ]
     largest = setting.shapes.embedding if setting.trains_all else max(adapters, default=0)
     return 2 * 4 * largest
 

@@ -28,11 +28,11 @@ class Prediction:
     total: int | None
     by_category: Mapping[str, int]
     kind: Literal["cuda", "host"]
-    """What it stands beside: `peak_allocated_bytes` or `peak_host_bytes`."""
+    """The measured counterpart: `peak_allocated_bytes` or `peak_host_bytes`."""
     how: str
-    """`formula` or `trace`, and how the lengths of rows are known."""
+    """`formula` or `trace`, and the source of the rows' lengths."""
     seconds: float | None = None
-    """Of the training steps; None for a device whose speed is not known."""
+    """Of the training steps; None for a device of unknown speed."""
     batch: Batch | None = None
     setting: Setting | None = None
     why_not: str | None = None
@@ -87,7 +87,7 @@ def predict(cell: Cell, machine: Machine | None = None) -> Prediction:
 
 
 def footprint_of(cell: Cell) -> Footprint:
-    """What the cell's method says of itself. Raises NotPredicted where it says nothing."""
+    """The footprint that the cell's method declares. Raises NotPredicted where it has none."""
     from harness.manager import calling, plugins
 
     method = plugins().methods.get(cell.method)
@@ -95,23 +95,23 @@ def footprint_of(cell: Cell) -> Footprint:
         raise NotPredicted("nothing is trained")
     with calling(f"method '{cell.method}'"):
         options = method.Options.model_validate(dict(cell.options))
-        found: Footprint | None = method.footprint(options)
-    if found is None:
+        footprint: Footprint | None = method.footprint(options)
+    if footprint is None:
         raise NotPredicted(f"the method '{cell.method}' does not say what it holds in memory")
     stored = stored_quantization(cell.model)
     if stored is None:
-        return found
+        return footprint
     if stored.get("quant_method", "bitsandbytes") != "bitsandbytes":
         raise NotPredicted(f"no formula for weights stored in {description(stored)}")
     return dataclasses.replace(
-        found,
+        footprint,
         bits=8 if stored.get("load_in_8bit") else 4,
         double_quant=bool(stored.get("bnb_4bit_use_double_quant")),
     )
 
 
 def setting_of(cell: Cell, device: str) -> Setting:
-    """What the formula needs of a cell. Raises NotPredicted."""
+    """The formula's inputs for a cell. Raises NotPredicted."""
     footprint = footprint_of(cell)
     return Setting(
         shapes=_shapes(cell),

@@ -1,7 +1,7 @@
 """One training step run symbolically: no weights, no device, the real model and adapter code.
 
 A child, `python -m harness.planning.memory.trace`,
-reads a question as JSON and answers with bytes by category, from
+reads a request as JSON and prints bytes by category, from
 torch's FakeTensorMode. Two depths of the model are run and the rest of its layers, which are alike,
 follow from their difference. A quantised base cannot be traced. Attention has a mask, as it has
 wherever rows of a batch differ in length: transformers leaves none out for fake tensors.
@@ -40,7 +40,7 @@ def traced(cell: Cell, device: str) -> Prediction:
     except NotPredicted as why:
         return Prediction(None, {}, kind, "not traced", why_not=str(why))
     batch = setting.batch
-    asked = {
+    request = {
         "method": cell.method,
         "options": dict(cell.options),
         "config": config,
@@ -50,20 +50,20 @@ def traced(cell: Cell, device: str) -> Prediction:
         "length": batch.length if not footprint.packing else batch.tokens,
         "supervised": batch.supervised,
     }
-    said = answer(
-        "harness.planning.memory.trace", json.dumps(asked).encode(), "the trace says nothing"
+    output = answer(
+        "harness.planning.memory.trace", json.dumps(request).encode(), "the trace printed nothing"
     )
-    by_category: dict[str, int] = json.loads(said.splitlines()[-1])
+    by_category: dict[str, int] = json.loads(output.splitlines()[-1])
     total = sum(by_category.values())
     return Prediction(total, by_category, kind, f"trace; {batch.source}", batch=batch)
 
 
 def main() -> None:
-    """Answer the question on standard input."""
-    asked = json.loads(sys.stdin.read())
-    layers = int(asked["config"]["num_hidden_layers"])
+    """Answer the request on standard input."""
+    request = json.loads(sys.stdin.read())
+    layers = int(request["config"]["num_hidden_layers"])
     depths = [d for d in DEPTHS if d <= layers] or [layers]
-    runs = {depth: _peak(asked, depth) for depth in depths}
+    runs = {depth: _peak(request, depth) for depth in depths}
     print(json.dumps(_extended(runs, layers)))
 
 
@@ -76,23 +76,23 @@ def _extended(runs: Mapping[int, Mapping[str, int]], layers: int) -> dict[str, i
     return {k: round(v + share * (runs[high][k] - v)) for k, v in runs[low].items()}
 
 
-def _peak(asked: Mapping[str, Any], layers: int) -> dict[str, int]:
+def _peak(request: Mapping[str, Any], layers: int) -> dict[str, int]:
     """Bytes by category at the peak of a step that is not the first."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     # built outside the mode: peft moves and casts parameters, which fake ones do not allow
-    model, settings = _model(asked, layers)
+    model, settings = _model(request, layers)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        _faked(model, asked["device"])
-        optimizer = _optimizer(model, asked["device"], settings.optimizer)
+        _faked(model, request["device"])
+        optimizer = _optimizer(model, request["device"], settings.optimizer)
         weights = _bytes([*model.parameters(), *model.buffers()])
         live = _live(model)
         with live:
             for _ in range(2):
-                _loss(model, asked).backward()
+                _loss(model, request).backward()
                 optimizer.step()
                 optimizer.zero_grad()
-    states = _bytes(t for one in optimizer.state.values() for t in one.values())
+    states = _bytes(t for state in optimizer.state.values() for t in state.values())
     made = live.peak - states - live.gradients
     parts = {"weights": weights, "gradients": live.gradients, "optimizer": states}
     return {**parts, "activations": made}
@@ -116,7 +116,7 @@ def _live(model: Any) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.now = self.peak = self.gradients = 0
-            self.known = WeakIdKeyDictionary()
+            self.sizes = WeakIdKeyDictionary()
 
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -129,10 +129,10 @@ def _live(model: Any) -> Any:
             return out
 
         def add(self, storage: Any) -> None:
-            if storage in self.known:
+            if storage in self.sizes:
                 return
             size = storage.nbytes()
-            self.known[storage] = size
+            self.sizes[storage] = size
             weakref.finalize(storage, self.drop, size)
             self.now += size
             if self.now > self.peak:
@@ -149,7 +149,7 @@ def _live(model: Any) -> Any:
     return Live()
 
 
-def _model(asked: Mapping[str, Any], layers: int) -> tuple[Any, Any]:
+def _model(request: Mapping[str, Any], layers: int) -> tuple[Any, Any]:
     """The model with its adapter, as the recipe prepares it, and the method's footprint."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -157,19 +157,19 @@ def _model(asked: Mapping[str, Any], layers: int) -> tuple[Any, Any]:
     from harness.manager import plugins
     from harness.models.language_model import torch_dtype
 
-    method = plugins().methods.get(asked["method"])
-    settings = method.footprint(method.Options.model_validate(asked["options"]))
-    told = {**asked["config"], "num_hidden_layers": layers}
-    if isinstance(told.get("layer_types"), list):
-        told["layer_types"] = told["layer_types"][:layers]
-    config = AutoConfig.for_model(**told)
+    method = plugins().methods.get(request["method"])
+    settings = method.footprint(method.Options.model_validate(request["options"]))
+    fields = {**request["config"], "num_hidden_layers": layers}
+    if isinstance(fields.get("layer_types"), list):
+        fields["layer_types"] = fields["layer_types"][:layers]
+    config = AutoConfig.for_model(**fields)
     whole = settings.trains == "all"
-    dtype = torch.float32 if whole else torch_dtype(asked["precision"])
+    dtype = torch.float32 if whole else torch_dtype(request["precision"])
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     if not whole:
         if settings.peft is None:
-            raise SystemExit(f"the method '{asked['method']}' names no peft configuration")
+            raise SystemExit(f"the method '{request['method']}' names no peft configuration")
         from peft import get_peft_model
 
         model = get_peft_model(model, settings.peft())
@@ -216,15 +216,15 @@ def _optimizer(model: Any, device: str, name: str) -> Any:
     return torch.optim.AdamW(trained, foreach=foreach, fused=fused)
 
 
-def _loss(model: Any, asked: Mapping[str, Any]) -> Any:
+def _loss(model: Any, request: Mapping[str, Any]) -> Any:
     """The recipe's loss: the body, then TRL's fused head on the trained positions alone."""
     import torch
     from trl.trainer import utils
 
-    device, count = asked["device"], asked["supervised"]
+    device, count = request["device"], request["supervised"]
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    ids = torch.zeros(asked["rows"], asked["length"], dtype=torch.long, device=device)
-    with torch.autocast(device, torch.bfloat16, enabled=asked["precision"] == "bf16"):
+    ids = torch.zeros(request["rows"], request["length"], dtype=torch.long, device=device)
+    with torch.autocast(device, torch.bfloat16, enabled=request["precision"] == "bf16"):
         hidden = inner.base_model(input_ids=ids, use_cache=False).last_hidden_state
         scored = hidden.reshape(-1, hidden.size(-1))[:count]
         log_probabilities = utils._ChunkedLogProbFunction.apply(

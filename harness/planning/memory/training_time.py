@@ -42,14 +42,14 @@ def operations(shapes: Shapes, footprint: Footprint, tokens: float) -> float:
 
 
 def operations_per_second(machine: Machine, precision: str) -> float | None:
-    """None for a device that is not known."""
+    """Expected rate of a training step; None for an unknown device."""
     if machine.device != "cuda":
         return CORE * machine.cores if precision == "float32" else None
     name = machine.gpus[0].name
-    known = next((speed for key, speed in GPU_BF16.items() if key in name), None)
-    if known is None:
+    peak = next((speed for key, speed in GPU_BF16.items() if key in name), None)
+    if peak is None:
         return None
-    return UTILISED * known * (1 if precision == "bf16" else FLOAT32_SHARE)
+    return UTILISED * peak * (1 if precision == "bf16" else FLOAT32_SHARE)
 
 
 def seconds(
