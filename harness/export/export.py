@@ -1,4 +1,4 @@
-"""From a record to a folder that others load: what is exported, onto what, and whether it holds."""
+"""From a record to a folder that other tools load: its source, base, target and verification."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from harness.results.store import label, suites
 from harness.types import Artifact, ModelRef, Precision, Sample
 
 SCHEMA = 1
-"""Version of export.json's layout."""
+"""Version of the layout of export.json."""
 REPORT = "export.json"
 SAMPLES = 20
-"""Prompts of a verification where the user names no number."""
+"""Default number of prompts of a verification."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a merged model may be from what was evaluated."""
+    """Largest allowed differences of a merged model from the evaluated one."""
 
     difference: float
     """Nats, of a token's log-probability."""
@@ -46,7 +46,7 @@ by at most 2e-5 nats in float32 and by 0.28 in bf16, where 1 of 10 answers chang
 
 @dataclass(frozen=True)
 class Source:
-    """A trained cell, its artifact as it is opened, and what was found with its record."""
+    """A trained cell, its artifact as it is opened, and the lookup that its record is from."""
 
     record: Record
     artifact: Artifact
@@ -61,13 +61,13 @@ class Source:
 
     @property
     def scheme(self) -> str | None:
-        """How its base is quantised, in a word; None where it is not."""
-        told = stored_quantization(self.artifact.base) or self.artifact.quantization
-        if not told:
+        """The quantisation scheme of its base; None where it has none."""
+        config = stored_quantization(self.artifact.base) or self.artifact.quantization
+        if not config:
             return None
-        if told.get("load_in_8bit"):
+        if config.get("load_in_8bit"):
             return "int8"
-        return str(told.get("bnb_4bit_quant_type") or told.get("quant_method", "fp4"))
+        return str(config.get("bnb_4bit_quant_type") or config.get("quant_method", "fp4"))
 
 
 def source(
@@ -76,7 +76,7 @@ def source(
     """The cell that `name` means (`lookup.find`), with its artifact on a base of the same bytes.
 
     `base` names the base where neither the artifact nor the record leads to it. Raises UserError
-    where the cell trained nothing, its artifact is gone or changed, or the base is another one.
+    where the cell trained nothing, its artifact is gone or changed, or the base is another model.
     """
     side = lookup.recorded(name, places)
     if len(side.group.cells) > 1:
@@ -86,8 +86,8 @@ def source(
     home = next(stored.folder for stored in side.found.stored if stored.id == cell["id"])
     folder = home / "artifacts" / cell["id"]
     kept = _kept(cell, folder)
-    found = _base(cell, ModelRef(**kept.artifact["base"]), base, mirror)
-    artifact = kept.opened_at(folder.resolve(), base=vars(found))
+    model = _base(cell, ModelRef(**kept.artifact["base"]), base, mirror)
+    artifact = kept.opened_at(folder.resolve(), base=vars(model))
     digest = artifact_hash(artifact)
     evaluation = cell["evaluation"]
     recorded = evaluation.get("artifact_hash") if evaluation else None
@@ -100,7 +100,7 @@ def source(
 
 
 def _kept(cell: Mapping[str, Any], folder: Path) -> TrainedArtifact:
-    """What the training said of its artifact, whose files are those that it saved."""
+    """The training's account of its artifact, after a check that the files are those it saved."""
     if not cell["training"]:
         raise UserError(
             f"cell {cell['id']} trained nothing, so there is nothing to export: name a trained "
@@ -133,18 +133,18 @@ def _again(cell: Mapping[str, Any]) -> str:
 def _base(
     cell: Mapping[str, Any], kept: ModelRef, given: str | None, mirror: Path | None
 ) -> ModelRef:
-    """The base that was trained on, by its bytes: as named, as kept, or as the record calls it."""
-    told = cell["plan"]["model"]
+    """The base model with the bytes that were trained on: by `given`, its old path, or its name."""
+    recorded = cell["plan"]["model"]
     wanted = kept.identity
     if given is None and kept.content_hash is None:
         return kept  # a commit on the Hub
     tried = []
-    for name in [given] if given else dict.fromkeys([kept.path, told["name"]]):
+    for name in [given] if given else dict.fromkeys([kept.path, recorded["name"]]):
         try:
-            found = packaged.resolve_model(
+            model = packaged.resolve_model(
                 name,
                 mirror=mirror,
-                trust_remote_code=bool(told["trust_remote_code"]),
+                trust_remote_code=bool(recorded["trust_remote_code"]),
                 pull_missing=False,
                 kind=packaged.CAUSAL,
             )
@@ -153,12 +153,12 @@ def _base(
                 raise UserError(f"--base: {error}") from None
             tried.append(str(error))
             continue
-        if found.identity == wanted:
-            return replace(found, name=told["name"])
-        tried.append(f"{name} is another model ({_short(found.identity)})")
+        if model.identity == wanted:
+            return replace(model, name=recorded["name"])
+        tried.append(f"{name} is another model ({_short(model.identity)})")
     raise UserError(
-        f"cell {cell['id']} was trained on {told['name']} ({_short(wanted)}): {tried[-1]}; name "
-        "the model with these bytes: --base MODEL"
+        f"cell {cell['id']} was trained on {recorded['name']} ({_short(wanted)}): {tried[-1]}; "
+        "name the model with these bytes: --base MODEL"
     )
 
 
@@ -179,7 +179,7 @@ def check_mergeable(source: Source) -> None:
         )
 
 
-# What both models are asked
+# Prompts of the verification
 
 
 def samples(source: Source, file: Path | None, limit: int) -> tuple[list[Sample], str]:
@@ -196,20 +196,20 @@ def samples(source: Source, file: Path | None, limit: int) -> tuple[list[Sample]
 
 
 def _recorded(source: Source, limit: int) -> list[Sample]:
-    """Prompts of the cell's suites in turn, each once."""
-    queues = [_asked(source, suite) for suite in suites(source.record)]
+    """Prompts of the cell's suites, taken in turn and without duplicates."""
+    queues = [_prompts(source, suite) for suite in suites(source.record)]
     picked: dict[str, Sample] = {}
     while len(picked) < limit and any(queues):
         for queue in filter(None, queues):
             sample = queue.pop(0)
-            said = json.dumps([sample.messages, sample.prompt])
+            key = json.dumps([sample.messages, sample.prompt])
             if len(picked) < limit:
-                picked.setdefault(said, sample)
+                picked.setdefault(key, sample)
     return list(picked.values())
 
 
-def _asked(source: Source, suite: str) -> list[Sample]:
-    """The prompts of a suite's sample file; none where it is gone or asked nothing."""
+def _prompts(source: Source, suite: str) -> list[Sample]:
+    """The prompts of a suite's sample file; none where it is gone or has no prompts."""
     try:
         rows = source.found.read_rows(source.record, suite)
     except UserError:  # cells/ and artifacts/ without samples/
@@ -218,19 +218,19 @@ def _asked(source: Source, suite: str) -> list[Sample]:
 
 
 def _sample(suite: str, row: Mapping[str, Any]) -> Sample:
-    prompt, right, choices = row["prompt"], row.get("reference"), row.get("choices")
-    if isinstance(right, int) and choices and right < len(choices):
-        right = choices[right]
-    talk = isinstance(prompt, list)
+    prompt, reference, choices = row["prompt"], row.get("reference"), row.get("choices")
+    if isinstance(reference, int) and choices and reference < len(choices):
+        reference = choices[reference]
+    is_conversation = isinstance(prompt, list)
     return Sample(
         f"{suite}/{row['id']}",
-        messages=tuple(prompt) if talk else None,
-        prompt=None if talk else str(prompt),
-        reference=right if isinstance(right, str) else None,
+        messages=tuple(prompt) if is_conversation else None,
+        prompt=None if is_conversation else str(prompt),
+        reference=reference if isinstance(reference, str) else None,
     )
 
 
-# Where it goes
+# The target folder
 
 
 def check_target(to: Path, source: Source) -> bool:
@@ -261,9 +261,9 @@ def check_target(to: Path, source: Source) -> bool:
 
 @contextmanager
 def whole_or_not_at_all(to: Path) -> Iterator[Path]:
-    """A folder beside `to` that takes its place when all went well, and is gone otherwise.
+    """A temporary folder beside `to` that replaces it on success and is removed on failure.
 
-    The block leaves it in `to`'s place by returning; by raising, `to` stays as it was.
+    Where the block raises, `to` stays as it was.
     """
     to = to.absolute()
     work = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}")
@@ -284,11 +284,13 @@ def whole_or_not_at_all(to: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-# What is told
+# The report
 
 
-def report(source: Source, told: Mapping[str, Any], folder: Path, **asked: Any) -> dict[str, Any]:
-    """The content of export.json: the cell, what was made of it and how, and the files."""
+def report(
+    source: Source, result: Mapping[str, Any], folder: Path, **settings: Any
+) -> dict[str, Any]:
+    """The content of export.json: the cell, settings and result of its export, and the files."""
     plan, base = source.record["plan"], source.artifact.base
     return {
         "schema": SCHEMA,
@@ -306,8 +308,8 @@ def report(source: Source, told: Mapping[str, Any], folder: Path, **asked: Any) 
             "revision": base.revision,
             "quantization": source.artifact.quantization,
         },
-        **asked,
-        **told,
+        **settings,
+        **result,
         "files": {
             f.relative_to(folder).as_posix(): f.stat().st_size
             for f in sorted(folder.rglob("*"))
@@ -317,18 +319,18 @@ def report(source: Source, told: Mapping[str, Any], folder: Path, **asked: Any) 
 
 
 def failures(verification: Mapping[str, Any], limits: Limits) -> list[str]:
-    """Why the merged model is not the one that was evaluated; empty where it is."""
-    told = list(verification["other_inputs"])
+    """Reasons why the merged model differs from the evaluated one; empty where it agrees."""
+    reasons = list(verification["other_inputs"])
     largest = verification["largest_difference"]
     if largest is None:
-        told.append(str(verification["reason"]))
+        reasons.append(str(verification["reason"]))
     elif largest > limits.difference:
-        told.append(
+        reasons.append(
             f"a log-probability differs by {largest:.3g} nats, more than {limits.difference:g}"
         )
     if verification["changed_share"] > limits.changed:
-        told.append(
+        reasons.append(
             f"{verification['changed_answers']} of {verification['prompts']} answers changed, "
             f"more than {limits.changed:.0%}"
         )
-    return told
+    return reasons

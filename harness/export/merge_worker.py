@@ -2,8 +2,8 @@
 
 `python -m harness.export.merge_worker` reads a Task from its standard input.
 
-A merge adds the adapter, in float32, to the weights that it was trained on, saves them, opens what
-was saved and asks both models the same things.
+A merge adds the adapter, in float32, to the weights that it was trained on, saves them, opens the
+result and compares the answers of both models.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ Into = Literal["dequantised", "original"]
 
 @dataclass(frozen=True)
 class Task:
-    """What is exported, and where to."""
+    """An artifact to export, and its target folder."""
 
     artifact: Artifact
     folder: Path
     """An empty folder."""
     merge: bool
     samples: Sequence[Sample] = ()
-    """What both models are asked."""
+    """Prompts that both models answer."""
     into: Into = "dequantised"
     """Which weights a quantised base's adapter is merged into: those it was trained on, or the
     ones that were quantised."""
@@ -55,7 +55,7 @@ class Task:
 
 
 def carry_out(task: Task, report: Any) -> dict[str, Any]:
-    """Fill `task.folder`; `report(phase=...)` tells where it is.
+    """Fill `task.folder`; `report(phase=...)` is called at the start of each phase.
 
     The result has `end_ids` and `phases`, and after a merge `verification` and `latency`.
     Raises UserError for an adapter that cannot be merged.
@@ -68,13 +68,13 @@ def carry_out(task: Task, report: Any) -> dict[str, Any]:
         with meter.phase(name):
             yield
 
-    told = _merged(task, phase) if task.merge else {"end_ids": _copied(task, phase)}
+    result = _merged(task, phase) if task.merge else {"end_ids": _copied(task, phase)}
     make_portable(task.folder)
-    return {**told, "environment": store.environment(), "phases": meter.phases}
+    return {**result, "environment": store.environment(), "phases": meter.phases}
 
 
 def _merged(task: Task, phase: Any) -> dict[str, Any]:
-    before = _heard(task.artifact, task.samples, phase, "open", "answer")
+    before = _answers(task.artifact, task.samples, phase, "open", "answer")
     with phase("merge"):
         model = merge(task.artifact, task.into)
     with phase("save"):
@@ -86,7 +86,7 @@ def _merged(task: Task, phase: Any) -> dict[str, Any]:
         ModelRef(task.artifact.base.name, str(task.folder)),
         precision=task.precision,
     )
-    now = _heard(saved, task.samples, phase, "reopen", "answer again", before)
+    now = _answers(saved, task.samples, phase, "reopen", "answer again", before)
     return {
         "end_ids": end_ids,
         "verification": equivalence.compare(before, now),
@@ -94,7 +94,7 @@ def _merged(task: Task, phase: Any) -> dict[str, Any]:
     }
 
 
-def _heard(
+def _answers(
     artifact: Artifact,
     samples: Sequence[Sample],
     phase: Any,
@@ -145,8 +145,8 @@ def merge(artifact: Artifact, into: Into = "dequantised") -> Any:
     except (ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        told = " ".join(str(error).split())[:200]
-        raise UserError(f"the {kind} adapter cannot be merged: {told}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the {kind} adapter cannot be merged: {reason}") from error
     _transpose(merged, transposed)
     return merged
 
@@ -154,7 +154,7 @@ def merge(artifact: Artifact, into: Into = "dequantised") -> Any:
 def dequantise(model: Any) -> list[str]:
     """Give a quantised transformers model float32 weights, in place; a plain one stays as it is.
 
-    Returns the names of layers that bitsandbytes turned round: GPT-2's Conv1D holds its matrix as
+    Returns the names of layers that bitsandbytes transposed: GPT-2's Conv1D holds its matrix as
     (inputs, outputs), and is a Linear of (outputs, inputs) from then on. Raises UserError for a
     quantisation that transformers does not undo.
     """
@@ -163,7 +163,7 @@ def dequantise(model: Any) -> list[str]:
 
     if getattr(model, "hf_quantizer", None) is None:
         return []
-    turned = [
+    transposed = [
         name
         for name, module in model.named_modules()
         if issubclass(getattr(module, "source_cls", object), Conv1D)
@@ -175,10 +175,12 @@ def dequantise(model: Any) -> list[str]:
             f"the base's weights cannot be dequantised, so nothing is merged into them: {error}; "
             "leave --merge out"
         ) from error
-    # What unpacked the files has no way back, and the weights that are saved need none.
+    # Unpacking cannot be reversed on saving, and the saved weights need no unpacking.
     conversions = getattr(model, "_weight_conversions", None) or []
-    model._weight_conversions = [one for one in conversions if not _unpacks(one)] or None
-    return turned
+    model._weight_conversions = [
+        conversion for conversion in conversions if not _unpacks(conversion)
+    ] or None
+    return transposed
 
 
 def _unpacks(conversion: Any) -> bool:
@@ -204,7 +206,7 @@ def _transpose(model: Any, names: Sequence[str]) -> None:
 
 
 def _untie(model: Any, adapter: Path) -> None:
-    """Two weights where embedding and head share one and the adapter changes one of them.
+    """Separate the weights of embedding and head where they are tied and the adapter changes one.
 
     Merged into the shared weight the update would reach the other as well. What peft itself keeps
     tied (trained tokens, `ensure_weight_tying`) stays so.
@@ -248,14 +250,14 @@ def _tokenizer(artifact: Artifact) -> Any:
 
 
 def _ends(config: Any, tokenizer: Any) -> list[int]:
-    """Have a generation config end answers where the evaluation did."""
-    found = end_tokens(tokenizer, None, config)
-    config.eos_token_id = found
+    """Set the end tokens of the evaluation in a generation config; returns their ids."""
+    end_ids = end_tokens(tokenizer, None, config)
+    config.eos_token_id = end_ids
     if config.bos_token_id is None:
         config.bos_token_id = tokenizer.bos_token_id
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-    return found
+    return end_ids
 
 
 # Without a merge
@@ -283,7 +285,7 @@ def _copied(task: Task, phase: Any) -> list[int]:
 
 
 def _generation_config(artifact: Artifact, kind: Any) -> Any:
-    """That of the weights; else what the model's configuration says."""
+    """The generation config of the weights; else one from the model's configuration."""
     from transformers import AutoConfig
 
     base = artifact.base
@@ -300,7 +302,7 @@ def _generation_config(artifact: Artifact, kind: Any) -> Any:
 
 
 def _name_base(file: Path, base: ModelRef) -> None:
-    """Where the base lies now: peft opens an adapter's base by this name."""
+    """Write the base's current path: peft opens an adapter's base by this name."""
     config = json.loads(file.read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": base.path, "revision": base.revision}
     store.write_json(file, config)
@@ -313,23 +315,23 @@ def main() -> int:
     emit = begin()
     task = TypeAdapter(Task).validate_json(sys.stdin.read())
     try:
-        told = carry_out(task, emit)
+        result = carry_out(task, emit)
     except Exception as error:
         traceback.print_exception(error)
-        emit(error=_said(error), exit_code=getattr(error, "exit_code", HarnessError.exit_code))
+        emit(error=_message(error), exit_code=getattr(error, "exit_code", HarnessError.exit_code))
         return 1
-    emit(result=store.plain(told))
+    emit(result=store.plain(result))
     return 0
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if is_out_of_memory(error):
         return f"out of memory: {' '.join(str(error).split())[:200]}; close what else runs here"
     if isinstance(error, HarnessError):
         return str(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    told = " ".join(str(error).split())[:300]
-    return f"the export broke: {type(error).__name__}: {told} ({frame.filename}:{frame.lineno})"
+    text = " ".join(str(error).split())[:300]
+    return f"the export failed: {type(error).__name__}: {text} ({frame.filename}:{frame.lineno})"
 
 
 if __name__ == "__main__":
