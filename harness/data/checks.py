@@ -192,8 +192,8 @@ def _duplicates(rows: Sequence[Row]) -> tuple[list[Pair], list[Pair]]:
 def _near_duplicates(texts: Sequence[Words], answers: Sequence[Words]) -> Iterator[tuple[int, int]]:
     """(earlier, later) for each text that nearly repeats an earlier one, as does its answer.
 
-    The answers tell two questions about one passage from a repetition. Texts of boilerplate alone
-    are compared whole.
+    Answers distinguish two questions about the same passage from a repetition. Texts of
+    boilerplate alone are compared whole.
     """
     first: dict[Words, int] = {}
     for later, matches in enumerate(earlier_matches(list(map(trigrams, texts)), NEAR_DUPLICATE)):

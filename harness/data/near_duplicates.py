@@ -69,13 +69,13 @@ class JaccardIndex(Generic[Feature]):
         """
         searched = frozenset(features)
         size = len(searched) if size is None else size
-        known = [feature for feature in searched if feature in self._postings]
+        indexed = [feature for feature in searched if feature in self._postings]
         # A little less than the product, which rounding may have put above a whole number.
         needed = max(1, math.ceil(at_least * size - 1e-9))
-        if len(known) < needed:
+        if len(indexed) < needed:
             return {}
-        known.sort(key=lambda feature: len(self._postings[feature]))
-        rarest = known[: len(known) - needed + 1]
+        indexed.sort(key=lambda feature: len(self._postings[feature]))
+        rarest = indexed[: len(indexed) - needed + 1]
         similar = {}
         for number in {number for feature in rarest for number in self._postings[feature]}:
             other = self._sizes[number]
