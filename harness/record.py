@@ -185,6 +185,8 @@ class Training(TypedDict, total=False):
     """Tokens under the loss."""
     tokens_per_second: float | None
     """Without the first step, which warms up."""
+    step_seconds: list[float]
+    """Of each step, where the training broke before its end."""
     seconds_per_step: float | None
     """Without the first step, which warms up."""
     loss_curve: list[Any] | None

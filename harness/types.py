@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from harness.record import EstimatorKind
+from harness.record import EstimatorKind, Training
 
 Message = Mapping[str, str]
 """One turn of a conversation: `{"role": "user", "content": "..."}`."""
@@ -129,11 +129,16 @@ class Job:
     report: Callable[..., None]
     """`job.report(step=3, steps=60, loss=1.9)` feeds the live progress."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """Figures for the record's `training` section (`loss_curve`, `tokens` ...)."""
+    """Figures for the record's `training` section; a method adds its own under its own names."""
     warn: Callable[[str], None] = lambda message: None
     """Adds a line to the record's `warnings`."""
     trained: Callable[[Any, Any], None] = lambda model, tokenizer: None
     """`job.trained(model, tokenizer)`, before saving: whoever wants to compare what is saved."""
+
+    @property
+    def training(self) -> Training:
+        """`notes` by the types of a record: what the harness notes under names of its own."""
+        return cast("Training", self.notes)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -47,7 +47,7 @@ from harness.types import Artifact, Job, Row
 
 @dataclass
 class Work:
-    """What a worker is told: one cell, and what is there already."""
+    """The task of a worker: one cell, and what is there already."""
 
     cell: Cell
     out: Path
@@ -62,9 +62,9 @@ class Work:
     rung: Rung = field(default_factory=Rung)
     """How training splits the batch, after attempts that ran out of memory."""
     failed: tuple[Attempt, ...] = ()
-    """Those attempts, as the record's `training.ladder` tells them."""
+    """Those attempts, as in the record's `training.ladder`."""
     predicted_bytes: int | None = None
-    """Peak memory that was predicted for the training, where somebody did."""
+    """Peak memory that was predicted for the training, where it was."""
     warnings: tuple[str, ...] = ()
     """What is suspicious in the training data, and why it runs again where it was recorded."""
     shared: Path | None = None
@@ -72,43 +72,18 @@ class Work:
 
 
 @dataclass
-class _Running:
-    """The state of the cell as it grows into a record."""
+class Log:
+    """What is to be said of the cell beside its figures: warnings, and what broke."""
 
-    work: Work
-    emit: Any
-    training: Meter = field(default_factory=Meter)
-    evaluation: Meter = field(default_factory=Meter)
-    notes: dict[str, Any] = field(default_factory=dict)
+    emit: Callable[..., None]
+    """Reports an event to the parent."""
+    predicted_bytes: int | None = None
     warnings: list[str] = field(default_factory=list)
-    sections: Sections | None = None
-    passes: dict[str, Any] | None = None
-    trained: Training | None = None
-    attempt: Attempt | None = None
-    """This training, where it ran out of memory."""
-    error: ErrorSection | None = None
     status: Status = "ok"
-
-    @cached_property
-    def rows(self) -> tuple[list[Row], list[Row]]:
-        """Training and validation rows; empty where nothing is trained."""
-        data = self.work.cell.data
-        return training_rows(data) if data else ([], [])
-
-    @cached_property
-    def drawn(self) -> Drawn:
-        """The rows that training gets, in order."""
-        cell = self.work.cell
-        count = cell.budget.steps * cell.budget.batch
-        return drawn_rows(cell.data, *self.rows, count, cell.seed) if cell.data else Drawn([])
-
-    @property
-    def read(self) -> list[Row]:
-        """What the model may have read in training."""
-        return [*self.rows[0], *self.drawn.mixed]
+    error: ErrorSection | None = None
 
     def warn(self, message: str) -> None:
-        """A line for the record, told to the parent at once."""
+        """A line for the record, reported to the parent at once."""
         self.warnings.append(message)
         self.emit(event="warning", message=message)
 
@@ -125,7 +100,7 @@ class _Running:
             if self.status == "oom":
                 self.error |= {
                     "available_bytes": available_memory(),
-                    "predicted_bytes": self.work.predicted_bytes,
+                    "predicted_bytes": self.predicted_bytes,
                 }
         traceback.print_exception(error)
         # frames hold what did not fit into the memory, those of the errors before it too
@@ -133,16 +108,55 @@ class _Running:
         while link is not None:
             link.__traceback__, link = None, link.__context__
 
-    @property
-    def split(self) -> oom_retry.Split:
-        """How this training split the batch, as it ran."""
-        return oom_retry.Split(self.notes["micro_batch"], self.notes["gradient_checkpointing"])
+    def phases(self, meter: Meter) -> Callable[[str], AbstractContextManager[None]]:
+        """The meter's phases, reported to the parent as they start."""
+
+        @contextmanager
+        def phase(name: str) -> Iterator[None]:
+            self.emit(event="phase", name=name)
+            with meter.phase(name):
+                yield
+
+        return phase
+
+
+class TrainingRows:
+    """The rows of a cell, each file read when it is first needed."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    @cached_property
+    def _split(self) -> tuple[list[Row], list[Row]]:
+        data = self._cell.data
+        return training_rows(data) if data else ([], [])
 
     @property
-    def trying(self) -> Training:
-        """What the training measured so far, and the attempts before it."""
-        training = cast("Training", {"phases": self.training.phases, **self.notes})
-        return oom_retry.kept(training, self.work.failed, self.attempt)
+    def validation(self) -> list[Row]:
+        """Empty where nothing is trained."""
+        return self._split[1]
+
+    @cached_property
+    def drawn(self) -> Drawn:
+        """The rows that training gets, in order."""
+        cell = self._cell
+        count = cell.budget.steps * cell.budget.batch
+        return drawn_rows(cell.data, *self._split, count, cell.seed) if cell.data else Drawn([])
+
+    @property
+    def seen(self) -> list[Row]:
+        """What the model may have read in training."""
+        return [*self._split[0], *self.drawn.mixed]
+
+
+@dataclass
+class Trained:
+    """What came of the training."""
+
+    artifact: Artifact | None
+    """None where it failed."""
+    section: Training | None
+    """What it measured, for the record; None where it measured nothing."""
 
 
 def main(arguments: list[str]) -> int:
@@ -152,37 +166,45 @@ def main(arguments: list[str]) -> int:
     from pydantic import TypeAdapter
 
     work = TypeAdapter(Work).validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
-    running = _Running(work, emit)
+    log, rows = Log(emit, work.predicted_bytes), TrainingRows(work.cell)
     if stored := stored_quantization.note(work.cell.model):
-        running.warn(stored)
-    artifact = _train(running)
-    if artifact is not None:
+        log.warn(stored)
+    trained, evaluation = _train(work, rows, log), None
+    if trained.artifact is not None:
         free_memory()  # what training still holds would count as evaluation's
         if work.trial:
-            _judge(running, artifact)
+            _judge(work, rows, log, trained)
         else:
-            _evaluate(running, artifact)
-    _write(running)
-    return 0 if running.status == "ok" else CellFailed.exit_code
+            evaluation = _evaluate(work, rows, log, trained.artifact)
+    _write(work, log, trained.section, evaluation)
+    return 0 if log.status == "ok" else CellFailed.exit_code
 
 
-def _write(running: _Running) -> None:
+def _write(work: Work, log: Log, training: Training | None, evaluation: Evaluation | None) -> None:
     """Write the record; where what was measured fits none, one that says so."""
-    cell = running.work.cell
     try:
-        store.write_record(running.work.out, _record(running))
+        store.write_record(work.out, _record(work, log, training, evaluation))
     except HarnessError as error:
-        running.status = "ok"  # what broke before is in the log: this is what keeps a record away
-        running.fail(error, "record")
-        bare = new_record(
-            id=cell.id,
-            status=running.status,
-            plan=cell.as_record(),
-            environment=store.environment(),
-            warnings=list(running.work.warnings),
-            error=running.error,
-        )
-        store.write_record(running.work.out, bare)
+        log.status = "ok"  # what broke before is in the log: this is what keeps a record away
+        log.fail(error, "record")
+        bare = Log(log.emit, status=log.status, error=log.error)
+        store.write_record(work.out, _record(work, bare, None, None))
+
+
+def _record(
+    work: Work, log: Log, training: Training | None, evaluation: Evaluation | None
+) -> Record:
+    return new_record(
+        id=work.cell.id,
+        status=log.status,
+        plan=work.cell.as_record(),
+        training=training,
+        evaluation=evaluation,
+        environment=store.environment(),
+        # an artifact that is used again brings the warnings of its own training
+        warnings=dict.fromkeys([*work.warnings, *log.warnings]),
+        error=log.error,
+    )
 
 
 def status_of(error: BaseException) -> Status:
@@ -192,31 +214,27 @@ def status_of(error: BaseException) -> Status:
     return "oom" if is_out_of_memory(error) else "error"
 
 
-def _train(running: _Running) -> Artifact | None:
-    """The cell's artifact: found, or trained now; None where that failed."""
-    work = running.work
+# Training
+
+
+def _train(work: Work, rows: TrainingRows, log: Log) -> Trained:
+    """The cell's artifact: an earlier one of the same training, or trained now."""
     folder = work.out / "artifacts" / work.cell.id
+    training = TrainingRun(work, rows, log)
+    trained = Trained(None, None)
     try:
-        artifact = _found(running, folder)
-        if artifact is None:
-            artifact = _train_now(running, folder)
-        running.warnings += leaks(running.read, work.cell.suites)
-        return artifact
+        trained = _reused(work, log, folder) or training.run(folder)
+        log.warnings += leaks(rows.seen, work.cell.suites)
+        return trained
     except (Exception, SystemExit) as error:  # a method may call exit
-        running.fail(error, running.training.failed)
-        if running.status == "oom" and running.trained is None and "micro_batch" in running.notes:
-            running.attempt = oom_retry.failed_attempt(
-                running.split,
-                phase=running.training.failed,
-                error=str(error),
-                phases=running.training.phases,
-            )
-        return None
+        log.fail(error, training.meter.failed)
+        ran_out = log.status == "oom" and trained.section is None
+        attempt = training.failed_attempt(str(error)) if ran_out else None
+        return Trained(None, trained.section or training.section(attempt))
 
 
-def _found(running: _Running, folder: Path) -> Artifact | None:
+def _reused(work: Work, log: Log, folder: Path) -> Trained | None:
     """An artifact of this very training, left by an earlier run or by another cell."""
-    work = running.work
     for place in (folder, work.reuse):
         if place is None or not (place / trained_artifact.TRAINING_FILE).is_file():
             continue
@@ -227,14 +245,13 @@ def _found(running: _Running, folder: Path) -> Artifact | None:
             trained_artifact.check_files(place, kept)
         except InvalidArtifact as error:
             problem = str(error).removeprefix(f"{place}: ")
-            running.warn(f"the artifact in artifacts/{place.name} is not used: {problem}")
+            log.warn(f"the artifact in artifacts/{place.name} is not used: {problem}")
             continue
         if place != folder:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(place, folder, copy_function=_link)
-        running.trained = kept.training
-        running.warnings += kept.warnings
-        return kept.opened_at(folder)
+        log.warnings += kept.warnings
+        return Trained(kept.opened_at(folder), kept.training)
     return None
 
 
@@ -245,34 +262,100 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _train_now(running: _Running, folder: Path) -> Artifact:
-    cell = running.work.cell
-    method = plugins().methods.get(cell.method)
-    if method.trains:
-        import_bitsandbytes()
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    job = _job(running, method, folder)
-    # Not told to the parent: it knew them before the first cell.
-    running.warnings += map(str, findings.keep(running.notes, outside_usual(job.options)))
-    artifact: Artifact = method.train(job)
-    if not isinstance(artifact, Artifact):
-        raise PluginFault(
-            f"method '{cell.method}': train() returned {repr(artifact)[:100]}: return an Artifact"
+class TrainingRun:
+    """One training in this process: the job that the method gets, and what comes of it."""
+
+    def __init__(self, work: Work, rows: TrainingRows, log: Log) -> None:
+        self.work, self.rows, self.log = work, rows, log
+        self.meter = Meter()
+        self.notes: dict[str, Any] = {}
+        """The job's: figures of the recipe, and whatever else the method notes."""
+        self._finished: Training | None = None
+
+    def run(self, folder: Path) -> Trained:
+        """Train, and seal the artifact in `folder`."""
+        cell = self.work.cell
+        method = plugins().methods.get(cell.method)
+        if method.trains:
+            import_bitsandbytes()
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        job = self.job(method, folder)
+        # Not reported to the parent: it knew them before the first cell.
+        self.log.warnings += map(str, findings.keep(job.training, outside_usual(job.options)))
+        artifact: Artifact = method.train(job)
+        if not isinstance(artifact, Artifact):
+            raise PluginFault(
+                f"method '{cell.method}': train() returned {repr(artifact)[:100]}: "
+                "return an Artifact"
+            )
+        if not method.trains:
+            if note := _other_base(artifact):
+                self.log.warn(note)
+            return Trained(artifact, self.section())
+        measured = self._measured()
+        if problem := schema.training_problem(store.plain(measured)):
+            self.notes.clear()
+            raise PluginFault(f"method '{cell.method}': its notes fit no record ({problem})")
+        self._finished = measured
+        if self.work.failed:
+            self.log.warnings.append(oom_retry.warning(self.work.failed, self._split()))
+        warnings = self.log.warnings
+        trained_artifact.keep(folder, cell.training_id, measured, warnings, artifact)
+        return Trained(artifact, measured)
+
+    def section(self, attempt: Attempt | None = None) -> Training | None:
+        """What was measured so far, for the record; None where no phase began.
+
+        `attempt` is this training, where it ran out of memory.
+        """
+        if self._finished is not None or not self.meter.phases:
+            return self._finished
+        return self._measured(attempt)
+
+    def failed_attempt(self, error: str) -> Attempt | None:
+        """This training as one that ran out of memory; None where it never split a batch."""
+        if self._finished is not None or "micro_batch" not in self.notes:
+            return None
+        return oom_retry.failed_attempt(
+            self._split(), phase=self.meter.failed, error=error, phases=self.meter.phases
         )
-    if not method.trains:
-        if note := _other_base(artifact):
-            running.warn(note)
-        return artifact
-    trained = running.trying
-    if problem := schema.training_problem(store.plain(trained)):
-        running.notes.clear()
-        raise PluginFault(f"method '{cell.method}': its notes fit no record ({problem})")
-    running.trained = trained
-    if running.work.failed:
-        running.warnings.append(oom_retry.warning(running.work.failed, running.split))
-    trained_artifact.keep(folder, cell.training_id, running.trained, running.warnings, artifact)
-    return artifact
+
+    def _measured(self, attempt: Attempt | None = None) -> Training:
+        training = cast("Training", {"phases": self.meter.phases, **self.notes})
+        return oom_retry.kept(training, self.work.failed, attempt)
+
+    def _split(self) -> oom_retry.Split:
+        return oom_retry.Split(self.notes["micro_batch"], self.notes["gradient_checkpointing"])
+
+    def job(self, method: Any, folder: Path) -> Job:
+        """What the method gets."""
+        cell, drawn = self.work.cell, self.rows.drawn
+        budget = self.work.rung.budget(cell.budget)
+        options = self.work.rung.options(cell.options)
+        job = Job(
+            model=cell.model,
+            options=method.Options.model_validate(options),
+            budget=budget,
+            seed=cell.seed,
+            train=drawn.rows,
+            validation=self.rows.validation,
+            folder=folder,
+            chat_template=cell.chat_template,
+            loss=cell.data.loss if cell.data else "assistant",
+            phase=self.log.phases(self.meter),
+            report=lambda **event: self.log.emit(event="progress", **event),
+            notes=self.notes,
+            warn=self.log.warn,
+        )
+        if drawn.rows:
+            job.training["micro_batch"] = budget.first_micro_batch
+            job.training["gradient_checkpointing"] = bool(options.get("gradient_checkpointing"))
+        if drawn.mixed:
+            mixed = {row.id for row in drawn.mixed}
+            draws = sum(row.id in mixed for row in drawn.rows)
+            job.training["mix"] = {"draws": draws, "rows": len(mixed), "left_out": drawn.left_out}
+        return job
 
 
 def _other_base(artifact: Artifact) -> str | None:
@@ -284,148 +367,96 @@ def _other_base(artifact: Artifact) -> str | None:
 
 def untrained(cell: Cell) -> Artifact:
     """What a method that trains nothing opens."""
-    return _train_now(_Running(Work(cell, Path(), None), lambda **event: None), Path())
+    log = Log(lambda **event: None)
+    trained = TrainingRun(Work(cell, Path(), None), TrainingRows(cell), log).run(Path())
+    assert trained.artifact is not None
+    return trained.artifact
 
 
-def _job(running: _Running, method: Any, folder: Path) -> Job:
-    cell, drawn = running.work.cell, running.drawn
-    budget = running.work.rung.budget(cell.budget)
-    options = running.work.rung.options(cell.options)
-    if drawn.rows:
-        running.notes["micro_batch"] = budget.first_micro_batch
-        running.notes["gradient_checkpointing"] = bool(options.get("gradient_checkpointing"))
-    if drawn.mixed:
-        mixed = {row.id for row in drawn.mixed}
-        draws = sum(row.id in mixed for row in drawn.rows)
-        told = {"draws": draws, "rows": len(mixed), "left_out": drawn.left_out}
-        running.notes["mix"] = told
-    return Job(
-        model=cell.model,
-        options=method.Options.model_validate(options),
-        budget=budget,
-        seed=cell.seed,
-        train=drawn.rows,
-        validation=running.rows[1],
-        folder=folder,
-        chat_template=cell.chat_template,
-        loss=cell.data.loss if cell.data else "assistant",
-        phase=_phases(running, running.training),
-        report=lambda **event: running.emit(event="progress", **event),
-        notes=running.notes,
-        warn=running.warn,
-    )
+# Evaluation
 
 
-def _judge(running: _Running, artifact: Artifact) -> None:
+def _judge(work: Work, rows: TrainingRows, log: Log, trained: Trained) -> None:
     """A trial's loss on the validation rows, beside what its training measured."""
-    cell, meter = running.work.cell, running.evaluation
-    assert running.trained is not None
+    cell, meter = work.cell, Meter()
+    assert trained.artifact is not None
+    assert trained.section is not None
     assert cell.data is not None
     try:
-        with _phases(running, meter)("validation loss"):
-            found = validation_loss(
-                artifact,
-                running.rows[1],
+        with log.phases(meter)("validation loss"):
+            loss = validation_loss(
+                trained.artifact,
+                rows.validation,
                 max_length=cell.budget.max_length,
                 loss=cell.data.loss,
-                batch=running.work.batch,
-                progress=lambda done, total: running.emit(event="progress", done=done, total=total),
+                batch=work.batch,
+                progress=lambda done, total: log.emit(event="progress", done=done, total=total),
             )
-        spent = meter.phases["validation loss"]["seconds"]
-        running.trained["validation"] = {**found, "seconds": spent}
+        seconds = meter.phases["validation loss"]["seconds"]
+        trained.section["validation"] = {**loss, "seconds": seconds}
     except (Exception, SystemExit) as error:
-        running.fail(error, meter.failed)
+        log.fail(error, meter.failed)
 
 
-def _evaluate(running: _Running, artifact: Artifact) -> None:
+def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> Evaluation | None:
     """Every suite that is not kept already; each is written as soon as it is scored."""
-    work, meter = running.work, running.evaluation
-    report = partial(running.emit, event="progress")
+    meter = Meter()
+    report = partial(log.emit, event="progress")
+    sections: Sections | None = None
+    passes: dict[str, Any] | None = None
     try:
-        sections = running.sections = Sections(
+        sections = Sections(
             out=work.out,
             cell_id=work.cell.id,
             base=work.base,
             artifact_hash=artifact_hash(artifact),
             shared=work.shared,
-            warn=running.warnings.append,
+            warn=log.warnings.append,
         )
-        left = [suite for suite in work.cell.suites if _missing(running, sections, suite)]
-        phases = _phases(running, meter)
-        ran = evaluate(artifact, left, phases, report, work.batch) if left else ()
+        left = [suite for suite in work.cell.suites if _missing(sections, suite, log)]
+        ran = evaluate(artifact, left, log.phases(meter), report, work.batch) if left else ()
         for measured in ran:
-            _keep(running, sections, measured)
+            passes = dict(measured.passes)
+            _keep(sections, measured, rows, log)
     except (Exception, SystemExit) as error:
-        running.fail(error, meter.failed)
+        log.fail(error, meter.failed)
+    if sections is None or not (meter.phases or sections.done):
+        return None
+    done = sections.done
+    return {
+        "phases": meter.phases,
+        "suites": {s.name: done[s.name] for s in work.cell.suites if s.name in done},
+        "base": work.base,
+        "artifact_hash": sections.artifact_hash,
+        "tokenizer_hash": sections.tokenizer_hash,
+        "passes": passes,
+    }
 
 
-def _missing(running: _Running, sections: Sections, suite: Suite) -> bool:
+def _missing(sections: Sections, suite: Suite, log: Log) -> bool:
     """Whether the suite has to run: its answers are not kept anywhere."""
     try:
         cell = sections.reuse(suite)
     except Exception as error:
-        running.fail(error, suite.name)
+        log.fail(error, suite.name)
         return False
     if cell is not None:
-        running.emit(event="reused", suite=suite.name, cell=cell)
+        log.emit(event="reused", suite=suite.name, cell=cell)
     return cell is None
 
 
-def _keep(running: _Running, sections: Sections, measured: Measured) -> None:
+def _keep(sections: Sections, measured: Measured, rows: TrainingRows, log: Log) -> None:
     name, result = measured.suite.name, measured.result
     sections.tokenizer_hash = measured.tokenizer_hash
-    running.passes = dict(measured.passes)
     if isinstance(result, SuiteFailure):
-        running.fail(result.error, result.phase)
+        log.fail(result.error, result.phase)
         return
     try:
         sections.keep(measured.suite, result)
         if not task_of(measured.suite, plugins()).knows_samples:
-            running.warnings += leaks_of_rows(running.read, name, result.rows)
+            log.warnings += leaks_of_rows(rows.seen, name, result.rows)
     except Exception as error:
-        running.fail(error, name)
-
-
-def _record(running: _Running) -> Record:
-    cell = running.work.cell
-    training = running.trained
-    if training is None and running.training.phases:
-        training = running.trying
-    sections = running.sections
-    evaluation: Evaluation | None = None
-    if sections is not None and (running.evaluation.phases or sections.done):
-        done = sections.done
-        evaluation = {
-            "phases": running.evaluation.phases,
-            "suites": {s.name: done[s.name] for s in cell.suites if s.name in done},
-            "base": running.work.base,
-            "artifact_hash": sections.artifact_hash,
-            "tokenizer_hash": sections.tokenizer_hash,
-            "passes": running.passes,
-        }
-    return new_record(
-        id=cell.id,
-        status=running.status,
-        plan=cell.as_record(),
-        training=training,
-        evaluation=evaluation,
-        environment=store.environment(),
-        # an artifact that was found brings the warnings of its own training, said again now
-        warnings=list(dict.fromkeys([*running.work.warnings, *running.warnings])),
-        error=running.error,
-    )
-
-
-def _phases(running: _Running, meter: Meter) -> Any:
-    """The meter's phases, told to the parent as they start."""
-
-    @contextmanager
-    def phase(name: str) -> Iterator[None]:
-        running.emit(event="phase", name=name)
-        with meter.phase(name):
-            yield
-
-    return phase
+        log.fail(error, name)
 
 
 if __name__ == "__main__":

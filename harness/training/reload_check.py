@@ -47,7 +47,7 @@ class Remembered:
         free_memory()  # the trained model's, before it is opened again
         with self.job.phase("verify"):
             far = self.difference(artifact)
-        self.job.notes["reopened_difference"] = far
+        self.job.training["reopened_difference"] = far
         if not far <= CLOSE[self.job.budget.precision]:
             raise CellFailed(
                 "the adapter does not answer as the trained model did once it is reopened: its "

@@ -166,8 +166,9 @@ def _train(
         if started is not None:
             started(trainer)
         initial = initial_adapter.keep(trainer.model, peft, job.folder)
-    _note_parameters(job, trainer.model)
-    health.before_training(job, trainer, train)
+    parameters = _parameters(trainer.model)
+    job.training["trainable_parameters"], job.training["total_parameters"] = parameters
+    health.before_training(job, trainer, train, parameters)
     with job.phase("train"), head_on_trained_positions():
         trainer.train()
     health.after_training(job, trainer)
@@ -228,8 +229,8 @@ def _laid_out(job: Job, settings: SftOptions, train: list[Encoded]) -> tuple[lis
     micro = batching.micro_batch(budget.micro_batch, train, budget.batch, device)
     if budget.group_by_length and not settings.packing:
         train = batching.grouped(train, budget.batch, micro)
-    job.notes["micro_batch"] = micro
-    job.notes["gradient_checkpointing"] = settings.gradient_checkpointing
+    job.training["micro_batch"] = micro
+    job.training["gradient_checkpointing"] = settings.gradient_checkpointing
     job.report(micro_batch=micro)
     return train, micro
 
@@ -287,8 +288,8 @@ def _watcher(job: Job, unlabelled: Collection[int] = ()) -> Any:
 
     clock = StepClock()
     curve: list[dict[str, float]] = []
-    job.notes["loss_curve"] = curve
-    job.notes["step_seconds"] = clock.seconds
+    job.training["loss_curve"] = curve
+    job.training["step_seconds"] = clock.seconds
     monitor = health.Monitor(job, curve)
 
     class Watcher(TrainerCallback):
@@ -317,29 +318,30 @@ def _watcher(job: Job, unlabelled: Collection[int] = ()) -> Any:
     return Watcher()
 
 
-def _note_parameters(job: Job, model: Any) -> None:
-    job.notes["trainable_parameters"] = sum(
-        p.numel() for p in model.parameters() if p.requires_grad
-    )
+def _parameters(model: Any) -> tuple[int, int]:
+    """How many parameters are trained, and how many there are."""
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     # A 4-bit weight is stored two to a byte; its quant_state knows the true shape.
-    job.notes["total_parameters"] = sum(
+    total = sum(
         math.prod(p.quant_state.shape) if getattr(p, "quant_state", None) is not None else p.numel()
         for p in model.parameters()
     )
+    return trainable, total
 
 
 def _note_curve(job: Job, trainer: Any, train: Sequence[Encoded]) -> None:
     """Token counts, and the speed with the first step (which warms up) left out."""
     batch = job.budget.batch
-    seconds = job.notes.pop("step_seconds")
+    training = job.training
+    seconds = training.pop("step_seconds")
     later = sum(len(e.input_ids) for e in train[batch:])
     spent = sum(seconds[1:])
-    job.notes["tokens"] = sum(len(e.input_ids) for e in train)
-    job.notes["supervised_tokens"] = sum(sum(i != IGNORED for i in e.labels) for e in train)
-    job.notes["tokens_per_second"] = later / spent if spent else None
-    job.notes["seconds_per_step"] = spent / len(seconds[1:]) if spent else None
-    job.notes["loss_curve"] = _thinned(job.notes["loss_curve"])
-    job.notes["best_checkpoint"] = trainer.state.best_global_step
+    training["tokens"] = sum(len(e.input_ids) for e in train)
+    training["supervised_tokens"] = sum(sum(i != IGNORED for i in e.labels) for e in train)
+    training["tokens_per_second"] = later / spent if spent else None
+    training["seconds_per_step"] = spent / len(seconds[1:]) if spent else None
+    training["loss_curve"] = _thinned(training["loss_curve"] or [])
+    training["best_checkpoint"] = trainer.state.best_global_step
 
 
 def _thinned(curve: Sequence[dict[str, float]]) -> list[dict[str, float]]:
@@ -368,7 +370,7 @@ def _save(
     else:
         initial_adapter.save(model, job.folder, initial)
     shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
-    job.notes["artifact_bytes"] = folder_bytes(job.folder)
+    job.training["artifact_bytes"] = folder_bytes(job.folder)
     return Artifact(
         kind="adapter" if adapter else "weights",
         base=base.base,

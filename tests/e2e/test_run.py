@@ -148,14 +148,15 @@ def test_tuning_moves_the_model(finished):
 
 
 def test_every_method_sees_the_same_rows_in_the_same_order(finished, tmp_path):
-    from harness.runner.worker import Work, _job, _Running
+    from harness.runner.worker import Log, TrainingRows, TrainingRun, Work
 
     plugins = Plugins(discover=False)
     plan = make_plan(load_experiment(finished.file), plugins, Settings())
 
     def rows(cell):
-        running = _Running(Work(cell, tmp_path, None), lambda **event: None)
-        return [r.id for r in _job(running, plugins.methods.get(cell.method), tmp_path).train]
+        log = Log(lambda **event: None)
+        training = TrainingRun(Work(cell, tmp_path, None), TrainingRows(cell), log)
+        return [r.id for r in training.job(plugins.methods.get(cell.method), tmp_path).train]
 
     seen = {(c.method, c.seed): rows(c) for c in plan.cells if c.data}
     for seed in (0, 1):

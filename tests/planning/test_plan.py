@@ -13,7 +13,7 @@ from harness.planning.cell import budget_content, is_recorded
 from harness.planning.plan import Settings, make_plan
 from harness.record import new_record
 from harness.results import store
-from harness.runner.worker import Work, _record, _Running
+from harness.runner.worker import Log, Work, _record
 from tests.conftest import conversations, write_jsonl
 
 PLUGINS = Plugins(discover=False)
@@ -244,6 +244,7 @@ def test_answers_that_leave_no_room_for_a_question_are_told_at_plan(experiment):
 
 def test_a_record_says_each_warning_once(experiment):
     (cell, *_) = planned(experiment()).cells
-    running = _Running(Work(cell, Path(), None, warnings=("one",)), lambda **event: None)
-    running.warnings += ["two", "one", "two", "three"]  # an artifact that was found says them again
-    assert _record(running)["warnings"] == ["one", "two", "three"]
+    log = Log(lambda **event: None)
+    log.warnings += ["two", "one", "two", "three"]  # an artifact that is used again has them too
+    work = Work(cell, Path(), None, warnings=("one",))
+    assert _record(work, log, None, None)["warnings"] == ["one", "two", "three"]

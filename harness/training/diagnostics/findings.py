@@ -9,9 +9,9 @@ known.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
+from harness.record import Training
 from harness.types import Job
 
 __all__ = ["PREFIX", "Finding", "keep", "tell"]
@@ -35,18 +35,18 @@ class Finding:
         return f"{PREFIX}{self.name}: {self.message}"
 
 
-def keep(notes: dict[str, Any], findings: Iterable[Finding]) -> list[Finding]:
+def keep(training: Training, findings: Iterable[Finding]) -> list[Finding]:
     """Add findings to the record's `training.health`; those of a name that was not there yet."""
-    kept: list[dict[str, Any]] = notes.setdefault("health", [])
+    kept = training.setdefault("health", [])
     new = []
     for finding in findings:
-        if finding.name not in {one["name"] for one in kept}:
-            kept.append(asdict(finding))
+        if finding.name not in {known["name"] for known in kept}:
+            kept.append({"name": finding.name, "message": finding.message, "step": finding.step})
             new.append(finding)
     return new
 
 
 def tell(job: Job, findings: Iterable[Finding | None]) -> None:
     """Findings into the record, its warnings and onto the screen: each name once."""
-    for finding in keep(job.notes, [one for one in findings if one]):
+    for finding in keep(job.training, [one for one in findings if one]):
         job.warn(str(finding))

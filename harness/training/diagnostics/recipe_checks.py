@@ -37,8 +37,13 @@ def after_encoding(
     )
 
 
-def before_training(job: Job, trainer: Any, rows: Sequence[Encoded]) -> None:
-    """What the trainer made of the rows and of the model; `rows` are in the order of training."""
+def before_training(
+    job: Job, trainer: Any, rows: Sequence[Encoded], parameters: tuple[int, int]
+) -> None:
+    """What the trainer made of the rows and of the model.
+
+    `rows` are in the order of training, `parameters` those that are trained, and all.
+    """
     first = range(min(len(rows), trainer.args.per_device_train_batch_size))
     batch = trainer.data_collator([trainer.train_dataset[i] for i in first])
     labels = batch["labels"].tolist()
@@ -46,9 +51,7 @@ def before_training(job: Job, trainer: Any, rows: Sequence[Encoded]) -> None:
         job,
         [
             checks.masked_ends([rows[i] for i in first], labels, trainer.processing_class),
-            trainable_share.few_trainable(
-                job.notes["trainable_parameters"], job.notes["total_parameters"]
-            ),
+            trainable_share.few_trainable(*parameters),
         ],
     )
 
@@ -81,7 +84,7 @@ class Monitor:
 
 def after_training(job: Job, trainer: Any) -> None:
     """Whether the rows of the first step have a lower loss now than they had before."""
-    losses = [point["loss"] for point in job.notes["loss_curve"] if "loss" in point]
+    losses = [point["loss"] for point in job.training["loss_curve"] or [] if "loss" in point]
     if len(losses) < curves.FEWEST_STEPS:
         return
     with job.phase("check"):
