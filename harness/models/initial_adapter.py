@@ -35,7 +35,7 @@ _NOT_CONVERTED = ("use_dora", "modules_to_save", "bias", "lora_bias", "trainable
 
 
 def check(model: Any, peft: Any) -> list[str]:
-    """What `all-linear` of a PeftConfig (or None) leaves out of `model`, as sentences.
+    """Sentences on the layers that `all-linear` of a PeftConfig (or None) excludes.
 
     It is written into the configuration as `exclude_modules`. Raises UserError where the layers or
     the rank do not fit.
@@ -73,11 +73,13 @@ def _left_out(model: Any, peft: Any, layers: Sequence[Layer], rank: int | None) 
 
 def _excluded(peft: Any, layers: Sequence[Layer], reasons: Mapping[str, str]) -> list[str]:
     """Names for `exclude_modules`: the last part where no other layer has it, for all blocks."""
-    kept = {layer.name.rpartition(".")[2] for layer in layers if layer.name not in reasons}
-    ends = {name: name.rpartition(".")[2] for name in reasons}
+    remaining = {layer.name.rpartition(".")[2] for layer in layers if layer.name not in reasons}
+    last_parts = {name: name.rpartition(".")[2] for name in reasons}
     stated = peft.exclude_modules or []
-    own = [stated] if isinstance(stated, str) else list(stated)
-    return sorted({*own, *(name if end in kept else end for name, end in ends.items())})
+    excluded = [stated] if isinstance(stated, str) else list(stated)
+    return sorted(
+        {*excluded, *(name if end in remaining else end for name, end in last_parts.items())}
+    )
 
 
 def _weight_is_read(model: Any, peft: Any, name: str) -> bool:
@@ -88,26 +90,26 @@ def _weight_is_read(model: Any, peft: Any, name: str) -> bool:
     """
     from peft.tuners import tuners_utils
 
-    parent, _, own = name.rpartition(".")
-    ask = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    parent, _, child_name = name.rpartition(".")
+    check_mamba = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
     try:
-        if ask is not None:
-            ask(peft, model, own)
+        if check_mamba is not None:
+            check_mamba(peft, model, child_name)
     except ValueError:
         return True
     block: Any = type(model.get_submodule(parent))
-    return own in _weights_read(block)
+    return child_name in _weights_read(block)
 
 
 @functools.cache
 def _weights_read(block: type) -> frozenset[str]:
     """Names of the layers whose `.weight` the code of a module's class reads."""
-    found: set[str] = set()
-    for one in block.__mro__:
-        if not one.__module__.startswith(("torch.", "builtins")):
+    names: set[str] = set()
+    for cls in block.__mro__:
+        if not cls.__module__.startswith(("torch.", "builtins")):
             with suppress(OSError, TypeError):  # no source: a class made at run time
-                found.update(re.findall(r"\bself\.(\w+)\.weight\b", inspect.getsource(one)))
-    return frozenset(found)
+                names.update(re.findall(r"\bself\.(\w+)\.weight\b", inspect.getsource(cls)))
+    return frozenset(names)
 
 
 def _gives_matrix(module: Any) -> bool:
@@ -132,39 +134,41 @@ def _gives_matrix(module: Any) -> bool:
 
 def _check_convertible(model: Any, peft: Any) -> None:
     """Raise UserError where a change of the base could not be saved as a plain LoRA."""
-    how = f"init_lora_weights {peft.init_lora_weights} takes from the base's weights"
+    subject = f"init_lora_weights {peft.init_lora_weights} takes from the base's weights"
     if getattr(model, "is_quantized", False):
-        raise UserError(f"{how}, which are quantised: leave quant_type out")
-    set_too = [name for name in _NOT_CONVERTED if getattr(peft, name, None) not in _UNSET]
+        raise UserError(f"{subject}, which are quantised: leave quant_type out")
+    unsupported = [name for name in _NOT_CONVERTED if getattr(peft, name, None) not in _UNSET]
     if peft.use_rslora:
-        set_too += [name for name in ("rank_pattern", "alpha_pattern") if getattr(peft, name)]
-    if set_too:
-        raise UserError(f"{how} and cannot be saved together with {set_too[0]}: leave one out")
+        unsupported += [name for name in ("rank_pattern", "alpha_pattern") if getattr(peft, name)]
+    if unsupported:
+        raise UserError(
+            f"{subject} and cannot be saved together with {unsupported[0]}: leave one out"
+        )
 
 
 @contextmanager
 def refused(peft: Any) -> Iterator[None]:
-    """UserError for what peft says against putting a PeftConfig (or None) on the model."""
+    """Turn peft's refusal of a PeftConfig (or None) into a UserError."""
     try:
         yield
     except (TypeError, ValueError) as error:
         if peft is None:
             raise
-        said = f"{type(peft).__name__}: {' '.join(str(error).split())}"
-        if "ParamWrapper" in said and peft.target_modules:
+        message = f"{type(peft).__name__}: {' '.join(str(error).split())}"
+        if "ParamWrapper" in message and peft.target_modules:
             names = {name.rpartition(".")[2] for name in peft.target_modules}
-            others = ", ".join(sorted(names - {*(peft.exclude_modules or ())}))
-            said = (
-                f"{said.rstrip('.')}: the experts' weights are single tensors, on which it cannot "
-                f"be put; name the other layers, target_modules: [{others}]"
+            remaining = ", ".join(sorted(names - {*(peft.exclude_modules or ())}))
+            message = (
+                f"{message.rstrip('.')}: the experts' weights are single tensors, on which it "
+                f"cannot be put; name the other layers, target_modules: [{remaining}]"
             )
-        raise UserError(said) from error
+        raise UserError(message) from error
 
 
 def takes_from_base(peft: Any) -> bool:
     """Whether the initialisation of a PeftConfig changes the base's weights."""
-    how = str(getattr(peft, "init_lora_weights", "")).lower()
-    return how.startswith(("pissa", "olora", "corda"))
+    initialisation = str(getattr(peft, "init_lora_weights", "")).lower()
+    return initialisation.startswith(("pissa", "olora", "corda"))
 
 
 def keep(model: Any, peft: Any, folder: Path) -> Path | None:
@@ -173,9 +177,9 @@ def keep(model: Any, peft: Any, folder: Path) -> Path | None:
         return None
     initial = folder / FOLDER
     config = model.peft_config["default"]
-    told, config.init_lora_weights = config.init_lora_weights, True
+    init, config.init_lora_weights = config.init_lora_weights, True
     model.save_pretrained(initial)
-    config.init_lora_weights = told
+    config.init_lora_weights = init
     return initial
 
 

@@ -25,9 +25,9 @@ from harness.system.hardware import free_memory
 from harness.types import Artifact
 
 CPU_TOKENS, CUDA_TOKENS = 2048, 32768
-"""Tokens of a pass beyond which it gets no faster."""
+"""Tokens of a pass above which it gets no faster."""
 MEMORY_SHARE = 0.5
-"""Of the free memory, what a pass may plan with."""
+"""The share of the free memory that a pass may use."""
 _DYNAMO = "TORCHDYNAMO_DISABLE"
 
 
@@ -50,7 +50,7 @@ class LanguageModel:
         self.model = model.eval()
         virtual = virtual_tokens(model)
         self.virtual_tokens = virtual.count if virtual else 0
-        """What the adapter puts before every request, in tokens."""
+        """Tokens that the adapter puts before every request."""
         self.tokenizer = tokenizer
         self.artifact = artifact
         self.chat_template = artifact.chat_template
@@ -78,7 +78,7 @@ class LanguageModel:
         return why_not_shared(self.model)
 
     def info(self) -> dict[str, Any]:
-        """How it ran, for the record: none of it changes a score."""
+        """How the passes ran, for the record; none of it changes a score."""
         return {
             "batch": self.limit.rows or "auto",
             "tokens_per_pass": self.limit.tokens,
@@ -92,7 +92,7 @@ class LanguageModel:
         """Longest sequence that the model can attend to, in tokens, virtual ones left out."""
         config = self.model.config.get_text_config()
         longest = int(getattr(config, "max_position_embeddings", None) or 2048)
-        if longest < 0:  # XLNet's way of saying that nothing limits it
+        if longest < 0:  # XLNet has no limit
             longest = 2048
         return longest - self.virtual_tokens
 
@@ -122,7 +122,7 @@ class LanguageModel:
 
     @property
     def padding_token(self) -> int:
-        """What fills a pass's shorter rows, where the attention mask hides it."""
+        """Fills a pass's shorter rows, where the attention mask hides it."""
         pad = self.tokenizer.pad_token_id
         return int(pad) if pad is not None else [*self.end_ids, 0][0]
 
@@ -294,7 +294,7 @@ def import_bitsandbytes() -> None:
     if accelerator and accelerator.type != "cuda":
         return
     os.environ[_DYNAMO] = "1"  # read by each torch.compile, so it is in force here alone
-    with suppress(Exception):  # whoever needs it will say what is wrong
+    with suppress(Exception):  # its user reports the error
         import bitsandbytes  # noqa: F401
     del os.environ[_DYNAMO]
 
@@ -319,13 +319,15 @@ def tokens_that_fit(model: Any) -> int:
     config = model.config.get_text_config()
     # BLT states its widths and layers for its parts alone: 64 layers are a cautious guess
     hidden = int(getattr(config, "hidden_size", None) or model.get_input_embeddings().embedding_dim)
-    stated = getattr(config, "intermediate_size", None) or 4 * hidden
-    inner = max(map(int, stated)) if isinstance(stated, (list, tuple)) else int(stated)
+    inner_width = getattr(config, "intermediate_size", None) or 4 * hidden
+    inner = (
+        max(map(int, inner_width)) if isinstance(inner_width, (list, tuple)) else int(inner_width)
+    )
     layers = int(getattr(config, "num_hidden_layers", None) or 64)
     # states, the feed-forward's three, and the keys and values that other passes go on from
     per_token = 4 * (16 * hidden + 3 * inner + 2 * layers * hidden)
     if model.device.type == "cuda":
-        free, most = torch.cuda.mem_get_info()[0], CUDA_TOKENS
+        free, limit = torch.cuda.mem_get_info()[0], CUDA_TOKENS
     else:
-        free, most = psutil.virtual_memory().available, CPU_TOKENS
-    return max(1, min(most, int(MEMORY_SHARE * free / per_token)))
+        free, limit = psutil.virtual_memory().available, CPU_TOKENS
+    return max(1, min(limit, int(MEMORY_SHARE * free / per_token)))

@@ -183,7 +183,7 @@ def tables(how: Estimator, runs: Sequence[Rows], bases: Sequence[Rows]) -> list[
 
 
 def _right_in_all(bases: Sequence[Scored]) -> set[str]:
-    wrong = {key for base in bases for key, one in base.items() if not one[0]}
+    wrong = {key for base in bases for key, sample in base.items() if not sample[0]}
     return set(pool(bases).ids) - wrong
 
 
@@ -211,30 +211,32 @@ def paired(
     )
 
 
-def tied_pairs(how: Estimator, sides: Mapping[int, Sequence[Scored]]) -> list[tuple[int, int]]:
-    """Pairs of sides whose paired difference does not exclude zero (by `paired`).
+def tied_pairs(how: Estimator, arms: Mapping[int, Sequence[Scored]]) -> list[tuple[int, int]]:
+    """Pairs of arms whose paired difference does not exclude zero (by `paired`).
 
-    Sides of the same samples, which are all but a few, are compared at once.
+    Arms with the same samples, which are most of them, are compared at once.
     """
-    pools = {key: pool(runs) for key, runs in sides.items()}
-    alike: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = {}
-    for key, side in pools.items():
-        alike.setdefault((tuple(side.ids), tuple(side.clusters or ())), []).append(key)
+    pools = {key: pool(runs) for key, runs in arms.items()}
+    keys_by_samples: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = {}
+    for key, pooled in pools.items():
+        keys_by_samples.setdefault((tuple(pooled.ids), tuple(pooled.clusters or ())), []).append(
+            key
+        )
     pairs = []
-    for (ids, clusters), keys in alike.items():
+    for (ids, clusters), keys in keys_by_samples.items():
         if ids and len(keys) > 1:
             matrix = stats.tied(
                 figure(how),
                 [(pools[key].scores, pools[key].per) for key in keys],
                 clusters=clusters or None,
             )
-            pairs += [(one, other) for (i, one), (j, other) in _pairs(keys) if matrix[i, j]]
-    group_of = {key: number for number, keys in enumerate(alike.values()) for key in keys}
-    for one, other in itertools.combinations(sides, 2):
-        if group_of[one] != group_of[other]:
-            change = paired(how, sides[one], sides[other])
-            if change is not None and not (change.ci_low > 0 or change.ci_high < 0):
-                pairs.append((one, other))
+            pairs += [(first, second) for (i, first), (j, second) in _pairs(keys) if matrix[i, j]]
+    group_of = {key: number for number, keys in enumerate(keys_by_samples.values()) for key in keys}
+    for first, second in itertools.combinations(arms, 2):
+        if group_of[first] != group_of[second]:
+            difference = paired(how, arms[first], arms[second])
+            if difference is not None and not (difference.ci_low > 0 or difference.ci_high < 0):
+                pairs.append((first, second))
     return pairs
 
 

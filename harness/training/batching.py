@@ -1,4 +1,4 @@
-"""What makes a step faster and leaves its result as it is: the layout of a batch, fused kernels.
+"""Layout of batches and fused kernels, which make a step faster and leave its result unchanged.
 
 It is the budget's, equal for every method.
 """
@@ -15,7 +15,7 @@ from harness.data.tokenization import Encoded
 from harness.errors import EnvironmentLack, UserError
 
 PASS_TOKENS = {"cpu": 64, "cuda": 4096}
-"""What a forward and backward pass costs beside its tokens, in tokens.
+"""The fixed cost of a forward and backward pass, in tokens.
 
 On a CPU the weights' way through memory: passes of 32 to 256 tokens of a 135M model took
 0.70 s + 0.0107 s a token on one AVX2 core. On a GPU the launches of its kernels: an estimate.
@@ -23,7 +23,7 @@ On a CPU the weights' way through memory: passes of 32 to 256 tokens of a 135M m
 
 
 def check(*, liger: bool, compile: bool) -> None:
-    """Raise UserError, naming the budget's key, for what this machine cannot do."""
+    """Raise UserError, naming the budget's key, for options that this machine does not support."""
     from harness.system.hardware import facts
 
     cuda = facts().device == "cuda"
@@ -41,17 +41,19 @@ def check(*, liger: bool, compile: bool) -> None:
         )
 
 
-def micro_batch(wanted: Any, rows: Sequence[Encoded], batch: int, device: str) -> int:
-    """Rows per forward pass: as wanted, all of the batch for None, the cheapest for `auto`.
+def micro_batch(requested: Any, rows: Sequence[Encoded], batch: int, device: str) -> int:
+    """Rows per forward pass: as requested, the whole batch for None, the cheapest for `auto`.
 
     The cheapest has the fewest tokens, padding and `PASS_TOKENS` per pass counted, over all
     batches of `rows` sorted by `grouped`.
     """
-    if wanted != "auto":
-        return int(wanted or batch)
-    each = PASS_TOKENS[device]
+    if requested != "auto":
+        return int(requested or batch)
+    overhead = PASS_TOKENS[device]
     sizes = [n for n in range(1, batch + 1) if batch % n == 0]
-    return min(sizes, key=lambda micro: sum(n + each for n in padded_passes(rows, batch, micro)))
+    return min(
+        sizes, key=lambda micro: sum(n + overhead for n in padded_passes(rows, batch, micro))
+    )
 
 
 def padded_passes(rows: Sequence[Encoded], batch: int, micro: int) -> list[int]:

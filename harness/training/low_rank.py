@@ -58,9 +58,9 @@ class QuantizedOptions(SftOptions):
             raise EnvironmentLack(
                 f"quant_type {self.quant_type} needs bitsandbytes: pip install bitsandbytes"
             )
-        set_too = sorted({"double_quant", "compute_dtype"} & self.model_fields_set)
-        if self.quant_type == "int8" and set_too:
-            raise UserError(f"{set_too[0]} is for 4 bits: leave it out with quant_type int8")
+        rejected = sorted({"double_quant", "compute_dtype"} & self.model_fields_set)
+        if self.quant_type == "int8" and rejected:
+            raise UserError(f"{rejected[0]} is for 4 bits: leave it out with quant_type int8")
 
     def fits(self, model: ModelRef) -> None:
         """Raise UserError where the model's family does not run in 4 or 8 bits."""
@@ -70,9 +70,9 @@ class QuantizedOptions(SftOptions):
 
     def footprint(self) -> Footprint | None:
         """That of what it is mixed with, on a base of so many bits."""
-        found = super().footprint()
+        base = super().footprint()
         bits = {"none": None, "int8": 8}.get(self.quant_type, 4)
-        return found and dataclasses.replace(found, bits=bits, double_quant=self.double_quant)
+        return base and dataclasses.replace(base, bits=bits, double_quant=self.double_quant)
 
     def quantization(self, precision: str) -> dict[str, Any] | None:
         """These options as keywords of transformers' BitsAndBytesConfig; None: full precision.
@@ -114,9 +114,9 @@ class LowRankOptions(SftOptions):
 
     def footprint(self) -> Footprint | None:
         """Two matrices of rank r beside each target; autograd keeps what is between them."""
-        found = super().footprint()
-        return found and dataclasses.replace(
-            found,
+        base = super().footprint()
+        return base and dataclasses.replace(
+            base,
             trains="adapter",
             targets=self.target_modules,
             adapter=lambda inputs, outputs: self.r * (inputs + outputs),

@@ -1,4 +1,4 @@
-"""Rows laid end to end in one pass, without padding: what a row's tokens may look at.
+"""Packing: rows laid end to end in one pass without padding, and whether a model keeps them apart.
 
 TRL's padding-free batches say where a row begins by `position_ids` that start again at 0. Models
 that build their mask from them keep rows apart. Others attend to the rows before: those with linear
@@ -16,8 +16,8 @@ from harness.errors import UserError
 COMPARED = 16
 """Tokens of each row on which a packed pass is compared with passes of one row."""
 _ROUNDING, _COARSE = 0.001, 0.05
-"""What rounding may make of a log-probability, as a share of it: in float32; in bf16 or where the
-base is quantised."""
+"""Tolerances of a log-probability, as a share of it: in float32; in bf16 or with a quantised
+base."""
 _FIX = "set packing: false"
 
 
@@ -27,20 +27,20 @@ def check_rows(model: Any, collator: Any, rows: Sequence[Sequence[int]], *, coar
     `collator` is TRL's, set to lay rows end to end. Two rows of token ids are compared, cut to
     COMPARED tokens; `coarse` allows for the rounding of bf16 or of a quantised base.
     """
-    cut = [list(row[:COMPARED]) for row in rows if len(row) > 1][:2]
-    if not cut:
+    shortened = [list(row[:COMPARED]) for row in rows if len(row) > 1][:2]
+    if not shortened:
         return
-    pair = [cut[0], cut[-1]]
+    pair = [shortened[0], shortened[-1]]
     name = type(model).__name__
     try:
-        largest, off = difference(model, collator, pair)
+        largest, deviation = difference(model, collator, pair)
     except (TypeError, ValueError, IndexError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"packing: {name} runs no packed rows ({said}): {_FIX}") from error
-    if not off <= (_COARSE if coarse else _ROUNDING) * (1 + largest):
+        reason = " ".join(str(error).split())
+        raise UserError(f"packing: {name} cannot run packed rows ({reason}): {_FIX}") from error
+    if not deviation <= (_COARSE if coarse else _ROUNDING) * (1 + largest):
         raise UserError(
-            f"packing: in {name} packed rows depend on the rows before them (up to {off:.3g} nats "
-            f"a token): {_FIX}"
+            f"packing: in {name} packed rows depend on the rows before them (up to {deviation:.3g} "
+            f"nats a token): {_FIX}"
         )
 
 
@@ -55,23 +55,23 @@ def difference(model: Any, collator: Any, rows: Sequence[list[int]]) -> tuple[fl
     packed = {key: _moved(value, model.device) for key, value in batch.items() if key != "labels"}
     training = model.training
     model.eval()  # dropout and random routes would differ between passes of other shapes
-    largest, off, start = 0.0, 0.0, 0
+    largest, deviation, start = 0.0, 0.0, 0
     try:
         with torch.no_grad():
-            together = model(**packed, use_cache=False).logits[0]
+            batched = model(**packed, use_cache=False).logits[0]
             for row in rows:
                 ids = torch.tensor([row], device=model.device)
                 alone = model(input_ids=ids, use_cache=False).logits[0]
-                own, other = (
+                alone_logprobs, packed_logprobs = (
                     logits[:-1].float().log_softmax(-1).gather(-1, ids[0, 1:, None])
-                    for logits in (alone, together[start : start + len(row)])
+                    for logits in (alone, batched[start : start + len(row)])
                 )
                 start += len(row)
-                largest = max(largest, float(own.abs().max()))
-                off = max(off, float((own - other).abs().max()))
+                largest = max(largest, float(alone_logprobs.abs().max()))
+                deviation = max(deviation, float((alone_logprobs - packed_logprobs).abs().max()))
     finally:
         model.train(training)
-    return largest, off
+    return largest, deviation
 
 
 def _moved(value: Any, device: Any) -> Any:

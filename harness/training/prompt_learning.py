@@ -1,4 +1,4 @@
-"""What methods share that train virtual tokens before a frozen model: options, first values."""
+"""Options and initial values of methods that train virtual tokens before a frozen model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well an artifact predicts the rows that were put aside: what tuning judges trials by."""
+"""The loss of an artifact on the validation rows, by which tuning compares trials."""
 
 from __future__ import annotations
 

@@ -83,7 +83,9 @@ def test_a_model_that_runs_no_packed_rows_is_refused_in_one_line():
     model = model_of("Llama")
     model.forward = lambda input_ids, use_cache: None
     collator = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
-    with pytest.raises(UserError, match=r"LlamaForCausalLM runs no packed rows .*packing: false"):
+    with pytest.raises(
+        UserError, match=r"LlamaForCausalLM cannot run packed rows .*packing: false"
+    ):
         packing.check_rows(model, collator, [[5, 6, 7]], coarse=False)
 
 

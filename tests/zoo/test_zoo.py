@@ -63,7 +63,7 @@ def test_an_encoder_that_sees_what_follows_is_refused():
     for module in model.modules():
         if hasattr(module, "is_causal"):
             module.is_causal = False
-    with pytest.raises(UserError, match="looks at the tokens after a place"):
+    with pytest.raises(UserError, match="attends to the tokens after a position"):
         why_not_shared(model)
 
 

@@ -11,7 +11,7 @@ from harness.api.model import Progress
 from harness.errors import is_out_of_memory
 from harness.models.inference import tree_attention
 from harness.models.inference.lm_head import COARSE, EXACT, Head, body_name, states, unwrapped
-from harness.models.inference.prefix_tree import Node, Wanted
+from harness.models.inference.prefix_tree import Node, Target
 from harness.models.inference.rope import LengthRope
 from harness.models.inference.tree_attention import Block, Past
 from harness.models.inference.virtual_tokens import VirtualTokens, virtual_tokens
@@ -41,16 +41,16 @@ class Limit:
 
 @dataclass
 class _Piece:
-    """What a pass runs as a unit: a node, or a small tree in depth-first order."""
+    """The unit of a pass: a node, or a small tree in depth-first order."""
 
     past: Past | None
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
-    wanted: list[tuple[int, Wanted]] = field(default_factory=list)
-    """Offsets in the piece and what is wanted there."""
+    wanted: list[tuple[int, Target]] = field(default_factory=list)
+    """Offsets in the piece, and the targets to score there."""
     children: list[Node] = field(default_factory=list)
-    """What continues it in later passes, and `keep`, the keys and values they need."""
+    """Nodes that continue it in later passes; `keep` has the keys and values that they need."""
     keep: Past | None = None
 
     def add(self, node: Node, parent: int) -> None:
@@ -86,7 +86,7 @@ class _Passes:
         raise NotImplementedError
 
     def _forward(self, pieces: Sequence[_Piece]) -> None:
-        """Run the pieces in one pass and collect what is wanted."""
+        """Run the pieces in one pass and collect the scores of their targets."""
         raise NotImplementedError
 
     def _together(self, pieces: Sequence[_Piece]) -> bool:
@@ -103,8 +103,8 @@ class _Passes:
             full = size > self.limit.tokens or (rows is not None and len(batch) > rows)
             full = full or not self._together(batch)
             if full and len(batch) > 1:
-                ready, batch = batch[:-1], [piece]
-                yield ready
+                complete, batch = batch[:-1], [piece]
+                yield complete
                 size = self._grown(0, batch)
         if batch:
             yield batch
@@ -162,7 +162,7 @@ class Packed(_Passes):
             self._level([(root, past) for root in self._ordered(roots)])
 
     def _level(self, nodes: Sequence[tuple[Node, Past | None]]) -> None:
-        """Run nodes, and after each batch at once what continues it, so that few pasts live.
+        """Run nodes, and after each batch its continuations, so that few pasts are in memory.
 
         Keys and values of a batch are freed as soon as nothing continues them.
         """
@@ -177,7 +177,7 @@ class Packed(_Passes):
             below.clear()
 
     def _ordered(self, nodes: Sequence[Node]) -> list[Node]:
-        """Of like length side by side; those that others wait for first, to fill the passes."""
+        """Nodes by length; those that have continuations come first, to fill the passes."""
         return sorted(nodes, key=lambda node: (node.count() <= self.small_tree, node.count()))
 
     def _piece(self, node: Node, past: Past | None) -> _Piece:
@@ -193,14 +193,14 @@ class Packed(_Passes):
         return size + len(pieces[-1].tokens)
 
     def _forward(self, pieces: Sequence[_Piece]) -> None:
-        blocks, starts, at = [], [], 0
+        blocks, starts, end = [], [], 0
         for piece in pieces:
             piece.keep = Past(piece.past) if piece.children else None
-            blocks.append(Block(at, piece.past, piece.parents, piece.keep))
-            starts.append(at)
-            at += len(piece.tokens)
+            blocks.append(Block(end, piece.past, piece.parents, piece.keep))
+            starts.append(end)
+            end += len(piece.tokens)
         ids = [token for piece in pieces for token in piece.tokens]
-        positions = [self.before + place for piece in pieces for place in piece.positions]
+        positions = [self.before + position for piece in pieces for position in piece.positions]
         with tree_attention.laid_out(tree_attention.lay_out(blocks, self.device)):
             hidden = hidden_states(self.model, ids, positions)
         self.head.collect(
@@ -241,8 +241,8 @@ class Padded(_Passes):
         for root in sorted(roots, key=Node.count):
             pieces.append(_Piece(None))
             pieces[-1].add_tree(root)
-        unequal = len({len(piece.tokens) for piece in pieces}) > 1
-        self.equal = unequal and (self.equal or not padding_is_neutral(self.model))
+        mixed_lengths = len({len(piece.tokens) for piece in pieces}) > 1
+        self.equal = mixed_lengths and (self.equal or not padding_is_neutral(self.model))
         with torch.inference_mode():
             for batch in self._batches(pieces):
                 self._pass(batch)
@@ -308,16 +308,16 @@ def _padding_is_neutral(inner: Any) -> bool:
     rows = [[(3 + 7 * i * i + 5 * n) % size for i in range(n)] for n in (5, 13)]
     head = Head(inner)
     with torch.inference_mode():
-        together = head.logits(padded_states(inner, rows)[0, :5])
+        batched = head.logits(padded_states(inner, rows)[0, :5])
         alone = head.logits(padded_states(inner, rows[:1])[0])
-    return nearly_equal(together, alone, inner.dtype)
+    return nearly_equal(batched, alone, inner.dtype)
 
 
-def nearly_equal(some: Any, others: Any, dtype: Any) -> bool:
-    """Whether two lots of logits differ by no more than rounding of models in `dtype`."""
+def nearly_equal(logits: Any, reference: Any, dtype: Any) -> bool:
+    """Whether two tensors of logits differ by no more than the rounding of models in `dtype`."""
     import torch
 
-    off = (some.log_softmax(dim=-1) - others.log_softmax(dim=-1)).abs()
+    differences = (logits.log_softmax(dim=-1) - reference.log_softmax(dim=-1)).abs()
     bound = EXACT if dtype == torch.float32 else 2 * COARSE
-    worst = off.max() if dtype == torch.float32 else off.mean()
-    return float(worst) <= bound or bool(others.isnan().any())
+    difference = differences.max() if dtype == torch.float32 else differences.mean()
+    return float(difference) <= bound or bool(reference.isnan().any())

@@ -1,4 +1,4 @@
-"""Greedy answers in batches: what all prompts of a batch begin with runs once."""
+"""Greedy decoding in batches; the common prefix of a batch's prompts is computed once."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from harness.system.hardware import free_memory
 MIN_PREFIX = 8
 """Tokens that all prompts of a batch must begin with for a pass of their own."""
 PROBE_TOKENS = 4
-"""What `generate` is tried on: the first from a pass over the prompt, the others from a cache."""
+"""Tokens of a test of `generate`: the first by a pass over the prompt, the others by a cache."""
 ROWS = 64
-"""Answers at once where the user did not say: more is not faster on the machines tried."""
+"""Answers at once by default: more is not faster on the machines that were measured."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,16 @@ class Ending:
     tokens: frozenset[int]
     max_new_tokens: int
     stops: tuple[str, ...] = ()
-    """Texts; the answer keeps what it said of one."""
+    """Stop texts; the answer keeps the one that ended it."""
     decode: Callable[[Sequence[int]], str] | None = None
     """Needed where there are `stops`."""
 
     def met(self, ids: Sequence[int]) -> bool:
-        """Whether the answer so far says one of `stops`."""
+        """Whether the answer so far contains one of `stops`."""
         if not self.stops or self.decode is None:
             return False
-        tail = self.decode(ids[-max(map(len, self.stops)) - 4 :])
-        return any(stop in tail for stop in self.stops)
+        text = self.decode(ids[-max(map(len, self.stops)) - 4 :])
+        return any(stop in text for stop in self.stops)
 
 
 def greedy(
@@ -69,16 +69,16 @@ def greedy(
     virtual = virtual_tokens(model)
     room = None if rope is None else rope.original - (virtual.count if virtual else 0)
     long = [room is not None and len(p) + ending.max_new_tokens > room for p in prompts]
-    usual_way = "shared" if share else "padded"
+    usual_strategy = "shared" if share else "padded"
     if not share and not all(long):
-        usual_way = own_way(model, pad)
+        usual_strategy = generate_strategy(model, pad)
     if rope is not None:
         rope.reset()
     answers: dict[int, Generation] = {}
-    for is_long, way in ((False, usual_way), (True, "whole")):
+    for is_long, strategy in ((False, usual_strategy), (True, "whole")):
         order = [i for i in range(len(prompts)) if long[i] == is_long]
         order.sort(key=lambda i: len(prompts[i]))
-        batches = _Batches(model, ending, limit, way, pad, rope)
+        batches = _Batches(model, ending, limit, strategy, pad, rope)
         for numbers, answered in batches.run(prompts, order):
             answers.update(zip(numbers, answered, strict=True))
             if progress:
@@ -103,12 +103,14 @@ class _Batches:
     ) -> Iterator[tuple[Sequence[int], list[Generation]]]:
         """Numbers of the prompts of each batch, which follow `order`, and their answers."""
         rows = self.limit.rows or ROWS
-        # peft's own way puts the padding between virtual tokens and prompt, which changes answers.
-        alike = self.way in {"equal", "whole"}
-        alike = alike or (self.way == "padded" and virtual_tokens(self.model) is not None)
+        # peft puts the padding between virtual tokens and prompt, which changes answers.
+        equal_length = self.way in {"equal", "whole"}
+        equal_length = equal_length or (
+            self.way == "padded" and virtual_tokens(self.model) is not None
+        )
         while order:
             batch = order[:rows]
-            if alike:
+            if equal_length:
                 batch = [i for i in batch if len(prompts[i]) == len(prompts[batch[0]])]
             answered: list[Generation] | None = None
             try:
@@ -132,7 +134,7 @@ class _Batches:
         return _plain(self.model, prompts, self.ending, self.pad)
 
 
-# transformers' own way
+# transformers' `generate`
 
 
 def _plain(
@@ -154,29 +156,29 @@ def _plain(
     ends: dict[int, int] = {}
     """Per row whose logits stopped being finite, the tokens that it had by then."""
 
-    def watch(ids: Any, logits: Any) -> Any:
+    def record_nonfinite(ids: Any, logits: Any) -> Any:
         for row in (~logits.amax(dim=-1).isfinite()).nonzero().flatten().tolist():
             ends.setdefault(row, ids.shape[1] - width)
         return logits
 
-    def said(ids: Any, scores: Any, **kwargs: Any) -> Any:
-        met = [ending.met(row) for row in ids[:, width:].tolist()]
-        return torch.tensor(met, device=ids.device)
+    def stopped(ids: Any, scores: Any, **kwargs: Any) -> Any:
+        stops = [ending.met(row) for row in ids[:, width:].tolist()]
+        return torch.tensor(stops, device=ids.device)
 
     with torch.inference_mode():
         out = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             generation_config=config,
-            stopping_criteria=StoppingCriteriaList([said] if ending.stops else []),
-            logits_processor=LogitsProcessorList([watch]),
+            stopping_criteria=StoppingCriteriaList([stopped] if ending.stops else []),
+            logits_processor=LogitsProcessorList([record_nonfinite]),
         )
     rows = out[:, width:].tolist()
     return [_until_end(row, ending, ends.get(i)) for i, row in enumerate(rows)]
 
 
 def _padded_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
-    """(prompts, longest) token ids, padded on the left, and the mask of what is no padding."""
+    """(prompts, longest) token ids, padded on the left, and the mask of the real tokens."""
     import torch
 
     width = max(map(len, prompts))
@@ -188,26 +190,26 @@ def _padded_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
     return ids, mask
 
 
-_ways: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+_strategies: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
-def own_way(model: Any, pad: int) -> str:
-    """How transformers' `generate` gives the answers of the forward pass; tried once a model.
+def generate_strategy(model: Any, pad: int) -> str:
+    """How `generate` gives the same answers as the forward pass; tested once a model.
 
     `padded` in batches of any lengths, `equal` in batches of equal length, `whole` not at all.
     """
     inner = unwrapped(model)
-    if inner not in _ways:
+    if inner not in _strategies:
         size = int(inner.get_input_embeddings().weight.shape[0])
         rows = [[(3 + 7 * i * i + 5 * n) % size for i in range(n)] for n in (5, 13)]
         rows = [[token if token != pad else (pad + 1) % size for token in row] for row in rows]
         if _generates(inner, rows, pad):
-            _ways[inner] = "padded"
+            _strategies[inner] = "padded"
         elif all(_generates(inner, [row] * 2, pad) for row in rows):
-            _ways[inner] = "equal"
+            _strategies[inner] = "equal"
         else:
-            _ways[inner] = "whole"
-    return _ways[inner]
+            _strategies[inner] = "whole"
+    return _strategies[inner]
 
 
 def _generates(inner: Any, prompts: Sequence[Sequence[int]], pad: int) -> bool:
@@ -234,9 +236,9 @@ def _generates(inner: Any, prompts: Sequence[Sequence[int]], pad: int) -> bool:
             for row, prompt in enumerate(prompts):
                 new = out.sequences[row, ids.shape[1] :].tolist()
                 states = padded_states(inner, [[*prompt, *new]])[0]
-                plain = head.logits(states[len(prompt) - 1 : -1])
-                taken = torch.stack([step[row] for step in out.logits]).float()
-                if not nearly_equal(taken, plain, inner.dtype):
+                expected = head.logits(states[len(prompt) - 1 : -1])
+                chosen = torch.stack([step[row] for step in out.logits]).float()
+                if not nearly_equal(chosen, expected, inner.dtype):
                     return False
     except Exception as error:  # whatever an unknown architecture raises
         if is_out_of_memory(error):
@@ -268,8 +270,8 @@ def _whole(
 def _likeliest(logits: Any) -> list[int | None]:
     """The likeliest token of each row of logits; None where they are not finite."""
     highest, best = logits.max(dim=-1)
-    known = highest.isfinite().tolist()
-    return [int(t) if finite else None for t, finite in zip(best.tolist(), known, strict=True)]
+    finite = highest.isfinite().tolist()
+    return [int(t) if usable else None for t, usable in zip(best.tolist(), finite, strict=True)]
 
 
 def shortfall(model: Any, prompts: Sequence[Sequence[int]], count: int, limit: Limit) -> float:
@@ -282,23 +284,24 @@ def shortfall(model: Any, prompts: Sequence[Sequence[int]], count: int, limit: L
     answers = _shared(model, prompts, Ending(frozenset(), count), limit)
     rows = [[*prompt, *answer.ids] for prompt, answer in zip(prompts, answers, strict=True)]
     head = Head(model)
-    behind = 0.0
+    gap = 0.0
     with torch.inference_mode():
-        # one pass: padding on the right is after everything that is looked at
+        # one pass: padding on the right comes after all tokens that are compared
         states = padded_states(model, rows, virtual_tokens(model))
-        for prompt, answer, own in zip(prompts, answers, states, strict=True):
+        for prompt, answer, row_states in zip(prompts, answers, states, strict=True):
             if not answer.ids:
                 continue
-            logits = head.logits(own[len(prompt) - 1 :][: len(answer.ids)])
-            taken = logits[range(len(answer.ids)), list(answer.ids)]
-            behind = max(behind, float((logits.max(dim=-1).values - taken).max()))
-    return behind
+            logits = head.logits(row_states[len(prompt) - 1 :][: len(answer.ids)])
+            chosen = logits[range(len(answer.ids)), list(answer.ids)]
+            gap = max(gap, float((logits.max(dim=-1).values - chosen).max()))
+    return gap
 
 
-def _until_end(ids: Sequence[int], ending: Ending, known: int | None) -> Generation:
-    """The answer in `ids`, of which the first `known` came from finite logits (None: all)."""
+def _until_end(ids: Sequence[int], ending: Ending, finite_count: int | None) -> Generation:
+    """The answer in `ids`, of which the first `finite_count` came from finite logits (None:
+    all)."""
     for i, token in enumerate(ids):
-        if i == known:
+        if i == finite_count:
             return Generation(tuple(ids[:i]), capped=False, finite=False)
         if token in ending.tokens:
             return Generation(tuple(ids[:i]), capped=False)
@@ -307,7 +310,7 @@ def _until_end(ids: Sequence[int], ending: Ending, known: int | None) -> Generat
     return Generation(tuple(ids), capped=True)
 
 
-# with shared beginnings
+# with shared prefixes
 
 
 @dataclass
@@ -342,7 +345,7 @@ def _advance(
     rows: Sequence[_Row], tokens: Sequence[int | None], ending: Ending, done: dict[int, Generation]
 ) -> list[_Row]:
     """Give each row its next token; finished rows go to `done`, the others come back."""
-    left = []
+    unfinished = []
     for row, token in zip(rows, tokens, strict=True):
         if token is None:
             done[row.number] = Generation(tuple(row.ids), capped=False, finite=False)
@@ -355,8 +358,8 @@ def _advance(
         if stopped or len(row.ids) == ending.max_new_tokens:
             done[row.number] = Generation(tuple(row.ids), capped=not stopped)
         else:
-            left.append(row)
-    return left
+            unfinished.append(row)
+    return unfinished
 
 
 class _Steps:
@@ -389,10 +392,10 @@ class _Steps:
         else:
             shared = 0
         pasts = [Past(prefix) for _ in self.prompts]
-        rests = [prompt[shared:] for prompt in self.prompts]
+        remainders = [prompt[shared:] for prompt in self.prompts]
         first: list[int | None] = []
-        for start, end in _fitting(rests, self.limit.tokens):
-            first += self._pack(rests[start:end], shared, prefix, pasts[start:end])
+        for start, end in _chunks(remainders, self.limit.tokens):
+            first += self._pack(remainders[start:end], shared, prefix, pasts[start:end])
         self.cache = _Cache(prefix, pasts, self.new_tokens)
         return first
 
@@ -412,21 +415,21 @@ class _Steps:
         keep: Sequence[Past],
     ) -> list[int | None]:
         """Run chains that continue `past`; the likeliest token after each."""
-        blocks, at = [], 0
-        for part, kept in zip(parts, keep, strict=True):
-            blocks.append(Block(at, past, range(-1, len(part) - 1), kept))
-            at += len(part)
+        blocks, offset = [], 0
+        for part, past_of_part in zip(parts, keep, strict=True):
+            blocks.append(Block(offset, past, range(-1, len(part) - 1), past_of_part))
+            offset += len(part)
         tokens = [token for part in parts for token in part]
-        places = [position + i for part in parts for i in range(len(part))]
+        positions = [position + i for part in parts for i in range(len(part))]
         with tree_attention.laid_out(tree_attention.lay_out(blocks, self.device)):
-            return self._run(tokens, places, [block.end - 1 for block in blocks])
+            return self._run(tokens, positions, [block.end - 1 for block in blocks])
 
     def _run(
-        self, tokens: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
+        self, tokens: Sequence[int], positions: Sequence[int], rows: Sequence[int]
     ) -> list[int | None]:
-        before = self.virtual.count if self.virtual else 0
-        hidden = hidden_states(self.model, tokens, [before + p for p in positions])
-        return _likeliest(self.head.logits(hidden[list(wanted)]))
+        offset = self.virtual.count if self.virtual else 0
+        hidden = hidden_states(self.model, tokens, [offset + p for p in positions])
+        return _likeliest(self.head.logits(hidden[list(rows)]))
 
 
 class _Cache:
@@ -440,10 +443,8 @@ class _Cache:
         self.end = max(lengths)
         """Columns in use: the prompts on the left, what is generated after the longest of them."""
         columns = self.end + new_tokens
-        self.keys = {k: _side_by_side([p.keys[k] for p in pasts], columns) for k in pasts[0].keys}
-        self.values = {
-            k: _side_by_side([p.values[k] for p in pasts], columns) for k in pasts[0].values
-        }
+        self.keys = {k: _stacked([p.keys[k] for p in pasts], columns) for k in pasts[0].keys}
+        self.values = {k: _stacked([p.values[k] for p in pasts], columns) for k in pasts[0].values}
         device = self.keys[0].device
         column = torch.arange(columns, device=device)[None]
         length = torch.tensor(lengths, device=device)[:, None]
@@ -467,9 +468,9 @@ class _Cache:
 
     def _keep(self, numbers: Sequence[int]) -> None:
         rows = [self.numbers.index(number) for number in numbers]
-        for kept in (self.keys, self.values):
-            for layer in kept:
-                kept[layer] = kept[layer][rows]
+        for tensors in (self.keys, self.values):
+            for layer in tensors:
+                tensors[layer] = tensors[layer][rows]
         self.hidden = self.hidden[rows]
         self.numbers = list(numbers)
 
@@ -479,9 +480,9 @@ class _Cache:
         self.values[layer][:, :, self.end - 1] = value[0].transpose(0, 1)
         own_keys = self.keys[layer][:, :, : self.end]
         own_values = self.values[layer][:, :, : self.end]
-        each = query[0].transpose(0, 1)[:, :, None]
-        found, logsum = attend(each, own_keys, own_values, self.mask, False, scale)
-        joined = Joined(found[:, :, 0].transpose(0, 1)[None], logsum[:, :, 0].T[None])
+        queries = query[0].transpose(0, 1)[:, :, None]
+        output, logsum = attend(queries, own_keys, own_values, self.mask, False, scale)
+        joined = Joined(output[:, :, 0].transpose(0, 1)[None], logsum[:, :, 0].T[None])
         if self.prefix is not None:
             joined.out, joined.weight = joined.out.contiguous(), joined.weight.contiguous()
             for part in self.prefix.chain():
@@ -490,13 +491,13 @@ class _Cache:
         return joined.out
 
 
-def _side_by_side(parts: Sequence[Any], columns: int) -> Any:
+def _stacked(parts: Sequence[Any], columns: int) -> Any:
     """(1, heads, length, size) as rows of one (rows, heads, columns, size), padded by zeros."""
     _, heads, _, size = parts[0].shape
-    whole = parts[0].new_zeros(len(parts), heads, columns, size)
+    stacked = parts[0].new_zeros(len(parts), heads, columns, size)
     for row, part in enumerate(parts):
-        whole[row, :, : part.shape[2]] = part[0]
-    return whole
+        stacked[row, :, : part.shape[2]] = part[0]
+    return stacked
 
 
 def _common_length(prompts: Sequence[Sequence[int]]) -> int:
@@ -508,12 +509,12 @@ def _common_length(prompts: Sequence[Sequence[int]]) -> int:
     return max(length, 0)
 
 
-def _fitting(parts: Sequence[Sequence[int]], tokens: int) -> Iterator[tuple[int, int]]:
+def _chunks(parts: Sequence[Sequence[int]], tokens: int) -> Iterator[tuple[int, int]]:
     """Stretches of parts of at most so many tokens, or of one part."""
-    start = held = 0
+    start = tokens_held = 0
     for i, part in enumerate(parts):
-        if i > start and held + len(part) > tokens:
+        if i > start and tokens_held + len(part) > tokens:
             yield start, i
-            start, held = i, 0
-        held += len(part)
+            start, tokens_held = i, 0
+        tokens_held += len(part)
     yield start, len(parts)

@@ -1,4 +1,4 @@
-"""A causal model in two parts, its body and its head: the head runs only where a token is wanted.
+"""A causal model as body and head: the head runs only at positions whose logits are needed.
 
 What a family does between the last hidden state and its logits (a scale, a cap, a transform) is
 the model's own code: its forward pass runs with the body left out. The head's matrix is multiplied
@@ -15,14 +15,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from harness.errors import is_out_of_memory
-from harness.models.inference.prefix_tree import Wanted
+from harness.models.inference.prefix_tree import Target
 
 HEAD_ROWS = 512
 """Positions that pass the head at once: bounds rows x vocabulary in float32."""
 _CHECKED_TOKENS = (5, 2, 9, 3, 7, 4)
 """Token ids on which body and head together are compared with the whole model."""
 EXACT, COARSE = 1e-3, 0.05
-"""By how much logits may differ, as a share of the largest, in float32 and below it."""
+"""The largest difference of logits, as a share of the largest, in float32 and below it."""
 
 
 class Head:
@@ -36,23 +36,23 @@ class Head:
         self.body = body_name(model)
         self.found: dict[int, dict[int, tuple[float, bool]]] = {}
 
-    def collect(self, hidden: Any, wanted: Sequence[tuple[int, Wanted]]) -> None:
-        """Take what is wanted at rows of `hidden` (positions, hidden size)."""
-        places: dict[int, list[Wanted]] = {}
-        for row, one in wanted:
-            places.setdefault(row, []).append(one)
-        rows = sorted(places)
-        for at in range(0, len(rows), HEAD_ROWS):
-            part = rows[at : at + HEAD_ROWS]
+    def collect(self, hidden: Any, wanted: Sequence[tuple[int, Target]]) -> None:
+        """Score the targets at rows of `hidden` (positions, hidden size)."""
+        targets: dict[int, list[Target]] = {}
+        for row, target in wanted:
+            targets.setdefault(row, []).append(target)
+        rows = sorted(targets)
+        for start in range(0, len(rows), HEAD_ROWS):
+            part = rows[start : start + HEAD_ROWS]
             logprobs = self.logits(hidden[part]).log_softmax(dim=-1)
             best = logprobs.argmax(dim=-1)
-            asked = [(i, one) for i, row in enumerate(part) for one in places[row]]
-            values = logprobs[[i for i, _ in asked], [one.target for _, one in asked]].tolist()
-            most_likely = best[[i for i, _ in asked]].tolist()
-            for (_, one), value, winner in zip(asked, values, most_likely, strict=True):
-                known = math.isfinite(value)
-                found = (value, winner == one.target) if known else (math.nan, False)
-                self.found.setdefault(one.request, {})[one.index] = found
+            pairs = [(i, target) for i, row in enumerate(part) for target in targets[row]]
+            values = logprobs[[i for i, _ in pairs], [target.token for _, target in pairs]].tolist()
+            most_likely = best[[i for i, _ in pairs]].tolist()
+            for (_, target), value, winner in zip(pairs, values, most_likely, strict=True):
+                finite = math.isfinite(value)
+                score = (value, winner == target.token) if finite else (math.nan, False)
+                self.found.setdefault(target.request, {})[target.index] = score
 
     def logits(self, states: Any) -> Any:
         """(positions, vocabulary) float32 logits from what `states` of a pass gave."""
@@ -81,10 +81,10 @@ def states(model: Any, **inputs: Any) -> Any:
 
 def _accepted(module: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords that a module's forward pass takes; `position_ids` stay in any case."""
-    known = inspect.signature(module.forward).parameters
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values()):
+    parameters = inspect.signature(module.forward).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return dict(inputs)
-    return {key: inputs[key] for key in inputs if key in known or key == "position_ids"}
+    return {key: inputs[key] for key in inputs if key in parameters or key == "position_ids"}
 
 
 _bodies: WeakKeyDictionary[Any, str | None] = WeakKeyDictionary()
@@ -118,21 +118,23 @@ def _is_body(inner: Any, name: str) -> bool:
     body = inner.get_submodule(name)
     try:
         with torch.inference_mode():
-            whole = inner(**_accepted(inner, {"input_ids": ids, "use_cache": False})).logits[0]
+            expected = inner(**_accepted(inner, {"input_ids": ids, "use_cache": False})).logits[0]
             hidden = body(**_accepted(body, {"input_ids": ids, "use_cache": False}))[0][0]
             logits = _head_logits(inner, name, hidden)
     except Exception as error:  # whatever an unknown architecture raises
         if is_out_of_memory(error):
             raise
         return False
-    if logits.shape != whole.shape:
+    if logits.shape != expected.shape:
         return False
     share = EXACT if inner.dtype == torch.float32 else COARSE
-    # weights that are not finite say nothing; that their scores are missing is said elsewhere
-    both = whole.isfinite() & logits.isfinite()
-    off = (logits - whole.float())[both].abs()
-    scale = whole.float()[both].abs()
-    return not off.numel() or float(off.max()) <= share * max(1.0, float(scale.max()))
+    # logits that are not finite are not compared; their scores are reported as missing elsewhere
+    finite = expected.isfinite() & logits.isfinite()
+    differences = (logits - expected.float())[finite].abs()
+    scale = expected.float()[finite].abs()
+    return not differences.numel() or float(differences.max()) <= share * max(
+        1.0, float(scale.max())
+    )
 
 
 def _head_logits(inner: Any, name: str, hidden: Any) -> Any:
@@ -140,7 +142,7 @@ def _head_logits(inner: Any, name: str, hidden: Any) -> Any:
     import torch
 
     ids = torch.zeros((1, len(hidden)), dtype=torch.long, device=hidden.device)
-    with _body_gives(inner, name, hidden[None]), _in_float32(inner.get_output_embeddings()):
+    with _body_returns(inner, name, hidden[None]), _in_float32(inner.get_output_embeddings()):
         out = inner(**_accepted(inner, {"input_ids": ids, "use_cache": False}))
     return out.logits[0].float()
 
@@ -160,25 +162,25 @@ class _States:
 
 
 @contextmanager
-def _body_gives(inner: Any, name: str, hidden: Any) -> Iterator[None]:
+def _body_returns(inner: Any, name: str, hidden: Any) -> Iterator[None]:
     """Within it the submodule `name` of `inner` computes nothing and returns `hidden`."""
     import torch
 
-    class Given(torch.nn.Module):
+    class _Constant(torch.nn.Module):
         def forward(self, *args: Any, **kwargs: Any) -> _States:
             return _States(hidden)
 
         def __getattr__(self, attribute: str) -> Any:
             return getattr(body, attribute)  # such as its embedding
 
-    parent_name, _, own = name.rpartition(".")
+    parent_name, _, child_name = name.rpartition(".")
     parent = inner.get_submodule(parent_name)
-    body = parent._modules[own]
-    parent._modules[own] = Given()
+    body = parent._modules[child_name]
+    parent._modules[child_name] = _Constant()
     try:
         yield
     finally:
-        parent._modules[own] = body
+        parent._modules[child_name] = body
 
 
 @contextmanager

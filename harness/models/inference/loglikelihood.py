@@ -1,4 +1,4 @@
-"""Log-probabilities of continuations: each distinct token runs once, the head where wanted."""
+"""Log-likelihoods of continuations: each distinct token is computed once, logits where needed."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from harness.models.inference.virtual_tokens import virtual_tokens
 STEM_LENGTH, PROBE_LENGTH = 16, 6
 """Tokens of what the probe's requests share, and of what follows it in each."""
 EXACT = 1e-3
-"""Nats that a token may be off by in float32."""
+"""The tolerance in float32, in nats a token."""
 COARSE = 0.1
-"""The mean over tokens below float32: of SmolLM2-135M in bf16 rounding alone makes 0.05 at random
-tokens. Another attention is off by nats."""
+"""The tolerance below float32, for the mean over tokens: bf16 rounding of SmolLM2-135M alone makes
+0.05 at random tokens. A wrong attention differs by nats."""
 
 
 def score_requests(
@@ -54,8 +54,8 @@ def score_requests(
     virtual = virtual_tokens(model)
     room = None if rope is None else rope.original - (virtual.count if virtual else 0)
     long = [i for i, n in enumerate(lengths) if room is not None and n > room]
-    usual = sorted({*range(len(requests))} - {*long})
-    roots, cut = build(requests, max_length=max_length, share=share, numbers=usual)
+    short = sorted({*range(len(requests))} - {*long})
+    roots, cut = build(requests, max_length=max_length, share=share, numbers=short)
     passes = (
         Packed(model, head, limit, progress, small_tree)
         if share
@@ -65,9 +65,9 @@ def score_requests(
         rope.reset()
     passes.run(roots)
     if long:
-        whole, longer = build(requests, max_length=max_length, share=False, numbers=long)
-        Padded(model, head, limit, progress, rope).run(whole)
-        cut += longer
+        long_roots, long_cut = build(requests, max_length=max_length, share=False, numbers=long)
+        Padded(model, head, limit, progress, rope).run(long_roots)
+        cut += long_cut
     shortened = set(cut)
     return [
         _score(head.found.get(i, {}), len(continuation), i in shortened)
@@ -75,8 +75,8 @@ def score_requests(
     ]
 
 
-def _score(found: dict[int, tuple[float, bool]], length: int, cut: bool) -> LogLikelihood:
-    tokens = [found[i] for i in range(length) if i in found]
+def _score(scores: dict[int, tuple[float, bool]], length: int, cut: bool) -> LogLikelihood:
+    tokens = [scores[i] for i in range(length) if i in scores]
     return LogLikelihood(
         logprob=sum(value for value, _ in tokens),
         greedy=all(best for _, best in tokens),
@@ -86,9 +86,9 @@ def _score(found: dict[int, tuple[float, bool]], length: int, cut: bool) -> LogL
 
 
 def why_not_shared(model: Any) -> str | None:
-    """What keeps the model from sharing prefixes, found by trying; None where nothing does.
+    """Why the model cannot share prefixes, by a test of it; None where it can.
 
-    Two ways of attending that do not agree are no error: such a model is scored the plain way.
+    A difference between the two kinds of passes is not an error: such a model is scored unshared.
     Raises UserError where the model is no causal one.
     """
     check_causal(model)
@@ -103,7 +103,7 @@ def why_not_shared(model: Any) -> str | None:
     if getattr(config, "attn_logit_softcapping", None):
         return "its attention scores are capped"
     try:
-        return _attends_its_own_way(model) or _disagreement(model)
+        return _custom_attention(model) or _disagreement(model)
     except Exception as error:  # whatever an unknown architecture raises
         if is_out_of_memory(error):
             raise
@@ -120,18 +120,18 @@ def check_causal(model: Any) -> None:
 
     size = _vocabulary(model)
     first = _tokens(3, size)[:12]
-    other = [*first[:8], *((token + 1) % size for token in first[8:])]
+    changed = [*first[:8], *((token + 1) % size for token in first[8:])]
     head, inner = Head(model), unwrapped(model)
     with torch.inference_mode():
-        ours, theirs = padded_states(inner, [first, other])[:, :8]
+        first_states, changed_states = padded_states(inner, [first, changed])[:, :8]
         alone = padded_states(inner, [first[:8]])[0]
-        logits = head.logits(ours)
-        same = nearly_equal(logits, head.logits(theirs), model.dtype)
-        if not same or not nearly_equal(logits, head.logits(alone), torch.bfloat16):
+        logits = head.logits(first_states)
+        unchanged = nearly_equal(logits, head.logits(changed_states), model.dtype)
+        if not unchanged or not nearly_equal(logits, head.logits(alone), torch.bfloat16):
             raise UserError(
-                f"a model of type {model.config.model_type} looks at the tokens after a place as "
-                "well as before it: take a causal language model (of an encoder, one whose "
-                "config.json says is_decoder: true)"
+                f"a model of type {model.config.model_type} attends to the tokens after a "
+                "position as well as before it: take a causal language model (of an encoder, one "
+                "whose config.json says is_decoder: true)"
             )
 
 
@@ -154,7 +154,7 @@ def _vocabulary(model: Any) -> int:
     return int(unwrapped(model).get_input_embeddings().weight.shape[0])
 
 
-def _attends_its_own_way(model: Any) -> str | None:
+def _custom_attention(model: Any) -> str | None:
     """Whether each layer attends once, and through transformers' interface; whatever the dtype."""
     import torch
 
@@ -175,28 +175,29 @@ def _attends_its_own_way(model: Any) -> str | None:
 
 
 def _disagreement(model: Any) -> str | None:
-    """What shared prefixes change in scores and answers of a few short requests."""
+    """How shared prefixes change the scores and answers of a few short requests; None if they do
+    not."""
     vocabulary = _vocabulary(model)
     requests = probe_requests(vocabulary)
-    sides = [
+    results = [
         score_requests(
             model, requests, max_length=64, limit=Limit(256), share=share, small_tree=small
         )
         for share, small in ((False, 0), (True, 0), (True, SMALL_TREE))
     ]
     exact = str(model.dtype) == "torch.float32"
-    for other in sides[1:]:
-        offs = [
+    for shared_scores in results[1:]:
+        differences = [
             abs(a - b)
-            for plain, shared in zip(sides[0], other, strict=True)
+            for plain, shared in zip(results[0], shared_scores, strict=True)
             for a, b in zip(plain.token_logprobs, shared.token_logprobs, strict=True)
         ]
-        difference = max(offs) if exact else sum(offs) / len(offs)
-        if not difference <= (EXACT if exact else COARSE) and not _any_nan(sides[0]):
+        difference = max(differences) if exact else sum(differences) / len(differences)
+        if not difference <= (EXACT if exact else COARSE) and not _any_nan(results[0]):
             return f"log-probabilities with shared prefixes differ by {difference:.2g} a token"
-    behind = shortfall(model, [context for context, _ in requests], 3, Limit(256))
-    if behind > (EXACT if exact else 5 * COARSE):
-        return f"answers with shared prefixes take tokens {behind:.2g} nats below the likeliest"
+    gap = shortfall(model, [context for context, _ in requests], 3, Limit(256))
+    if gap > (EXACT if exact else 5 * COARSE):
+        return f"answers with shared prefixes take tokens {gap:.2g} nats below the likeliest"
     return None
 
 

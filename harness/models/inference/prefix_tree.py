@@ -1,4 +1,4 @@
-"""Lays token sequences in a tree, so that what many begin with is computed once. Pure Python."""
+"""A tree of token sequences in which a common prefix is computed once. Pure Python."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ MIN_SAVED = 12
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The log-probability of `target` after the token at `position` of the whole sequence."""
+class Target:
+    """The log-probability of `token` after the token at `position` of the whole sequence."""
 
     position: int
-    target: int
+    token: int
     request: int
-    """Which request asked, and `index` is the target's place in its continuation."""
+    """The request's number; `index` is the target's position in its continuation."""
     index: int
 
 
 @dataclass
 class Node:
-    """A run of tokens from `start` on, what is wanted inside it, and what continues it."""
+    """A run of tokens from `start` on, the targets inside it, and the nodes that continue it."""
 
     start: int
     tokens: tuple[int, ...]
-    wanted: list[Wanted] = field(default_factory=list)
+    wanted: list[Target] = field(default_factory=list)
     children: list[Node] = field(default_factory=list)
 
     @property
@@ -38,14 +38,14 @@ class Node:
         return self.start + len(self.tokens)
 
     def count(self) -> int:
-        """Tokens in this node and below: what has to be computed."""
+        """Tokens in this node and below it, which a pass has to compute."""
         return len(self.tokens) + sum(child.count() for child in self.children)
 
 
 @dataclass(frozen=True)
 class _Leaf:
     tokens: tuple[int, ...]
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[Target, ...]
 
 
 def build(
@@ -61,24 +61,25 @@ def build(
     `HFLM._loglikelihood_tokens`. `share=False` gives one node per distinct sequence.
     `numbers` are those of the requests that the trees are over; None means all.
     """
-    leaves: dict[tuple[int, ...], list[Wanted]] = {}
+    leaves: dict[tuple[int, ...], list[Target]] = {}
     cut = []
     for number in range(len(requests)) if numbers is None else numbers:
         context, continuation = requests[number]
-        whole = tuple(context) + tuple(continuation)
-        if len(whole) > max_length + 1:
+        sequence = tuple(context) + tuple(continuation)
+        if len(sequence) > max_length + 1:
             cut.append(number)
-            whole = whole[-(max_length + 1) :]
-        targets = min(len(continuation), len(whole) - 1)
-        first = len(whole) - 1 - targets
+            sequence = sequence[-(max_length + 1) :]
+        targets = min(len(continuation), len(sequence) - 1)
+        first_position = len(sequence) - 1 - targets
         skipped = len(continuation) - targets
-        leaves.setdefault(whole[:-1], []).extend(
-            Wanted(first + i, whole[first + 1 + i], number, skipped + i) for i in range(targets)
+        leaves.setdefault(sequence[:-1], []).extend(
+            Target(first_position + i, sequence[first_position + 1 + i], number, skipped + i)
+            for i in range(targets)
         )
-    ordered = [_Leaf(tokens, tuple(wanted)) for tokens, wanted in sorted(leaves.items())]
+    leaves_in_order = [_Leaf(tokens, tuple(wanted)) for tokens, wanted in sorted(leaves.items())]
     if not share:
-        return [_node(leaf.tokens, 0, [leaf]) for leaf in ordered], cut
-    return _grow(ordered, 0) if ordered else [], cut
+        return [_node(leaf.tokens, 0, [leaf]) for leaf in leaves_in_order], cut
+    return _grow(leaves_in_order, 0) if leaves_in_order else [], cut
 
 
 def _grow(leaves: Sequence[_Leaf], start: int) -> list[Node]:
@@ -90,8 +91,8 @@ def _grow(leaves: Sequence[_Leaf], start: int) -> list[Node]:
     gain = shared - start
     if gain >= MIN_SHARED and gain * (len(leaves) - 1) >= MIN_SAVED:
         node = _node(first[:shared], start, leaves)
-        rest = [leaf for leaf in leaves if len(leaf.tokens) > shared]
-        node.children = _grow(rest, shared) if rest else []
+        longer = [leaf for leaf in leaves if len(leaf.tokens) > shared]
+        node.children = _grow(longer, shared) if longer else []
         return [node]
     nodes = []
     for _, group in groupby(leaves, key=lambda leaf: leaf.tokens[shared : shared + 1]):

@@ -40,10 +40,10 @@ def length_rope(model: Any) -> LengthRope | None:
     """That of a model; None where its frequencies are always the same."""
     config = model.config.get_text_config()
     parameters = getattr(config, "rope_parameters", None) or {}
-    nested = [one for one in parameters.values() if isinstance(one, Mapping)]
+    nested = [rope for rope in parameters.values() if isinstance(rope, Mapping)]
     lengths = [
-        one.get("original_max_position_embeddings") or config.max_position_embeddings
-        for one in [parameters, *nested]
-        if "dynamic" in str(one.get("rope_type")) or one.get("rope_type") == "longrope"
+        rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        for rope in [parameters, *nested]
+        if "dynamic" in str(rope.get("rope_type")) or rope.get("rope_type") == "longrope"
     ]
     return LengthRope(model, int(min(lengths))) if lengths else None

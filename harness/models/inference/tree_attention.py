@@ -29,7 +29,7 @@ class Past:
     values: dict[int, Any] = field(default_factory=dict)
 
     def chain(self) -> Iterator[Past]:
-        """It, and what stands before it, and so on."""
+        """This past and all that precede it, the last first."""
         past: Past | None = self
         while past is not None:
             yield past
@@ -40,7 +40,7 @@ class Layout(Protocol):
     """How the tokens of a forward pass attend."""
 
     def attend(self, layer: int, query: Any, key: Any, value: Any, scale: float) -> Any:
-        """Of (1, heads, tokens, size) states of one layer, what each token takes in, alike."""
+        """Attention output (1, heads, tokens, size) from states of one layer of that shape."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Block:
     parents: Sequence[int]
     """Per token the offset in the block of the token before it, -1 for the first."""
     keep: Past | None
-    """Where its keys and values go, for blocks that will continue it."""
+    """Receives its keys and values, for blocks that will continue it."""
 
     @property
     def length(self) -> int:
@@ -78,7 +78,7 @@ class _Bucket:
     gather: Any
     """(blocks, length): position in the pack; padding repeats the last token."""
     source: Any
-    """Flat positions in the bucket that are no padding, and `target`, where they go."""
+    """Flat positions in the bucket that are not padding; `target` are theirs in the pack."""
     target: Any
     mask: Any
     """(blocks, 1, length, length) float, or None where causal order is all."""
@@ -92,11 +92,11 @@ class Pack:
     buckets: Sequence[_Bucket]
 
     def attend(self, layer: int, query: Any, key: Any, value: Any, scale: float) -> Any:
-        """Each block to itself, joined with what it pays to its past."""
+        """Attention within each block, joined with its attention to its past."""
         import torch
 
-        found = query.new_empty(*query.shape[:-1], value.shape[-1])
-        joined = Joined(found, torch.empty_like(query[..., 0], dtype=torch.float32))
+        output = query.new_empty(*query.shape[:-1], value.shape[-1])
+        joined = Joined(output, torch.empty_like(query[..., 0], dtype=torch.float32))
         for bucket in self.buckets:
             _within(bucket, query, key, value, scale, joined)
         for start, end, past in _runs(self.blocks):
@@ -104,15 +104,15 @@ class Pack:
                 joined.join(start, end, query, part.keys[layer], part.values[layer], scale)
         for block in self.blocks:
             if block.keep is not None:
-                own = slice(block.start, block.end)
-                block.keep.keys[layer] = key[:, :, own].clone()
-                block.keep.values[layer] = value[:, :, own].clone()
+                block_slice = slice(block.start, block.end)
+                block.keep.keys[layer] = key[:, :, block_slice].clone()
+                block.keep.values[layer] = value[:, :, block_slice].clone()
         return joined.out
 
 
 @dataclass
 class Joined:
-    """What tokens took in so far, and the log-sum-exp of the scores that it was weighed by."""
+    """The attention output of tokens so far, and the log-sum-exp of their scores."""
 
     out: Any
     """(1, heads, tokens, size)"""
@@ -120,14 +120,14 @@ class Joined:
     """(1, heads, tokens) float32"""
 
     def join(self, start: int, end: int, query: Any, key: Any, value: Any, scale: float) -> None:
-        """Add what the tokens start..end pay to keys that all of them see."""
+        """Add the attention of the tokens start..end to keys that all of them see."""
         import torch
 
-        found, logsum = attend(query[:, :, start:end], key, value, None, False, scale)
+        output, logsum = attend(query[:, :, start:end], key, value, None, False, scale)
         total = torch.logaddexp(self.weight[:, :, start:end], logsum)
         share = (logsum - total).exp()[..., None]
-        inside = self.out[:, :, start:end]
-        mixed = inside.float() * (1 - share) + found.float() * share
+        current = self.out[:, :, start:end]
+        mixed = current.float() * (1 - share) + output.float() * share
         self.out[:, :, start:end] = mixed.to(self.out.dtype)
         self.weight[:, :, start:end] = total
 
@@ -185,7 +185,7 @@ _layouts: list[Layout] = []
 
 @contextmanager
 def attending(model: Any) -> Iterator[None]:
-    """Within it the transformers model attends as `laid_out` says; then its own way again."""
+    """Let the transformers model attend by the layout of `laid_out`, and restore it afterwards."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, _attention)
@@ -231,23 +231,23 @@ def _within(
     """Attention inside the blocks of a bucket."""
     q, k, v = (states[0][:, bucket.gather].transpose(0, 1) for states in (query, key, value))
     mask = None if bucket.mask is None else bucket.mask.to(q.dtype)
-    found, logsum = attend(q, k, v, mask, mask is None, scale)
-    heads, size = found.shape[1], found.shape[-1]
-    flat = found.transpose(0, 1).reshape(heads, -1, size)
+    output, logsum = attend(q, k, v, mask, mask is None, scale)
+    heads, size = output.shape[1], output.shape[-1]
+    flat = output.transpose(0, 1).reshape(heads, -1, size)
     joined.out[0][:, bucket.target] = flat[:, bucket.source]
     joined.weight[0][:, bucket.target] = logsum.transpose(0, 1).reshape(heads, -1)[:, bucket.source]
 
 
 def _runs(blocks: Sequence[Block]) -> Iterator[tuple[int, int, Past]]:
     """Stretches of the pack whose blocks continue the same past."""
-    at = 0
-    while at < len(blocks):
-        first, end = blocks[at], at
+    index = 0
+    while index < len(blocks):
+        first, end = blocks[index], index
         while end < len(blocks) and blocks[end].past is first.past:
             end += 1
         if first.past is not None:
             yield first.start, blocks[end - 1].end, first.past
-        at = end
+        index = end
 
 
 def attend(
@@ -274,14 +274,14 @@ def _plain_attend(
     key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
     step = max(1, SCORES_AT_ONCE // (rows * heads * key.shape[2]))
     outs, logsums = [], []
-    for at in range(0, tokens, step):
-        scores = (query[:, :, at : at + step] @ key.transpose(-1, -2)).float() * scale
+    for start in range(0, tokens, step):
+        scores = (query[:, :, start : start + step] @ key.transpose(-1, -2)).float() * scale
         if mask is not None:
-            scores = scores + mask[:, :, at : at + step]
+            scores = scores + mask[:, :, start : start + step]
         if causal:
-            place = torch.arange(key.shape[2], device=key.device)
-            own = torch.arange(at, at + scores.shape[2], device=key.device)
-            scores = scores.masked_fill(place[None] > own[:, None], float("-inf"))
+            key_position = torch.arange(key.shape[2], device=key.device)
+            query_position = torch.arange(start, start + scores.shape[2], device=key.device)
+            scores = scores.masked_fill(key_position[None] > query_position[:, None], float("-inf"))
         logsum = scores.logsumexp(dim=-1)
         outs.append((scores - logsum[..., None]).exp().to(value.dtype) @ value)
         logsums.append(logsum)

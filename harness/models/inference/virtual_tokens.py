@@ -1,4 +1,4 @@
-"""What an adapter of virtual tokens puts before every request, for passes over shared prefixes.
+"""Virtual tokens that an adapter puts before every request, for passes over shared prefixes.
 
 Either embeddings (Lester et al. 2021, arXiv 2104.08691; Liu et al. 2021, arXiv 2103.10385) or keys
 and values of each layer (Li & Liang 2021, arXiv 2101.00190). As in peft's PeftModelForCausalLM a
@@ -33,18 +33,18 @@ class VirtualTokens:
         import torch
 
         past = Past()
-        given = self.model.get_prompt(1)
+        prompt = self.model.get_prompt(1)
         if self.cached:
-            for number, layer in enumerate(given.layers):
+            for number, layer in enumerate(prompt.layers):
                 past.keys[number], past.values[number] = layer.keys, layer.values
             return past
         inner = self.model.get_base_model()
-        device = given.device
+        device = prompt.device
         block = Block(0, None, range(-1, self.count - 1), past)
         with laid_out(lay_out([block], device)):
             states(
                 inner,
-                inputs_embeds=given.to(self.model.word_embeddings.weight.dtype),
+                inputs_embeds=prompt.to(self.model.word_embeddings.weight.dtype),
                 position_ids=torch.arange(self.count, device=device)[None],
                 use_cache=False,
             )
@@ -55,11 +55,11 @@ class VirtualTokens:
         import torch
 
         mask = torch.cat([mask.new_ones(len(mask), self.count), mask], dim=1)
-        given = self.model.get_prompt(len(ids))
+        prompt = self.model.get_prompt(len(ids))
         if self.cached:
-            return {"input_ids": ids, "attention_mask": mask, "past_key_values": given}
-        own = self.model.word_embeddings(ids)
-        embedded = torch.cat([given.to(own.dtype), own], dim=1)
+            return {"input_ids": ids, "attention_mask": mask, "past_key_values": prompt}
+        embeddings = self.model.word_embeddings(ids)
+        embedded = torch.cat([prompt.to(embeddings.dtype), embeddings], dim=1)
         return {"inputs_embeds": embedded, "attention_mask": mask}
 
 
@@ -70,23 +70,23 @@ def virtual_tokens(model: Any) -> VirtualTokens | None:
         return None
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if kind not in EMBEDDED + CACHED:
-        raise UserError(f"the adapter {_refused(kind)}")
+        raise UserError(f"the adapter {_unsupported(kind)}")
     return VirtualTokens(model, config.num_virtual_tokens, kind in CACHED)
 
 
 def refusal(config: Mapping[str, Any]) -> str | None:
-    """What keeps an adapter of this `adapter_config.json` from being measured; None mostly."""
+    """Why an adapter of this `adapter_config.json` cannot be evaluated; None where it can."""
     if not config.get("num_virtual_tokens"):
         return None
     if config.get("peft_type") not in EMBEDDED + CACHED:
-        return _refused(str(config.get("peft_type")))
+        return _unsupported(str(config.get("peft_type")))
     if not config.get("task_type"):
         return "names no task_type, so peft would leave its virtual tokens out: set CAUSAL_LM"
     return None
 
 
 def misfit(model: Any) -> str | None:
-    """Why the virtual tokens on a PeftModel are another model's; None where they fit.
+    """Why the virtual tokens on a PeftModel do not fit the model; None where they do.
 
     peft loads those of any model: what does not fit breaks in the first forward pass, and keys and
     values for more layers than there are do nothing.
@@ -95,10 +95,10 @@ def misfit(model: Any) -> str | None:
 
     if virtual_tokens(model) is None:
         return None
-    stated = model.active_peft_config.num_layers
+    expected = model.active_peft_config.num_layers
     layers = model.config.get_text_config().num_hidden_layers
-    if stated != layers:
-        return f"its virtual tokens are for {stated} layers, the model has {layers}"
+    if expected != layers:
+        return f"its virtual tokens are for {expected} layers, the model has {layers}"
     try:
         with torch.inference_mode():
             model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device))
@@ -109,6 +109,6 @@ def misfit(model: Any) -> str | None:
     return None
 
 
-def _refused(kind: str) -> str:
-    known = ", ".join(EMBEDDED + CACHED)
-    return f"is {kind}: of adapters with virtual tokens {known} can be measured"
+def _unsupported(kind: str) -> str:
+    supported = ", ".join(EMBEDDED + CACHED)
+    return f"is {kind}: of adapters with virtual tokens {supported} can be measured"

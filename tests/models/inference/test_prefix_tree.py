@@ -24,7 +24,7 @@ def answers(roots):
             assert node.start <= wanted.position < node.end
             key = (wanted.request, wanted.index)
             assert key not in found, f"{key} is computed twice"
-            found[key] = (whole[: wanted.position + 1], wanted.target)
+            found[key] = (whole[: wanted.position + 1], wanted.token)
     return found
 
 
