@@ -8,6 +8,7 @@ import importlib
 import inspect
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -235,13 +236,23 @@ def calling(owner: str) -> Iterator[None]:
     the user's paths are relative, is restored. `owner` is such as `method 'lora'`.
     Raises PluginFault; the harness's own errors pass.
     """
+    # What a thread printed or where it went would be restored over another's: `process_guarded`
+    # of the main thread holds both while there are others.
+    main = threading.current_thread() is threading.main_thread()
     try:
-        with contextlib.redirect_stdout(sys.stderr), _restored_folder():
+        with process_guarded() if main else contextlib.nullcontext():
             yield
     except HarnessError:
         raise
     except (Exception, SystemExit) as error:
         raise PluginFault(f"{owner} {_cause(error)}; fix it or leave it out") from error
+
+
+@contextlib.contextmanager
+def process_guarded() -> Iterator[None]:
+    """What is printed goes to standard error, and the working folder is afterwards what it was."""
+    with contextlib.redirect_stdout(sys.stderr), _restored_folder():
+        yield
 
 
 @contextlib.contextmanager

@@ -14,6 +14,13 @@ class Executor:
 
     name: ClassVar[str]
     """What `harness run --executor` says."""
+    concurrency: ClassVar[int] = 1
+    """Cells that it runs at once; each has its own call of `run`.
+
+    Above 1, `run` is called in threads: it may share no state between calls that is not locked, and
+    must not change the working folder. When the run is interrupted its generator is closed at the
+    next event of its worker.
+    """
 
     def run(self, job_file: Path, log_file: Path) -> Iterator[Mapping[str, Any]]:
         """Run `harness.worker_command(job_file)` and yield the events that it reports.

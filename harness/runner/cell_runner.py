@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -76,9 +77,10 @@ def _attempt(work: Work, executor: Executor, tell: Observer) -> Record:
         tell(cell, {"event": "started", "log": str(log), "plan": cell.as_record()})
         with end.clock.phase("attempt"):
             try:
-                for event in _events(executor, job, log):
-                    end.see(event)
-                    tell(cell, event)
+                with contextlib.closing(_events(executor, job, log)) as events:
+                    for event in events:
+                        end.see(event)
+                        tell(cell, event)
             except PluginFault as fault:
                 end.fault = fault
     if not file.is_file() or file.stat().st_mtime_ns == before:
@@ -86,7 +88,7 @@ def _attempt(work: Work, executor: Executor, tell: Observer) -> Record:
     return store.read_record(file)
 
 
-def _events(executor: Executor, job: Path, log: Path) -> Iterator[Mapping[str, Any]]:
+def _events(executor: Executor, job: Path, log: Path) -> Generator[Mapping[str, Any]]:
     """What an executor reports. Raises PluginFault where it breaks or reports what is no event."""
     whose = f"executor '{executor.name}'"
     with calling(whose):

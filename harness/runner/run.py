@@ -20,6 +20,7 @@ from harness.planning.plan import Plan
 from harness.results import leaderboard_file, store
 from harness.runner import study
 from harness.runner.cell_runner import Observer, run_cell
+from harness.runner.in_flight import OneAfterAnother, flight
 from harness.runner.tracking import Tracking
 from harness.runner.tuning import Tuner, chosen, failure
 
@@ -53,6 +54,9 @@ def run_plan(
 ) -> Outcome:
     """Run the cells that have no record yet; a failing one does not stop the others.
 
+    As many are in flight at once as the executor states, the base's before all others; `observe`
+    and `tracking` are called in this thread alone.
+
     A tuned cell's trials run before it, each once, and are told to `observe` alone, under a label
     that says so; `{"event": "trial", ...}` of the tuned cell says what came of each.
 
@@ -65,18 +69,20 @@ def run_plan(
     `{"event": "started", "plan": ...}` and `{"event": "recorded", "status": ..., "record": ...}`
     among them; `tracking` is told the same.
     """
-    ran, skipped, failed = [], [], []
     recorded, notices = _recorded(plan, out)
+    cells = flight(executor)
+    tracked = None if tracking is None else OneAfterAnother(plan.cells, tracking.event)
+    statuses: dict[str, str] = {}
 
     def tell(cell: Cell, event: Mapping[str, Any]) -> None:
-        observe(cell, event)
-        if tracking is not None:
-            tracking.event(cell.id, event)
+        cells.deliver(observe, cell, event)
+        if tracked is not None:
+            cells.deliver(tracked.event, cell.id, event)
 
     def run_trial(trial: Cell, folder: Path, title: str) -> None:
         shown = replace(trial, label=title)
         work = _trial_work(trial, folder, batch)
-        run_cell(work, executor, lambda _, event: observe(shown, event))
+        run_cell(work, executor, lambda _, event: cells.deliver(observe, shown, event))
 
     tuner = Tuner(out, run_trial, tell)
 
@@ -93,22 +99,28 @@ def run_plan(
             work = replace(work, warnings=(*work.warnings, notices[cell.id]))
         return run_cell(work, executor, tell)
 
-    for cell in plan.cells:
+    def run_unrecorded(cell: Cell) -> None:
         if cell.id in recorded:
-            skipped.append(cell.id)
             tell(cell, {"event": "skipped"})
-            continue
+            return
         if notice := store.set_aside(out, cell.id) or notices.get(cell.id):
             notices[cell.id] = notice
             tell(cell, {"event": "warning", "message": notice})
         status = run_one(cell)
-        ran.append(cell.id)
-        if status != "ok":
-            failed.append(cell.id)
         kept = store.read_record(out / "cells" / f"{cell.id}.json")
+        statuses[cell.id] = status
         tell(cell, {"event": "recorded", "status": status, "record": kept})
-    board = write_leaderboard(plan, out, stale=bool(ran))
-    return Outcome(board, tuple(ran), tuple(skipped), tuple(failed))
+
+    cells.run([plan.base], run_unrecorded)  # its answers are what the others are compared with
+    cells.run([cell for cell in plan.cells if cell is not plan.base], run_unrecorded)
+    board = write_leaderboard(plan, out, stale=bool(statuses))
+    in_order = [cell.id for cell in plan.cells]
+    return Outcome(
+        board,
+        ran=tuple(id for id in in_order if id in statuses),
+        skipped=tuple(id for id in in_order if id not in statuses),
+        failed=tuple(id for id in in_order if statuses.get(id, "ok") != "ok"),
+    )
 
 
 def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:

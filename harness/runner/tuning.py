@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -98,6 +99,7 @@ class Tuner:
         self._run = run
         self._tell = tell
         self._found: dict[Path, dict[str, Any]] = {}
+        self._searching = threading.Lock()
 
     def tune(self, cell: Cell) -> dict[str, Any]:
         """What the search of a cell found: the section `plan.tuning` of its record.
@@ -107,10 +109,11 @@ class Tuner:
         in one objective without losing in another; `seconds`, all trials together.
         """
         folder = folder_of(cell, self._out)
-        if folder not in self._found:
-            self._found[folder] = self._search(cell, folder)
-            store.write_json(folder / "tuning.json", self._found[folder])
-        return self._found[folder]
+        with self._searching:  # cells of several seeds may be in flight
+            if folder not in self._found:
+                self._found[folder] = self._search(cell, folder)
+                store.write_json(folder / "tuning.json", self._found[folder])
+            return self._found[folder]
 
     def _search(self, cell: Cell, folder: Path) -> dict[str, Any]:
         search = cell.search

@@ -1,5 +1,6 @@
-"""A training plugin of under 30 lines and a suite of under 12, installed and run."""
+"""What a third party adds, each in one short file, installed and run."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,20 @@ import pytest
 
 from tests.conftest import write_distribution
 
-EXAMPLE = Path(__file__).parent.parent / "sample_plugins/vera"
+SAMPLES = Path(__file__).parent.parent / "sample_plugins"
+EXAMPLE = SAMPLES / "vera"
+LINES = {"brief": 15, "yes_no": 30, "pair": 30}
+"""At most, of a scorer, a judge and an executor."""
+
+SUITE = """\
+name: judged
+version: 1
+ask: generate
+data: judged.jsonl
+max_new_tokens: 8
+scorers: [{name: brief, words: 3}]
+judge: {name: yes_no, rubric: Is it right}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +73,25 @@ def test_its_method_trains_and_its_suite_measures(harness, site, experiment):
     weights = small.out / "artifacts" / record["id"] / "adapter_model.safetensors"
     with safe_open(weights, "pt") as stored:
         assert any("vera_lambda" in name for name in stored.keys())  # noqa: SIM118
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_scorer_a_judge_and_an_executor_are_short(name):
+    assert len((SAMPLES / f"{name}.py").read_text().splitlines()) <= LINES[name]
+
+
+def test_a_scorer_a_judge_and_an_executor_of_ones_own_measure(harness, experiment, tmp_path):
+    site = tmp_path / "site"
+    for name in LINES:
+        write_distribution(site, SAMPLES / f"{name}.py", name)
+    small = experiment(methods=["base"], suites=["judged"])
+    (small.folder / "judged.yaml").write_text(SUITE)
+    rows = [{"id": str(i), "prompt": f"Is {i} odd?", "reference": "Yes"} for i in range(3)]
+    (small.folder / "judged.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    out = ("--out", small.out, "--executor", "pair")
+    ran = harness("run", small.file, *out, env={"PYTHONPATH": str(site)})
+    assert ran.code == 0, ran.stderr
+    suite = small.records()["base-0"]["evaluation"]["suites"]["judged"]
+    assert {name: one["n"] for name, one in suite["metrics"].items()} == {"brief": 3, "score": 3}
+    assert 0 < suite["metrics"]["score"]["value"] < 1
+    assert suite["notes"]["judge"]["judge"] == "yes_no"

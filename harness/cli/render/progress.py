@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.planning.cell import Cell
 from harness.system.console import console
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 Event = Mapping[str, Any]
 """What a worker reports: `event` is its kind, the other keys depend on that."""
@@ -44,7 +47,7 @@ class Lines(Quiet):
 
 
 class Live(Quiet):
-    """A bar for the cells and one for what the running cell is doing (on a terminal)."""
+    """A bar for the cells and one for what each running cell is doing (on a terminal)."""
 
     def __init__(self) -> None:
         from rich.progress import (
@@ -64,7 +67,8 @@ class Live(Quiet):
             transient=True,
         )
         self._cells = self._bars.add_task("cells", total=None)
-        self._now = self._bars.add_task("", total=None, visible=False)
+        self._download = self._bars.add_task("", total=None, visible=False)
+        self._running: dict[str, TaskID] = {}
 
     def __enter__(self) -> Live:
         self._bars.start()
@@ -84,30 +88,35 @@ class Live(Quiet):
         if said := _line(cell, event):
             self._bars.console.print(said, style=_style(event), soft_wrap=True)
         if kind == "phase":
-            self._restart(f"{cell.label} (seed {cell.seed}): {event['name']}")
-        elif kind == "progress":
-            self._advance(event)
+            self._restart(cell, f"{cell.label} (seed {cell.seed}): {event['name']}")
+        elif kind == "progress" and cell.id in self._running:
+            self._advance(self._running[cell.id], event)
         elif kind in {"skipped", "recorded"}:
             self._bars.advance(self._cells)
+        if kind in {"exit", "recorded"} and cell.id in self._running:
+            self._bars.remove_task(self._running.pop(cell.id))
 
     def download(self, name: str, done: int, total: int) -> None:
         """Show a download in bytes."""
         self._bars.update(
-            self._now,
+            self._download,
             description=f"download {name} (MB)",
             completed=round(done / 1e6),
             total=round(total / 1e6),
             visible=True,
         )
 
-    def _restart(self, text: str) -> None:
-        self._bars.reset(self._now, description=text, total=None, visible=True)
+    def _restart(self, cell: Cell, text: str) -> None:
+        self._bars.update(self._download, visible=False)
+        if cell.id not in self._running:
+            self._running[cell.id] = self._bars.add_task("", total=None)
+        self._bars.reset(self._running[cell.id], description=text, total=None)
 
-    def _advance(self, event: Event) -> None:
+    def _advance(self, bar: TaskID, event: Event) -> None:
         done = event.get("step", event.get("done"))
         total = event.get("steps", event.get("total"))
         if done is not None:
-            self._bars.update(self._now, completed=done, total=total)
+            self._bars.update(bar, completed=done, total=total)
 
 
 def _line(cell: Cell, event: Event) -> str | None:

@@ -1,0 +1,149 @@
+"""Cells in flight: one after another in this thread, or several at once in a thread each."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from harness.api.executor import Executor
+from harness.errors import PluginFault
+from harness.manager import calling, process_guarded
+from harness.planning.cell import Cell
+
+PATIENCE = 20
+"""Seconds that the workers of a run that is interrupted get to end."""
+
+Work = Callable[[Cell], None]
+
+
+class Flight(Protocol):
+    """Runs cells, and hands what is heard of them to the thread that started it."""
+
+    def run(self, cells: Sequence[Cell], work: Work) -> None:
+        """Call `work(cell)` for each cell. Raises what one of them raises."""
+
+    def deliver(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Have `call(*arguments)` made in the thread of `run`; called while `work` runs."""
+
+
+def flight(executor: Executor) -> Flight:
+    """As many cells at once as the executor states. Raises PluginFault where that is no number."""
+    whose = f"executor '{executor.name}'"
+    with calling(whose):
+        limit = executor.concurrency
+    if not isinstance(limit, int) or limit < 1:
+        raise PluginFault(f"{whose}: concurrency is {limit!r}: make it 1 or more")
+    return Sequential() if limit == 1 else Concurrent(limit)
+
+
+class Sequential:
+    """One cell after another, all in this thread."""
+
+    def run(self, cells: Sequence[Cell], work: Work) -> None:
+        """Call `work(cell)` for each cell, in order."""
+        for cell in cells:
+            work(cell)
+
+    def deliver(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Make the call at once."""
+        call(*arguments)
+
+
+class _Stopped(BaseException):
+    """The run ends: what a cell's thread raises at the next event, so that its worker is ended."""
+
+
+class Concurrent:
+    """At most `limit` cells at once, in a thread each.
+
+    Cells of one training are not in flight together, so that the later ones use the artifact of
+    the first. When the run is interrupted or a cell raises, no further cell starts, and the
+    threads of the others stop at their next event. Such a thread does not outlive this process.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._threads: dict[str, threading.Thread] = {}
+        self._trainings: dict[str, str] = {}
+        """Cell id -> training id, of those in flight."""
+
+    def deliver(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Have the call made by `run`, in the order of the deliveries."""
+        if self._stopped.is_set():
+            raise _Stopped
+        self._calls.put(lambda: call(*arguments))
+
+    def run(self, cells: Sequence[Cell], work: Work) -> None:
+        """Call `work(cell)` for each cell in a thread; started in order."""
+        waiting = list(cells)
+        with process_guarded():
+            try:
+                while waiting or self._threads:
+                    self._start(waiting, work)
+                    self._calls.get()()
+            finally:
+                self._stop()
+
+    def _start(self, waiting: list[Cell], work: Work) -> None:
+        for cell in list(waiting):
+            if len(self._threads) == self._limit:
+                return
+            if cell.training_id not in self._trainings.values():
+                waiting.remove(cell)
+                thread = threading.Thread(target=self._work, args=(cell, work), daemon=True)
+                self._threads[cell.id] = thread
+                self._trainings[cell.id] = cell.training_id
+                thread.start()
+
+    def _work(self, cell: Cell, work: Work) -> None:
+        failure: BaseException | None = None
+        try:
+            work(cell)
+        except BaseException as error:
+            failure = error
+        self._calls.put(lambda: self._end(cell, failure))
+
+    def _end(self, cell: Cell, failure: BaseException | None) -> None:
+        self._threads.pop(cell.id).join()
+        del self._trainings[cell.id]
+        if failure is not None:
+            raise failure
+
+    def _stop(self) -> None:
+        if self._threads:
+            self._stopped.set()
+        for thread in self._threads.values():
+            thread.join(PATIENCE)
+
+
+class OneAfterAnother:
+    """Tells of one cell after another what is heard of several at once.
+
+    The first cell that has not ended is told live; what is heard of later ones is kept until it is
+    their turn.
+    """
+
+    def __init__(
+        self, cells: Iterable[Cell], tell: Callable[[str, Mapping[str, Any]], None]
+    ) -> None:
+        self._kept: dict[str, list[Mapping[str, Any]]] = {cell.id: [] for cell in cells}
+        self._tell = tell
+
+    def event(self, cell: str, event: Mapping[str, Any]) -> None:
+        """Keep an event, and tell those whose turn it is."""
+        self._kept[cell].append(event)
+        for first in list(self._kept):
+            kept, self._kept[first] = self._kept[first], []
+            for one in kept:
+                self._tell(first, one)
+            if not any(one["event"] in _LAST for one in kept):
+                return
+            del self._kept[first]
+
+
+_LAST = ("recorded", "skipped")
+"""The last event of a cell."""
