@@ -35,26 +35,26 @@ class Keywords:
         return {**handler(core_schema), **self.keywords}
 
 
-def _section(cls: _Section) -> _Section:
+def section(cls: _Section) -> _Section:
     """Has pydantic take the docstrings of a section's fields as their descriptions."""
     cls.__pydantic_config__ = {"use_attribute_docstrings": True}  # type: ignore[attr-defined]
     return cls
 
 
 FILE_NAME = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]*$"}
-_AT_LEAST_0 = Keywords({"minimum": 0})
-_AT_LEAST_1 = Keywords({"minimum": 1})
+AT_LEAST_0 = Keywords({"minimum": 0})
+AT_LEAST_1 = Keywords({"minimum": 1})
 
 FileName = Annotated[str, Keywords(FILE_NAME)]
 Sha256 = Annotated[str, Keywords({"pattern": "^[0-9a-f]{64}$"})]
-Natural = Annotated[int, _AT_LEAST_0]
-Count = Annotated[int, _AT_LEAST_0] | None
+Natural = Annotated[int, AT_LEAST_0]
+Count = Annotated[int, AT_LEAST_0] | None
 
 
 # plan
 
 
-@_section
+@section
 class PlannedModel(TypedDict):
     """The model, by its name and contents."""
 
@@ -65,7 +65,7 @@ class PlannedModel(TypedDict):
     trust_remote_code: NotRequired[bool]
 
 
-@_section
+@section
 class Trial(TypedDict):
     """One trial of a search."""
 
@@ -84,7 +84,7 @@ class Trial(TypedDict):
     """The earlier trial whose figures these are."""
 
 
-@_section
+@section
 class Tuning(TypedDict):
     """The search for the options.
 
@@ -112,7 +112,7 @@ class Tuning(TypedDict):
     """All trials together; in no cell's train phase."""
 
 
-@_section
+@section
 class Plan(TypedDict):
     """What was to be done: contents by their hashes, no folder of the machine."""
 
@@ -129,14 +129,14 @@ class Plan(TypedDict):
     training_id: NotRequired[str]
     """Hash of what the training depends on."""
     tuning: NotRequired[Tuning | None]
-    price_per_hour: NotRequired[Annotated[float, _AT_LEAST_0] | None]
+    price_per_hour: NotRequired[Annotated[float, AT_LEAST_0] | None]
     """Of the machine, in dollars."""
 
 
 # training
 
 
-@_section
+@section
 class Phase(TypedDict):
     """What a phase cost."""
 
@@ -149,11 +149,11 @@ class Phase(TypedDict):
     """Resident memory of the process."""
 
 
-@_section
+@section
 class Attempt(TypedDict):
     """A training that ran out of memory."""
 
-    micro_batch: Annotated[int, _AT_LEAST_1]
+    micro_batch: Annotated[int, AT_LEAST_1]
     gradient_checkpointing: bool
     phase: str | None
     error: str
@@ -163,7 +163,7 @@ class Attempt(TypedDict):
     peak_host_bytes: NotRequired[Count]
 
 
-@_section
+@section
 class HealthFinding(TypedDict):
     """A health check that spoke; `warnings` has it too, as `health.NAME: MESSAGE`."""
 
@@ -172,7 +172,7 @@ class HealthFinding(TypedDict):
     step: Count
 
 
-@_section
+@section
 class Training(TypedDict, total=False):
     """What the training measured; a method may add figures under names of its own."""
 
@@ -211,7 +211,7 @@ class Training(TypedDict, total=False):
 # evaluation
 
 
-@_section
+@section
 class Estimator(TypedDict):
     """How a figure is computed from the scores of the samples."""
 
@@ -222,7 +222,7 @@ class Estimator(TypedDict):
     """The group of the samples, or their fields."""
 
 
-@_section
+@section
 class MetricSection(TypedDict):
     """A figure, its interval, and its difference to the base."""
 
@@ -249,7 +249,7 @@ class MetricSection(TypedDict):
     estimator: Estimator
 
 
-@_section
+@section
 class SampleFile(TypedDict):
     """Where the samples of a suite are."""
 
@@ -261,7 +261,7 @@ class SampleFile(TypedDict):
     """Numbers written as null."""
 
 
-@_section
+@section
 class SuiteSection(TypedDict):
     """What a suite measured."""
 
@@ -281,7 +281,7 @@ class SuiteSection(TypedDict):
     notes: NotRequired[dict[str, Any]]
 
 
-@_section
+@section
 class Evaluation(TypedDict):
     """What the suites measured."""
 
@@ -303,7 +303,7 @@ class Evaluation(TypedDict):
 # environment and error
 
 
-@_section
+@section
 class Gpu(TypedDict):
     """The GPU of the machine."""
 
@@ -313,7 +313,7 @@ class Gpu(TypedDict):
     """Visible GPUs, of which this is the first."""
 
 
-@_section
+@section
 class Environment(TypedDict, total=False):
     """The machine and its packages."""
 
@@ -326,7 +326,7 @@ class Environment(TypedDict, total=False):
     gpu: Gpu | None
 
 
-@_section
+@section
 class ErrorSection(TypedDict):
     """What broke."""
 
@@ -341,7 +341,7 @@ class ErrorSection(TypedDict):
     """Status oom: the peak that was predicted, where it was."""
 
 
-@_section
+@section
 class Record(TypedDict):
     """One cell's result: `<out>/cells/<id>.json`.
 

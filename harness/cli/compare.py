@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -15,6 +14,7 @@ from harness.cli.render import comparison_table
 from harness.errors import UserError
 from harness.results import comparison, leaderboard, leaderboard_file, lookup, store
 from harness.results.comparison import Comparison, RowComparison, SeveralComparisons, TiedGroup
+from harness.results.leaderboard_layout import Leaderboard, Row
 from harness.results.lookup import Side
 from harness.system.console import console
 
@@ -108,7 +108,7 @@ def _without_samples(comparison: Comparison) -> RowComparison:
     }
 
 
-def _leaderboard(rows: Sequence[Side]) -> dict[str, Any]:
+def _leaderboard(rows: Sequence[Side]) -> Leaderboard:
     """The leaderboard of the rows; the one in their results folder where they are all of it."""
     cells = {cell["id"]: cell for side in rows for cell in side.group.cells}
     whole = rows[0].found
@@ -121,14 +121,17 @@ def _leaderboard(rows: Sequence[Side]) -> dict[str, Any]:
     )
 
 
-def _tied_groups(rows: Sequence[Mapping[str, Any]]) -> list[TiedGroup]:
+def _tied_groups(rows: Sequence[Row]) -> list[TiedGroup]:
     """Rows in order of rank; each group holds those that are tied with its first."""
     groups: list[TiedGroup] = []
     tied: Sequence[str] = ()
-    for row in (row for row in rows if row["rank"] is not None):
+    for row in rows:
+        rank = row["rank"]
+        if rank is None:
+            continue
         if groups and row["label"] in tied:
             groups[-1]["rows"].append(row["label"])
         else:
             tied = row["tied_with"]
-            groups.append({"rank": row["rank"], "rows": [row["label"]]})
+            groups.append({"rank": rank, "rows": [row["label"]]})
     return groups

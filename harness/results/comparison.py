@@ -9,7 +9,8 @@ from typing import Literal, TypedDict
 from harness import stats
 from harness.errors import NotComparable, UserError, nearest
 from harness.results import comparability
-from harness.results.cost import Cost, cost
+from harness.results.cost import cost
+from harness.results.leaderboard_layout import Cost
 from harness.results.lookup import Side
 from harness.results.paired_differences import (
     SMALL_PART,

@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypedDict
-
-from typing_extensions import NotRequired
+from typing import Literal
 
 from harness.record import Phase, Record, Training
+from harness.results.leaderboard_layout import Cost
 from harness.results.store import suites
-
-
-class Cost(TypedDict):
-    """What a row cost; null where no seed has the figure."""
-
-    train_seconds: float | None
-    evaluation_seconds: float | None
-    peak_memory_bytes: int | None
-    peak_memory_kind: str | None
-    trainable_parameters: int | None
-    artifact_bytes: int | None
-    tuning_seconds: NotRequired[float]
-    dollars: NotRequired[float]
 
 
 def cost(cells: Sequence[Record]) -> Cost:
@@ -51,19 +37,17 @@ def _dollars(cell: Record) -> float | None:
     return None if price is None or not known else price * sum(known) / 3600
 
 
-def _peak(cells: Sequence[Record]) -> tuple[int | None, str | None]:
+def _peak(cells: Sequence[Record]) -> tuple[int | None, Literal["cuda", "host", None]]:
     """The highest peak over the phases of training (of evaluation, where nothing was trained)."""
     for read in (_trained, _evaluated):
         on_gpu = [cell for cell in cells if (cell["environment"] or {}).get("gpu")]
         gpu_phases = [phase for cell in on_gpu for phase in read(cell).values()]
         phases = [phase for cell in cells for phase in read(cell).values()]
-        for kind, peak in (
-            ("cuda", _largest(phase.get("peak_allocated_bytes") for phase in gpu_phases)),
-            ("host", _largest(phase.get("peak_host_bytes") for phase in phases)),
-        ):
-            # a GPU that stayed empty was not what this cell ran on
-            if peak:
-                return peak, kind
+        # a GPU that stayed empty was not what this cell ran on
+        if peak := _largest(phase.get("peak_allocated_bytes") for phase in gpu_phases):
+            return peak, "cuda"
+        if peak := _largest(phase.get("peak_host_bytes") for phase in phases):
+            return peak, "host"
     return None, None
 
 

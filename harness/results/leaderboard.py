@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 from harness.errors import UserError, nearest
 from harness.record import MetricSection, Record
 from harness.results.cost import cost
 from harness.results.groups import Group, ReadRows, findings, grouped, metrics
+from harness.results.leaderboard_layout import VERSION, Leaderboard, Row, RowMetric
 from harness.results.store import plain, suites
 from harness.stats import metric_summary
 
-__all__ = ["SCHEMA", "build"]
-
-SCHEMA = 1
-"""Version of the leaderboard's layout."""
+__all__ = ["build"]
 
 _WORST_LAST = ("ok", "diverged", "oom", "error")
 
 
 def build(
     records: Sequence[Record], *, read_rows: ReadRows, rank_by: str | None = None
-) -> dict[str, Any]:
-    """The leaderboard of some records, as `leaderboard.schema.json` describes it.
+) -> Leaderboard:
+    """The leaderboard of some records.
 
     Seeds are one row: a metric's value is the mean over seeds, its interval and its delta to the
     base are computed anew from the samples that the seeds share; so is every metric of a record
@@ -49,7 +47,7 @@ def build(
         tied = ties.get(index, set())
         row["tied_with"] = [rows[other]["label"] for other in order if other in tied]
     return {
-        "schema": SCHEMA,
+        "schema": VERSION,
         "ranked_by": ranked_by,
         "rows": [rows[index] for index in order],
         "labels": _labels(by_id.values()),
@@ -70,9 +68,9 @@ def _labels(cells: Iterable[Record]) -> dict[str, str]:
     }
 
 
-def _row(group: Group, by_id: Mapping[str, Record], read_rows: ReadRows) -> dict[str, Any]:
+def _row(group: Group, by_id: Mapping[str, Record], read_rows: ReadRows) -> Row:
     plan = group.plan
-    return {
+    row: Row = {
         "rank": None,
         "label": group.label,
         "model": plan["model"]["name"],
@@ -90,19 +88,15 @@ def _row(group: Group, by_id: Mapping[str, Record], read_rows: ReadRows) -> dict
         "budget": plan.get("budget"),
         "mix": (plan.get("data") or {}).get("mix"),
         "suite_hashes": group.hashes,
-        **_health(group.cells),
     }
-
-
-def _health(cells: Iterable[Record]) -> dict[str, list[str]]:
-    """Names of the health checks that spoke in any seed; nothing where none did."""
-    found = list(dict.fromkeys(name for cell in cells for name in findings(cell)))
-    return {"health": found} if found else {}
+    if health := list(dict.fromkeys(name for cell in group.cells for name in findings(cell))):
+        row["health"] = health
+    return row
 
 
 def _metric(
     group: Group, suite: str, metric: str, by_id: Mapping[str, Record], read_rows: ReadRows
-) -> dict[str, Any]:
+) -> RowMetric:
     cells = group.having(suite, metric)
     own = [_own(cell, suite, metric, by_id, read_rows) for cell in cells]
     values = [one["value"] for one in own]
@@ -112,9 +106,9 @@ def _metric(
     pooled = _measured(own[0], cells, bases, suite, read_rows)
     if not bases:
         # the base's samples are not at hand: what hangs on them stands without an interval
-        pooled["delta"] = _mean_of([one["delta"] for one in own])
+        pooled["delta"] = _mean_of([section["delta"] for section in own])
         if own[0]["estimator"]["kind"] == "retained":
-            pooled |= {"value": _mean_of(values), "n": min(one["n"] for one in own)}
+            pooled["value"], pooled["n"] = _mean_of(values), min(section["n"] for section in own)
     return {**pooled, "per_seed": values}
 
 
@@ -169,17 +163,18 @@ def _ranked_by(groups: Sequence[Group], asked: str | None) -> tuple[str, str] | 
     return next(comparable, names[0] if names else None)
 
 
-def _value(row: Mapping[str, Any], metric: str | None) -> float | None:
-    found: float | None = row["metrics"].get(metric, {}).get("value")
-    return found
+def _value(row: Row, metric: str | None) -> float | None:
+    section = row["metrics"].get(metric or "")
+    return section["value"] if section else None
 
 
-def _order(rows: Sequence[Mapping[str, Any]], ranked_by: str | None) -> list[int]:
+def _order(rows: Sequence[Row], ranked_by: str | None) -> list[int]:
     """Indices of rows, best first, rows without the metric last."""
 
     def place(index: int) -> tuple[bool, float, str, str]:
         row, value = rows[index], _value(rows[index], ranked_by)
-        sign = -1 if value is not None and row["metrics"][ranked_by]["higher_is_better"] else 1
+        section = row["metrics"].get(ranked_by or "")
+        sign = -1 if section and section["higher_is_better"] else 1
         return value is None, sign * (value or 0.0), row["label"], row["cells"][0]
 
     return sorted(range(len(rows)), key=place)
@@ -187,7 +182,7 @@ def _order(rows: Sequence[Mapping[str, Any]], ranked_by: str | None) -> list[int
 
 def _ties(
     groups: Sequence[Group],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     chosen: tuple[str, str],
     by_id: Mapping[str, Record],
     read_rows: ReadRows,
@@ -216,7 +211,7 @@ def _ties(
     return ties
 
 
-def _incomparable(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _incomparable(rows: Sequence[Row]) -> list[str]:
     sentences = []
     for suite in dict.fromkeys(name for row in rows for name in row["suite_hashes"]):
         labels: dict[str, list[str]] = {}

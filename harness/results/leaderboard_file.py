@@ -5,28 +5,31 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from harness import __version__
 from harness.results import store
+from harness.results.leaderboard_layout import Leaderboard
 from harness.results.store import Stored
 
 __all__ = ["NAME", "build", "read", "sealed"]
 
 NAME = "leaderboard.json"
-_OF_THE_FILE = ("rank_by", "records", "sha256")
 
 
 def build(
     folder: Path | None, records: Sequence[Stored], *, rank_by: str | None = None
-) -> dict[str, Any]:
+) -> Leaderboard:
     """The leaderboard of records; the one in their results folder where it is of these very ones.
 
     Equals `leaderboard.build`, whose errors it raises.
     """
     kept = None if folder is None else read(folder, records, rank_by=rank_by)
     if kept is not None:
-        return {key: part for key, part in kept.items() if key not in _OF_THE_FILE}
+        kept.pop("rank_by", None)
+        kept.pop("records", None)
+        kept.pop("sha256", None)
+        return kept
     from harness.results import leaderboard
 
     return leaderboard.build(
@@ -38,7 +41,7 @@ def build(
 
 def read(
     folder: Path, records: Sequence[Stored], *, rank_by: str | None = None
-) -> dict[str, Any] | None:
+) -> Leaderboard | None:
     """The leaderboard in a results folder; None unless it is whole and of these records."""
     try:
         board = json.loads((folder / NAME).read_text(encoding="utf-8"))
@@ -46,14 +49,15 @@ def read(
         return None
     if not isinstance(board, dict) or board.get("records") != _sources(records, rank_by):
         return None
-    return board if store.is_sealed(board) else None
+    return cast("Leaderboard", board) if store.is_sealed(board) else None
 
 
 def sealed(
-    board: dict[str, Any], records: Sequence[Stored], *, rank_by: str | None = None
-) -> dict[str, Any]:
+    board: Leaderboard, records: Sequence[Stored], *, rank_by: str | None = None
+) -> Leaderboard:
     """What `leaderboard.json` holds: the board, what it is of, and a seal."""
-    return store.seal({**board, "rank_by": rank_by, "records": _sources(records, rank_by)})
+    whole = {**board, "rank_by": rank_by, "records": _sources(records, rank_by)}
+    return cast("Leaderboard", store.seal(whole))
 
 
 def _sources(records: Sequence[Stored], rank_by: str | None) -> str:

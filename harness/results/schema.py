@@ -1,15 +1,14 @@
-"""The JSON Schemas of what the harness writes: a record's is generated from `harness.record`."""
+"""The JSON Schemas of what the harness writes, generated from the types of its layout."""
 
 from __future__ import annotations
 
-import importlib.resources
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any
 
 from harness import record
 from harness.errors import HarnessError
+from harness.results.leaderboard_layout import Leaderboard
 
 __all__ = ["first_problem", "schema", "training_problem", "validate"]
 
@@ -18,15 +17,15 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def schema(name: str) -> dict[str, Any]:
     """The JSON Schema of a `record` or a `leaderboard`."""
-    if name == "record":
-        return {
-            "$schema": _DIALECT,
-            "title": "finetune-harness record",
-            **_generated(Annotated[record.Record, record.ERROR_UNLESS_OK]),
-        }
-    file = importlib.resources.files("harness.results") / "schemas" / f"{name}.schema.json"
-    loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return loaded
+    layouts: dict[str, Any] = {
+        "record": Annotated[record.Record, record.ERROR_UNLESS_OK],
+        "leaderboard": Leaderboard,
+    }
+    return {
+        "$schema": _DIALECT,
+        "title": f"finetune-harness {name}",
+        **_generated(layouts[name]),
+    }
 
 
 def validate(value: Mapping[str, Any], name: str) -> None:

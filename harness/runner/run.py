@@ -18,6 +18,7 @@ from harness.planning.cell import Cell, is_recorded
 from harness.planning.memory.predict import predict
 from harness.planning.plan import Plan
 from harness.results import leaderboard_file, store
+from harness.results.leaderboard_layout import Leaderboard
 from harness.runner import study
 from harness.runner.cell_runner import Observer, run_cell
 from harness.runner.in_flight import OneAfterAnother, flight
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class Outcome:
     """What a run did."""
 
-    board: dict[str, Any]
+    board: Leaderboard
     ran: tuple[str, ...]
     skipped: tuple[str, ...]
     failed: tuple[str, ...]
@@ -153,7 +154,7 @@ def _lost_answers(out: Path, base: Cell) -> str | None:
     return None
 
 
-def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> dict[str, Any]:
+def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> Leaderboard:
     """The leaderboard of the plan's own cells, built anew unless it is of these very records.
 
     Where nothing ran and it cannot be written, such as in a folder to read only, it is returned

@@ -93,9 +93,21 @@ def test_what_plugins_add_of_their_own_is_kept(whole: dict[str, Any]) -> None:
     assert "loss_curve" in (training_problem({"loss_curve": "flat"}) or "")
 
 
-def test_the_schema_describes_its_fields() -> None:
+def test_recorded_leaderboards_match_the_schema() -> None:
+    boards = sorted((ROOT / "results" / "reference").rglob("leaderboard.json"))
+    assert boards
+    for file in boards:
+        board = json.loads(file.read_text())
+        validate(board, "leaderboard")
+        for name, wrong in (("rows", [{}]), ("ranked_by", 1), ("schema", 2)):
+            with pytest.raises(HarnessError, match=name):
+                validate({**board, name: wrong}, "leaderboard")
+
+
+def test_the_schemas_describe_their_sections() -> None:
     record = schema("record")
-    sections = [record, *record["$defs"].values()]
-    assert all(section.get("description") for section in sections)
+    for whole in (record, schema("leaderboard")):
+        sections = [whole, *whole["$defs"].values()]
+        assert all(section.get("description") for section in sections)
     assert "older versions" in record["properties"]["sha256"]["description"]
     assert store.schema("record") == record

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from harness.results.cost import Cost
+    from harness.results.leaderboard_layout import Cost
 
 __all__ = ["FORMATS", "render"]
 

@@ -1,0 +1,99 @@
+"""The layout of a leaderboard, `leaderboard.json`: the types that its JSON Schema is made from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from typing_extensions import NotRequired, TypedDict
+
+from harness.record import (
+    AT_LEAST_1,
+    Count,
+    Keywords,
+    MetricSection,
+    Sha256,
+    Status,
+    section,
+)
+
+VERSION: Literal[1] = 1
+"""Of the leaderboard's layout."""
+
+_NOT_EMPTY = Keywords({"minItems": 1})
+
+
+@section
+class Cost(TypedDict):
+    """What a row cost: figures of its seeds, each null where no seed has it."""
+
+    train_seconds: float | None
+    """Training steps alone, mean over seeds."""
+    evaluation_seconds: float | None
+    """Mean over the seeds in which no suite was reused."""
+    peak_memory_bytes: Count
+    """Of training; where nothing was trained of evaluation, if no suite was reused."""
+    peak_memory_kind: Literal["cuda", "host", None]
+    trainable_parameters: Count
+    artifact_bytes: Count
+    tuning_seconds: NotRequired[float | None]
+    """All trials of the search together, once for all seeds; absent where nothing was tuned."""
+    dollars: NotRequired[float | None]
+    """All phases of training and evaluation at the experiment's price_per_hour, mean over seeds;
+    absent without a price."""
+
+
+@section
+class RowMetric(MetricSection):
+    """A metric over all seeds: the mean of their values; `gained` and `lost` are null then."""
+
+    per_seed: NotRequired[list[float | None]]
+
+
+@section
+class Row(TypedDict):
+    """The seeds of one model, method, options, label, data and budget."""
+
+    rank: Annotated[int, AT_LEAST_1] | None
+    """Null without the metric ranked by, and for all where it is per token and tokenizers
+    differ."""
+    label: str
+    model: str
+    method: str
+    options: dict[str, Any]
+    seeds: Annotated[list[int | None], _NOT_EMPTY]
+    cells: Annotated[list[str], _NOT_EMPTY]
+    """Ids, in the order of seeds."""
+    status: Status
+    """The worst over seeds."""
+    metrics: dict[str, RowMetric]
+    """Keyed suite.metric."""
+    cost: Cost
+    tied_with: list[str]
+    """Labels of rows whose paired difference on the metric ranked by does not exclude zero."""
+    budget: NotRequired[dict[str, Any] | None]
+    mix: NotRequired[dict[str, Any] | None]
+    """General rows blended into the training rows: source, share, hash, rows."""
+    suite_hashes: NotRequired[dict[str, str]]
+    """Where a suite has a data hash, it follows after a slash."""
+    health: NotRequired[list[str]]
+    """Names of the health checks that spoke in any seed; absent where none did."""
+
+
+@section
+class Leaderboard(TypedDict):
+    """Derived from records: `<out>/leaderboard.json`. Rows are ordered best first."""
+
+    schema: Literal[1]
+    ranked_by: str | None
+    """suite.metric"""
+    rows: list[Row]
+    labels: NotRequired[dict[str, str]]
+    """Suite -> what its figures must be read with, such as self-judged."""
+    incomparable: list[str]
+    """Sentences that name rows whose suites or tokenizers differ."""
+    rank_by: NotRequired[str | None]
+    """What the experiment names to rank by; null for the default."""
+    records: NotRequired[str]
+    """sha256 over the records that it is derived from: it is built anew when they change."""
+    sha256: NotRequired[Sha256]
+    """Of everything else in it, as a record's."""
