@@ -359,7 +359,6 @@ def ran(tmp_path_factory, tiny_model, warm):
     shutil.copytree(made, elsewhere)
     (elsewhere / "training.json").unlink()  # sealed: what was trained here stays as it was
     (elsewhere / "chat_template.jinja").write_text(CHATML)
-    (elsewhere / "training.json").unlink()  # another tool writes no seal
     method = {"name": "external", "adapter": str(elsewhere), "label": "theirs"}
     small = small.write(methods=["base", method])
     assert not run_warm(small, warm).failed
