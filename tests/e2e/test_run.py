@@ -214,9 +214,9 @@ def refuse(event, args):
 
 
 sys.addaudithook(refuse)
-from harness import cli
+from harness.cli.main import main
 
-cli.main()
+main()
 """
 """The command where nothing under a folder can be written, whoever runs it."""
 
