@@ -49,7 +49,7 @@ class Check:
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True)
 def command(as_json: bool) -> None:
-    """What this machine can do, and the command that mends each lack."""
+    """What this machine can do, and the command that fixes what is missing."""
     results = checks()
     if as_json:
         click.echo(json.dumps(to_json(results), indent=2))

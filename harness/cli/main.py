@@ -23,7 +23,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "compare": "A minus B on the same samples; or several rows, or a whole results folder, against "
     "the base.",
-    "doctor": "What this machine can do, and the command that mends each lack.",
+    "doctor": "What this machine can do, and the command that fixes what is missing.",
     "eval": "Measure a MODEL trained elsewhere: a packaged alias, a folder or a Hub id.",
     "export": "Write a trained CELL to a folder that transformers, peft and vLLM load.",
     "gate": "Whether CANDIDATE may be released: exit 0 pass, 1 worse, 3 cannot tell, 4 not "

@@ -47,7 +47,7 @@ def read(
         label = options.pop("label", name)
         if not isinstance(label, str) or not LABEL.fullmatch(label):
             raise located.error(
-                f"label {label!r} of scorer '{name}' is no name: letters, digits, '-', '_', '.'",
+                f"invalid label {label!r} of scorer '{name}': use letters, digits, '-', '_', '.'",
                 (*path, "label"),
             )
         if label in reserved:

@@ -50,14 +50,14 @@ def check_samples(suite: str, candidate: Iterable[str], baseline: Iterable[str])
     mine, theirs = set(candidate), set(baseline)
     if mine == theirs:
         return
-    told = [
+    differences = [
         f"{len(only)} only the {side} has (such as '{min(only)}')"
         for side, only in (("candidate", mine - theirs), ("baseline", theirs - mine))
         if only
     ]
     raise NotComparable(
         f"suite '{suite}' has not the same samples with a score on both sides: "
-        f"{' and '.join(told)}; a score that is missing was not a number"
+        f"{' and '.join(differences)}; a score that is missing was not a number"
     )
 
 

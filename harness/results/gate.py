@@ -89,9 +89,9 @@ class Decision:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        told = {**asdict(self), "exit_code": self.exit_code}
-        told["findings"] = [{**asdict(one), "sentence": one.sentence} for one in self.findings]
-        return {"schema": SCHEMA, **told}
+        report = {**asdict(self), "exit_code": self.exit_code}
+        report["findings"] = [{**asdict(one), "sentence": one.sentence} for one in self.findings]
+        return {"schema": SCHEMA, **report}
 
 
 def decide(candidate: Side, baseline: Side, policy: Loaded | None) -> Decision:
@@ -181,7 +181,7 @@ def judge(check: Check, evidence: Evidence) -> Finding:
     beyond = room < 0 and not passes
     return Finding(
         name=check.name,
-        limit=check.rule.told(),
+        limit=check.rule.limit_text(),
         value=evidence.value,
         baseline=None if check.rule.limit in ("min", "max") else evidence.baseline,
         change=found.value,
@@ -282,7 +282,7 @@ def _of_cost(check: Check, pairs: Pairs) -> Finding:
     passes = change >= bound if upward else change <= bound
     return Finding(
         name=check.name,
-        limit=rule.told(),
+        limit=rule.limit_text(),
         value=float(mine),
         baseline=None if alone or theirs is None else float(theirs),
         change=change,

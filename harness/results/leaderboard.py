@@ -187,7 +187,7 @@ def _ties(
     by_id: Mapping[str, Record],
     read_rows: ReadRows,
 ) -> dict[int, set[int]]:
-    """Index of a row -> indices of the rows that it cannot be told apart from."""
+    """Index of a row -> indices of the rows that it cannot be distinguished from."""
     suite, metric = chosen
     ranked_by = ".".join(chosen)
     alike: dict[tuple[str, str], dict[int, list[metric_summary.Scored]]] = {}
@@ -243,8 +243,8 @@ def _other_tokenizers(groups: Sequence[Group]) -> list[str]:
     for name in dict.fromkeys(name for group in groups for name in group.metric_names()):
         parts = _tokenizers(groups, *name)
         if len(parts) > 1:
-            told = " and ".join(", ".join(group.title for group in of) for of in parts.values())
-            names.setdefault(told, []).append(".".join(name))
+            labels = " and ".join(", ".join(group.title for group in of) for of in parts.values())
+            names.setdefault(labels, []).append(".".join(name))
     return [
         f"{', '.join(of)}: per token, and {rows} are not known to have one tokenizer, so these "
         "are neither ranked nor tied by it; compare bits_per_byte"

@@ -157,7 +157,7 @@ def _named(name: str, found: Found) -> Group:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            told = ", ".join(f"{group.cells[0]['id']} ({group.title})" for group in matches)
-            raise UserError(f"'{name}' names {len(matches)} rows: {told}; give a whole id")
+            candidates = ", ".join(f"{group.cells[0]['id']} ({group.title})" for group in matches)
+            raise UserError(f"'{name}' names {len(matches)} rows: {candidates}; give a whole id")
     known = {group.label for group in groups} | set(found.by_id)
     raise UserError(f"no cell '{name}': {nearest(name, known)}")

@@ -102,7 +102,7 @@ class Rule(StrictModel):
         upward = self.limit == "max_drop"
         return -self.margin.size if upward else self.margin.size, upward
 
-    def told(self) -> str:
+    def limit_text(self) -> str:
         """The limit in words."""
         words = {
             "max_drop": "may drop by {}",

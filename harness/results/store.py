@@ -254,7 +254,7 @@ def held(out: Path) -> Iterator[None]:
 
 
 def _plain(value: Any, path: str, found: list[str]) -> Any:
-    """`value` as JSON types; what could not be kept as it was is told in `found`."""
+    """`value` as JSON types; what could not be kept as it was is noted in `found`."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, numbers.Integral):
@@ -450,8 +450,8 @@ def _stored_in(place: Path) -> Iterator[Stored]:
     files = sorted((place / "cells").glob("*.json"))
     if not files:
         inside = [str(cells.parent) for cells in sorted(place.glob("*/cells"))]
-        mend = f"did you mean {' or '.join(inside)}?" if inside else "run an experiment first"
-        raise UserError(f"{place}: no records there (cells/*.json); {mend}")
+        advice = f"did you mean {' or '.join(inside)}?" if inside else "run an experiment first"
+        raise UserError(f"{place}: no records there (cells/*.json); {advice}")
     for file in files:
         yield Stored(place, _named_as(file, read_record(file)))
 
@@ -496,10 +496,10 @@ def read_section(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     try:
         section = json.loads(Path(path).read_text(encoding="utf-8"))
-        told = section.pop("sha256")
+        sha256 = section.pop("sha256")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{path}: not a finished suite ({type(error).__name__})") from None
-    if told != _sealed(section):
+    if sha256 != _sealed(section):
         raise UserError(f"{path}: changed since it was written (sha256 differs)")
     samples = Path(path).with_name(Path(section["samples"]["file"]).name)
     return section, _read_rows(samples, section["samples"]["sha256"], section["cell"])

@@ -124,7 +124,7 @@ class _End:
 
     clock: Meter = field(default_factory=Meter)
     code: int | None = None
-    """None where nobody told."""
+    """None where it was not reported."""
     phase: str | None = None
     micro_batch: int | None = None
     spent: float = 0.0
@@ -184,8 +184,8 @@ def _record_crash(work: Work, end: _End, log: Path) -> None:
     """A record for a worker that died without writing one."""
     cell, out = work.cell, work.out
     status, why = end.status, end.why
-    told = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    tail = told.splitlines()[-12:]
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    tail = text.splitlines()[-12:]
     error: ErrorSection = {
         "type": "WorkerDied" if end.fault is None else type(end.fault).__name__,
         "message": end.message(why, log),

@@ -32,8 +32,8 @@ def check() -> None:
 
 def digest(search: Search) -> str:
     """Of what decides on the values, but for their number."""
-    told = [search.seed, list(search.objectives), search.as_record()["space"], STARTUP]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    identity = [search.seed, list(search.objectives), search.as_record()["space"], STARTUP]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def url(file: Path) -> str:
@@ -62,7 +62,7 @@ class Study:
             self._study = self._open()
 
     def values(self, number: int) -> dict[str, Any]:
-        """The values of a trial: told already, or chosen now. Trials are asked for in order."""
+        """The values of a trial: reported already, or chosen now. Trials are asked for in order."""
         import optuna
 
         trials = self._trials()

@@ -95,7 +95,7 @@ class Tracking:
             except (Exception, SystemExit) as error:  # whatever a library or its server did
                 self._active.remove(tracker)
                 why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                self._warn(f"tracker '{tracker.name}' broke and is told no more ({why})")
+                self._warn(f"tracker '{tracker.name}' broke and gets no more events ({why})")
         return results
 
 
@@ -114,15 +114,15 @@ def _report(tracker: Tracker, cell: str, event: Mapping[str, Any]) -> None:
 
 def settings(plan: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
     """A record's `plan` as a flat mapping: `model`, `options.lr`, `budget.steps`, `seed` ..."""
-    told = {key: value for key, value in plan.items() if key not in ("model", "training_id")}
-    flat = {"model": plan["model"]["name"], **_flat(told)}
+    rest = {key: value for key, value in plan.items() if key not in ("model", "training_id")}
+    flat = {"model": plan["model"]["name"], **_flat(rest)}
     return {k: v for k, v in flat.items() if isinstance(v, (str, int, float, bool))}
 
 
 def points(event: Mapping[str, Any]) -> dict[str, float]:
     """The values of a step of training: `train/loss`, `train/validation_loss` ..."""
-    told = {f"train/{name}": event[name] for name in _POINTS if name in event}
-    return _finite(told) if "step" in event else {}
+    values = {f"train/{name}": event[name] for name in _POINTS if name in event}
+    return _finite(values) if "step" in event else {}
 
 
 def figures(record: Record) -> dict[str, float]:
@@ -132,14 +132,16 @@ def figures(record: Record) -> dict[str, float]:
         **(training.get("phases", {}) if training else {}),
         **(evaluation.get("phases", {}) if evaluation else {}),
     }
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         f"suites/{suite}/{metric}": one["value"]
         for suite, section in suites(record).items()
         for metric, one in section["metrics"].items()
     }
-    told |= {f"phases/{phase}/{key}": v for phase, one in phases.items() for key, v in one.items()}
-    told |= {f"training/{key}": value for key, value in (training or {}).items()}
-    return _finite(told)
+    values |= {
+        f"phases/{phase}/{key}": v for phase, one in phases.items() for key, v in one.items()
+    }
+    values |= {f"training/{key}": value for key, value in (training or {}).items()}
+    return _finite(values)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

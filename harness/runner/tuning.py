@@ -53,8 +53,8 @@ def recorded_trials(cell: Cell, out: Path) -> int:
     assert cell.search is not None
     folder = folder_of(cell, out)
     files = [file for file in (folder / "cells").glob("*.json") if _read(file) is not None]
-    told = folder / "tuning.json"
-    trials = json.loads(told.read_text(encoding="utf-8"))["trials"] if told.is_file() else []
+    file = folder / "tuning.json"
+    trials = json.loads(file.read_text(encoding="utf-8"))["trials"] if file.is_file() else []
     there = {file.stem for file in files}
     known = sum(trial["cell"] in there for trial in trials)  # several may have the same options
     return min(cell.search.trials, max(known, len(files)))
@@ -73,7 +73,7 @@ def failure(cell: Cell, found: Mapping[str, Any], out: Path) -> Record:
     """The record of a cell that cannot be trained, for no trial gave a loss."""
     trials = found["trials"]
     counted = Counter(trial["status"] for trial in trials)
-    told = ", ".join(f"{count} {status}" for status, count in counted.items())
+    counts = ", ".join(f"{count} {status}" for status, count in counted.items())
     return new_record(
         id=cell.id,
         status=trials[0]["status"],
@@ -81,7 +81,7 @@ def failure(cell: Cell, found: Mapping[str, Any], out: Path) -> Record:
         environment=store.environment(),
         error={
             "type": "TuningFailed",
-            "message": f"none of {len(trials)} trials gave a validation loss ({told}; the first: "
+            "message": f"none of {len(trials)} trials gave a validation loss ({counts}; the first: "
             f"{trials[0]['error']}): search elsewhere, or delete {folder_of(cell, out)} and "
             "run again",
             "phase": "tuning",
@@ -143,8 +143,8 @@ class Tuner:
                 self._run(one, folder, f"{cell.label} trial {number + 1}/{cell.search.trials}")
             finally:
                 shutil.rmtree(folder / "artifacts", ignore_errors=True)
-        told = store.read_record(file)
-        trial = {"number": number, "options": values, "cell": one.id, **_figures(told)}
+        trial_record = store.read_record(file)
+        trial = {"number": number, "options": values, "cell": one.id, **_figures(trial_record)}
         if same is not None:
             trial |= {"same_as": same, "seconds": 0.0}
         if new:
@@ -191,17 +191,17 @@ def front(placed: Mapping[int, Sequence[float]]) -> list[int]:
     ]
 
 
-def _figures(told: Record) -> dict[str, Any]:
+def _figures(trial_record: Record) -> dict[str, Any]:
     """Of a trial's record."""
-    training = told["training"] or {}
+    training = trial_record["training"] or {}
     judged = training.get("validation") or {}
     phases = [phase["seconds"] for phase in (training.get("phases") or {}).values()]
     return {
-        "status": told["status"],
+        "status": trial_record["status"],
         "validation_loss": judged.get("loss"),
-        "peak_memory_bytes": cost([told])["peak_memory_bytes"],
+        "peak_memory_bytes": cost([trial_record])["peak_memory_bytes"],
         "seconds": sum(filter(None, [*phases, judged.get("seconds")])),
-        "error": told["error"]["message"] if told["error"] else None,
+        "error": trial_record["error"]["message"] if trial_record["error"] else None,
     }
 
 

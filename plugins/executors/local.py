@@ -13,7 +13,7 @@ from typing import Any
 from harness import Executor, hookimpl, worker_command, worker_environment
 
 PATIENCE = 20
-"""Seconds that a worker gets to end after it was told to."""
+"""Seconds that a worker gets to end after it was asked to."""
 
 
 class Local(Executor):
@@ -57,10 +57,10 @@ def _lines(worker: subprocess.Popen[bytes]) -> Iterator[bytes]:
     while True:
         ended = worker.poll() is not None
         ready, _, _ = select.select([stream], [], [], 0 if ended else 1)
-        told = os.read(stream, 2**16) if ready else b""
-        if not told and (ready or ended):
+        chunk = os.read(stream, 2**16) if ready else b""
+        if not chunk and (ready or ended):
             break
-        *lines, rest = (rest + told).split(b"\n")
+        *lines, rest = (rest + chunk).split(b"\n")
         yield from (line + b"\n" for line in lines)
     if rest:
         yield rest

@@ -202,7 +202,9 @@ def _model(name: str) -> type[BaseModel]:
         # What is peft's own business stands in the root classes.
         if one != ROOT and ROOT in _ancestors(one):
             annotations |= _classes()[one].fields
-    made: dict[str, Any] = {key: (_kind(told), None) for key, told in annotations.items()}
+    made: dict[str, Any] = {
+        key: (_kind(annotation), None) for key, annotation in annotations.items()
+    }
     return create_model(name, __config__=STRICT, **made)
 
 

@@ -78,9 +78,9 @@ class _Encoder:
         """
         import torch
 
-        told = [self.before + text.strip() for text in texts]
+        inputs = [self.before + text.strip() for text in texts]
         batch = self.tokenizer(
-            told, padding=True, truncation=True, max_length=self.length, return_tensors="pt"
+            inputs, padding=True, truncation=True, max_length=self.length, return_tensors="pt"
         ).to(self.model.device)
         with torch.inference_mode():
             found = self.model(

@@ -70,7 +70,7 @@ def _check_rouge(samples: Sequence[Sample]) -> None:
         if not split_words(sample.reference or ""):
             raise UserError(
                 f"sample {sample.id}: the reference {sample.reference!r} has no letter and no "
-                "digit, so ROUGE would be 0 for every answer: mend it, or leave the scorer out"
+                "digit, so ROUGE would be 0 for every answer: fix it, or leave the scorer out"
             )
 
 

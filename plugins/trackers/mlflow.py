@@ -54,8 +54,8 @@ class MLflow(Tracker):
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        told = [Metric(key, value, now, step) for key, value in values.items()]
-        self._client.log_batch(self._run, metrics=told)
+        metrics = [Metric(key, value, now, step) for key, value in values.items()]
+        self._client.log_batch(self._run, metrics=metrics)
 
     def finish(self, cell: str, status: str, values: Mapping[str, float]) -> None:
         """The final figures as metrics, the status as a tag."""

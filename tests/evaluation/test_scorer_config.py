@@ -73,7 +73,7 @@ def test_one_scorer_stands_twice_under_labels(folder):
             r"lowercase of scorer 'bleu': .*write true or false",
         ),
         ({"name": "exact_match", "case": True}, r"unknown key 'case' in scorer 'exact_match'"),
-        ({"name": "bleu", "label": "a b"}, r"label 'a b' of scorer 'bleu' is no name"),
+        ({"name": "bleu", "label": "a b"}, r"invalid label 'a b' of scorer 'bleu'"),
         ({"label": "x"}, r"a scorer is a name, or a mapping with `name`"),
         ("rougeL", r"two scorers are called 'rougeL': give one a `label`"),
         (3, r"expected text or a mapping, got 3"),
