@@ -17,13 +17,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
 from harness.models import initial_adapter
 from harness.models.layers import Layer, check_layers, loaded_layers, stored_layers
 from harness.system import child_process, hub
 from harness.types import ModelRef
+
+if TYPE_CHECKING:
+    from harness.models.causal_lm import CausalLM
 
 __all__ = ["check_target_modules"]
 
@@ -35,7 +38,7 @@ def check_target_modules(
     model: ModelRef,
     targets: str | Collection[str] | None,
     rank: int | None = None,
-    fields: Mapping[str, Any] | None = None,
+    fields: Mapping[str, object] | None = None,
 ) -> None:
     """Raise UserError where a target matches no layer of `model` or `rank` is above a width.
 
@@ -103,7 +106,7 @@ def _main() -> None:
     print(json.dumps({"layers": layers, "refused": _refusal(model, request["fields"])}))
 
 
-def _refusal(model: Any, fields: Mapping[str, Any] | None) -> str | None:
+def _refusal(model: CausalLM, fields: Mapping[str, Any] | None) -> str | None:
     """Why peft does not put a LoRA of these fields on a model without weights; None: it does."""
     from peft import LoraConfig, get_peft_model
 

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError, UserError, is_out_of_memory
 from harness.models.inference.virtual_tokens import misfit, refusal
@@ -17,6 +17,11 @@ from harness.models.trained_artifact import seal_fault
 from harness.system.hub import content_hash
 from harness.system.paths import expanded
 from harness.types import ModelRef
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from harness.models.causal_lm import CausalLM
 
 __all__ = [
     "CONFIG",
@@ -108,7 +113,7 @@ def has_tokenizer(folder: Path) -> bool:
     return vocabulary and (folder / "tokenizer_config.json").is_file()
 
 
-def attach_adapter(model: Any, tokens: int, folder: Path) -> Any:
+def attach_adapter(model: Any, tokens: int, folder: Path) -> CausalLM:
     """Attach the adapter in `folder` to the transformers model; returns a PeftModel.
 
     peft loads what fits and skips the rest, with a warning or without one. Raises UserError where
@@ -138,7 +143,7 @@ def attach_adapter(model: Any, tokens: int, folder: Path) -> Any:
     return peft_model
 
 
-def _check_used(peft_model: Any, folder: Path, subject: str) -> None:
+def _check_used(peft_model: PeftModel, folder: Path, subject: str) -> None:
     """Raise UserError for tensors of layers that the model lacks, which peft skips silently.
 
     Loading once more returns their keys: peft renames tensors and fuses those of a mixture's

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
 from harness.models.layers import (
@@ -28,13 +28,16 @@ from harness.models.layers import (
     without_numbers,
 )
 
+if TYPE_CHECKING:
+    from harness.models.causal_lm import CausalLM
+
 FOLDER = "initial"
 _UNSET = (None, False, "none")
 _NOT_CONVERTED = ("use_dora", "modules_to_save", "bias", "lora_bias", "trainable_token_indices")
 """Fields whose weights peft leaves out of the converted adapter."""
 
 
-def check(model: Any, peft: Any) -> list[str]:
+def check(model: CausalLM, peft: Any) -> list[str]:
     """Sentences on the layers that `all-linear` of a PeftConfig (or None) excludes.
 
     It is written into the configuration as `exclude_modules`. Raises UserError where the layers or
@@ -55,7 +58,9 @@ def check(model: Any, peft: Any) -> list[str]:
     return [f"all-linear leaves {name} out: {reason}" for name, reason in sorted(named)]
 
 
-def _left_out(model: Any, peft: Any, layers: Sequence[Layer], rank: int | None) -> dict[str, str]:
+def _left_out(
+    model: CausalLM, peft: Any, layers: Sequence[Layer], rank: int | None
+) -> dict[str, str]:
     """Linear layers that cannot have the adapter, each with why."""
     if not hasattr(peft, "exclude_modules"):
         return {}
@@ -82,7 +87,7 @@ def _excluded(peft: Any, layers: Sequence[Layer], reasons: Mapping[str, str]) ->
     )
 
 
-def _weight_is_read(model: Any, peft: Any, name: str) -> bool:
+def _weight_is_read(model: CausalLM, peft: Any, name: str) -> bool:
     """Whether the block around a layer takes its weight instead of calling it.
 
     An adapter on it would change nothing and never be trained. peft refuses some of them in some
@@ -97,7 +102,7 @@ def _weight_is_read(model: Any, peft: Any, name: str) -> bool:
             check_mamba(peft, model, child_name)
     except ValueError:
         return True
-    block: Any = type(model.get_submodule(parent))
+    block: type = type(model.get_submodule(parent))
     return child_name in _weights_read(block)
 
 
@@ -132,7 +137,7 @@ def _gives_matrix(module: Any) -> bool:
         module.train(training)
 
 
-def _check_convertible(model: Any, peft: Any) -> None:
+def _check_convertible(model: CausalLM, peft: Any) -> None:
     """Raise UserError where a change of the base could not be saved as a plain LoRA."""
     subject = f"init_lora_weights {peft.init_lora_weights} takes from the base's weights"
     if getattr(model, "is_quantized", False):
@@ -165,13 +170,13 @@ def refused(peft: Any) -> Iterator[None]:
         raise UserError(message) from error
 
 
-def takes_from_base(peft: Any) -> bool:
+def takes_from_base(peft: object) -> bool:
     """Whether the initialisation of a PeftConfig changes the base's weights."""
     initialisation = str(getattr(peft, "init_lora_weights", "")).lower()
     return initialisation.startswith(("pissa", "olora", "corda"))
 
 
-def keep(model: Any, peft: Any, folder: Path) -> Path | None:
+def keep(model: CausalLM, peft: Any, folder: Path) -> Path | None:
     """Save the adapter before its training where `save` needs it; its folder, or None."""
     if peft is None or not takes_from_base(peft):
         return None
@@ -183,7 +188,7 @@ def keep(model: Any, peft: Any, folder: Path) -> Path | None:
     return initial
 
 
-def save(model: Any, folder: Path, initial: Path) -> None:
+def save(model: CausalLM, folder: Path, initial: Path) -> None:
     """Save what training changed as an adapter for the untouched base."""
     model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(initial))
     shutil.rmtree(initial)

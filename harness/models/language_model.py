@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.api.model import Generation, LogLikelihood, Progress, Request
 from harness.data.tokenization import end_tokens
@@ -23,6 +23,12 @@ from harness.models.inference.loglikelihood import score_requests, why_not_share
 from harness.models.inference.virtual_tokens import virtual_tokens
 from harness.system.hardware import free_memory
 from harness.types import Artifact
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+
+    from harness.models.causal_lm import CausalLM
 
 CPU_TOKENS, CUDA_TOKENS = 2048, 32768
 """Tokens of a pass above which it gets no faster."""
@@ -40,8 +46,8 @@ class LanguageModel:
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: CausalLM,
+        tokenizer: PreTrainedTokenizerBase,
         artifact: Artifact,
         batch: int | None = None,
     ) -> None:
@@ -205,7 +211,7 @@ def open_artifact(artifact: Artifact, batch: int | None = None) -> LanguageModel
     return opened
 
 
-def load_weights(artifact: Artifact, *, dtype: str | None = None) -> Any:
+def load_weights(artifact: Artifact, *, dtype: str | None = None) -> CausalLM:
     """The transformers model of an artifact, without its adapter, on the best device.
 
     `dtype` is 'float32' or 'bf16'; None means the artifact's precision. Raises UserError where
@@ -237,7 +243,7 @@ def load_weights(artifact: Artifact, *, dtype: str | None = None) -> Any:
     return model
 
 
-def keep_training_arithmetic(model: Any) -> None:
+def keep_training_arithmetic(model: CausalLM) -> None:
     """Have 4-bit layers compute in eval mode as they do in training, on any CPU.
 
     On a CPU with AVX512-BF16 bitsandbytes (0.50) repacks each weight at its first pass without
@@ -250,7 +256,7 @@ def keep_training_arithmetic(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def load_tokenizer(artifact: Artifact) -> Any:
+def load_tokenizer(artifact: Artifact) -> PreTrainedTokenizerBase:
     """The tokenizer of what is opened: an adapter's own where its folder has one, or the model's.
 
     The embedding is never resized for it. A chat template beside an adapter goes with it.
@@ -273,7 +279,7 @@ def load_tokenizer(artifact: Artifact) -> Any:
     return tokenizer
 
 
-def torch_dtype(precision: str) -> Any:
+def torch_dtype(precision: str) -> torch.dtype:
     """`float32` or `bf16` as a torch dtype."""
     import torch
 
@@ -299,7 +305,7 @@ def import_bitsandbytes() -> None:
     del os.environ[_DYNAMO]
 
 
-def _bitsandbytes(quantization: Mapping[str, Any] | None) -> Any:
+def _bitsandbytes(quantization: Mapping[str, Any] | None) -> BitsAndBytesConfig | None:
     """A BitsAndBytesConfig from JSON-able keywords; dtypes are given by name."""
     if quantization is None:
         return None
@@ -311,7 +317,7 @@ def _bitsandbytes(quantization: Mapping[str, Any] | None) -> Any:
     return BitsAndBytesConfig(**keywords)
 
 
-def tokens_that_fit(model: Any) -> int:
+def tokens_that_fit(model: CausalLM) -> int:
     """Tokens of a forward pass that free memory allows, estimated from the model's widths."""
     import psutil
     import torch

@@ -9,9 +9,12 @@ import statistics
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.models.causal_lm import CausalLM
 
 ALL_LINEAR = "all-linear"
 """peft's name for every linear layer but the output's."""
@@ -67,7 +70,7 @@ def check_layers(
         )
 
 
-def is_all_linear(targets: Any) -> bool:
+def is_all_linear(targets: object) -> bool:
     """Whether targets are peft's `all-linear`."""
     return isinstance(targets, str) and targets.lower() == ALL_LINEAR
 
@@ -150,7 +153,7 @@ def stored_layers(folder: Path) -> list[Layer] | None:
     return layers or None
 
 
-def loaded_layers(model: Any) -> list[Layer]:
+def loaded_layers(model: CausalLM) -> list[Layer]:
     """Layers of a transformers model."""
     dimensions = ("in_features", "out_features"), ("num_embeddings", "embedding_dim")
     layers = []

@@ -190,7 +190,7 @@ def _add_pair(classes: dict[str, set[str]], pair: ast.Tuple) -> None:
         classes.setdefault(str(key.value), set()).update(map(str, names))
 
 
-def _no_causal_model(config: Mapping[str, Any], trust_remote_code: bool) -> str | None:
+def _no_causal_model(config: Mapping[str, object], trust_remote_code: bool) -> str | None:
     """Why a config.json is not of a causal language model; None where it may be one."""
     classes = _auto_classes()
     causal = classes.get(_CAUSAL)
@@ -220,7 +220,7 @@ def _no_causal_model(config: Mapping[str, Any], trust_remote_code: bool) -> str 
     return None
 
 
-def _template(folder: Path, settings: Mapping[str, Any]) -> str:
+def _template(folder: Path, settings: Mapping[str, object]) -> str:
     """All chat templates of a folder as one text."""
     file = folder / "chat_template.jinja"
     own = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
@@ -228,9 +228,9 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> str:
 
 
 def _beyond_embeddings(
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
     tokenizer: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     template: str,
 ) -> str | None:
     """A message on a token that texts need and that has no embedding; None without one.

@@ -99,7 +99,7 @@ class Shapes:
         return [linear for linear in self.linears if linear.name in names]
 
 
-def shapes_of(config: Mapping[str, Any]) -> Shapes:
+def shapes_of(config: Mapping[str, object]) -> Shapes:
     """The shapes by a config.json. Raises NotPredicted for another layout."""
     family = str(config.get("model_type"))
     if family not in _DEFAULTS:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from harness.errors import UserError
 from harness.types import ModelRef
 
 
-def stored_quantization(model: ModelRef) -> Mapping[str, Any] | None:
+def stored_quantization(model: ModelRef) -> Mapping[str, object] | None:
     """The `quantization_config` of a model's config.json; None where its weights are plain."""
     from harness.models.shapes import NotPredicted, config_of  # harness.memory imports this module
 
@@ -20,7 +19,7 @@ def stored_quantization(model: ModelRef) -> Mapping[str, Any] | None:
     return config if isinstance(config, Mapping) else None
 
 
-def description(quantization: Mapping[str, Any]) -> str:
+def description(quantization: Mapping[str, object]) -> str:
     """A stored quantisation in words: `4 bits (nf4, computing in bfloat16)`, or its method."""
     if quantization.get("load_in_8bit"):
         return "8 bits (int8)"

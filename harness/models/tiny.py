@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 __all__ = ["NAME", "write_tiny_model"]
 
@@ -47,14 +50,14 @@ def write_tiny_model(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _unprintable(tokenizer: Any) -> list[int]:
+def _unprintable(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of all tokens but printable ASCII, blanks and the end of a turn."""
     printable = {*map(chr, range(33, 127)), "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"}
     printable.add(tokenizer.eos_token)
     return [i for text, i in tokenizer.get_vocab().items() if text not in printable]
 
 
-def _tokenizer() -> Any:
+def _tokenizer() -> PreTrainedTokenizerFast:
     """One token for each byte, three special ones, and the ChatML template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

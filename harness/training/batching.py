@@ -9,10 +9,13 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.data.tokenization import Encoded
 from harness.errors import EnvironmentLack, UserError
+
+if TYPE_CHECKING:
+    from harness.models.causal_lm import CausalLM
 
 PASS_TOKENS = {"cpu": 64, "cuda": 4096}
 """The fixed cost of a forward and backward pass, in tokens.
@@ -76,7 +79,7 @@ def grouped(rows: Sequence[Encoded], batch: int, micro: int) -> list[Encoded]:
     return [row for part in parts for row in sorted(part, key=lambda row: -len(row.input_ids))]
 
 
-def apply_liger(model: Any) -> None:
+def apply_liger(model: CausalLM) -> None:
     """Liger's kernels in the model's layers; the loss stays TRL's fused head."""
     from transformers.integrations.liger import apply_liger_kernel
 

@@ -8,10 +8,18 @@ state goes on from row to row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.models.causal_lm import CausalLM
+
+    Collator = Callable[[list[dict[str, list[int]]]], Mapping[str, Any]]
+    """Makes a batch of rows of token ids and labels."""
 
 COMPARED = 16
 """Tokens of each row on which a packed pass is compared with passes of one row."""
@@ -21,7 +29,9 @@ base."""
 _FIX = "set packing: false"
 
 
-def check_rows(model: Any, collator: Any, rows: Sequence[Sequence[int]], *, coarse: bool) -> None:
+def check_rows(
+    model: CausalLM, collator: Collator, rows: Sequence[Sequence[int]], *, coarse: bool
+) -> None:
     """Raise UserError where a model's log-probabilities of packed rows are not those of each alone.
 
     `collator` is TRL's, set to lay rows end to end. Two rows of token ids are compared, cut to
@@ -44,7 +54,9 @@ def check_rows(model: Any, collator: Any, rows: Sequence[Sequence[int]], *, coar
         )
 
 
-def difference(model: Any, collator: Any, rows: Sequence[list[int]]) -> tuple[float, float]:
+def difference(
+    model: CausalLM, collator: Collator, rows: Sequence[list[int]]
+) -> tuple[float, float]:
     """(largest log-probability, largest difference) in nats, between packed rows and each alone.
 
     Both are of the tokens of `rows`, the differences also where log-probabilities are not finite.
@@ -74,5 +86,5 @@ def difference(model: Any, collator: Any, rows: Sequence[list[int]]) -> tuple[fl
     return largest, deviation
 
 
-def _moved(value: Any, device: Any) -> Any:
+def _moved(value: object, device: torch.device) -> object:
     return value.to(device) if hasattr(value, "to") else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -12,6 +12,14 @@ from harness.api.method import usual
 from harness.errors import UserError
 from harness.training.sft import SftOptions, train_sft
 from harness.types import Artifact, Job
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig
+    from transformers import PreTrainedTokenizerBase
+
+    from harness.models.causal_lm import CausalLM
+    from harness.training.trainer import Trainer
 
 COMMON_WORDS = 5000
 """Lester et al. 2021 (arXiv 2104.08691), section 3.2, draw first values from the commonest tokens;
@@ -51,7 +59,7 @@ class VirtualTokenOptions(SftOptions):
 
 
 def train_virtual_tokens(
-    job: Job, peft: Any, set_words: Callable[[Any, Any], None] | None = None
+    job: Job, peft: PeftConfig, set_words: Callable[[CausalLM, torch.Tensor], None] | None = None
 ) -> Artifact:
     """An adapter of virtual tokens in `job.folder`; the job's options are VirtualTokenOptions.
 
@@ -63,11 +71,13 @@ def train_virtual_tokens(
     return train_sft(job, peft=peft, started=_first_values(job, set_words), **job.options.recipe())
 
 
-def _first_values(job: Job, set_words: Callable[[Any, Any], None] | None) -> Callable[[Any], None]:
+def _first_values(
+    job: Job, set_words: Callable[[CausalLM, torch.Tensor], None] | None
+) -> Callable[[Trainer], None]:
     """For `train_sft(started=...)`: checks the length, then sets the words."""
     options: VirtualTokenOptions = job.options
 
-    def start(trainer: Any) -> None:
+    def start(trainer: Trainer) -> None:
         import torch
 
         _check_room(trainer, options.virtual_tokens)
@@ -79,7 +89,9 @@ def _first_values(job: Job, set_words: Callable[[Any, Any], None] | None) -> Cal
     return start
 
 
-def first_words(tokenizer: Any, options: VirtualTokenOptions, seed: int) -> list[int]:
+def first_words(
+    tokenizer: PreTrainedTokenizerBase, options: VirtualTokenOptions, seed: int
+) -> list[int]:
     """As many token ids as there are virtual tokens."""
     count = options.virtual_tokens
     if options.init_text is None:
@@ -90,7 +102,7 @@ def first_words(tokenizer: Any, options: VirtualTokenOptions, seed: int) -> list
     return [ids[i % len(ids)] for i in range(count)]
 
 
-def _check_room(trainer: Any, count: int) -> None:
+def _check_room(trainer: Trainer, count: int) -> None:
     longest = max(map(len, trainer.train_dataset["input_ids"]))
     length = getattr(trainer.model.config.get_text_config(), "max_position_embeddings", None)
     if length and longest + count > length:

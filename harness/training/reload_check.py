@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.api.model import Model
 from harness.errors import CellFailed
 from harness.system.hardware import free_memory
 from harness.types import Artifact, Job
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from harness.models.causal_lm import CausalLM
 
 ROWS = 4
 """Rows that are scored with both."""
@@ -26,7 +31,7 @@ class Remembered:
         self.job = job
         self.scores: list[float] | None = None
 
-    def see(self, model: Any, tokenizer: Any) -> None:
+    def see(self, model: CausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
         """Called with the trained model before it is saved."""
         self.job.trained(model, tokenizer)
         self.scores = scores(self.job, model, tokenizer, Artifact("base", self.job.model))
@@ -57,7 +62,9 @@ class Remembered:
         return artifact
 
 
-def scores(job: Job, model: Any, tokenizer: Any, artifact: Artifact) -> list[float]:
+def scores(
+    job: Job, model: CausalLM, tokenizer: PreTrainedTokenizerBase, artifact: Artifact
+) -> list[float]:
     """`row_scores` of a model in memory, which it leaves as it was."""
     from harness.models.language_model import LanguageModel
 
@@ -74,7 +81,9 @@ def row_scores(job: Job, model: Model) -> list[float]:
     return [one.logprob / len(r[1]) for one, r in zip(found, requests, strict=True)]
 
 
-def requests_of(job: Job, tokenizer: Any) -> list[tuple[Sequence[int], Sequence[int]]]:
+def requests_of(
+    job: Job, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[Sequence[int], Sequence[int]]]:
     """(context, continuation) token ids of the first rows: from the first supervised token on."""
     from harness.data.tokenization import IGNORED, encode_row
 

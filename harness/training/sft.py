@@ -39,7 +39,23 @@ from harness.training.trainer import (
 from harness.types import Artifact, Job, ModelRef, Precision, Row
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import (
+        GenerationConfig,
+        PreTrainedConfig,
+        PreTrainedTokenizerBase,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
+
     from harness.api.footprint import Footprint
+    from harness.models.causal_lm import CausalLM
+    from harness.training.trainer import Trainer
+
+    Configurations = tuple[PreTrainedConfig, GenerationConfig | None]
+    """A model's own and its generation's."""
 
 CURVE_POINTS = 500
 
@@ -101,9 +117,9 @@ def train_sft(
     job: Job,
     *,
     lr: float,
-    peft: Any = None,
-    quantization: Mapping[str, Any] | None = None,
-    started: Callable[[Any], None] | None = None,
+    peft: PeftConfig | None = None,
+    quantization: Mapping[str, object] | None = None,
+    started: Callable[[Trainer], None] | None = None,
     verify: bool = False,
     **recipe: Any,
 ) -> Artifact:
@@ -128,9 +144,9 @@ def train_sft(
 def _train(
     job: Job,
     lr: float,
-    peft: Any,
-    quantization: Mapping[str, Any] | None,
-    started: Callable[[Any], None] | None,
+    peft: PeftConfig | None,
+    quantization: Mapping[str, object] | None,
+    started: Callable[[Trainer], None] | None,
     recipe: Mapping[str, Any],
 ) -> Artifact:
     """`train_sft` without its check; nothing of the trained model is held when it returns."""
@@ -179,18 +195,18 @@ def _train(
     return artifact
 
 
-def _load(artifact: Artifact) -> tuple[Any, Any]:
+def _load(artifact: Artifact) -> tuple[CausalLM, PreTrainedTokenizerBase]:
     from harness.models.language_model import load_tokenizer, load_weights
 
     return load_weights(artifact), load_tokenizer(artifact)
 
 
-def _configurations(model: Any) -> tuple[Any, Any]:
+def _configurations(model: CausalLM) -> Configurations:
     """Copies of a model's configuration and of its generation's, as they were loaded."""
     return copy.deepcopy(model.config), copy.deepcopy(getattr(model, "generation_config", None))
 
 
-def _restore(model: Any, own: tuple[Any, Any]) -> None:
+def _restore(model: CausalLM, own: Configurations) -> None:
     """Give a model the configurations of `own` again.
 
     For its training TRL has a mixture of experts return its router's logits, and the trainer
@@ -204,7 +220,7 @@ def _restore(model: Any, own: tuple[Any, Any]) -> None:
         inner.generation_config = generation
 
 
-def _encode(job: Job, tokenizer: Any, rows: Sequence[Row]) -> list[Encoded]:
+def _encode(job: Job, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Encoded]:
     """Token ids of the rows, their health checked."""
     distinct = {
         row.id: encode_row(
@@ -238,13 +254,13 @@ def _laid_out(job: Job, settings: SftOptions, train: list[Encoded]) -> tuple[lis
 def _trainer(
     job: Job,
     settings: SftOptions,
-    model: Any,
-    tokenizer: Any,
-    peft: Any,
+    model: CausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    peft: PeftConfig | None,
     train: Sequence[Encoded],
     validation: Sequence[Encoded],
     micro: int,
-) -> Any:
+) -> Trainer:
     import torch
 
     name_experts(model)
@@ -279,7 +295,7 @@ def _unlabelled_steps(train: Sequence[Encoded], batch: int) -> frozenset[int]:
     )
 
 
-def _watcher(job: Job, unlabelled: Collection[int] = ()) -> Any:
+def _watcher(job: Job, unlabelled: Collection[int] = ()) -> TrainerCallback:
     """Reports progress, keeps the step times and the loss curve, stops a diverged run.
 
     Steps that are `unlabelled` have no loss: the zero that the trainer logs is none.
@@ -293,15 +309,32 @@ def _watcher(job: Job, unlabelled: Collection[int] = ()) -> Any:
     monitor = health.Monitor(job, curve)
 
     class Watcher(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_step_begin(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            **kwargs: object,
+        ) -> None:
             clock.begin()
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_step_end(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            **kwargs: object,
+        ) -> None:
             clock.end()
             job.report(step=state.global_step, steps=state.max_steps)
 
         def on_log(
-            self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            logs: Any = None,
+            **kwargs: object,
         ) -> None:
             names = {"loss": "loss", "eval_loss": "validation_loss"}
             names |= {same: same for same in ("grad_norm", "learning_rate")}
@@ -318,7 +351,7 @@ def _watcher(job: Job, unlabelled: Collection[int] = ()) -> Any:
     return Watcher()
 
 
-def _parameters(model: Any) -> tuple[int, int]:
+def _parameters(model: CausalLM) -> tuple[int, int]:
     """How many parameters are trained, and how many there are."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     # A 4-bit weight is stored two to a byte; its quant_state knows the true shape.
@@ -329,7 +362,7 @@ def _parameters(model: Any) -> tuple[int, int]:
     return trainable, total
 
 
-def _note_curve(job: Job, trainer: Any, train: Sequence[Encoded]) -> None:
+def _note_curve(job: Job, trainer: Trainer, train: Sequence[Encoded]) -> None:
     """Token counts, and the speed with the first step (which warms up) left out."""
     batch = job.budget.batch
     training = job.training
@@ -355,7 +388,13 @@ def _thinned(curve: Sequence[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def _save(
-    job: Job, trainer: Any, tokenizer: Any, base: Artifact, initial: Path | None, *, adapter: bool
+    job: Job,
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    base: Artifact,
+    initial: Path | None,
+    *,
+    adapter: bool,
 ) -> Artifact:
     """Write the adapter, or the weights in the plan's precision, and drop the checkpoints."""
     from harness.models.language_model import torch_dtype

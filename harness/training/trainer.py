@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.data.tokenization import Encoded
 from harness.errors import UserError
@@ -14,6 +14,14 @@ from harness.training.packing import check_rows
 from harness.types import Job
 
 if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase, TrainerState
+    from trl import SFTConfig
+
+    from harness.models.causal_lm import CausalLM
+    from harness.training.packing import Collator
     from harness.training.sft import SftOptions
 
 _COMPARED = 16
@@ -24,7 +32,32 @@ _ROUNDING = {False: 0.005, True: 0.05}
 """What rounding may make of a log-probability, as a share of it: in float32, and in bf16."""
 
 
-def arguments(job: Job, settings: SftOptions, micro: int) -> Any:
+class Trainer(Protocol):
+    """What is used of TRL's SFTTrainer, as `train_sft` sets it up."""
+
+    model: CausalLM
+    args: SFTConfig
+    processing_class: PreTrainedTokenizerBase
+    train_dataset: Dataset
+    data_collator: Collator
+    accelerator: Accelerator
+    state: TrainerState
+    padding_free: bool
+
+    def train(self) -> object:
+        """Run the training."""
+
+    def compute_loss(self, model: CausalLM, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The mean loss over the tokens of a batch."""
+
+    def compute_loss_context_manager(self) -> AbstractContextManager[None]:
+        """The precision that losses are computed in."""
+
+    def _prepare_inputs(self, inputs: Mapping[str, object]) -> dict[str, torch.Tensor]:
+        """A batch on the model's device."""
+
+
+def arguments(job: Job, settings: SftOptions, micro: int) -> SFTConfig:
     """TRL's SFTConfig: the plan's budget in passes of `micro` rows, and the method's recipe."""
     import torch
     from trl import SFTConfig
@@ -79,7 +112,7 @@ def trainer_class(job: Job) -> type[Any]:
     from trl import SFTTrainer
 
     class PhasedTrainer(SFTTrainer):
-        def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             with job.phase("validate"):
                 return super().evaluate(*args, **kwargs)
 
@@ -94,7 +127,7 @@ def trainer_class(job: Job) -> type[Any]:
     return PhasedTrainer
 
 
-def name_experts(model: Any) -> None:
+def name_experts(model: CausalLM) -> None:
     """Have the configuration of a mixture of experts say how many it has.
 
     The loss that balances experts reads `num_experts` of it, where some families (PhiMoE) have
@@ -106,7 +139,7 @@ def name_experts(model: Any) -> None:
         config.num_experts = count
 
 
-def name_cap(model: Any) -> None:
+def name_cap(model: CausalLM) -> None:
     """Have the configuration name the cap on the logits as TRL reads it.
 
     TRL caps what its fused head gives by `final_logit_softcapping`, which xLSTM and RecurrentGemma
@@ -119,7 +152,7 @@ def name_cap(model: Any) -> None:
         config.final_logit_softcapping = cap
 
 
-def check_loss(trainer: Any) -> None:
+def check_loss(trainer: Trainer) -> None:
     """Raise UserError where TRL's loss is not that of the model's own logits.
 
     TRL scores the body's states with the head itself and knows by name what else a family does to
@@ -136,7 +169,7 @@ def check_loss(trainer: Any) -> None:
     training = model.training
     model.train()  # eval mode packs 4-bit weights on some CPUs, for good
 
-    def run(**arguments: Any) -> Any:
+    def run(**arguments: object) -> Any:
         torch.manual_seed(trainer.args.seed)  # the same dropout and the same random routes
         return inner(input_ids=ids, **arguments)
 
@@ -152,7 +185,7 @@ def check_loss(trainer: Any) -> None:
         ) from error
     finally:
         model.train(training)
-    allowed = _ROUNDING[trainer.args.bf16] * float(1 + own.abs().max())
+    allowed = _ROUNDING[bool(trainer.args.bf16)] * float(1 + own.abs().max())
     difference = float((own - fused).abs().max())
     if math.isfinite(difference) and difference > allowed:
         raise UserError(
@@ -161,7 +194,7 @@ def check_loss(trainer: Any) -> None:
         )
 
 
-def check_packed(trainer: Any) -> None:
+def check_packed(trainer: Trainer) -> None:
     """Raise UserError where rows that are laid end to end depend on each other.
 
     Two rows are compared that the first pass has together, if passes have more than one.
@@ -198,7 +231,7 @@ def head_on_trained_positions() -> Iterator[None]:
         utils._use_triton = switch
 
 
-def dataset(encoded: Sequence[Encoded]) -> Any:
+def dataset(encoded: Sequence[Encoded]) -> Dataset:
     """Rows as a `datasets.Dataset` of token ids and labels."""
     from datasets import Dataset
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from harness.api.model import Progress
@@ -16,6 +16,11 @@ from harness.models.inference.rope import LengthRope
 from harness.models.inference.tree_attention import Block, Past
 from harness.models.inference.virtual_tokens import VirtualTokens, virtual_tokens
 from harness.system.hardware import free_memory
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.models.causal_lm import CausalLM
 
 SMALL_TREE = 96
 """Tokens up to which a whole tree is one block; of a larger one the stem runs first, by itself."""
@@ -72,7 +77,9 @@ class _Piece:
 class _Passes:
     """Runs pieces batch by batch; a batch that does not fit is halved."""
 
-    def __init__(self, model: Any, head: Head, limit: Limit, progress: Progress | None) -> None:
+    def __init__(
+        self, model: CausalLM, head: Head, limit: Limit, progress: Progress | None
+    ) -> None:
         self.model = model
         self.head, self.limit, self.progress = head, limit, progress
         self.device = model.device
@@ -131,7 +138,7 @@ class _Passes:
             self.progress(self.done, self.total)
 
 
-def hidden_states(model: Any, ids: Sequence[int], positions: Sequence[int]) -> Any:
+def hidden_states(model: CausalLM, ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
     """(tokens, width) of one row of tokens through the transformer's body."""
     import torch
 
@@ -147,7 +154,7 @@ class Packed(_Passes):
     """Pieces one after the other in one row, without padding; prefixes are shared."""
 
     def __init__(
-        self, model: Any, head: Head, limit: Limit, progress: Progress | None, small_tree: int
+        self, model: CausalLM, head: Head, limit: Limit, progress: Progress | None, small_tree: int
     ) -> None:
         super().__init__(model, head, limit, progress)
         self.small_tree = small_tree
@@ -222,7 +229,7 @@ class Padded(_Passes):
 
     def __init__(
         self,
-        model: Any,
+        model: CausalLM,
         head: Head,
         limit: Limit,
         progress: Progress | None,
@@ -269,8 +276,8 @@ class Padded(_Passes):
 
 
 def padded_states(
-    model: Any, rows: Sequence[Sequence[int]], virtual: VirtualTokens | None = None
-) -> Any:
+    model: CausalLM, rows: Sequence[Sequence[int]], virtual: VirtualTokens | None = None
+) -> torch.Tensor:
     """(rows, longest, width): `states` of rows of tokens, padded on the right.
 
     `virtual` stand before each row and are no part of what is returned.
@@ -290,10 +297,10 @@ def padded_states(
     return states(model, **inputs, use_cache=False)[:, -width:]
 
 
-_neutral: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_neutral: WeakKeyDictionary[CausalLM, bool] = WeakKeyDictionary()
 
 
-def padding_is_neutral(model: Any) -> bool:
+def padding_is_neutral(model: CausalLM) -> bool:
     """Whether padding on the right leaves a row's states as they are alone; tried once a model."""
     inner = unwrapped(model)
     if inner not in _neutral:
@@ -301,7 +308,7 @@ def padding_is_neutral(model: Any) -> bool:
     return _neutral[inner]
 
 
-def _padding_is_neutral(inner: Any) -> bool:
+def _padding_is_neutral(inner: CausalLM) -> bool:
     import torch
 
     size = int(inner.get_input_embeddings().weight.shape[0])
@@ -313,7 +320,7 @@ def _padding_is_neutral(inner: Any) -> bool:
     return nearly_equal(batched, alone, inner.dtype)
 
 
-def nearly_equal(logits: Any, reference: Any, dtype: Any) -> bool:
+def nearly_equal(logits: torch.Tensor, reference: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether two tensors of logits differ by no more than the rounding of models in `dtype`."""
     import torch
 

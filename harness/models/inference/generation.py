@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from harness.api.model import Generation, Progress
@@ -21,6 +21,11 @@ from harness.models.inference.rope import LengthRope, length_rope
 from harness.models.inference.tree_attention import Block, Joined, Past, attend
 from harness.models.inference.virtual_tokens import VirtualTokens, virtual_tokens
 from harness.system.hardware import free_memory
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.models.causal_lm import CausalLM
 
 MIN_PREFIX = 8
 """Tokens that all prompts of a batch must begin with for a pass of their own."""
@@ -50,7 +55,7 @@ class Ending:
 
 
 def greedy(
-    model: Any,
+    model: CausalLM,
     prompts: Sequence[Sequence[int]],
     ending: Ending,
     *,
@@ -90,7 +95,7 @@ def greedy(
 class _Batches:
     """Runs prompts batch by batch in one way; a batch that does not fit is halved."""
 
-    model: Any
+    model: CausalLM
     ending: Ending
     limit: Limit
     way: str
@@ -138,7 +143,7 @@ class _Batches:
 
 
 def _plain(
-    model: Any, prompts: Sequence[Sequence[int]], ending: Ending, pad: int
+    model: CausalLM, prompts: Sequence[Sequence[int]], ending: Ending, pad: int
 ) -> list[Generation]:
     import torch
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
@@ -156,12 +161,12 @@ def _plain(
     ends: dict[int, int] = {}
     """Per row whose logits stopped being finite, the tokens that it had by then."""
 
-    def record_nonfinite(ids: Any, logits: Any) -> Any:
+    def record_nonfinite(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         for row in (~logits.amax(dim=-1).isfinite()).nonzero().flatten().tolist():
             ends.setdefault(row, ids.shape[1] - width)
         return logits
 
-    def stopped(ids: Any, scores: Any, **kwargs: Any) -> Any:
+    def stopped(ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
         stops = [ending.met(row) for row in ids[:, width:].tolist()]
         return torch.tensor(stops, device=ids.device)
 
@@ -177,7 +182,7 @@ def _plain(
     return [_until_end(row, ending, ends.get(i)) for i, row in enumerate(rows)]
 
 
-def _padded_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
+def _padded_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(prompts, longest) token ids, padded on the left, and the mask of the real tokens."""
     import torch
 
@@ -190,10 +195,10 @@ def _padded_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
     return ids, mask
 
 
-_strategies: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+_strategies: WeakKeyDictionary[CausalLM, str] = WeakKeyDictionary()
 
 
-def generate_strategy(model: Any, pad: int) -> str:
+def generate_strategy(model: CausalLM, pad: int) -> str:
     """How `generate` gives the same answers as the forward pass; tested once a model.
 
     `padded` in batches of any lengths, `equal` in batches of equal length, `whole` not at all.
@@ -212,7 +217,7 @@ def generate_strategy(model: Any, pad: int) -> str:
     return _strategies[inner]
 
 
-def _generates(inner: Any, prompts: Sequence[Sequence[int]], pad: int) -> bool:
+def _generates(inner: CausalLM, prompts: Sequence[Sequence[int]], pad: int) -> bool:
     """Whether `generate` takes tokens by the logits of forward passes over all before them."""
     import torch
     from transformers import GenerationConfig
@@ -248,7 +253,7 @@ def _generates(inner: Any, prompts: Sequence[Sequence[int]], pad: int) -> bool:
 
 
 def _whole(
-    model: Any, prompts: Sequence[Sequence[int]], ending: Ending, rope: LengthRope | None
+    model: CausalLM, prompts: Sequence[Sequence[int]], ending: Ending, rope: LengthRope | None
 ) -> list[Generation]:
     """Prompts of equal length, a forward pass over all tokens so far for each new one."""
     import torch
@@ -267,14 +272,14 @@ def _whole(
     return [done[i] for i in range(len(prompts))]
 
 
-def _likeliest(logits: Any) -> list[int | None]:
+def _likeliest(logits: torch.Tensor) -> list[int | None]:
     """The likeliest token of each row of logits; None where they are not finite."""
     highest, best = logits.max(dim=-1)
     finite = highest.isfinite().tolist()
     return [int(t) if usable else None for t, usable in zip(best.tolist(), finite, strict=True)]
 
 
-def shortfall(model: Any, prompts: Sequence[Sequence[int]], count: int, limit: Limit) -> float:
+def shortfall(model: CausalLM, prompts: Sequence[Sequence[int]], count: int, limit: Limit) -> float:
     """Nats by which a token of a shared answer of `count` tokens is less likely than the likeliest.
 
     The most of all tokens, by plain forward passes; 0 where every token is the likeliest one.
@@ -322,7 +327,7 @@ class _Row:
 
 
 def _shared(
-    model: Any, prompts: Sequence[Sequence[int]], ending: Ending, limit: Limit
+    model: CausalLM, prompts: Sequence[Sequence[int]], ending: Ending, limit: Limit
 ) -> list[Generation]:
     import torch
 
@@ -367,7 +372,7 @@ class _Steps:
 
     def __init__(
         self,
-        model: Any,
+        model: CausalLM,
         prompts: Sequence[Sequence[int]],
         new_tokens: int,
         limit: Limit,
@@ -450,7 +455,7 @@ class _Cache:
         length = torch.tensor(lengths, device=device)[:, None]
         self.hidden = (column >= length) & (column < self.end)
         self.numbers = list(range(len(pasts)))
-        self.mask: Any = None
+        self.mask: torch.Tensor | None = None
         for past in pasts:
             past.keys.clear()
             past.values.clear()
@@ -474,7 +479,9 @@ class _Cache:
         self.hidden = self.hidden[rows]
         self.numbers = list(numbers)
 
-    def attend(self, layer: int, query: Any, key: Any, value: Any, scale: float) -> Any:
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
         """(1, heads, rows, size): each row's token to its own past and to the shared prefix."""
         self.keys[layer][:, :, self.end - 1] = key[0].transpose(0, 1)
         self.values[layer][:, :, self.end - 1] = value[0].transpose(0, 1)
@@ -491,7 +498,7 @@ class _Cache:
         return joined.out
 
 
-def _stacked(parts: Sequence[Any], columns: int) -> Any:
+def _stacked(parts: Sequence[torch.Tensor], columns: int) -> torch.Tensor:
     """(1, heads, length, size) as rows of one (rows, heads, columns, size), padded by zeros."""
     _, heads, _, size = parts[0].shape
     stacked = parts[0].new_zeros(len(parts), heads, columns, size)

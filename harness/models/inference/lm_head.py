@@ -11,11 +11,16 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from harness.errors import is_out_of_memory
 from harness.models.inference.prefix_tree import Target
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.models.causal_lm import CausalLM
 
 HEAD_ROWS = 512
 """Positions that pass the head at once: bounds rows x vocabulary in float32."""
@@ -31,12 +36,12 @@ class Head:
     A log-probability that is not finite is NaN, a missing value, and never the best.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: CausalLM) -> None:
         self.inner = unwrapped(model)
         self.body = body_name(model)
         self.found: dict[int, dict[int, tuple[float, bool]]] = {}
 
-    def collect(self, hidden: Any, wanted: Sequence[tuple[int, Target]]) -> None:
+    def collect(self, hidden: torch.Tensor, wanted: Sequence[tuple[int, Target]]) -> None:
         """Score the targets at rows of `hidden` (positions, hidden size)."""
         targets: dict[int, list[Target]] = {}
         for row, target in wanted:
@@ -54,19 +59,19 @@ class Head:
                 score = (value, winner == target.token) if finite else (math.nan, False)
                 self.found.setdefault(target.request, {})[target.index] = score
 
-    def logits(self, states: Any) -> Any:
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
         """(positions, vocabulary) float32 logits from what `states` of a pass gave."""
         if self.body is None:
             return states.float()
         return _head_logits(self.inner, self.body, states)
 
 
-def unwrapped(model: Any) -> Any:
+def unwrapped(model: CausalLM) -> CausalLM:
     """The causal LM inside an adapter's wrapper, whose layers live inside it and stay in force."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def states(model: Any, **inputs: Any) -> Any:
+def states(model: CausalLM, **inputs: object) -> torch.Tensor:
     """(rows, tokens, width) from a model's body, or from the whole model where it has no body.
 
     In the latter case they are logits already, which `Head.logits` knows. Keywords that a family's
@@ -79,7 +84,9 @@ def states(model: Any, **inputs: Any) -> Any:
     return out.logits if name is None else out[0]
 
 
-def _accepted(module: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _accepted(
+    module: CausalLM | torch.nn.Module, inputs: Mapping[str, object]
+) -> dict[str, object]:
     """The keywords that a module's forward pass takes; `position_ids` stay in any case."""
     parameters = inspect.signature(module.forward).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -87,10 +94,10 @@ def _accepted(module: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {key: inputs[key] for key in inputs if key in parameters or key == "position_ids"}
 
 
-_bodies: WeakKeyDictionary[Any, str | None] = WeakKeyDictionary()
+_bodies: WeakKeyDictionary[CausalLM, str | None] = WeakKeyDictionary()
 
 
-def body_name(model: Any) -> str | None:
+def body_name(model: CausalLM) -> str | None:
     """The submodule whose last hidden states the model's head makes logits of, by its dotted name.
 
     Found by trying on a few tokens, once per model; None where no part is such a body, and then
@@ -102,14 +109,14 @@ def body_name(model: Any) -> str | None:
     return _bodies[inner]
 
 
-def _candidates(inner: Any) -> list[str]:
+def _candidates(inner: CausalLM) -> list[str]:
     """Names of the submodules that transformers takes for the model without its head."""
     modules = [getattr(inner, inner.base_model_prefix, None), inner.get_decoder()]
     names = {id(module): name for name, module in inner.named_modules() if name}
     return list(dict.fromkeys(names[id(m)] for m in modules if id(m) in names))
 
 
-def _is_body(inner: Any, name: str) -> bool:
+def _is_body(inner: CausalLM, name: str) -> bool:
     """Whether body and head together give the logits of the whole model."""
     import torch
 
@@ -137,7 +144,7 @@ def _is_body(inner: Any, name: str) -> bool:
     )
 
 
-def _head_logits(inner: Any, name: str, hidden: Any) -> Any:
+def _head_logits(inner: CausalLM, name: str, hidden: torch.Tensor) -> torch.Tensor:
     """(positions, vocabulary) float32 logits of (positions, width) hidden states."""
     import torch
 
@@ -150,10 +157,10 @@ def _head_logits(inner: Any, name: str, hidden: Any) -> Any:
 class _States:
     """What the body returned, for a forward pass that asks for no more than the last states."""
 
-    def __init__(self, hidden: Any) -> None:
+    def __init__(self, hidden: torch.Tensor) -> None:
         self.last_hidden_state = hidden
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice) -> object:
         """Of the tuple that a model's output also is."""
         return (self.last_hidden_state,)[index]
 
@@ -162,12 +169,12 @@ class _States:
 
 
 @contextmanager
-def _body_returns(inner: Any, name: str, hidden: Any) -> Iterator[None]:
+def _body_returns(inner: CausalLM, name: str, hidden: torch.Tensor) -> Iterator[None]:
     """Within it the submodule `name` of `inner` computes nothing and returns `hidden`."""
     import torch
 
     class _Constant(torch.nn.Module):
-        def forward(self, *args: Any, **kwargs: Any) -> _States:
+        def forward(self, *args: object, **kwargs: object) -> _States:
             return _States(hidden)
 
         def __getattr__(self, attribute: str) -> Any:
@@ -184,7 +191,7 @@ def _body_returns(inner: Any, name: str, hidden: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _in_float32(head: Any) -> Iterator[None]:
+def _in_float32(head: torch.nn.Module | None) -> Iterator[None]:
     """Within it a plain head is multiplied in float32.
 
     Another module, such as a head with an adapter, runs as it is, so that what it adds stays in
@@ -196,11 +203,11 @@ def _in_float32(head: Any) -> Iterator[None]:
         yield
         return
 
-    def forward(hidden: Any) -> Any:
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
         bias = None if head.bias is None else head.bias.float()
         return torch.nn.functional.linear(hidden.float(), head.weight.float(), bias)
 
-    before: Callable[..., Any] | None = head.__dict__.get("forward")
+    before: Callable[..., object] | None = head.__dict__.get("forward")
     head.__dict__["forward"] = forward
     try:
         yield

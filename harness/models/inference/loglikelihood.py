@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.api.model import LogLikelihood, Progress, Request
 from harness.errors import UserError, is_out_of_memory
@@ -24,6 +24,9 @@ from harness.models.inference.prefix_tree import build
 from harness.models.inference.rope import length_rope
 from harness.models.inference.virtual_tokens import virtual_tokens
 
+if TYPE_CHECKING:
+    from harness.models.causal_lm import CausalLM
+
 STEM_LENGTH, PROBE_LENGTH = 16, 6
 """Tokens of what the probe's requests share, and of what follows it in each."""
 EXACT = 1e-3
@@ -34,7 +37,7 @@ COARSE = 0.1
 
 
 def score_requests(
-    model: Any,
+    model: CausalLM,
     requests: Sequence[Request],
     *,
     max_length: int,
@@ -85,7 +88,7 @@ def _score(scores: dict[int, tuple[float, bool]], length: int, cut: bool) -> Log
     )
 
 
-def why_not_shared(model: Any) -> str | None:
+def why_not_shared(model: CausalLM) -> str | None:
     """Why the model cannot share prefixes, by a test of it; None where it can.
 
     A difference between the two kinds of passes is not an error: such a model is scored unshared.
@@ -110,7 +113,7 @@ def why_not_shared(model: Any) -> str | None:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def check_causal(model: Any) -> None:
+def check_causal(model: CausalLM) -> None:
     """Raise UserError where a token's logits depend on what comes after it, or on how much does.
 
     The latter is ProphetNet's way. A pass of another length is compared coarsely, for int8 layers
@@ -150,11 +153,11 @@ def _tokens(seed: int, vocabulary: int) -> list[int]:
     return [(seed + 31 * i * i + 3 * i) % vocabulary for i in range(STEM_LENGTH)]
 
 
-def _vocabulary(model: Any) -> int:
+def _vocabulary(model: CausalLM) -> int:
     return int(unwrapped(model).get_input_embeddings().weight.shape[0])
 
 
-def _custom_attention(model: Any) -> str | None:
+def _custom_attention(model: CausalLM) -> str | None:
     """Whether each layer attends once, and through transformers' interface; whatever the dtype."""
     import torch
 
@@ -174,7 +177,7 @@ def _custom_attention(model: Any) -> str | None:
     return None
 
 
-def _disagreement(model: Any) -> str | None:
+def _disagreement(model: CausalLM) -> str | None:
     """How shared prefixes change the scores and answers of a few short requests; None if they do
     not."""
     vocabulary = _vocabulary(model)

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.models.causal_lm import CausalLM
 
 
 @dataclass(frozen=True)
 class LengthRope:
     """Such positions of a model."""
 
-    model: Any
+    model: CausalLM
     original: int
     """Tokens up to which the frequencies are always the same."""
 
@@ -36,7 +39,7 @@ class LengthRope:
                     setattr(module, name, module.original_max_seq_len)
 
 
-def length_rope(model: Any) -> LengthRope | None:
+def length_rope(model: CausalLM) -> LengthRope | None:
     """That of a model; None where its frequencies are always the same."""
     config = model.config.get_text_config()
     parameters = getattr(config, "rope_parameters", None) or {}

@@ -11,7 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.models.causal_lm import CausalLM
 
 NAME = "harness_prefix_tree"
 """Under which transformers' attention interface knows this attention."""
@@ -25,8 +30,8 @@ class Past:
 
     before: Past | None = None
     """What precedes those tokens."""
-    keys: dict[int, Any] = field(default_factory=dict)
-    values: dict[int, Any] = field(default_factory=dict)
+    keys: dict[int, torch.Tensor] = field(default_factory=dict)
+    values: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def chain(self) -> Iterator[Past]:
         """This past and all that precede it, the last first."""
@@ -39,7 +44,9 @@ class Past:
 class Layout(Protocol):
     """How the tokens of a forward pass attend."""
 
-    def attend(self, layer: int, query: Any, key: Any, value: Any, scale: float) -> Any:
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
         """Attention output (1, heads, tokens, size) from states of one layer of that shape."""
 
 
@@ -75,12 +82,12 @@ class Block:
 class _Bucket:
     """Blocks of like length, padded to the longest."""
 
-    gather: Any
+    gather: torch.Tensor
     """(blocks, length): position in the pack; padding repeats the last token."""
-    source: Any
+    source: torch.Tensor
     """Flat positions in the bucket that are not padding; `target` are theirs in the pack."""
-    target: Any
-    mask: Any
+    target: torch.Tensor
+    mask: torch.Tensor | None
     """(blocks, 1, length, length) float, or None where causal order is all."""
 
 
@@ -91,7 +98,9 @@ class Pack:
     blocks: Sequence[Block]
     buckets: Sequence[_Bucket]
 
-    def attend(self, layer: int, query: Any, key: Any, value: Any, scale: float) -> Any:
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
         """Attention within each block, joined with its attention to its past."""
         import torch
 
@@ -114,12 +123,20 @@ class Pack:
 class Joined:
     """The attention output of tokens so far, and the log-sum-exp of their scores."""
 
-    out: Any
+    out: torch.Tensor
     """(1, heads, tokens, size)"""
-    weight: Any
+    weight: torch.Tensor
     """(1, heads, tokens) float32"""
 
-    def join(self, start: int, end: int, query: Any, key: Any, value: Any, scale: float) -> None:
+    def join(
+        self,
+        start: int,
+        end: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+    ) -> None:
         """Add the attention of the tokens start..end to keys that all of them see."""
         import torch
 
@@ -139,13 +156,15 @@ class Counting:
     layout: Layout
     layers: dict[int, int] = field(default_factory=dict)
 
-    def attend(self, layer: int, query: Any, key: Any, value: Any, scale: float) -> Any:
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
         """As the layout."""
         self.layers[layer] = self.layers.get(layer, 0) + 1
         return self.layout.attend(layer, query, key, value, scale)
 
 
-def lay_out(blocks: Sequence[Block], device: Any) -> Pack:
+def lay_out(blocks: Sequence[Block], device: torch.device) -> Pack:
     """Sort the blocks of a pack, which follow each other, into buckets of like length."""
     buckets: dict[tuple[bool, int], list[Block]] = {}
     for block in blocks:
@@ -153,7 +172,7 @@ def lay_out(blocks: Sequence[Block], device: Any) -> Pack:
     return Pack(blocks, [_bucket(group, chain, device) for (chain, _), group in buckets.items()])
 
 
-def _bucket(blocks: Sequence[Block], chain: bool, device: Any) -> _Bucket:
+def _bucket(blocks: Sequence[Block], chain: bool, device: torch.device) -> _Bucket:
     import torch
 
     width = max(block.length for block in blocks)
@@ -169,7 +188,7 @@ def _bucket(blocks: Sequence[Block], chain: bool, device: Any) -> _Bucket:
     return _Bucket(gather.to(device), source.to(device), gather.flatten()[source].to(device), mask)
 
 
-def _tree_mask(block: Block, width: int) -> Any:
+def _tree_mask(block: Block, width: int) -> torch.Tensor:
     """(width, width): 0 where a token sees another (its ancestors and itself), else -inf."""
     import torch
 
@@ -184,7 +203,7 @@ _layouts: list[Layout] = []
 
 
 @contextmanager
-def attending(model: Any) -> Iterator[None]:
+def attending(model: CausalLM) -> Iterator[None]:
     """Let the transformers model attend by the layout of `laid_out`, and restore it afterwards."""
     from transformers import AttentionInterface
 
@@ -209,13 +228,13 @@ def laid_out(layout: Layout) -> Iterator[None]:
 
 def _attention(
     module: Any,
-    query: Any,
-    key: Any,
-    value: Any,
-    attention_mask: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: object,
     scaling: float | None = None,
     **kwargs: Any,
-) -> tuple[Any, None]:
+) -> tuple[torch.Tensor, None]:
     """transformers' interface: (1, heads, tokens, size) in, (1, tokens, heads, size) out."""
     changes = [name for name in ("softcap", "s_aux", "sliding_window") if kwargs.get(name)]
     if changes:
@@ -226,7 +245,12 @@ def _attention(
 
 
 def _within(
-    bucket: _Bucket, query: Any, key: Any, value: Any, scale: float, joined: Joined
+    bucket: _Bucket,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    joined: Joined,
 ) -> None:
     """Attention inside the blocks of a bucket."""
     q, k, v = (states[0][:, bucket.gather].transpose(0, 1) for states in (query, key, value))
@@ -251,8 +275,13 @@ def _runs(blocks: Sequence[Block]) -> Iterator[tuple[int, int, Past]]:
 
 
 def attend(
-    query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: float
-) -> tuple[Any, Any]:
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    causal: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention (rows, heads, tokens, size), and the log-sum-exp of its scores without the size."""
     import torch
 
@@ -264,8 +293,13 @@ def attend(
 
 
 def _plain_attend(
-    query: Any, key: Any, value: Any, mask: Any, causal: bool, scale: float
-) -> tuple[Any, Any]:
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    causal: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The same without a fused kernel, over so many tokens at once that the scores stay bounded."""
     import torch
 

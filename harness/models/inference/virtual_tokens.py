@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError, is_out_of_memory
 from harness.models.inference.lm_head import states
 from harness.models.inference.tree_attention import Block, Past, laid_out, lay_out
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.models.causal_lm import CausalLM
 
 EMBEDDED = ("PROMPT_TUNING", "P_TUNING")
 CACHED = ("PREFIX_TUNING", "CARTRIDGE")
@@ -23,7 +28,7 @@ CACHED = ("PREFIX_TUNING", "CARTRIDGE")
 class VirtualTokens:
     """The virtual tokens of a PeftModel's adapter."""
 
-    model: Any
+    model: CausalLM
     count: int
     cached: bool
     """Keys and values instead of embeddings."""
@@ -50,7 +55,7 @@ class VirtualTokens:
             )
         return past
 
-    def before(self, ids: Any, mask: Any) -> dict[str, Any]:
+    def before(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
         """The body's keywords for `ids` (rows, tokens) with the virtual tokens before each row."""
         import torch
 
@@ -63,7 +68,7 @@ class VirtualTokens:
         return {"inputs_embeds": embedded, "attention_mask": mask}
 
 
-def virtual_tokens(model: Any) -> VirtualTokens | None:
+def virtual_tokens(model: CausalLM) -> VirtualTokens | None:
     """Those of the adapter on `model`; None where it has none. Raises UserError as `refusal`."""
     config = getattr(model, "active_peft_config", None)
     if config is None or not config.is_prompt_learning:
@@ -74,7 +79,7 @@ def virtual_tokens(model: Any) -> VirtualTokens | None:
     return VirtualTokens(model, config.num_virtual_tokens, kind in CACHED)
 
 
-def refusal(config: Mapping[str, Any]) -> str | None:
+def refusal(config: Mapping[str, object]) -> str | None:
     """Why an adapter of this `adapter_config.json` cannot be evaluated; None where it can."""
     if not config.get("num_virtual_tokens"):
         return None
@@ -85,7 +90,7 @@ def refusal(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def misfit(model: Any) -> str | None:
+def misfit(model: CausalLM) -> str | None:
     """Why the virtual tokens on a PeftModel do not fit the model; None where they do.
 
     peft loads those of any model: what does not fit breaks in the first forward pass, and keys and

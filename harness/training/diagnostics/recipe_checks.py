@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.data.tokenization import IGNORED, Encoded
 from harness.errors import CellFailed, is_out_of_memory
@@ -13,6 +13,11 @@ from harness.training.diagnostics import trainable_share
 from harness.training.diagnostics.findings import tell
 from harness.types import Job, Row
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from harness.training.trainer import Trainer
+
 __all__ = ["Monitor", "after_encoding", "after_training", "before_training"]
 
 LOOKS = 4
@@ -20,7 +25,10 @@ LOOKS = 4
 
 
 def after_encoding(
-    job: Job, tokenizer: Any, rows: Mapping[str, Encoded], sources: Sequence[Row]
+    job: Job,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Mapping[str, Encoded],
+    sources: Sequence[Row],
 ) -> None:
     """What the tokens of the rows say."""
     by_id = {row.id: row for row in sources}
@@ -38,7 +46,7 @@ def after_encoding(
 
 
 def before_training(
-    job: Job, trainer: Any, rows: Sequence[Encoded], parameters: tuple[int, int]
+    job: Job, trainer: Trainer, rows: Sequence[Encoded], parameters: tuple[int, int]
 ) -> None:
     """What the trainer made of the rows and of the model.
 
@@ -82,7 +90,7 @@ class Monitor:
         )
 
 
-def after_training(job: Job, trainer: Any) -> None:
+def after_training(job: Job, trainer: Trainer) -> None:
     """Whether the rows of the first step have a lower loss now than they had before."""
     losses = [point["loss"] for point in job.training["loss_curve"] or [] if "loss" in point]
     if len(losses) < curves.FEWEST_STEPS:
@@ -93,7 +101,7 @@ def after_training(job: Job, trainer: Any) -> None:
         tell(job, [curves.not_falling(losses[0], after, job.budget.steps)])
 
 
-def _loss_of_first_step(job: Job, trainer: Any) -> float | None:
+def _loss_of_first_step(job: Job, trainer: Trainer) -> float | None:
     """Mean over the tokens, row by row; None where that does not fit into the memory."""
     import torch
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.data.tokenization import IGNORED, Encoded, special_ids
 from harness.training.diagnostics.findings import Finding
 from harness.types import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "cut",
@@ -56,7 +59,7 @@ def nothing_to_learn(rows: Rows) -> Finding | None:
     )
 
 
-def end_not_learnt(rows: Rows, tokenizer: Any) -> Finding | None:
+def end_not_learnt(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Finding | None:
     """`end_not_learnt`: rows whose last token under the loss does not end an answer.
 
     Blanks after the end do not count, nor do rows that were cut.
@@ -66,7 +69,8 @@ def end_not_learnt(rows: Rows, tokenizer: Any) -> Finding | None:
     found = [key for key, token in last.items() if token not in ends]
     if not found:
         return None
-    text = tokenizer.decode([last[found[0]]]) if last[found[0]] is not None else ""
+    token = last[found[0]]
+    text = "" if token is None else tokenizer.decode([token])
     mend = (
         "give data.chat_template a template that closes the assistant's turn with "
         f"{tokenizer.eos_token!r}"
@@ -80,7 +84,7 @@ def end_not_learnt(rows: Rows, tokenizer: Any) -> Finding | None:
     )
 
 
-def doubled(rows: Rows, tokenizer: Any) -> list[Finding]:
+def doubled(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
     """`bos_doubled`, `eos_doubled`: a text that holds the token which is added to it."""
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     twice = {
@@ -100,7 +104,9 @@ def doubled(rows: Rows, tokenizer: Any) -> list[Finding]:
     ]
 
 
-def no_beginning(rows: Rows, sources: Mapping[str, Row], tokenizer: Any) -> Finding | None:
+def no_beginning(
+    rows: Rows, sources: Mapping[str, Row], tokenizer: PreTrainedTokenizerBase
+) -> Finding | None:
     """`bos_missing`: conversations without the token that the tokenizer begins a text with.
 
     The template writes a conversation's special tokens, so it is the template that lacks it.
@@ -120,7 +126,7 @@ def no_beginning(rows: Rows, sources: Mapping[str, Row], tokenizer: Any) -> Find
     )
 
 
-def unknown_markers(template: str | None, tokenizer: Any) -> Finding | None:
+def unknown_markers(template: str | None, tokenizer: PreTrainedTokenizerBase) -> Finding | None:
     """`marker_unknown`: tokens that a template in place of the model's own writes as plain text."""
     if not template or template == tokenizer.chat_template:
         return None
@@ -140,7 +146,7 @@ def unknown_markers(template: str | None, tokenizer: Any) -> Finding | None:
 
 
 def masked_ends(
-    rows: Sequence[Encoded], labels: Sequence[Sequence[int]], tokenizer: Any
+    rows: Sequence[Encoded], labels: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
 ) -> Finding | None:
     """`eos_masked`: ends under the loss that a batch made of `rows` does not count.
 
@@ -166,13 +172,13 @@ def _learnt(row: Encoded) -> list[int]:
     return [label for label in row.labels[1:] if label != IGNORED]
 
 
-def _without_blanks(row: Encoded, tokenizer: Any) -> list[int]:
+def _without_blanks(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens under the loss but for blanks at the end, such as a template's line break."""
     kept = _learnt(row)
-    while kept and not tokenizer.decode([kept[-1]]).strip():
+    while kept and not str(tokenizer.decode([kept[-1]])).strip():
         kept.pop()
     return kept
 
 
-def _last(row: Encoded, tokenizer: Any) -> int | None:
+def _last(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> int | None:
     return next(iter(_without_blanks(row, tokenizer)[::-1]), None)
