@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from harness.api.model import Model
 from harness.api.task import Requests, Resolver, Resources, Suite, SuiteExample, Task, TaskTools
@@ -124,6 +123,6 @@ class LmEval(Task[LmEvalSettings]):
 
 
 @hookimpl
-def register_tasks(register: Callable[[Any], None]) -> None:
+def register_tasks(register: Callable[[Task], None]) -> None:
     """`ask: lm-eval`."""
     register(LmEval())

@@ -10,12 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
 Item = Any
 """What `process_results` gives for one metric of one question: a number or a tuple."""
+Aggregation = Callable[[Sequence[Item]], object]
+"""A task's figure from the items of its questions."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +90,14 @@ BY_NAME: Mapping[str, Sums] = {
 
 
 @dataclass
-class Guarded(Mapping[str, Callable[[Sequence[Item]], Any]]):
+class Guarded(Mapping[str, Aggregation]):
     """A task's aggregation functions, none of which ends the evaluation of all tasks.
 
     One that raises is tried again on the questions that have a value; where it raises again its
     figure is NaN and `errors` says why. A metric without a function has lm-eval's mean.
     """
 
-    functions: Mapping[str, Callable[[Sequence[Item]], Any]]
+    functions: Mapping[str, Aggregation]
     errors: dict[str, str] = field(default_factory=dict)
     """Metric -> what its aggregation raised."""
 
@@ -108,12 +113,12 @@ class Guarded(Mapping[str, Callable[[Sequence[Item]], Any]]):
                 return name
         return str(getattr(function, "__name__", type(function).__name__))
 
-    def __getitem__(self, metric: str) -> Callable[[Sequence[Item]], Any]:
+    def __getitem__(self, metric: str) -> Aggregation:
         from lm_eval.api.metrics import mean
 
         function = self.functions.get(metric, mean)
 
-        def aggregate(items: Sequence[Item]) -> Any:
+        def aggregate(items: Sequence[Item]) -> object:
             try:
                 return function(items)
             except Exception:
@@ -133,7 +138,7 @@ class Guarded(Mapping[str, Callable[[Sequence[Item]], Any]]):
         return len(self.functions)
 
 
-def guard(task: Any) -> Guarded:
+def guard(task: Task) -> Guarded:
     """Let no aggregation of a task raise; what is asked for its values later."""
     guarded = Guarded(task.aggregation())
     task.aggregation = lambda: guarded

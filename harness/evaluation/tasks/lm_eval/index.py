@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.system import hub
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks.manager import TaskDict
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Place:
     folders: list[str]
     tasks: list[str]
 
-    def manager(self, include_path: str | None) -> Any:
+    def manager(self, include_path: str | None) -> TaskManager:
         """A TaskManager of these folders; one's own come last, for they count before lm-eval's."""
         from lm_eval.tasks import TaskManager
 
@@ -34,7 +38,7 @@ class Place:
 
 
 @lru_cache(maxsize=1)
-def every_task(include_path: str | None) -> Any:
+def every_task(include_path: str | None) -> TaskManager:
     """A TaskManager of all that lm-eval knows."""
     from lm_eval.tasks import TaskManager
 
@@ -50,7 +54,7 @@ def known(names: Collection[str], include_path: str | None) -> Place | None:
         return None
 
 
-def keep(names: Collection[str], include_path: str | None, tasks: Mapping[str, Any]) -> None:
+def keep(names: Collection[str], include_path: str | None, tasks: TaskDict) -> None:
     """Remember where `every_task` found what it loaded for the names.
 
     Nothing is kept where those folders alone would name another file, or other members of a tag.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from harness.errors import UserError
 
@@ -17,7 +16,7 @@ def use(mirror: Path | None) -> None:
 
     original = getattr(datasets.load_dataset, "original", datasets.load_dataset)
 
-    def load_dataset(path: str, *args: Any, **kwargs: Any) -> Any:
+    def load_dataset(path: str, *args: object, **kwargs: object) -> object:
         local = mirror / str(path) if mirror else None
         mirrored = local is not None and local.is_dir()
         try:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.api.model import Model, Progress
+from harness.api.model import LogLikelihood, Model, Progress, Request
 from harness.data.tokenization import encode_pair, encode_text
 from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM
 
 GREEDY = {"do_sample", "temperature", "max_gen_toks", "until"}
 """Settings of a generating task that greedy decoding honours; others would change the answers."""
@@ -17,7 +21,7 @@ class NoAnswer(str):
     """What stands for a generated answer where the model's logits are not finite."""
 
 
-def shared_prefix_lm(model: Model, progress: Progress | None = None) -> Any:  # noqa: C901
+def shared_prefix_lm(model: Model, progress: Progress | None = None) -> LM:  # noqa: C901
     """An lm-eval `LM` that answers with `model`'s shared-prefix scoring; `cut` counts what was cut.
 
     Tokens are made as lm-eval's HFLM makes them. Raises UserError where a task wants sampling.
@@ -44,7 +48,7 @@ def shared_prefix_lm(model: Model, progress: Progress | None = None) -> Any:  # 
             return model.max_length
 
         def tok_encode(
-            self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+            self, string: str, add_special_tokens: bool | None = None, **kwargs: object
         ) -> list[int]:
             # As HFLM: special tokens by the tokenizer's own default, unless the string
             # (a rendered chat template) begins with the BOS token already.
@@ -64,19 +68,19 @@ def shared_prefix_lm(model: Model, progress: Progress | None = None) -> Any:  # 
             pair = encode_pair(model.tokenizer, context, continuation, self.tok_encode)
             return pair.context or [self.prefix_token_id], pair.continuation
 
-        def _score(self, pairs: Sequence[Any]) -> list[Any]:
+        def _score(self, pairs: Sequence[Request]) -> list[LogLikelihood]:
             scores = model.loglikelihood(pairs, progress)
             self.cut += sum(score.cut for score in scores)
             return list(scores)
 
         def _loglikelihood_tokens(
-            self, requests: Sequence[Any], **kwargs: Any
+            self, requests: Sequence[tuple[object, list[int], list[int]]], **kwargs: object
         ) -> list[tuple[float, bool]]:
             scores = self._score([(context, target) for _, context, target in requests])
             return [(score.logprob, score.greedy) for score in scores]
 
         def loglikelihood(
-            self, requests: Sequence[Any], disable_tqdm: bool = True
+            self, requests: Sequence[Instance], disable_tqdm: bool = True
         ) -> list[tuple[float, bool]]:
             try:
                 return list(super().loglikelihood(requests, disable_tqdm=True))
@@ -84,13 +88,13 @@ def shared_prefix_lm(model: Model, progress: Progress | None = None) -> Any:  # 
                 self.encoded.clear()
 
         def loglikelihood_rolling(
-            self, requests: Sequence[Any], disable_tqdm: bool = True
+            self, requests: Sequence[Instance], disable_tqdm: bool = True
         ) -> list[float]:
             windows = [self._windows(*request.args) for request in requests]
             scores = iter(self._score([pair for pairs in windows for pair in pairs]))
             return [sum(next(scores).logprob for _ in pairs) for pairs in windows]
 
-        def _windows(self, text: str) -> list[Any]:
+        def _windows(self, text: str) -> list[Request]:
             """A text in pieces of the model's length, each token scored once."""
             from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
@@ -102,7 +106,9 @@ def shared_prefix_lm(model: Model, progress: Progress | None = None) -> Any:  # 
             )
             return [make_disjoint_window(window) for window in windows]
 
-        def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
+        def generate_until(
+            self, requests: Sequence[Instance], disable_tqdm: bool = True
+        ) -> list[str]:
             answers: dict[int, str] = {}
             for (cap, stops), numbers in _alike(requests, model.tokenizer).items():
                 contexts = [self.tok_encode(requests[i].args[0]) for i in numbers]
@@ -142,7 +148,9 @@ def shared_prefix_lm(model: Model, progress: Progress | None = None) -> Any:  # 
     return SharedPrefixLM()
 
 
-def _alike(requests: Sequence[Any], tokenizer: Any) -> dict[tuple[int, tuple[str, ...]], list[int]]:
+def _alike(
+    requests: Sequence[Instance], tokenizer: object
+) -> dict[tuple[int, tuple[str, ...]], list[int]]:
     """Numbers of the requests that share a cap on new tokens and stop strings."""
     groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
     for number, request in enumerate(requests):

@@ -6,15 +6,22 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import stats
-from harness.evaluation.tasks.lm_eval.aggregation import BY_NAME, Guarded, Sums
+from harness.evaluation.tasks.lm_eval.aggregation import BY_NAME, Guarded, Item, Sums
 from harness.evaluation.tasks.lm_eval.model import NoAnswer
 from harness.evaluation.tasks.lm_eval.tasks import groups
 from harness.evaluation.tasks.sample_rows import NOT_FINITE, cluster
 from harness.stats import metric_summary
 from harness.types import Metric
+
+if TYPE_CHECKING:
+    from lm_eval.api.group import Group
+    from lm_eval.api.task import Task
+    from lm_eval.tasks.manager import TaskDict
+
+    from harness.record import EstimatorKind
 
 HEADLINE = ("acc", "exact_match", "f1", "mc2")
 """Metrics that may stand under the bare name of a task, the first that it has."""
@@ -23,7 +30,11 @@ RIGHT, MACRO, MICRO = "right", "macro", "micro"
 SAME = 1e-6
 """Part of a figure by which it may differ from lm-eval's own: rounding of sums."""
 
-Samples = Sequence[Mapping[str, Any]]
+Sample = Mapping[str, Any]
+"""A question as lm-eval logs it."""
+Samples = Sequence[Sample]
+SampleRow = dict[str, Any]
+"""As the record keeps it."""
 Results = Mapping[str, Mapping[str, Any]]
 """lm-eval's own figures: task or group -> `metric,filter` -> value."""
 
@@ -41,7 +52,7 @@ class Column:
     bare: bool
     """Whether the metric has the task's name alone."""
     metric: Metric
-    rows: Sequence[dict[str, Any]]
+    rows: Sequence[SampleRow]
     """Those of the task."""
 
 
@@ -50,10 +61,10 @@ class Collected:
     """A suite's rows and how to sum them up."""
 
     results: Results = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[SampleRow] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    left_out: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: dict[str, dict[str, object]] = field(default_factory=dict)
     """Metric that is not among `metrics` -> `reason`, and lm-eval's own `value` or None."""
 
     def own_value(self, name: str, key: str, sample_filter: str) -> float | None:
@@ -71,7 +82,7 @@ class Collected:
         own = f"; lm-eval's own figure is {value:.6g}" if known else ""
         self.warnings.append(f"{name} is left out: {reason}{own}")
 
-    def agrees(self, metric: Metric, rows: Sequence[Mapping[str, Any]], own: float | None) -> bool:
+    def agrees(self, metric: Metric, rows: Sequence[SampleRow], own: float | None) -> bool:
         """Whether a metric's figure is lm-eval's own; where it is not, it is left out.
 
         Not compared where lm-eval gives no figure, and where samples have no answer.
@@ -97,7 +108,7 @@ class Collected:
 
 def collect(
     samples: Mapping[str, Samples],
-    tasks: Any,
+    tasks: TaskDict,
     clusters: str | None = None,
     results: Results | None = None,
 ) -> Collected:
@@ -125,7 +136,7 @@ def collect(
 
 
 def _columns(
-    task: str, loaded: Any, every: Samples, rows: Sequence[dict[str, Any]], out: Collected
+    task: str, loaded: Task, every: Samples, rows: Sequence[SampleRow], out: Collected
 ) -> Iterator[Column]:
     """A task's metrics, their scores put into `rows`.
 
@@ -162,7 +173,7 @@ def _columns(
             yield Column(task, key, sample_filter, suffix, bare, metric, rows)
 
 
-def _parts(sums: Sums, items: Sequence[Any]) -> list[tuple[float, float] | None] | None:
+def _parts(sums: Sums, items: Sequence[Item]) -> list[tuple[float, float] | None] | None:
     """Each item as parts of the sums, None where it has no value; None where one does not fit."""
     parts: list[tuple[float, float] | None] = []
     for item in items:
@@ -175,12 +186,12 @@ def _parts(sums: Sums, items: Sequence[Any]) -> list[tuple[float, float] | None]
 
 
 def _put(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[SampleRow],
     parts: Sequence[tuple[float, float] | None],
     sums: Sums,
     key: str,
     suffix: str,
-) -> tuple[str, str | None, Any]:
+) -> tuple[str, str | None, EstimatorKind]:
     """Write a metric's parts into the rows; the keys of score and denominator, and the kind."""
     score = f"{key}{suffix}"
     mean = sums.kind == "mean"
@@ -196,7 +207,7 @@ def _put(
 
 
 def _remarks(
-    name: str, metric: Metric, rows: Sequence[Mapping[str, Any]], better: bool | None
+    name: str, metric: Metric, rows: Sequence[SampleRow], better: bool | None
 ) -> Iterator[str]:
     """What a reader of a metric should know."""
     lacking = sum(row["scores"][metric.score] is None for row in rows if "missing" not in row)
@@ -215,7 +226,7 @@ def _mark_right(columns: Sequence[Column]) -> None:
 
 
 def _group(
-    name: str, group: Any, columns: Sequence[Column], members: int, out: Collected
+    name: str, group: Group, columns: Sequence[Column], members: int, out: Collected
 ) -> Iterator[Metric]:
     """A group's figures: those of its `aggregate_metric_list`, the first under its name alone.
 
@@ -272,7 +283,7 @@ def _averages(
                 row["scores"] |= {score: value, metric_summary.TASK_WEIGHT: 1 / len(column.rows)}
                 row["scores"][f"{score}.{MACRO}"] = value / len(column.rows)
     (better,) = directions
-    kind: Any = "share" if kinds == {"share"} else "mean"
+    kind: EstimatorKind = "share" if kinds == {"share"} else "mean"
     first, second = ("", f".{MACRO}") if by_size else (f".{MICRO}", "")
     micro = Metric(name + first, better, kind, score=score)
     macro = Metric(
@@ -284,7 +295,7 @@ def _averages(
     return averages if members > 1 else averages[:1]
 
 
-def _rows(task: str, samples: Samples, clusters: str | None) -> list[dict[str, Any]]:
+def _rows(task: str, samples: Samples, clusters: str | None) -> list[SampleRow]:
     """Sample rows without scores; a question that a task has twice gets two ids."""
     met: Counter[str] = Counter()
     rows = []
@@ -308,7 +319,7 @@ def _rows(task: str, samples: Samples, clusters: str | None) -> list[dict[str, A
     return rows
 
 
-def _no_answer(sample: Mapping[str, Any]) -> dict[str, str]:
+def _no_answer(sample: Sample) -> dict[str, str]:
     """Why a question has no answer, where what the model gave is not finite."""
     given = [reply for replies in sample["resps"] for reply in replies]
     values = [value[0] if isinstance(value, (list, tuple)) else value for value in given]
@@ -317,7 +328,7 @@ def _no_answer(sample: Mapping[str, Any]) -> dict[str, str]:
     return {"missing": NOT_FINITE} if lost else {}
 
 
-def _reply(sample: Mapping[str, Any]) -> dict[str, Any]:
+def _reply(sample: Sample) -> dict[str, object]:
     """What the model said: the likeliest choice with every choice's log-probability, or a text."""
     replies = sample["filtered_resps"]
     if not (replies and isinstance(replies[0], (list, tuple)) and len(replies[0]) == 2):

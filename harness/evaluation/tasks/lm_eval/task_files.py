@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NoReturn
 
 from harness.api.task import Suite
 from harness.errors import UserError
 from harness.evaluation.tasks.lm_eval.settings import settings_of
+
+if TYPE_CHECKING:
+    import yaml
+
+    Constructor = Callable[[yaml.Loader, yaml.ScalarNode], object]
 
 
 def check(suite: Suite) -> None:
@@ -57,13 +62,13 @@ def use(suite: Suite) -> None:
     _sandbox_templates()
     original = getattr(_yaml_loader._mk_function_ctor, "original", _yaml_loader._mk_function_ctor)
 
-    def constructor(base_dir: Path, resolve: bool) -> Callable[[Any, Any], Any]:
+    def constructor(base_dir: Path, resolve: bool) -> Constructor:
         if not resolve or suite.trusted or _is_lm_evals(base_dir):
-            made: Callable[[Any, Any], Any] = original(base_dir, resolve)
+            made: Constructor = original(base_dir, resolve)
             return made
         return _refuse
 
-    def _refuse(loader: Any, node: Any) -> Any:
+    def _refuse(loader: yaml.Loader, node: yaml.ScalarNode) -> NoReturn:
         mark = node.start_mark
         raise UserError(
             f"{mark.name}:{mark.line + 1}: `!function {node.value}` runs Python code: read it, and "
@@ -75,8 +80,8 @@ def use(suite: Suite) -> None:
 
     load_yaml = getattr(_factory.load_yaml, "original", _factory.load_yaml)
 
-    def load(path: str | Path, **settings: Any) -> dict[str, Any]:
-        config: dict[str, Any] = load_yaml(path, **settings)
+    def load(path: str | Path, **settings: object) -> dict[str, object]:
+        config: dict[str, object] = load_yaml(path, **settings)
         return config if _is_lm_evals(Path(path)) else _with_data_beside(config, Path(path))
 
     load.original = load_yaml  # type: ignore[attr-defined]
@@ -104,7 +109,7 @@ def _is_lm_evals(place: Path) -> bool:
     return home in place.resolve().parents
 
 
-def _with_data_beside(config: dict[str, Any], file: Path) -> dict[str, Any]:
+def _with_data_beside(config: dict[str, object], file: Path) -> dict[str, object]:
     """The task's configuration with the places of its `data_files` written out.
 
     `datasets` looks from the folder that the command runs in. Raises UserError where a file is
@@ -121,7 +126,7 @@ def _with_data_beside(config: dict[str, Any], file: Path) -> dict[str, Any]:
     return {**config, "dataset_kwargs": {**options, "data_files": data_files}}
 
 
-def _placed(data_files: Any, file: Path) -> Any:
+def _placed(data_files: object, file: Path) -> object:
     """`data_files`, a path, a list of them or a mapping of splits, from the folder of `file`."""
     if isinstance(data_files, Mapping):
         return {split: _placed(names, file) for split, names in data_files.items()}
@@ -145,7 +150,7 @@ def _files(suite: Suite) -> list[Path]:
     return sorted(Path(suite.folder).rglob("*.yaml")) if suite.folder else []
 
 
-def _read(file: Path) -> Any:
+def _read(file: Path) -> object:
     """A task file's content, its `!function` as text. Raises UserError where it is no YAML."""
     import yaml
 

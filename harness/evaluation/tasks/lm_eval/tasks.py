@@ -11,13 +11,18 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.api.task import Suite
 from harness.errors import UserError, nearest
 from harness.evaluation.tasks.lm_eval import index, mirror, task_files
 from harness.evaluation.tasks.lm_eval.settings import settings_of
 from harness.system.child_process import answer
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks.manager import TaskDict
 
 SHOT_SEED = 1234
 """`fewshot_random_seed` of lm-eval's command line."""
@@ -39,11 +44,11 @@ def check(suites: Sequence[Suite]) -> None:
     answer("harness.evaluation.tasks.lm_eval.tasks", written, "no reason given")
 
 
-_loaded: dict[tuple[str, str | None], Any] = {}
+_loaded: dict[tuple[str, str | None], TaskDict] = {}
 """Tasks that `data_hash` loaded, until they are asked."""
 
 
-def taken_tasks(suite: Suite) -> Any:
+def taken_tasks(suite: Suite) -> TaskDict:
     """The tasks that `data_hash` loaded, given out once for lm-eval changes them; else loaded now.
 
     Raises what `load_tasks` raises.
@@ -51,7 +56,7 @@ def taken_tasks(suite: Suite) -> Any:
     return _loaded.pop((suite.hash, suite.mirror), None) or load_tasks(suite)
 
 
-def load_tasks(suite: Suite) -> Any:
+def load_tasks(suite: Suite) -> TaskDict:
     """lm-eval's task objects; UserError with the nearest names where there is no such task."""
     from lm_eval.tasks import TaskManager
 
@@ -71,7 +76,7 @@ def load_tasks(suite: Suite) -> Any:
     return tasks
 
 
-def _load(suite: Suite, manager: Any) -> Any:
+def _load(suite: Suite, manager: TaskManager) -> TaskDict:
     names = settings_of(suite).tasks
     for name in names:
         if name not in manager.task_index:
@@ -93,7 +98,7 @@ def _load(suite: Suite, manager: Any) -> Any:
     return tasks
 
 
-def _set_shots(task: Any, suite: Suite) -> None:
+def _set_shots(task: Task, suite: Suite) -> None:
     """The suite's few-shot settings over the task's own; what is drawn, by lm-eval's own seed."""
     task.set_fewshot_seed(seed=SHOT_SEED)
     settings = settings_of(suite)
@@ -106,7 +111,7 @@ def _set_shots(task: Any, suite: Suite) -> None:
         task.sampler.set_rnd(SHOT_SEED)
 
 
-def groups(tasks: Any) -> dict[str, set[str]]:
+def groups(tasks: TaskDict) -> dict[str, set[str]]:
     """lm-eval's groups (`mmlu` ...) with the names of all tasks below each."""
     return {
         name: {task.task_name for task in group.get_all_tasks()}
@@ -114,7 +119,7 @@ def groups(tasks: Any) -> dict[str, set[str]]:
     }
 
 
-def picked(suite: Suite, tasks: Any) -> dict[str, list[int]]:
+def picked(suite: Suite, tasks: TaskDict) -> dict[str, list[int]]:
     """The questions that each task is asked; a task of which none is asked is left out."""
     every = [(task, i) for task, count in counts(suite, tasks).items() for i in range(count)]
     chosen: dict[str, list[int]] = {}
@@ -123,7 +128,7 @@ def picked(suite: Suite, tasks: Any) -> dict[str, list[int]]:
     return chosen
 
 
-def counts(suite: Suite, tasks: Any) -> dict[str, int]:
+def counts(suite: Suite, tasks: TaskDict) -> dict[str, int]:
     """How many of its questions each task is asked, the first ones.
 
     A task's own entry in `limits` counts before that of a group it is in, and both before `limit`.
@@ -143,7 +148,7 @@ def counts(suite: Suite, tasks: Any) -> dict[str, int]:
     return sizes
 
 
-def _near(name: str, manager: Any) -> str:
+def _near(name: str, manager: TaskManager) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, manager.task_index, n=5, cutoff=0.5)
@@ -162,7 +167,7 @@ def data_hash(suite: Suite) -> str:
     return digest.hexdigest()
 
 
-def _content(tasks: Any, sizes: Mapping[str, int]) -> Iterator[str]:
+def _content(tasks: TaskDict, sizes: Mapping[str, int]) -> Iterator[str]:
     from lm_eval.utils import handle_non_serializable
 
     for name, task in sorted(tasks["tasks"].items()):
