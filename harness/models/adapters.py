@@ -160,7 +160,7 @@ def _check_used(peft_model: PeftModel, folder: Path, subject: str) -> None:
         )
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> dict[str, object]:
     return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from harness.data.tokenization import encode_prompt
 from harness.errors import UserError
@@ -77,7 +76,7 @@ def observe(
     )
 
 
-def compare(reference: Outputs, candidate: Outputs) -> dict[str, Any]:
+def compare(reference: Outputs, candidate: Outputs) -> dict[str, object]:
     """The differences of `candidate` from `reference`.
 
     `largest_difference` and `mean_difference` are of the log-probability of a token, in nats;
@@ -152,7 +151,7 @@ def _timed(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> tuple[floa
     return tuple((b - a) / NEW_TOKENS for a, b in zip(first, full, strict=True))
 
 
-def latency(unmerged: Outputs, merged: Outputs) -> dict[str, Any]:
+def latency(unmerged: Outputs, merged: Outputs) -> dict[str, object]:
     """Seconds a token of both, the median over the timed prompts; `ratio` is merged to unmerged."""
     durations = {"unmerged": unmerged.seconds_per_token, "merged": merged.seconds_per_token}
     medians = {name: median(seconds) for name, seconds in durations.items()}

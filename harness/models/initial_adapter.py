@@ -29,6 +29,8 @@ from harness.models.layers import (
 )
 
 if TYPE_CHECKING:
+    from peft import LoraConfig, PeftConfig
+
     from harness.models.causal_lm import CausalLM
 
 FOLDER = "initial"
@@ -59,7 +61,7 @@ def check(model: CausalLM, peft: Any) -> list[str]:
 
 
 def _left_out(
-    model: CausalLM, peft: Any, layers: Sequence[Layer], rank: int | None
+    model: CausalLM, peft: PeftConfig, layers: Sequence[Layer], rank: int | None
 ) -> dict[str, str]:
     """Linear layers that cannot have the adapter, each with why."""
     if not hasattr(peft, "exclude_modules"):
@@ -87,7 +89,7 @@ def _excluded(peft: Any, layers: Sequence[Layer], reasons: Mapping[str, str]) ->
     )
 
 
-def _weight_is_read(model: CausalLM, peft: Any, name: str) -> bool:
+def _weight_is_read(model: CausalLM, peft: PeftConfig, name: str) -> bool:
     """Whether the block around a layer takes its weight instead of calling it.
 
     An adapter on it would change nothing and never be trained. peft refuses some of them in some
@@ -137,7 +139,7 @@ def _gives_matrix(module: Any) -> bool:
         module.train(training)
 
 
-def _check_convertible(model: CausalLM, peft: Any) -> None:
+def _check_convertible(model: CausalLM, peft: LoraConfig) -> None:
     """Raise UserError where a change of the base could not be saved as a plain LoRA."""
     subject = f"init_lora_weights {peft.init_lora_weights} takes from the base's weights"
     if getattr(model, "is_quantized", False):
@@ -176,7 +178,7 @@ def takes_from_base(peft: object) -> bool:
     return initialisation.startswith(("pissa", "olora", "corda"))
 
 
-def keep(model: CausalLM, peft: Any, folder: Path) -> Path | None:
+def keep(model: CausalLM, peft: PeftConfig | None, folder: Path) -> Path | None:
     """Save the adapter before its training where `save` needs it; its folder, or None."""
     if peft is None or not takes_from_base(peft):
         return None

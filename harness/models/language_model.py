@@ -83,7 +83,7 @@ class LanguageModel:
         """Why prefixes are not shared between requests; None where they are."""
         return why_not_shared(self.model)
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> dict[str, object]:
         """How the passes ran, for the record; none of it changes a score."""
         return {
             "batch": self.limit.rows or "auto",

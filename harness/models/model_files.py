@@ -90,7 +90,7 @@ def fault(folder: Path, *, trust_remote_code: bool = False) -> str | None:
     )
 
 
-def _object(file: Path) -> dict[str, Any]:
+def _object(file: Path) -> dict[str, object]:
     """The JSON object of a file; ValueError with a message for the user for anything else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -129,7 +129,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 @functools.lru_cache(maxsize=256)
-def _header(file: Path, size: int, changed: int) -> dict[str, Any]:
+def _header(file: Path, size: int, changed: int) -> dict[str, object]:
     """The header of a safetensors file; `size` (bytes) and `changed` (ns) are the file's."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -148,7 +148,7 @@ def _header(file: Path, size: int, changed: int) -> dict[str, Any]:
     return dict(header)
 
 
-def _check_header(file: Path) -> dict[str, Any]:
+def _check_header(file: Path) -> dict[str, object]:
     """The header of a safetensors file; ValueError with a message for the user where it is broken.
 
     The layout is eight bytes with the header's length, the header as JSON, the tensors' bytes:

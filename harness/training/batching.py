@@ -9,7 +9,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from harness.data.tokenization import Encoded
 from harness.errors import EnvironmentLack, UserError
@@ -44,7 +44,9 @@ def check(*, liger: bool, compile: bool) -> None:
         )
 
 
-def micro_batch(requested: Any, rows: Sequence[Encoded], batch: int, device: str) -> int:
+def micro_batch(
+    requested: int | Literal["auto"] | None, rows: Sequence[Encoded], batch: int, device: str
+) -> int:
     """Rows per forward pass: as requested, the whole batch for None, the cheapest for `auto`.
 
     The cheapest has the fewest tokens, padding and `PASS_TOKENS` per pass counted, over all

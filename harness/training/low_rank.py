@@ -16,6 +16,8 @@ from harness.training.sft import SftOptions, train_sft
 from harness.types import Artifact, Job, ModelRef
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
+
     from harness.api.footprint import Footprint
 
 
@@ -25,7 +27,7 @@ def four_bit_config(
     quant_type: str = "nf4",
     double_quant: bool = True,
     compute_dtype: str = "auto",
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A base in 4 bits, as JSON-able keywords of transformers' BitsAndBytesConfig.
 
     By default as in the QLoRA paper (Dettmers et al. 2023, arXiv 2305.14314), section 3. A
@@ -74,7 +76,7 @@ class QuantizedOptions(SftOptions):
         bits = {"none": None, "int8": 8}.get(self.quant_type, 4)
         return base and dataclasses.replace(base, bits=bits, double_quant=self.double_quant)
 
-    def quantization(self, precision: str) -> dict[str, Any] | None:
+    def quantization(self, precision: str) -> dict[str, object] | None:
         """These options as keywords of transformers' BitsAndBytesConfig; None: full precision.
 
         8 bits are those of LLM.int8() (Dettmers et al. 2022, arXiv 2208.07339).
@@ -135,7 +137,7 @@ class LowRankOptions(SftOptions):
             "use_rslora": self.rslora,
         }
 
-    def lora_config(self, **changes: Any) -> Any:
+    def lora_config(self, **changes: Any) -> LoraConfig:
         """These options as peft's LoraConfig; `changes` are further fields of it."""
         from peft import LoraConfig
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from harness.api.model import Model, Progress
 from harness.data.tokenization import IGNORED, encode_row
@@ -21,7 +20,7 @@ def validation_loss(
     loss: str,
     batch: int | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """`loss` (mean nats over all counted tokens of all rows), `tokens` and `rows`.
 
     The artifact is opened as it is for suites, so that the figure is the same kind for every

@@ -291,7 +291,7 @@ def padded_states(
         ids[number, : len(row)] = torch.tensor(row)
         mask[number, : len(row)] = 1
     ids, mask = ids.to(model.device), mask.to(model.device)
-    inputs = {"input_ids": ids, "attention_mask": mask}
+    inputs: dict[str, object] = {"input_ids": ids, "attention_mask": mask}
     if virtual and body_name(model) is not None:
         inputs = virtual.before(ids, mask)
     return states(model, **inputs, use_cache=False)[:, -width:]

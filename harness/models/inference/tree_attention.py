@@ -233,7 +233,7 @@ def _attention(
     value: torch.Tensor,
     attention_mask: object,
     scaling: float | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """transformers' interface: (1, heads, tokens, size) in, (1, tokens, heads, size) out."""
     changes = [name for name in ("softcap", "s_aux", "sliding_window") if kwargs.get(name)]

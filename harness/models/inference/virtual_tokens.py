@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import UserError, is_out_of_memory
 from harness.models.inference.lm_head import states
@@ -55,7 +55,7 @@ class VirtualTokens:
             )
         return past
 
-    def before(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
+    def before(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, object]:
         """The body's keywords for `ids` (rows, tokens) with the virtual tokens before each row."""
         import torch
 
