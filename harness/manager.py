@@ -22,6 +22,8 @@ from harness import hookspecs
 from harness.errors import EnvironmentLack, HarnessError, PluginFault, UserError, nearest
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from harness.api.model import Model
     from harness.types import Artifact
 
@@ -67,7 +69,7 @@ class Registry:
     things: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
 
-    def add(self, name: str, thing: Any, plugin: str) -> None:
+    def add(self, name: str, thing: object, plugin: str) -> None:
         """Raises UserError for a duplicate name, with both plugins; PluginFault for an invalid."""
         if not isinstance(name, str) or not name:
             raise PluginFault(
@@ -110,7 +112,7 @@ class Plugins:
                     self._load(entry.name, _import(entry))
         self._reject_misspelt_hooks()
 
-    def _load(self, name: str, module: Any) -> None:
+    def _load(self, name: str, module: object) -> None:
         if self.manager.has_plugin(name):
             raise UserError(f"two plugins are called '{name}': rename one entry point")
         try:
@@ -119,7 +121,7 @@ class Plugins:
             raise UserError(f"plugin '{name}': {error}") from None
         self._collect(name, module)
 
-    def _collect(self, name: str, plugin: Any) -> None:
+    def _collect(self, name: str, plugin: object) -> None:
         """Call the registering hooks of this one plugin, so that each thing's origin is known."""
         registering: dict[str, Callable[..., None]] = {
             "register_methods": lambda m: self._add(self.methods, m, name),
@@ -136,7 +138,7 @@ class Plugins:
             for result in self.manager.subset_hook_caller(hook, others)(register=register):
                 self._reject_generator(result, hook, name)
 
-    def _add(self, registry: Registry, thing: Any, plugin: str) -> None:
+    def _add(self, registry: Registry, thing: object, plugin: str) -> None:
         """Register an object under its own name. Raises PluginFault for one of another class."""
         role = _role(registry.kind)
         if not isinstance(thing, role):
@@ -153,14 +155,14 @@ class Plugins:
             raise PluginFault(f"plugin '{plugin}': the {registry.kind} {kind} has no `name`")
         registry.add(name, thing, plugin)
 
-    def _reject_generator(self, result: Any, hook: str, plugin: str) -> None:
+    def _reject_generator(self, result: object, hook: str, plugin: str) -> None:
         if inspect.isgenerator(result):
             raise PluginFault(
                 f"plugin '{plugin}': {hook} yields, so it registers nothing: call "
                 "`register(...)` and use no `yield`"
             )
 
-    def add_commands(self, group: Any) -> None:
+    def add_commands(self, group: object) -> None:
         """Let every plugin add its commands to a click group. Raises PluginFault, naming it."""
         for name, plugin in self.manager.list_name_plugin():
             others = [p for p in self.manager.get_plugins() if p is not plugin]
@@ -199,7 +201,7 @@ class Plugins:
             ) from None
 
 
-def _import(entry: Any) -> Any:
+def _import(entry: EntryPoint) -> object:
     try:
         return entry.load()
     except (Exception, SystemExit) as error:

@@ -206,6 +206,6 @@ class SuiteResult:
     rows: Sequence[Mapping[str, Any]]
     """One per sample: id, prompt, reference, output, scores (name -> number or None), group."""
     metrics: Sequence[Metric]
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, object] = field(default_factory=dict)
     """Facts for the record, such as `capped_share`, `judge`, `stride`."""
     warnings: Sequence[str] = ()

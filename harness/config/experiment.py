@@ -62,7 +62,9 @@ class Data(Rows):
 
     @field_validator("mix")
     @classmethod
-    def _some(cls, value: Mix | tuple[Mix | None, ...] | None) -> Any:
+    def _some(
+        cls, value: Mix | tuple[Mix | None, ...] | None
+    ) -> Mix | tuple[Mix | None, ...] | None:
         if value == ():
             raise ValueError("expected a mix, or a list of mixes and null")
         return value
@@ -258,7 +260,7 @@ def check_experiment(located: Located, untrained: Collection[str] = ("base",)) -
     return experiment
 
 
-def _normalise(located: Located) -> Any:
+def _normalise(located: Located) -> object:
     """Gives the name its default and each method and suite its long form."""
     if not isinstance(located.data, dict):
         return located.data
@@ -268,7 +270,7 @@ def _normalise(located: Located) -> Any:
     return {key: value for key, value in data.items() if key in located.data or key == "name"}
 
 
-def _entries(located: Located, key: str, rest: str, own: tuple[str, ...]) -> Any:
+def _entries(located: Located, key: str, rest: str, own: tuple[str, ...]) -> object:
     """`[base, {name: lora, r: 8}]` in the long form; other shapes are left to the model."""
     items = located.data.get(key)
     if not isinstance(items, list):
@@ -291,7 +293,7 @@ def _entries(located: Located, key: str, rest: str, own: tuple[str, ...]) -> Any
     return entries
 
 
-def _nested(values: dict[str, Any]) -> str:
+def _nested(values: dict[str, object]) -> str:
     """The fix for `- lora: {r: 16}`."""
     name, options = next(iter(values.items()), ("", None))
     if len(values) == 1 and (options is None or isinstance(options, dict)):
@@ -357,7 +359,7 @@ def _override(located: Located, text: str) -> Located:
     return dataclasses.replace(located, data=data, marks=marks)
 
 
-def _key(holder: Any, part: str, path: KeyPath, source: str) -> str | int:
+def _key(holder: object, part: str, path: KeyPath, source: str) -> str | int:
     """A key of a mapping, or an index that the list has."""
     if not isinstance(holder, (dict, list)):
         name = ".".join(map(str, path)) or "the experiment"

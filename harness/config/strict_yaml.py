@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.errors import ConfigError, nearest
 from harness.system.paths import no_such_file
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 __all__ = ["Located", "StrictModel", "load", "parse", "validate", "validate_options"]
 
@@ -79,7 +82,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc, unused-ignore]  # no stubs
 
     level = 0
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Raises yaml.MarkedYAMLError where values stand too deep."""
         self.level += 1
         if self.level > MOST_LEVELS:
@@ -167,7 +170,7 @@ class _Builder:
                 f"with its aliases written out the file has more than {MOST_VALUES} values", node
             )
 
-    def build(self, node: yaml.Node, path: KeyPath) -> Any:
+    def build(self, node: yaml.Node, path: KeyPath) -> object:
         self.count(node)
         if id(node) in self.open:
             raise self.fail("an alias is inside its own anchor", node)
@@ -181,7 +184,7 @@ class _Builder:
         finally:
             self.open.discard(id(node))
 
-    def item(self, node: yaml.Node, path: KeyPath) -> Any:
+    def item(self, node: yaml.Node, path: KeyPath) -> object:
         self.marks[path] = node.start_mark.line + 1
         return self.build(node, path)
 
@@ -219,7 +222,7 @@ class _Builder:
                 raise self.fail("'<<' takes a mapping, or a list of mappings", node)
         return list(nodes)
 
-    def scalar(self, node: yaml.Node) -> Any:
+    def scalar(self, node: yaml.Node) -> object:
         read = _READ.get(node.tag.removeprefix(_TAG))
         if read is None or not isinstance(node, yaml.ScalarNode):
             raise self.fail(f"the YAML tag '{node.tag}' is not read here: write plain values", node)
@@ -240,7 +243,7 @@ def _read_float(text: str) -> float:
     return float(re.sub(r"\.(inf|nan)$", r"\1", text.replace("_", "").lower()))
 
 
-_READ: dict[str, Callable[[str], Any]] = {
+_READ: dict[str, Callable[[str], object]] = {
     "str": str,
     "null": lambda text: None,
     "bool": lambda text: text.lower() == "true",
@@ -264,7 +267,7 @@ def validate(model_class: type[Model], located: Located, *, context: str = "expe
 
 def validate_options(
     options_class: type[Model],
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     located: Located | None = None,
     path: KeyPath = (),
     what: str = "the options",
@@ -280,7 +283,7 @@ def validate_options(
 
 def _check(
     model_class: type[Model],
-    data: Any,
+    data: object,
     located: Located,
     prefix: KeyPath,
     what: str,
@@ -312,7 +315,7 @@ def _check(
     raise located.error(message, prefix + path) from None
 
 
-def _trace(loc: tuple[str | int, ...], data: Any, kind: str) -> KeyPath:
+def _trace(loc: tuple[str | int, ...], data: object, kind: str) -> KeyPath:
     """The path in the data: pydantic's location without the names of union branches."""
     path: list[str | int] = []
     for i, part in enumerate(loc):
@@ -326,7 +329,7 @@ def _trace(loc: tuple[str | int, ...], data: Any, kind: str) -> KeyPath:
     return tuple(path)
 
 
-def _first(errors: list[tuple[KeyPath, Any]]) -> tuple[KeyPath, list[Any]]:
+def _first(errors: list[tuple[KeyPath, ErrorDetails]]) -> tuple[KeyPath, list[ErrorDetails]]:
     """The path to report, and the errors there (several: branches of a union)."""
     # A misspelt key makes both an unknown and a missing key: the unknown key says more.
     unknown = (at for at, detail in errors if detail["type"] == "extra_forbidden")
@@ -357,7 +360,7 @@ def _valid_keys(model_class: type[BaseModel], loc: tuple[str | int, ...]) -> set
     return {info.alias or name for kind in models for name, info in kind.model_fields.items()}
 
 
-def _branches(annotation: Any) -> list[Any]:
+def _branches(annotation: object) -> list[Any]:
     if get_origin(annotation) is Annotated:
         return _branches(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -365,7 +368,7 @@ def _branches(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _is_model(kind: Any) -> bool:
+def _is_model(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
@@ -403,7 +406,7 @@ _BOUNDS = {
 }
 
 
-def _explain(errors: list[Any]) -> str:
+def _explain(errors: list[ErrorDetails]) -> str:
     """The expected kinds and the actual value, from all errors at the same path."""
     for error in errors:
         if error["type"] in _BOUNDS:
@@ -421,7 +424,7 @@ def _explain(errors: list[Any]) -> str:
     return f"expected {listed}, got {_shown(value)}{_fix(value, wanted)}"
 
 
-def _fix(value: Any, wanted: list[str]) -> str:
+def _fix(value: object, wanted: list[str]) -> str:
     if wanted == ["true or false"] and str(value).lower() in ("yes", "no", "on", "off"):
         return ": write true or false"
     if isinstance(value, str) and any("number" in kind for kind in wanted):
@@ -435,7 +438,7 @@ def _fix(value: Any, wanted: list[str]) -> str:
     return ""
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, (dict, list)):
         return "a mapping" if isinstance(value, dict) else "a list"
     text = json.dumps(value) if not isinstance(value, str) else repr(value)

@@ -12,11 +12,15 @@ import json
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
 from harness.system.time_limit import TEMPLATE_SECONDS, time_limit
 from harness.types import Message
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from jinja2.parser import Parser
 
 __all__ = [
     "DATE",
@@ -35,7 +39,7 @@ Llama 3's template has this date where it is given none."""
 
 _CLOCK = "strftime_now"
 
-Render = Callable[[Sequence[Mapping[str, Any]], bool], str]
+Render = Callable[[Sequence[Mapping[str, object]], bool], str]
 """`render(messages, generation_prompt)`: the rendered text, unchanged."""
 
 
@@ -129,7 +133,7 @@ def _is_required(messages: Sequence[Message], i: int) -> bool:
     return messages[i]["role"] != "assistant" or i == len(messages) - 1
 
 
-def _as(form: str, messages: Sequence[Message]) -> list[dict[str, Any]]:
+def _as(form: str, messages: Sequence[Message]) -> list[dict[str, object]]:
     if form == "text":
         return [dict(message) for message in messages]
     return [
@@ -264,7 +268,7 @@ def folder_renderer(
         return None  # transformers reports why, with its own extensions
     special = _special_tokens(folder)
 
-    def call(messages: Sequence[Mapping[str, Any]], generation_prompt: bool) -> str:
+    def call(messages: Sequence[Mapping[str, object]], generation_prompt: bool) -> str:
         with time_limit(TEMPLATE_SECONDS, "the chat template"):
             return str(
                 template.render(
@@ -303,7 +307,7 @@ def check_template(source: str) -> None:
         raise UserError("the chat template never uses `messages`: every prompt would be the same")
 
 
-def _environment() -> Any:
+def _environment() -> Environment:
     """The Jinja environment that transformers compiles chat templates in."""
     from jinja2 import TemplateError, nodes
     from jinja2.ext import Extension
@@ -314,7 +318,7 @@ def _environment() -> Any:
 
         tags = {"generation"}  # noqa: RUF012
 
-        def parse(self, parser: Any) -> Any:
+        def parse(self, parser: Parser) -> nodes.Node:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return nodes.Scope(body).set_lineno(line)
@@ -322,7 +326,7 @@ def _environment() -> Any:
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
 
-    def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    def tojson(value: object, ensure_ascii: bool = False, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
     environment = ImmutableSandboxedEnvironment(
@@ -333,7 +337,7 @@ def _environment() -> Any:
     return environment
 
 
-def _tokenizer_config(folder: Path) -> Mapping[str, Any]:
+def _tokenizer_config(folder: Path) -> Mapping[str, object]:
     file = folder / "tokenizer_config.json"
     content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return content if isinstance(content, dict) else {}
@@ -342,7 +346,7 @@ def _tokenizer_config(folder: Path) -> Mapping[str, Any]:
 def _special_tokens(folder: Path) -> dict[str, str]:
     """`bos_token` and others by their names, as templates use them."""
     try:
-        listed: Iterable[tuple[str, Any]] = _tokenizer_config(folder).items()
+        listed: Iterable[tuple[str, object]] = _tokenizer_config(folder).items()
     except (OSError, ValueError):
         return {}
     texts = {key: v.get("content") if isinstance(v, dict) else v for key, v in listed}

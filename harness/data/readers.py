@@ -48,7 +48,7 @@ class Record:
     line: int
     """Line of the file (.jsonl, .csv) or number of the row (.json, .parquet), from 1."""
     unit: Literal["line", "row"]
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     columns: Mapping[str, str]
     """Canonical column name -> the file's, where the user mapped it."""
 
@@ -84,7 +84,7 @@ class Record:
         there = ", ".join(self.values) or "none"
         return self.error(f"no value for '{wanted}' (columns there: {there})")
 
-    def listed(self, ours: str) -> Any:
+    def listed(self, ours: str) -> object:
         """A column's value, decoded where it is a JSON list or object in a text."""
         name = self.column(ours)
         value = self.values[name] if name else None
@@ -95,13 +95,13 @@ class Record:
                 raise self.error(f"'{name}' is not JSON: {error}") from error
         return value
 
-    def messages(self, value: Any, name: str) -> tuple[Message, ...]:
+    def messages(self, value: object, name: str) -> tuple[Message, ...]:
         """Turns as role and content, checked: known roles, texts, system only at the start."""
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise self.error(f"'{name}' must be a list of messages, got {shown(value)}")
         return tuple(self._message(turn, i, name) for i, turn in enumerate(value))
 
-    def _message(self, turn: Any, i: int, name: str) -> Message:
+    def _message(self, turn: object, i: int, name: str) -> Message:
         where = f"message {i + 1} of '{name}'"
         if not isinstance(turn, Mapping):
             raise self.error(f"{where} must be an object with role and content, got {shown(turn)}")
@@ -130,7 +130,7 @@ class Record:
             raise self.error(f"{where} is a system message: only the first may be one")
         return {"role": role, "content": content}
 
-    def _joined(self, parts: Sequence[Any], where: str) -> str:
+    def _joined(self, parts: Sequence[object], where: str) -> str:
         """The text of content that is given in parts, as for vision models."""
         texts = []
         for part in parts:
@@ -155,7 +155,7 @@ class Record:
             raise self.error(f"'{name}' must be text or a whole number, got {shown(value)}")
         return str(value)
 
-    def rest(self, *used: str) -> dict[str, Any]:
+    def rest(self, *used: str) -> dict[str, object]:
         """The columns that are none of the canonical `used` ones."""
         names = {self.column(ours) for ours in used}
         kept = {name: value for name, value in self.values.items() if name not in names}
@@ -197,7 +197,7 @@ def read_records(source: Path, columns: Mapping[str, str] | None = None) -> list
     return records
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> object:
     """The value of a JSON text. Raises ValueError where it is invalid or beyond Python's limits."""
     try:
         return json.loads(text)
@@ -227,7 +227,7 @@ def _check_unicode(record: Record) -> None:
 _LONE = re.compile("[\ud800-\udfff]")
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: object) -> Iterator[str]:
     """Every text in a value of JSON that is not plain ASCII."""
     values = [value]  # no recursion: rows may be nested deep
     while values:
@@ -240,7 +240,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield nested
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A value of Parquet converted to JSON's types: a date as its ISO text."""
     if value is None or isinstance(value, (str, int, float)):
         return value
@@ -254,7 +254,7 @@ def _plain(value: Any) -> Any:
     return iso() if callable(iso) else str(value)
 
 
-def _first(turn: Mapping[str, Any], *names: str) -> Any:
+def _first(turn: Mapping[str, object], *names: str) -> Any:
     """The first of the names' values that is not null."""
     return next((turn[name] for name in names if turn.get(name) is not None), None)
 
@@ -266,7 +266,7 @@ def _check_mapped(record: Record) -> None:
             raise record.error(f"no column '{theirs}', which `columns` maps to '{ours}': {there}")
 
 
-def _read_jsonl(source: Path) -> Iterator[tuple[int, Any]]:
+def _read_jsonl(source: Path) -> Iterator[tuple[int, object]]:
     with source.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -276,7 +276,7 @@ def _read_jsonl(source: Path) -> Iterator[tuple[int, Any]]:
                     raise DataError(f"not JSON: {error}", file=source, line=number) from error
 
 
-def _read_json(source: Path) -> Iterator[tuple[int, Any]]:
+def _read_json(source: Path) -> Iterator[tuple[int, object]]:
     try:
         value = _parsed(source.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -295,7 +295,7 @@ def _read_json(source: Path) -> Iterator[tuple[int, Any]]:
     yield from enumerate(rows, 1)
 
 
-def _read_csv(source: Path) -> Iterator[tuple[int, Any]]:
+def _read_csv(source: Path) -> Iterator[tuple[int, object]]:
     csv.field_size_limit(2**31 - 1)
     with source.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.reader(lines, strict=True)
@@ -330,7 +330,7 @@ def _header(cells: list[str], source: Path, line: int) -> list[str]:
     return names
 
 
-def _read_parquet(source: Path) -> Iterator[tuple[int, Any]]:
+def _read_parquet(source: Path) -> Iterator[tuple[int, object]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -351,7 +351,7 @@ _READERS = {
 }
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A short description of a value, for messages."""
     if value is None:
         return "null"

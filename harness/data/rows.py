@@ -202,7 +202,7 @@ def _sample(record: Record, form: str) -> Sample:
     )
 
 
-def _question(record: Record, turns: tuple[Message, ...]) -> dict[str, Any]:
+def _question(record: Record, turns: tuple[Message, ...]) -> dict[str, object]:
     """A conversation up to the answer, and the answer where there is an assistant's message."""
     answered = turns[-1]["role"] == "assistant"
     prompt = turns[:-1] if answered else turns
@@ -211,11 +211,12 @@ def _question(record: Record, turns: tuple[Message, ...]) -> dict[str, Any]:
     return {"messages": prompt, **({"reference": turns[-1]["content"]} if answered else {})}
 
 
-def _choice(record: Record) -> dict[str, Any]:
-    value: Any = record.listed("choices")
-    labels: list[Any] | None = None
-    if isinstance(value, Mapping):  # as in ARC: {"text": [...], "label": ["A", ...]}
-        value, labels = value.get("text"), value.get("label")
+def _choice(record: Record) -> dict[str, object]:
+    listed = record.listed("choices")
+    value = listed
+    labels: list[object] | None = None
+    if isinstance(listed, Mapping):  # as in ARC: {"text": [...], "label": ["A", ...]}
+        value, labels = listed.get("text"), listed.get("label")
         if not isinstance(value, list) or not isinstance(labels, list) or len(value) != len(labels):
             raise record.error("'choices' needs a `text` and a `label` list of equal length")
     if not isinstance(value, list) or len(value) < 2:
@@ -232,7 +233,7 @@ def _choice(record: Record) -> dict[str, Any]:
     }
 
 
-def _answer(record: Record, choices: list[str], labels: list[Any] | None) -> int:
+def _answer(record: Record, choices: list[str], labels: list[object] | None) -> int:
     """Index of the right choice: given as an index from 0, a letter or label, or its text."""
     name = record.column("answer")
     if name is None:

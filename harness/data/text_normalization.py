@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from regex import Pattern
 
 __all__ = ["beyond_ascii", "matching_words", "normalize_unicode", "split_words", "symbols"]
 
@@ -55,7 +58,7 @@ def split_words(text: str) -> list[str]:
 
 
 @functools.cache
-def _pattern() -> Any:
+def _pattern() -> Pattern[str]:
     import regex
 
     unspaced = "".join(

@@ -11,12 +11,15 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from harness.data.chat_templates import answer_spans, render_messages, with_fixed_date
 from harness.errors import UserError
 from harness.types import Message, Row, Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # torch.nn.CrossEntropyLoss's ignore_index
 
@@ -32,7 +35,7 @@ class Encoded:
 
 
 def encode_row(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     row: Row,
     *,
     max_length: int | None = None,
@@ -65,7 +68,9 @@ def encode_row(
     return Encoded(ids[:end], labels[:end], cut)
 
 
-def encode_prompt(tokenizer: Any, sample: Sample, chat_template: str | None = None) -> list[int]:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, sample: Sample, chat_template: str | None = None
+) -> list[int]:
     """Token ids that an answer to `sample` continues."""
     if sample.messages is None:
         return encode_text(tokenizer, sample.prompt or "")
@@ -74,7 +79,7 @@ def encode_prompt(tokenizer: Any, sample: Sample, chat_template: str | None = No
 
 
 def render(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
     chat_template: str | None = None,
     *,
@@ -107,7 +112,7 @@ def render(
 # Plain texts, and texts that go on from others
 
 
-def encode_text(tokenizer: Any, text: str, **settings: Any) -> list[int]:
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, **settings: Any) -> list[int]:
     """Token ids of a text that may be continued.
 
     With what the tokenizer puts before a text and without what some put after it: an end token
@@ -118,7 +123,7 @@ def encode_text(tokenizer: Any, text: str, **settings: Any) -> list[int]:
     return ids[: -len(end)] if end and ids[-len(end) :] == end else ids
 
 
-def encode_after(tokenizer: Any, text: str) -> list[int]:
+def encode_after(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text that continues another: nothing is put before its first character.
 
     Tokenizers of the SentencePiece kind put a space before every text.
@@ -138,7 +143,7 @@ class Pair:
 
 
 def encode_pair(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     context: str,
     continuation: str,
     encode: Callable[[str], Sequence[int]] | None = None,
@@ -172,10 +177,10 @@ class _Traits:
     """Whether it puts a space before a text."""
 
 
-_TRAITS: WeakKeyDictionary[Any, _Traits] = WeakKeyDictionary()
+_TRAITS: WeakKeyDictionary[PreTrainedTokenizerBase, _Traits] = WeakKeyDictionary()
 
 
-def _traits(tokenizer: Any) -> _Traits:
+def _traits(tokenizer: PreTrainedTokenizerBase) -> _Traits:
     if tokenizer not in _TRAITS:
         bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
         whole = list(tokenizer("a")["input_ids"])
@@ -190,7 +195,9 @@ _ANCHOR = "\n"
 """Put before a text where the tokenizer treats the beginning of a text differently."""
 
 
-def _continued(tokenizer: Any, text: str, **settings: Any) -> tuple[list[int], list[Any]]:
+def _continued(
+    tokenizer: PreTrainedTokenizerBase, text: str, **settings: Any
+) -> tuple[list[int], list[tuple[int, int]]]:
     """(ids, offsets) of a text that continues another; offsets only if requested."""
     settings["add_special_tokens"] = False
     offsets = bool(settings.get("return_offsets_mapping"))
@@ -206,7 +213,9 @@ def _continued(tokenizer: Any, text: str, **settings: Any) -> tuple[list[int], l
     return list(encoded["input_ids"]), list(encoded["offset_mapping"]) if offsets else []
 
 
-def end_tokens(tokenizer: Any, chat_template: str | None, model_config: Any) -> list[int]:
+def end_tokens(
+    tokenizer: PreTrainedTokenizerBase, chat_template: str | None, model_config: object
+) -> list[int]:
     """Ids that end an answer: the tokenizer's, the model's, and the template's end of a turn."""
     ends = {tokenizer.eos_token_id}
     stated = getattr(model_config, "eos_token_id", None)
@@ -220,13 +229,13 @@ def end_tokens(tokenizer: Any, chat_template: str | None, model_config: Any) -> 
     return sorted(i for i in ends if i is not None)
 
 
-def special_ids(tokenizer: Any) -> set[int]:
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Ids of the special tokens: those with a role, and those that were only added as special."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
 
 
-def tokenizer_hash(tokenizer: Any) -> str:
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """sha256 of the tokenizer's rules: metrics per token are comparable only where it is equal.
 
     The backend's own serialisation without padding and truncation, which calls may set; where
@@ -234,7 +243,7 @@ def tokenizer_hash(tokenizer: Any) -> str:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        content: Any = sorted(tokenizer.get_vocab().items())
+        content: object = sorted(tokenizer.get_vocab().items())
     else:
         content = {**json.loads(backend.to_str()), "padding": None, "truncation": None}
     special = [getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "unk")]
@@ -243,7 +252,10 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def _conversation(
-    tokenizer: Any, messages: Sequence[Message], chat_template: str | None, loss: str
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    chat_template: str | None,
+    loss: str,
 ) -> tuple[list[int], list[int]]:
     """Ids and labels; with `loss="all"` answers are not located."""
 
@@ -266,7 +278,7 @@ def _conversation(
 
 
 def _in_pieces(
-    tokenizer: Any, text: str, starts: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase, text: str, starts: Sequence[int]
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Ids and offsets of a text that is cut where answers begin, as prompts are at evaluation.
 

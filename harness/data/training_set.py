@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from harness.config.experiment import Data, Experiment, Mix
 from harness.data import rows as data
@@ -46,12 +46,12 @@ class DataPlan:
         return self.mix.suffix if self.mix else ""
 
     @property
-    def identity(self) -> list[Any]:
+    def identity(self) -> list[object]:
         """The part of it that a cell's id depends on."""
         own = [self.hash, self.rows, self.format, self.loss]
         return [*own, {"share": self.mix.share, "hash": self.mix.hash}] if self.mix else own
 
-    def as_record(self) -> dict[str, Any]:
+    def as_record(self) -> dict[str, object]:
         """The record's section: files by their names, without folders."""
         section = dataclasses.asdict(self) | {
             "name": without_folder(self.name),

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from harness.api.task import Suite
 from harness.data import chat_templates
@@ -41,7 +41,7 @@ class Cell:
     chat_template: str | None
     search: Search | None = None
     """The search for options before the training; None where they are used as given."""
-    tuned: Mapping[str, Any] | None = None
+    tuned: Mapping[str, object] | None = None
     """The search's results: part of the record's `plan.tuning`."""
     price_per_hour: float | None = None
     """Dollars; changes no result, so no id depends on it."""
@@ -98,14 +98,14 @@ def new_cell(**fields: Any) -> Cell:
     return Cell(id=name, training_id=training_id, **fields)
 
 
-def with_options(cell: Cell, options: Mapping[str, Any], **changes: Any) -> Cell:
+def with_options(cell: Cell, options: Mapping[str, object], **changes: Any) -> Cell:
     """A copy of a cell with other options and no search, under its own id."""
     names = {field.name for field in dataclasses.fields(Cell)} - {"id", "training_id", "tuned"}
     fields = {name: getattr(cell, name) for name in names} | {"options": options, "search": None}
     return new_cell(**fields | changes)
 
 
-def budget_content(budget: Budget) -> dict[str, Any]:
+def budget_content(budget: Budget) -> dict[str, object]:
     """The part of a budget that ids depend on: newer fields count where not at their default."""
     first = {"steps", "batch", "max_length", "precision", "micro_batch"}
     return {
@@ -116,19 +116,19 @@ def budget_content(budget: Budget) -> dict[str, Any]:
     }
 
 
-def is_model(value: Any) -> bool:
+def is_model(value: object) -> TypeGuard[Mapping[str, Any]]:
     """Whether this is a ModelRef as plain data."""
     return isinstance(value, Mapping) and set(value) == _MODEL_KEYS
 
 
-def _content(value: Any) -> Any:
+def _content(value: object) -> object:
     """The part of an option that ids depend on: of a model its contents alone."""
     if not is_model(value):
         return value
     return ModelRef(**value).identity
 
 
-def _recorded(value: Any) -> Any:
+def _recorded(value: object) -> Any:
     """An option as the record has it: a model without folders of this machine."""
     if not is_model(value) or not value["content_hash"]:
         return value
@@ -140,5 +140,5 @@ def _slug(label: str) -> str:
     return kept or "cell"
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

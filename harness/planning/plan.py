@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.api.method import MethodOptions
 from harness.api.task import Suite
@@ -56,7 +55,7 @@ class Settings:
     mirror: Path | None = None
     chat_template: str | None = None
     """Replaces the experiment's own."""
-    report: Any = None
+    report: Callable[..., None] | None = None
     """`report(name, done_bytes, total_bytes)` while a packaged model is downloaded."""
 
 
@@ -97,7 +96,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     untouched = plugins.method_that("untouched")
 
     def cell(
-        entry: MethodEntry, options: Mapping[str, Any], seed: int, data: DataPlan | None = None
+        entry: MethodEntry, options: Mapping[str, object], seed: int, data: DataPlan | None = None
     ) -> Cell:
         trains = plugins.methods.get(entry.name).trains
         return new_cell(
@@ -205,7 +204,7 @@ def _check_answers(
 
 def _resolved(
     experiment: Experiment, settings: Settings, entry: MethodEntry, options: MethodOptions
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The options as plain data, with the models and adapters that they name resolved."""
     at = experiment.methods.index(entry)
 
@@ -289,7 +288,7 @@ def _check_suite_templates(
     experiment: Experiment,
     plugins: Plugins,
     base: ModelRef,
-    options: Iterable[Mapping[str, Any]],
+    options: Iterable[Mapping[str, object]],
     suites: Sequence[Suite],
 ) -> None:
     """The same for suites' conversations, with the base and the models that options name."""

@@ -37,7 +37,7 @@ class Search:
     space: Mapping[str, Mapping[str, Any]]
     """Option -> {low, high, log}, both bounds int for whole numbers, or {choices}."""
 
-    def ends(self) -> list[tuple[str, Any]]:
+    def ends(self) -> list[tuple[str, object]]:
         """(option, value) of every bound and choice."""
         return [
             (option, value)
@@ -45,7 +45,7 @@ class Search:
             for value in where.get("choices") or (where["low"], where["high"])
         ]
 
-    def as_record(self) -> dict[str, Any]:
+    def as_record(self) -> dict[str, object]:
         """As in a cell's id and record; apart from the steps, the budget is the cell's."""
         return {
             "number_of_trials": self.trials,
@@ -113,7 +113,7 @@ class _Reader:
     options: type[MethodOptions]
     precision: str
 
-    def space(self) -> dict[str, dict[str, Any]]:
+    def space(self) -> dict[str, dict[str, object]]:
         entry = self.experiment.methods[self.at]
         wanted: list[str] | Mapping[str, Any] | None = entry.tune
         if wanted is None:
@@ -145,7 +145,7 @@ class _Reader:
             hint = nearest(option, self.options.model_fields)
             raise self.error(f"unknown option '{option}' to tune of {self.title}: {hint}", key)
 
-    def dimension(self, option: str, spec: Any) -> dict[str, Any]:
+    def dimension(self, option: str, spec: Any) -> dict[str, object]:
         """One option's part of the space."""
         self.check_option(option, option)
         if isinstance(spec, list):
@@ -166,18 +166,18 @@ class _Reader:
             raise self.error(f"{option} of {self.title}: {need}, got {low} to {high}", option)
         return {"low": low, "high": high, "log": log}
 
-    def number(self, option: str, bound: Any) -> Any:
+    def number(self, option: str, bound: object) -> float:
         number = self.validated(option, bound)
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise self.error(f"{option} of {self.title} is not a number: list its values", option)
         return number
 
-    def choices(self, option: str, values: Choices) -> list[Any]:
+    def choices(self, option: str, values: Choices) -> list[object]:
         if not values:
             raise self.error(f"{option} of {self.title}: nothing to choose from", option)
         return list(dict.fromkeys(self.validated(option, value) for value in values))
 
-    def validated(self, option: str, value: Any) -> Any:
+    def validated(self, option: str, value: object) -> Any:
         """A value as the method's options hold it. Raises ConfigError where they refuse it."""
         entry = self.experiment.methods[self.at]
         options = strict_yaml.validate_options(

@@ -135,7 +135,7 @@ def event_stream() -> Emit:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
 
-    def emit(**event: Any) -> None:
+    def emit(**event: object) -> None:
         try:
             with line_by_line:
                 events.write(json.dumps(event) + "\n")

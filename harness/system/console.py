@@ -10,9 +10,13 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 __all__ = ["OutputLost", "console", "plain_table", "printable", "standard_streams"]
 
@@ -143,16 +147,16 @@ def _open_closed() -> None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def console(*, stderr: bool = False) -> Any:
+def console(*, stderr: bool = False) -> Console:
     """A rich console as wide as the terminal, 120 columns into a pipe, without markup or emoji."""
     stream = sys.stderr if stderr else sys.stdout
-    file = stream.raw if isinstance(stream, _Stream) else stream
+    file: Any = stream.raw if isinstance(stream, _Stream) else stream
     width = None if stream.isatty() else 120
     return _printing_console()(file=file, width=width, markup=False, emoji=False, highlight=False)
 
 
 @cache
-def _printing_console() -> Any:
+def _printing_console() -> type[Console]:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
     from rich.text import Text
@@ -175,7 +179,7 @@ def _printing_console() -> Any:
     return Printing
 
 
-def plain_table() -> Any:
+def plain_table() -> Table:
     """A rich table with one line under its header."""
     from rich import box
     from rich.table import Table

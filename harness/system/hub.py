@@ -19,7 +19,6 @@ import threading
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from harness.errors import EnvironmentLack, UserError
 from harness.system.child_process import command
@@ -223,7 +222,7 @@ def hash_of_files(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def remember(file: Path, value: Any) -> None:
+def remember(file: Path, value: object) -> None:
     """Keep a value as JSON in the cache, atomically; one that cannot be written costs time only."""
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -407,7 +406,7 @@ def write_dataset(source: str, config: str, split: str, target: Path, commit: st
         part.unlink(missing_ok=True)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Dates as ISO text; TypeError for any other type that JSON lacks."""
     if hasattr(value, "isoformat"):
         return value.isoformat()

@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.record import Phase
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -209,7 +212,7 @@ def _control_group_shares() -> Iterator[float]:
             group = group.parent
 
 
-def _cuda() -> Any | None:
+def _cuda() -> ModuleType | None:
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_available() else None
 

@@ -12,12 +12,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.data.rows import training_order
 from harness.data.training_set import DataPlan, training_rows
 from harness.system.time_limit import TEMPLATE_SECONDS, TooSlow, time_limit
 from harness.types import Budget, Message, ModelRef, Row
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 CANDIDATES = 6
 """Batches, the longest by characters, whose rows are tokenised."""
@@ -159,7 +162,7 @@ def _counter(
 
 
 @functools.lru_cache(maxsize=2)
-def _tokenizer(file: str) -> Any:
+def _tokenizer(file: str) -> Tokenizer:
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(file)
@@ -197,7 +200,7 @@ def _renderer(folder: Path, given: str | None) -> Callable[[Sequence[Message]], 
     return render
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return str(value.get("content", "")) if isinstance(value, dict) else str(value)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from harness.api.footprint import Footprint
 from harness.errors import UserError
@@ -37,7 +37,7 @@ class Prediction:
     setting: Setting | None = None
     why_not: str | None = None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """For `harness plan --json` and records."""
         return {
             "bytes": self.total,

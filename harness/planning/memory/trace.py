@@ -12,18 +12,37 @@ from __future__ import annotations
 import json
 import sys
 import weakref
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from harness.models.shapes import NotPredicted, config_of
 from harness.planning.memory.predict import Prediction, footprint_of, setting_of
 from harness.system.child_process import answer
 
 if TYPE_CHECKING:
+    from torch import Tensor, UntypedStorage, nn
+    from torch.optim import Optimizer
+
     from harness.planning.cell import Cell
+    from harness.types import Precision
 
 DEPTHS = (2, 4)
 """Layers of the two models that are run."""
+
+
+class _Request(TypedDict):
+    """What the child process gets."""
+
+    method: str
+    options: dict[str, object]
+    config: Mapping[str, Any]
+    """The model's config.json."""
+    precision: Precision
+    device: str
+    rows: int
+    length: int
+    supervised: int
+    """Tokens under the loss."""
 
 
 def traced(cell: Cell, device: str) -> Prediction:
@@ -31,7 +50,7 @@ def traced(cell: Cell, device: str) -> Prediction:
 
     What the device's allocator and process hold beside tensors is not in it.
     """
-    kind: Any = "cuda" if device == "cuda" else "host"
+    kind: Literal["cuda", "host"] = "cuda" if device == "cuda" else "host"
     try:
         footprint, setting = footprint_of(cell), setting_of(cell, device)
         if footprint.bits is not None:
@@ -40,7 +59,7 @@ def traced(cell: Cell, device: str) -> Prediction:
     except NotPredicted as why:
         return Prediction(None, {}, kind, "not traced", why_not=str(why))
     batch = setting.batch
-    request = {
+    request: _Request = {
         "method": cell.method,
         "options": dict(cell.options),
         "config": config,
@@ -60,7 +79,7 @@ def traced(cell: Cell, device: str) -> Prediction:
 
 def main() -> None:
     """Answer the request on standard input."""
-    request = json.loads(sys.stdin.read())
+    request: _Request = json.loads(sys.stdin.read())
     layers = int(request["config"]["num_hidden_layers"])
     depths = [d for d in DEPTHS if d <= layers] or [layers]
     runs = {depth: _peak(request, depth) for depth in depths}
@@ -76,7 +95,7 @@ def _extended(runs: Mapping[int, Mapping[str, int]], layers: int) -> dict[str, i
     return {k: round(v + share * (runs[high][k] - v)) for k, v in runs[low].items()}
 
 
-def _peak(request: Mapping[str, Any], layers: int) -> dict[str, int]:
+def _peak(request: _Request, layers: int) -> dict[str, int]:
     """Bytes by category at the peak of a step that is not the first."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -98,11 +117,11 @@ def _peak(request: Mapping[str, Any], layers: int) -> dict[str, int]:
     return {**parts, "activations": made}
 
 
-def _bytes(tensors: Iterable[Any]) -> int:
+def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum({id(t.untyped_storage()): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
-def _live(model: Any) -> Any:
+def _live(model: nn.Module) -> Any:
     """A mode that counts the bytes of storages made under it, and of gradients at their peak.
 
     torch's own MemTracker agrees with it, but takes no frozen parameters and is many times slower.
@@ -119,8 +138,12 @@ def _live(model: Any) -> Any:
             self.sizes = WeakIdKeyDictionary()
 
         def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
+            self,
+            func: Callable[..., object],
+            types: Sequence[type],
+            args: tuple[object, ...] = (),
+            kwargs: Mapping[str, object] | None = None,
+        ) -> object:
             out = func(*args, **(kwargs or {}))
             given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if _tensor(t)}
             for tensor in tree_leaves(out):
@@ -128,7 +151,7 @@ def _live(model: Any) -> Any:
                     self.add(tensor.untyped_storage())
             return out
 
-        def add(self, storage: Any) -> None:
+        def add(self, storage: UntypedStorage) -> None:
             if storage in self.sizes:
                 return
             size = storage.nbytes()
@@ -143,13 +166,13 @@ def _live(model: Any) -> Any:
         def drop(self, size: int) -> None:
             self.now -= size
 
-    def _tensor(value: Any) -> bool:
+    def _tensor(value: object) -> bool:
         return isinstance(value, torch.Tensor)
 
     return Live()
 
 
-def _model(request: Mapping[str, Any], layers: int) -> tuple[Any, Any]:
+def _model(request: _Request, layers: int) -> tuple[Any, Any]:
     """The model with its adapter, as the recipe prepares it, and the method's footprint."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -206,7 +229,7 @@ def _faked(model: Any, device: str) -> None:
                 setattr(module, name, torch.empty(old.shape, dtype=old.dtype, device=device))
 
 
-def _optimizer(model: Any, device: str, name: str) -> Any:
+def _optimizer(model: nn.Module, device: str, name: str) -> Optimizer:
     import torch
 
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -216,7 +239,7 @@ def _optimizer(model: Any, device: str, name: str) -> Any:
     return torch.optim.AdamW(trained, foreach=foreach, fused=fused)
 
 
-def _loss(model: Any, request: Mapping[str, Any]) -> Any:
+def _loss(model: Any, request: _Request) -> Tensor:
     """The recipe's loss: the body, then TRL's fused head on the trained positions alone."""
     import torch
     from trl.trainer import utils
