@@ -13,6 +13,9 @@ from harness.record import EstimatorKind, Training
 Message = Mapping[str, str]
 """One turn of a conversation: `{"role": "user", "content": "..."}`."""
 
+Event = Mapping[str, Any]
+"""What a worker reports, as JSON: `event` is its kind, the other keys depend on that."""
+
 Precision = Literal["float32", "bf16"]
 ArtifactKind = Literal["base", "weights", "adapter"]
 

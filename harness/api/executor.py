@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from harness.system import child_process
+from harness.types import Event
 
 
 class Executor:
@@ -22,7 +23,7 @@ class Executor:
     next event of its worker.
     """
 
-    def run(self, job_file: Path, log_file: Path) -> Iterator[Mapping[str, Any]]:
+    def run(self, job_file: Path, log_file: Path) -> Iterator[Event]:
         """Run `harness.worker_command(job_file)` and yield the events that it reports.
 
         The worker writes an event a line on its standard output, as JSON; its standard error

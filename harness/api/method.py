@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Options = TypeVar("Options", bound="MethodOptions")
 
 
-def _named(value: Any) -> Any:
+def _named(value: object) -> ModelRef | None:
     """Text becomes a ModelRef that has a name and is not resolved yet."""
     if isinstance(value, str) and value:
         return ModelRef(value, "")

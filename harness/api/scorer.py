@@ -94,7 +94,7 @@ def scorer(
     def make(function: Callable[..., Any]) -> Scorer:
         @functools.wraps(function)
         def each(
-            outputs: Sequence[Output], samples: Sequence[Sample], tools: Tools, **options: Any
+            outputs: Sequence[Output], samples: Sequence[Sample], tools: Tools, **options: object
         ) -> list[float | None]:
             pairs = zip(outputs, samples, strict=True)
             return [function(output.text, sample, **options) for output, sample in pairs]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from harness.errors import EnvironmentLack
+from harness.types import Event
 
 
 class Tracker:
@@ -45,5 +46,5 @@ class Tracker:
         """Called after the last cell, also where a cell was cut off; how to look at the result."""
         return ""
 
-    def event(self, cell: str, event: Mapping[str, Any]) -> None:
+    def event(self, cell: str, event: Event) -> None:
         """Called for every event of every cell, before `start`, `log` and `finish`."""

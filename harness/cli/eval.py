@@ -135,7 +135,7 @@ def experiment_of(given: ModelOptions) -> experiment.Experiment:
     )
 
 
-def _opening_options(given: ModelOptions) -> dict[str, Any]:
+def _opening_options(given: ModelOptions) -> dict[str, object]:
     """Options of the method that opens what was trained elsewhere."""
     return {
         **({"weights": _whole_path(given.model)} if given.base else {}),

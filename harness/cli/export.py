@@ -17,10 +17,13 @@ from harness.export import export
 from harness.export.export import Limits, Source
 from harness.models.stored_quantization import description, stored_quantization
 from harness.results import store
-from harness.types import Precision, Sample
+from harness.types import Event, Precision, Sample
 
 if TYPE_CHECKING:
     from harness.export.merge_worker import Task
+
+Report = Mapping[str, Any]
+"""The content of export.json."""
 
 
 @dataclass(frozen=True)
@@ -172,13 +175,13 @@ def _task(given: ExportOptions, source: Source, folder: Path, samples: Sequence[
     )
 
 
-def _run_worker(task: Task, quiet: bool) -> Mapping[str, Any]:
+def _run_worker(task: Task, quiet: bool) -> Mapping[str, object]:
     """The result of the child process; its phases are reported on standard error."""
     from pydantic import TypeAdapter
 
     from harness.system import child_process
 
-    event: Mapping[str, Any] = {}
+    event: Event = {}
     for event in child_process.events(
         "harness.export.merge_worker", TypeAdapter(type(task)).dump_json(task)
     ):
@@ -191,8 +194,7 @@ def _run_worker(task: Task, quiet: bool) -> Mapping[str, Any]:
         raise UserError(
             f"the export was killed in phase '{event.get('phase')}': most often for want of memory"
         )
-    result: Mapping[str, Any] = event["result"]
-    return result
+    return event["result"]
 
 
 def _description(given: ExportOptions, source: Source, origin: str) -> dict[str, str | None]:
@@ -237,7 +239,7 @@ def _add_verdict(report: dict[str, Any], limits: Limits, given: ExportOptions) -
     return failures
 
 
-def _print_report(report: Mapping[str, Any], given: ExportOptions) -> None:
+def _print_report(report: Report, given: ExportOptions) -> None:
     if given.as_json:
         click.echo(json.dumps(store.plain(report), indent=2, ensure_ascii=False))
         return
@@ -247,7 +249,7 @@ def _print_report(report: Mapping[str, Any], given: ExportOptions) -> None:
         click.echo(f"Written to {given.to}: {', '.join(report['files'])}.")
 
 
-def _report_lines(report: Mapping[str, Any]) -> list[str]:
+def _report_lines(report: Report) -> list[str]:
     cell, kind = report["cell"], report["artifact"]["kind"]
     title = f"{cell['id']}: {kind} of {cell['method']} on {report['base']['name']}"
     if "verification" not in report:
@@ -274,7 +276,7 @@ def _report_lines(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _opening_lines(report: Mapping[str, Any]) -> list[str]:
+def _opening_lines(report: Report) -> list[str]:
     """How its base is opened, which peft does not do by itself."""
     quantization = report["base"]["quantization"]
     if not quantization or report["made"] != "adapter":

@@ -23,6 +23,7 @@ from harness.system.hardware import no_collection
 if TYPE_CHECKING:
     from harness.planning.cell import Cell
     from harness.runner.sequential_gate import Task
+    from harness.types import Event
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def _decide_in_child(task: Task) -> gate.Decision:
 
     from harness.system import child_process
 
-    event: Mapping[str, Any] = {}
+    event: Event = {}
     for event in child_process.events(
         "harness.runner.sequential_gate", TypeAdapter(type(task)).dump_json(task)
     ):

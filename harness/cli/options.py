@@ -63,7 +63,9 @@ class Registered(click.ParamType):
         self.kind = kind
         """An attribute of `harness.manager.Plugins`, such as `tasks`."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
         """Fails as click does, with the names."""
         name: str = click.Choice(self._names()).convert(value, param, ctx)
         return name

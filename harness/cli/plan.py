@@ -144,7 +144,7 @@ def print_plan(plan: Plan, out: Path, prediction: PredictionOptions, as_json: bo
             click.echo(f"Note: {note}")
 
 
-def _cell_document(cell: Cell, recorded: bool) -> dict[str, Any]:
+def _cell_document(cell: Cell, recorded: bool) -> dict[str, object]:
     return {
         "id": cell.id,
         "label": cell.label,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import click
 
@@ -47,7 +46,7 @@ def command(as_json: bool) -> None:
             _print_options(f"{name}: {title}", own)
 
 
-def _print_options(title: str, options: Mapping[str, Mapping[str, Any]]) -> None:
+def _print_options(title: str, options: Mapping[str, Mapping[str, object]]) -> None:
     click.echo(f"\n{title}")
     for name, option in options.items():
         click.echo(f"  {name} = {option['default']!r}: {option['help']}")

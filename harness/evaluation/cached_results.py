@@ -15,10 +15,9 @@ from harness.evaluation.suite import task_of
 from harness.manager import plugins
 from harness.record import SuiteSection
 from harness.results import store
+from harness.results.store import Rows
 from harness.stats import metric_summary
 from harness.types import SuiteResult
-
-Rows = list[dict[str, Any]]
 
 
 class _Reused(TypedDict, total=False):

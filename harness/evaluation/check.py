@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from harness.api.task import Suite
 from harness.evaluation.suite import Where, check_loading, find_suite, load_suite
@@ -27,7 +27,7 @@ def load(
     plugins: Plugins,
     model: str | None = None,
     mirror: Path | None = None,
-    report: Any = None,
+    report: Callable[..., None] | None = None,
 ) -> tuple[Suite, ModelRef | None]:
     """The suite as an experiment loads it, and the model to try it on; None for the tiny one.
 
@@ -50,7 +50,7 @@ def load(
     return loaded(base), base
 
 
-def try_out(suite: Suite, base: ModelRef | None) -> dict[str, Any]:
+def try_out(suite: Suite, base: ModelRef | None) -> dict[str, object]:
     """What the suite is, and what came of its first samples on a model in a child process.
 
     Raises UserError with the reason where it does not run.

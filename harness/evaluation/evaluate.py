@@ -36,7 +36,7 @@ class Measured:
     result: SuiteResult | SuiteFailure
     tokenizer_hash: str
     """Of the model that was measured."""
-    passes: Mapping[str, Any]
+    passes: Mapping[str, object]
     """How its forward passes ran: batch, shared prefixes."""
 
 

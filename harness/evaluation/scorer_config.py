@@ -66,7 +66,7 @@ def _options(
     located: Located,
     path: KeyPath,
     resolve: Resolve,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     checked = validate_options(
         scorer.options_model(),
         written,
@@ -84,7 +84,7 @@ def _options(
 
 def uses(
     entries: Sequence[ScorerUse], plugins: Plugins
-) -> Iterator[tuple[str, Scorer, dict[str, Any]]]:
+) -> Iterator[tuple[str, Scorer, dict[str, object]]]:
     """(label, scorer, options to call it with) of each entry."""
     for entry in entries:
         scorer = plugins.scorers.get(entry.name)

@@ -53,20 +53,25 @@ class _Watcher:
         self.tokenizer = model.tokenizer
         generate, loglikelihood = model.generate, model.loglikelihood
 
-        def watched_generate(prompts: Any, *rest: Any, **named: Any) -> Any:
+        def watched_generate(
+            prompts: Sequence[Sequence[int]], *rest: object, **named: object
+        ) -> object:
             if self.first is None and len(prompts):
                 self.first = (prompts[0], ())
             return generate(prompts, *rest, **named)
 
-        def watched_loglikelihood(requests: Any, *rest: Any, **named: Any) -> Any:
+        def watched_loglikelihood(
+            requests: Sequence[tuple[Sequence[int], Sequence[int]]], *rest: object, **named: object
+        ) -> object:
             if self.first is None and len(requests):
-                self.first = tuple(requests[0])
+                given, scored = requests[0]
+                self.first = (given, scored)
             return loglikelihood(requests, *rest, **named)
 
         model.generate, model.loglikelihood = watched_generate, watched_loglikelihood
         return model
 
-    def shown(self) -> dict[str, Any] | None:
+    def shown(self) -> dict[str, object] | None:
         """The text and length (tokens) of what was given, and of what was scored."""
         if self.first is None:
             return None
@@ -82,7 +87,7 @@ class _Watcher:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
-def run(trial: Trial) -> dict[str, Any]:
+def run(trial: Trial) -> dict[str, object]:
     """`prompt`, `samples` (of the whole suite), `metrics`, `rows` and `warnings`.
 
     Raises UserError where the suite cannot be loaded or breaks.
@@ -121,7 +126,7 @@ def _evaluated(trial: Trial, model: ModelRef, watcher: _Watcher) -> SuiteResult:
     return measured.result
 
 
-def _silent(**event: Any) -> None:
+def _silent(**event: object) -> None:
     """Progress of three samples is not worth telling."""
 
 
@@ -143,7 +148,7 @@ def _tiny(folder: Path) -> ModelRef:
     return ModelRef(NAME, str(folder))
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(row: Mapping[str, Any]) -> dict[str, object]:
     """What a person looks at; numbers that JSON cannot write are None."""
     scores = {
         name: value if isinstance(value, (int, float)) and math.isfinite(value) else None

@@ -99,7 +99,7 @@ def source(
     return Source(cell, artifact, digest, side.found)
 
 
-def _kept(cell: Mapping[str, Any], folder: Path) -> TrainedArtifact:
+def _kept(cell: Record, folder: Path) -> TrainedArtifact:
     """The training's account of its artifact, after a check that the files are those it saved."""
     if not cell["training"]:
         raise UserError(
@@ -126,13 +126,11 @@ def _kept(cell: Mapping[str, Any], folder: Path) -> TrainedArtifact:
     return kept
 
 
-def _again(cell: Mapping[str, Any]) -> str:
+def _again(cell: Record) -> str:
     return f"delete cells/{cell['id']}.json and run the experiment again"
 
 
-def _base(
-    cell: Mapping[str, Any], kept: ModelRef, given: str | None, mirror: Path | None
-) -> ModelRef:
+def _base(cell: Record, kept: ModelRef, given: str | None, mirror: Path | None) -> ModelRef:
     """The base model with the bytes that were trained on: by `given`, its old path, or its name."""
     recorded = cell["plan"]["model"]
     wanted = kept.identity
@@ -288,8 +286,8 @@ def whole_or_not_at_all(to: Path) -> Iterator[Path]:
 
 
 def report(
-    source: Source, result: Mapping[str, Any], folder: Path, **settings: Any
-) -> dict[str, Any]:
+    source: Source, result: Mapping[str, object], folder: Path, **settings: object
+) -> dict[str, object]:
     """The content of export.json: the cell, settings and result of its export, and the files."""
     plan, base = source.record["plan"], source.artifact.base
     return {

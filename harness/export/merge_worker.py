@@ -13,11 +13,11 @@ import json
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.data.tokenization import end_tokens
 from harness.errors import HarnessError, UserError, is_out_of_memory
@@ -27,12 +27,16 @@ from harness.models.language_model import LanguageModel
 from harness.models.model_files import make_portable
 from harness.results import store
 from harness.results.artifact_hash import LEFT_OUT
-from harness.system.child_process import begin
+from harness.system.child_process import Emit, begin
 from harness.system.hardware import free_memory
 from harness.system.measure import Meter
 from harness.types import Artifact, ModelRef, Precision, Sample
 
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
 Into = Literal["dequantised", "original"]
+Phase = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Task:
     """Largest safetensors file."""
 
 
-def carry_out(task: Task, report: Any) -> dict[str, Any]:
+def carry_out(task: Task, report: Emit) -> dict[str, object]:
     """Fill `task.folder`; `report(phase=...)` is called at the start of each phase.
 
     The result has `end_ids` and `phases`, and after a merge `verification` and `latency`.
@@ -73,7 +77,7 @@ def carry_out(task: Task, report: Any) -> dict[str, Any]:
     return {**result, "environment": store.environment(), "phases": meter.phases}
 
 
-def _merged(task: Task, phase: Any) -> dict[str, Any]:
+def _merged(task: Task, phase: Phase) -> dict[str, object]:
     before = _answers(task.artifact, task.samples, phase, "open", "answer")
     with phase("merge"):
         model = merge(task.artifact, task.into)
@@ -97,7 +101,7 @@ def _merged(task: Task, phase: Any) -> dict[str, Any]:
 def _answers(
     artifact: Artifact,
     samples: Sequence[Sample],
-    phase: Any,
+    phase: Phase,
     opening: str,
     answering: str,
     after: equivalence.Outputs | None = None,
@@ -183,7 +187,7 @@ def dequantise(model: Any) -> list[str]:
     return transposed
 
 
-def _unpacks(conversion: Any) -> bool:
+def _unpacks(conversion: object) -> bool:
     """Whether a conversion of transformers reads quantised files."""
     return any(
         type(operation).__module__.startswith("transformers.integrations.bitsandbytes")
@@ -239,7 +243,7 @@ def _save(model: Any, task: Task) -> list[int]:
     return end_ids
 
 
-def _tokenizer(artifact: Artifact) -> Any:
+def _tokenizer(artifact: Artifact) -> PreTrainedTokenizerBase:
     """The tokenizer with the template that it was trained and evaluated with."""
     from harness.models.language_model import load_tokenizer
 
@@ -249,7 +253,7 @@ def _tokenizer(artifact: Artifact) -> Any:
     return tokenizer
 
 
-def _ends(config: Any, tokenizer: Any) -> list[int]:
+def _ends(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Set the end tokens of the evaluation in a generation config; returns their ids."""
     end_ids = end_tokens(tokenizer, None, config)
     config.eos_token_id = end_ids
@@ -263,7 +267,7 @@ def _ends(config: Any, tokenizer: Any) -> list[int]:
 # Without a merge
 
 
-def _copied(task: Task, phase: Any) -> list[int]:
+def _copied(task: Task, phase: Phase) -> list[int]:
     """The artifact's own files, with tokenizer, template and generation config."""
     from transformers import GenerationConfig
 
@@ -284,7 +288,7 @@ def _copied(task: Task, phase: Any) -> list[int]:
     return end_ids
 
 
-def _generation_config(artifact: Artifact, kind: Any) -> Any:
+def _generation_config(artifact: Artifact, kind: Any) -> GenerationConfig:
     """The generation config of the weights; else one from the model's configuration."""
     from transformers import AutoConfig
 

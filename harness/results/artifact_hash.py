@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 from harness.results.store import CLOCK_TICK
 from harness.system.hub import file_sha256
@@ -33,7 +32,7 @@ def artifact_hash(artifact: Artifact) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _content(model: ModelRef) -> list[Any]:
+def _content(model: ModelRef) -> list[object]:
     return [model.identity, model.trust_remote_code]
 
 

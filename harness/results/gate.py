@@ -10,7 +10,7 @@ as its limits is stopped by any rule is at most 1 - confidence.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
@@ -87,7 +87,7 @@ class Decision:
         """Of the command."""
         return EXIT[self.verdict] if self.blocks else 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As plain data."""
         report = {**asdict(self), "exit_code": self.exit_code}
         report["findings"] = [{**asdict(one), "sentence": one.sentence} for one in self.findings]
@@ -323,7 +323,7 @@ def _sentence(one: Finding) -> str:
     return ", ".join(parts)
 
 
-def _interval(one: Finding, figure: Any) -> str:
+def _interval(one: Finding, figure: Callable[..., str]) -> str:
     if one.n is None:
         return ""
     sign = "+" if one.baseline is not None else ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from harness.record import MetricSection, Plan, Record, SuiteSection
 from harness.results.store import label, suites
@@ -117,7 +116,7 @@ def grouped(cells: Iterable[Record]) -> list[Group]:
 
 def _key(plan: Plan) -> str:
     model, data = plan["model"], plan.get("data") or {}
-    parts: list[Any] = [
+    parts: list[object] = [
         model["name"],
         model.get("content_hash"),
         model.get("revision"),

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from harness import record
 from harness.errors import HarnessError
 from harness.results.leaderboard_layout import Leaderboard
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 __all__ = ["first_problem", "schema", "training_problem", "validate"]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def schema(name: str) -> dict[str, Any]:
+def schema(name: str) -> dict[str, object]:
     """The JSON Schema of a `record` or a `leaderboard`."""
-    layouts: dict[str, Any] = {
+    layouts: dict[str, object] = {
         "record": Annotated[record.Record, record.ERROR_UNLESS_OK],
         "leaderboard": Leaderboard,
     }
@@ -28,13 +31,13 @@ def schema(name: str) -> dict[str, Any]:
     }
 
 
-def validate(value: Mapping[str, Any], name: str) -> None:
+def validate(value: Mapping[str, object], name: str) -> None:
     """Raises HarnessError, naming the place in `value`, where it does not match schema `name`."""
     if (problem := first_problem(value, name)) is not None:
         raise HarnessError(f"{name} {value.get('id', '')} does not match its schema: {problem}")
 
 
-def first_problem(value: Any, name: str) -> str | None:
+def first_problem(value: object, name: str) -> str | None:
     """Where and why a value does not match schema `name`; None where it does."""
     from jsonschema.exceptions import best_match
 
@@ -45,13 +48,13 @@ def first_problem(value: Any, name: str) -> str | None:
     return f"{error.json_path}: {message}"
 
 
-def training_problem(training: Any) -> str | None:
+def training_problem(training: object) -> str | None:
     """What keeps a record from holding this `training`, of JSON types; None where nothing does."""
     return first_problem(training, "training")
 
 
 @lru_cache
-def _validator(name: str) -> Any:
+def _validator(name: str) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
 
     return Draft202012Validator(_generated(record.Training) if name == "training" else schema(name))
@@ -67,7 +70,7 @@ def _generated(layout: Any) -> dict[str, Any]:
     return whole
 
 
-def _tidy(part: Any) -> Any:
+def _tidy(part: object) -> Any:
     """A generated schema without pydantic's titles and `true`, and `type` lists for unions."""
     if isinstance(part, list):
         return [_tidy(item) for item in part]

@@ -52,6 +52,9 @@ __all__ = [
     "write_text",
 ]
 
+Rows = list[dict[str, Any]]
+"""The rows of a sample file, as JSON."""
+
 SECTION = 1
 """Version of a finished suite's file; raised too when the same model would get other scores."""
 
@@ -113,23 +116,23 @@ def write_record(out: Path, record: Record) -> Path:
     return write_json(Path(out) / "cells" / f"{_checked_name(data['id'])}.json", seal(data))
 
 
-def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+def seal(value: Mapping[str, object]) -> dict[str, Any]:
     """`value`, as JSON types, with `sha256` over everything else in it, as its last key."""
     parts = {key: plain(part) for key, part in value.items() if key != "sha256"}
     return {**parts, "sha256": digest(parts)}
 
 
-def is_sealed(value: Mapping[str, Any]) -> bool:
+def is_sealed(value: Mapping[str, object]) -> bool:
     """Whether the `sha256` of a value is that of everything else in it."""
     return value.get("sha256") == digest(value)
 
 
-def digest(value: Mapping[str, Any]) -> str:
+def digest(value: Mapping[str, object]) -> str:
     """sha256 of a JSON object without its `sha256`, whatever the order and spacing of its keys."""
     return _sealed({key: part for key, part in value.items() if key != "sha256"})
 
 
-def _shortened(value: Any) -> Any:
+def _shortened(value: object) -> Any:
     """`value` with the middle of every text beyond `LONGEST` characters left out."""
     if isinstance(value, str) and len(value) > LONGEST:
         left_out = f" ... {len(value) - LONGEST} characters left out ... "
@@ -139,7 +142,7 @@ def _shortened(value: Any) -> Any:
     return [_shortened(item) for item in value] if isinstance(value, list) else value
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """`value` as JSON types; NaN and infinity become null."""
     return _plain(value, "", [])
 
@@ -149,7 +152,7 @@ def write_text(path: Path, text: str) -> None:
     _write_atomically(Path(path), text.encode())
 
 
-def write_json(path: Path, value: Any) -> Path:
+def write_json(path: Path, value: object) -> Path:
     """Write `value` as JSON, atomically; NaN and infinity become null."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     _write_atomically(Path(path), (text + "\n").encode())
@@ -157,7 +160,7 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def write_samples(
-    out: Path, cell_id: str, suite: str, rows: Iterable[Mapping[str, Any]]
+    out: Path, cell_id: str, suite: str, rows: Iterable[Mapping[str, object]]
 ) -> SampleFile:
     """Write `<out>/samples/<cell_id>/<suite>.jsonl.gz`, the same bytes for the same rows.
 
@@ -181,7 +184,7 @@ def write_samples(
     return samples
 
 
-def write_section(out: Path, cell_id: str, suite: str, section: Mapping[str, Any]) -> Path:
+def write_section(out: Path, cell_id: str, suite: str, section: Mapping[str, object]) -> Path:
     """Write `<out>/samples/<cell_id>/<suite>.json`: a finished suite, before its cell is.
 
     Written after its sample file, so that it vouches for that. `read_section` reads it.
@@ -204,7 +207,7 @@ def unsealed(found: Iterable[Stored]) -> str | None:
     )
 
 
-def _sealed(section: Mapping[str, Any]) -> str:
+def _sealed(section: Mapping[str, object]) -> str:
     return _sha256(json.dumps(section, sort_keys=True).encode())
 
 
@@ -456,7 +459,7 @@ def _stored_in(place: Path) -> Iterator[Stored]:
         yield Stored(place, _named_as(file, read_record(file)))
 
 
-def read_samples(out: Path, record: Record, suite: str) -> list[dict[str, Any]]:
+def read_samples(out: Path, record: Record, suite: str) -> Rows:
     """The sample rows of one suite of a record that lies in the results folder `out`.
 
     Raises UserError where the record has no such suite, or its file is missing or was changed.
@@ -470,7 +473,7 @@ def read_samples(out: Path, record: Record, suite: str) -> list[dict[str, Any]]:
     return _read_rows(Path(out) / samples["file"], samples["sha256"], record["id"])
 
 
-def _read_rows(path: Path, sha256: str, cell_id: str) -> list[dict[str, Any]]:
+def _read_rows(path: Path, sha256: str, cell_id: str) -> Rows:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -485,11 +488,11 @@ def _read_rows(path: Path, sha256: str, cell_id: str) -> list[dict[str, Any]]:
         )
     lines = gzip.decompress(content).decode().rstrip("\n").replace("\n", ",")
     # one call: lines one by one take twice
-    rows: list[dict[str, Any]] = _STRICT.decode(f"[{lines}]")
+    rows: Rows = _STRICT.decode(f"[{lines}]")
     return rows
 
 
-def read_section(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def read_section(path: Path) -> tuple[dict[str, Any], Rows]:
     """What `write_section` wrote, and the rows of the sample file beside it.
 
     Raises UserError where either is broken or was changed since.
@@ -507,12 +510,12 @@ def read_section(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def rows_reader(
     records: Iterable[Stored],
-) -> Callable[[Record, str], list[dict[str, Any]]]:
+) -> Callable[[Record, str], Rows]:
     """`read_rows(record, suite) -> rows` for records from `read_records`; reads a file once."""
     folders = {stored.id: stored.folder for stored in records}
-    known: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    known: dict[tuple[str, str], Rows] = {}
 
-    def read_rows(record: Record, suite: str) -> list[dict[str, Any]]:
+    def read_rows(record: Record, suite: str) -> Rows:
         key = (record["id"], suite)
         if key not in known:
             known[key] = read_samples(folders[record["id"]], record, suite)

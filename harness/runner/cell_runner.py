@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from harness.api.executor import Executor
 from harness.data import checks
@@ -21,6 +21,7 @@ from harness.results import store
 from harness.runner import oom_retry
 from harness.system.hardware import available_memory
 from harness.system.measure import Meter
+from harness.types import Event
 
 if TYPE_CHECKING:
     from harness.runner.worker import Work
@@ -31,7 +32,7 @@ that do not check an allocation die of SIGSEGV or SIGBUS; the system kills with 
 
 _SIGNALS = {9: "SIGKILL", 11: "SIGSEGV", 7: "SIGBUS"}
 
-Observer = Callable[[Cell, Mapping[str, Any]], None]
+Observer = Callable[[Cell, Event], None]
 
 
 def run_cell(work: Work, executor: Executor, tell: Observer) -> str:
@@ -88,7 +89,7 @@ def _attempt(work: Work, executor: Executor, tell: Observer) -> Record:
     return store.read_record(file)
 
 
-def _events(executor: Executor, job: Path, log: Path) -> Generator[Mapping[str, Any]]:
+def _events(executor: Executor, job: Path, log: Path) -> Generator[Event]:
     """What an executor reports. Raises PluginFault where it breaks or reports what is no event."""
     whose = f"executor '{executor.name}'"
     with calling(whose):
@@ -169,7 +170,7 @@ class _End:
             return f"the executor ended without the worker's exit code: {why} ({log})"
         return f"the worker ended with exit code {self.code}: {why} ({log})"
 
-    def see(self, event: Mapping[str, Any]) -> None:
+    def see(self, event: Event) -> None:
         """Keep what an event says of these."""
         if event["event"] == "exit":
             self.code = event["code"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from harness.api.executor import Executor
 from harness.errors import PluginFault
 from harness.manager import calling, process_guarded
 from harness.planning.cell import Cell
+from harness.types import Event
 
 PATIENCE = 20
 """Seconds that the workers of a run that is interrupted get to end."""
@@ -24,7 +25,7 @@ class Flight(Protocol):
     def run(self, cells: Sequence[Cell], work: Work) -> None:
         """Call `work(cell)` for each cell. Raises what one of them raises."""
 
-    def deliver(self, call: Callable[..., None], *arguments: Any) -> None:
+    def deliver(self, call: Callable[..., None], *arguments: object) -> None:
         """Have `call(*arguments)` made in the thread of `run`; called while `work` runs."""
 
 
@@ -46,7 +47,7 @@ class Sequential:
         for cell in cells:
             work(cell)
 
-    def deliver(self, call: Callable[..., None], *arguments: Any) -> None:
+    def deliver(self, call: Callable[..., None], *arguments: object) -> None:
         """Make the call at once."""
         call(*arguments)
 
@@ -71,7 +72,7 @@ class Concurrent:
         self._trainings: dict[str, str] = {}
         """Cell id -> training id, of those in flight."""
 
-    def deliver(self, call: Callable[..., None], *arguments: Any) -> None:
+    def deliver(self, call: Callable[..., None], *arguments: object) -> None:
         """Have the call made by `run`, in the order of the deliveries."""
         if self._stopped.is_set():
             raise _Stopped
@@ -127,13 +128,11 @@ class OneAfterAnother:
     their turn.
     """
 
-    def __init__(
-        self, cells: Iterable[Cell], tell: Callable[[str, Mapping[str, Any]], None]
-    ) -> None:
-        self._kept: dict[str, list[Mapping[str, Any]]] = {cell.id: [] for cell in cells}
+    def __init__(self, cells: Iterable[Cell], tell: Callable[[str, Event], None]) -> None:
+        self._kept: dict[str, list[Event]] = {cell.id: [] for cell in cells}
         self._tell = tell
 
-    def event(self, cell: str, event: Mapping[str, Any]) -> None:
+    def event(self, cell: str, event: Event) -> None:
         """Keep an event, and tell those whose turn it is."""
         self._kept[cell].append(event)
         for first in list(self._kept):

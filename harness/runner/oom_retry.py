@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from harness.record import Attempt, Phase, Training
 from harness.types import Budget
@@ -38,7 +37,7 @@ class Rung:
             return budget
         return dataclasses.replace(budget, micro_batch=self.micro_batch)
 
-    def options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def options(self, options: Mapping[str, object]) -> dict[str, object]:
         """A method's options with this rung's gradient checkpointing."""
         more = {"gradient_checkpointing": True} if self.gradient_checkpointing else {}
         return {**options, **more}
@@ -77,7 +76,7 @@ def _largest(values: Iterable[int | None]) -> int | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def lower(attempt: Attempt, budget: Budget, options: Mapping[str, Any]) -> Rung | None:
+def lower(attempt: Attempt, budget: Budget, options: Mapping[str, object]) -> Rung | None:
     """The rung below a failed attempt; None where there is none, or `budget.on_oom` forbids it.
 
     The next micro-batch is the largest divisor of `budget.batch` that is at most half of the last.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.api.executor import Executor
 from harness.data import checks
@@ -24,6 +23,7 @@ from harness.runner.cell_runner import Observer, run_cell
 from harness.runner.in_flight import OneAfterAnother, flight
 from harness.runner.tracking import Tracking
 from harness.runner.tuning import Tuner, chosen, failure
+from harness.types import Event
 
 if TYPE_CHECKING:
     from harness.runner.worker import Work
@@ -75,7 +75,7 @@ def run_plan(
     tracked = None if tracking is None else OneAfterAnother(plan.cells, tracking.event)
     statuses: dict[str, str] = {}
 
-    def tell(cell: Cell, event: Mapping[str, Any]) -> None:
+    def tell(cell: Cell, event: Event) -> None:
         cells.deliver(observe, cell, event)
         if tracked is not None:
             cells.deliver(tracked.event, cell.id, event)

@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from harness import stats
 from harness.api.task import Suite
@@ -34,7 +33,7 @@ from harness.results.paired_differences import Pairs
 from harness.results.policy import Check, Loaded
 from harness.results.store import suites
 from harness.stats.metric_summary import TASK_WEIGHT, Rows
-from harness.system.child_process import begin
+from harness.system.child_process import Emit, begin
 
 FIRST = 32
 """Samples of each suite at the first look."""
@@ -64,7 +63,7 @@ class Growing:
     baseline: Side
     tokenizer_hash: str | None = None
     """Of the candidate; set before the first look."""
-    rows: dict[str, list[dict[str, Any]]] = field(init=False)
+    rows: dict[str, list[dict[str, object]]] = field(init=False)
     """Suite -> rows."""
     order: dict[str, list[int]] = field(init=False)
     """Suite -> positions of all its samples, in the order in which they are taken."""
@@ -149,7 +148,7 @@ def decide(
     rules: Loaded,
     checks: Sequence[Check],
     answer: Callable[[Suite], Rows],
-    tell: Callable[[Mapping[str, Any]], None],
+    tell: Callable[[Mapping[str, object]], None],
     first: int = FIRST,
 ) -> Decision:
     """Ask `answer` for growing blocks until the policy is decided or there are no more samples.
@@ -157,7 +156,7 @@ def decide(
     `tell` hears of each look. Raises what `answer` raises.
     """
     settled: dict[int, Finding] = {}
-    looks: list[Mapping[str, Any]] = []
+    looks: list[Mapping[str, object]] = []
     upto, before = first, 0
     while True:
         _grow(growing, checks, settled, answer, upto)
@@ -224,7 +223,7 @@ def _exhausted(growing: Growing, checks: Sequence[Check], settled: Mapping[int, 
     return all(growing.taken(suite) == growing.total(suite) for suite in left)
 
 
-def _told(growing: Growing, found: Decision) -> dict[str, Any]:
+def _told(growing: Growing, found: Decision) -> dict[str, object]:
     return {
         "samples": {name: len(rows) for name, rows in growing.rows.items()},
         "of": {name: growing.total(name) for name in growing.rows},
@@ -273,7 +272,7 @@ def main() -> int:
     return 0
 
 
-def _measured(task: Task, emit: Any) -> Decision:
+def _measured(task: Task, emit: Emit) -> Decision:
     from harness.evaluation.evaluate import opened, rows
     from harness.runner.worker import untrained
 

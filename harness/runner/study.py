@@ -11,10 +11,17 @@ import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import EnvironmentLack, UserError
 from harness.planning.search_space import Search
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
 
 STARTUP = 5
 """Trials before the model of past trials is asked; the first of them has the method's own values.
@@ -46,7 +53,7 @@ def url(file: Path) -> str:
 class Study:
     """Optuna's TPE sampler (Bergstra et al. 2011) with its storage in an SQLite file."""
 
-    def __init__(self, file: Path, search: Search, own: Mapping[str, Any]) -> None:
+    def __init__(self, file: Path, search: Search, own: Mapping[str, object]) -> None:
         """`own` are the values to begin with, as far as they lie in the space."""
         import optuna
 
@@ -61,7 +68,7 @@ class Study:
             file.unlink()
             self._study = self._open()
 
-    def values(self, number: int) -> dict[str, Any]:
+    def values(self, number: int) -> dict[str, object]:
         """The values of a trial: reported already, or chosen now. Trials are asked for in order."""
         import optuna
 
@@ -89,7 +96,7 @@ class Study:
         else:
             self._study.tell(number, list(values))
 
-    def _open(self) -> Any:
+    def _open(self) -> optuna.Study:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         try:
             study = self._optuna.create_study(
@@ -107,16 +114,15 @@ class Study:
             ) from error
         return study
 
-    def _trials(self) -> list[Any]:
-        trials: list[Any] = self._study.get_trials(deepcopy=False)
-        return trials
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
 
     def _half_asked(self) -> bool:
         waiting = self._optuna.trial.TrialState.WAITING
         return any(t.state != waiting and set(t.params) != set(self._space) for t in self._trials())
 
 
-def _distribution(optuna: Any, where: Mapping[str, Any]) -> Any:
+def _distribution(optuna: ModuleType, where: Mapping[str, Any]) -> BaseDistribution:
     kinds = optuna.distributions
     if "choices" in where:
         return kinds.CategoricalDistribution(where["choices"])
@@ -125,7 +131,7 @@ def _distribution(optuna: Any, where: Mapping[str, Any]) -> Any:
     return kind(where["low"], where["high"], log=where["log"])
 
 
-def _inside(search: Search, option: str, own: Mapping[str, Any]) -> bool:
+def _inside(search: Search, option: str, own: Mapping[str, object]) -> bool:
     value, where = own.get(option), search.space[option]
     if "choices" in where:
         return any(value == one and type(value) is type(one) for one in where["choices"])

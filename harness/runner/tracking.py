@@ -7,17 +7,18 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.manager import calling
-from harness.record import Record
+from harness.record import Plan, Record
 from harness.results.store import suites
 
 if TYPE_CHECKING:
     from harness.api.tracker import Tracker
     from harness.config.experiment import Experiment
     from harness.manager import Plugins
+    from harness.types import Event
 
 __all__ = ["FOLDER", "Tracking", "chosen", "figures", "points", "settings"]
 
@@ -78,7 +79,7 @@ class Tracking:
                 if line:
                     self._warn(str(line))
 
-    def event(self, cell: str, event: Mapping[str, Any]) -> None:
+    def event(self, cell: str, event: Event) -> None:
         """Tell all trackers; they are opened at the first cell that starts."""
         if not self._opened and event["event"] == "started":
             self._opened = True
@@ -86,7 +87,7 @@ class Tracking:
         if self._opened:
             self._each(lambda tracker: _report(tracker, cell, event))
 
-    def _each(self, call: Callable[[Tracker], Any]) -> list[Any]:
+    def _each(self, call: Callable[[Tracker], object]) -> list[object]:
         results = []
         for tracker in list(self._active):
             try:
@@ -99,7 +100,7 @@ class Tracking:
         return results
 
 
-def _report(tracker: Tracker, cell: str, event: Mapping[str, Any]) -> None:
+def _report(tracker: Tracker, cell: str, event: Event) -> None:
     tracker.event(cell, event)
     if event["event"] == "started":
         tracker.start(cell, settings(event["plan"]))
@@ -112,14 +113,14 @@ def _report(tracker: Tracker, cell: str, event: Mapping[str, Any]) -> None:
 # What trackers are told, in the shape that all such tools take
 
 
-def settings(plan: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
+def settings(plan: Plan) -> dict[str, str | int | float | bool]:
     """A record's `plan` as a flat mapping: `model`, `options.lr`, `budget.steps`, `seed` ..."""
     rest = {key: value for key, value in plan.items() if key not in ("model", "training_id")}
     flat = {"model": plan["model"]["name"], **_flat(rest)}
     return {k: v for k, v in flat.items() if isinstance(v, (str, int, float, bool))}
 
 
-def points(event: Mapping[str, Any]) -> dict[str, float]:
+def points(event: Event) -> dict[str, float]:
     """The values of a step of training: `train/loss`, `train/validation_loss` ..."""
     values = {f"train/{name}": event[name] for name in _POINTS if name in event}
     return _finite(values) if "step" in event else {}
@@ -132,7 +133,7 @@ def figures(record: Record) -> dict[str, float]:
         **(training.get("phases", {}) if training else {}),
         **(evaluation.get("phases", {}) if evaluation else {}),
     }
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         f"suites/{suite}/{metric}": one["value"]
         for suite, section in suites(record).items()
         for metric, one in section["metrics"].items()
@@ -144,8 +145,8 @@ def figures(record: Record) -> dict[str, float]:
     return _finite(values)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
@@ -156,7 +157,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _finite(values: Mapping[str, Any]) -> dict[str, float]:
+def _finite(values: Mapping[str, object]) -> dict[str, float]:
     return {
         key: float(value)
         for key, value in values.items()

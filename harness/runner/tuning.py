@@ -34,7 +34,7 @@ RunTrial = Callable[[Cell, Path, str], None]
 """`run(cell, folder, title)` trains and judges a trial and leaves its record in `folder`."""
 
 
-def trial_of(cell: Cell, values: Mapping[str, Any]) -> Cell:
+def trial_of(cell: Cell, values: Mapping[str, object]) -> Cell:
     """The cell of a trial: the method with these values, the trial's budget and no suites."""
     assert cell.search is not None
     options = {**cell.options, **values}
@@ -98,10 +98,10 @@ class Tuner:
         self._out = out
         self._run = run
         self._tell = tell
-        self._found: dict[Path, dict[str, Any]] = {}
+        self._found: dict[Path, dict[str, object]] = {}
         self._searching = threading.Lock()
 
-    def tune(self, cell: Cell) -> dict[str, Any]:
+    def tune(self, cell: Cell) -> dict[str, object]:
         """What the search of a cell found: the section `plan.tuning` of its record.
 
         `trials`; `chosen`, the number of the one with the lowest validation loss (None where none
@@ -115,7 +115,7 @@ class Tuner:
                 store.write_json(folder / "tuning.json", self._found[folder])
             return self._found[folder]
 
-    def _search(self, cell: Cell, folder: Path) -> dict[str, Any]:
+    def _search(self, cell: Cell, folder: Path) -> dict[str, object]:
         search = cell.search
         assert search is not None
         if _drop_errors(folder):  # the study holds them as failed
@@ -130,7 +130,7 @@ class Tuner:
         return {"study": f"tuning/{folder.name}", **summary(trials, search)}
 
     def _trial(
-        self, cell: Cell, folder: Path, number: int, values: dict[str, Any], before: list[Trial]
+        self, cell: Cell, folder: Path, number: int, values: dict[str, object], before: list[Trial]
     ) -> Trial:
         """A trial's figures: read, or measured now."""
         assert cell.search is not None
@@ -162,7 +162,7 @@ def objectives(trial: Trial, search: Search) -> list[float] | None:
     return None if trial["status"] != "ok" or None in values else values
 
 
-def summary(trials: Sequence[Trial], search: Search) -> dict[str, Any]:
+def summary(trials: Sequence[Trial], search: Search) -> dict[str, object]:
     """The winner, the front and the cost of some trials."""
     placed = {t["number"]: place for t in trials if (place := objectives(t, search)) is not None}
     losses = {number: trials[number]["validation_loss"] for number in placed}
@@ -191,7 +191,7 @@ def front(placed: Mapping[int, Sequence[float]]) -> list[int]:
     ]
 
 
-def _figures(trial_record: Record) -> dict[str, Any]:
+def _figures(trial_record: Record) -> dict[str, object]:
     """Of a trial's record."""
     training = trial_record["training"] or {}
     judged = training.get("validation") or {}

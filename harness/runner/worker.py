@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.api.task import Suite
 from harness.data.mix import Drawn
@@ -43,6 +43,9 @@ from harness.training.diagnostics import findings
 from harness.training.diagnostics.options import outside_usual
 from harness.training.validation_loss import validation_loss
 from harness.types import Artifact, Job, Row
+
+if TYPE_CHECKING:
+    from harness.api.method import Method
 
 
 @dataclass
@@ -328,7 +331,7 @@ class TrainingRun:
     def _split(self) -> oom_retry.Split:
         return oom_retry.Split(self.notes["micro_batch"], self.notes["gradient_checkpointing"])
 
-    def job(self, method: Any, folder: Path) -> Job:
+    def job(self, method: Method, folder: Path) -> Job:
         """What the method gets."""
         cell, drawn = self.work.cell, self.rows.drawn
         budget = self.work.rung.budget(cell.budget)

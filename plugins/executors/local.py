@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from harness import Executor, hookimpl, worker_command, worker_environment
 
@@ -21,7 +20,7 @@ class Local(Executor):
 
     name = "local"
 
-    def run(self, job_file: Path, log_file: Path) -> Iterator[Mapping[str, Any]]:
+    def run(self, job_file: Path, log_file: Path) -> Iterator[Mapping[str, object]]:
         """Events come as JSON lines on the worker's standard output; the rest goes to the log."""
         worker = None
         with log_file.open("ab") as log:
@@ -66,7 +65,7 @@ def _lines(worker: subprocess.Popen[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-def _event(line: bytes) -> Mapping[str, Any] | None:
+def _event(line: bytes) -> Mapping[str, object] | None:
     """A line of the stream; None where it is no event."""
     try:
         event = json.loads(line)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 from harness import (
     Artifact,
@@ -19,7 +18,7 @@ from harness import (
 class DoraOptions(LowRankOptions, QuantizedOptions):
     """LoRA's options; with `quant_type: nf4` it is QDoRA."""
 
-    def lora_fields(self) -> dict[str, Any]:
+    def lora_fields(self) -> dict[str, object]:
         """LoRA's, with a magnitude."""
         return {**super().lora_fields(), "use_dora": True}
 

@@ -11,9 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from harness import (
@@ -29,6 +37,9 @@ from harness import (
     train_sft,
     usual,
 )
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 ROOT = "PeftConfig"
@@ -66,7 +77,7 @@ class PeftOptions(QuantizedOptions):
 
     @field_validator("fields")
     @classmethod
-    def _valid(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
+    def _valid(cls, value: dict[str, object], info: ValidationInfo) -> dict[str, object]:
         if "config" in info.data:
             _check_fields(info.data["config"], value)
         return value
@@ -99,14 +110,14 @@ class Peft(Method):
         )
 
 
-def _without_start(lora: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _without_start(lora: Mapping[str, object] | None) -> dict[str, object] | None:
     """A LoRA's fields but for how it begins, which takes weights."""
     if lora is None:
         return None
     return {k: v for k, v in lora.items() if k not in ("init_lora_weights", "task_type")}
 
 
-def _config(name: str, fields: Mapping[str, Any]) -> Any:
+def _config(name: str, fields: Mapping[str, object]) -> "PeftConfig":
     """An instance of peft's class; UserError for what it refuses."""
     import peft
 
@@ -170,7 +181,7 @@ def _refusal(name: str) -> str | None:
     return NOT_HERE.get(name)
 
 
-def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
+def _check_fields(name: str, fields: Mapping[str, object]) -> None:
     """Raise pydantic's ValidationError, with the key's place, for fields that the class lacks.
 
     A wrong type is one too, and what would train anything but a causal language model.
@@ -188,7 +199,7 @@ def _check_fields(name: str, fields: Mapping[str, Any]) -> None:
     model.model_validate({k: v for k, v in fields.items() if k != "task_type"})
 
 
-def _refuse(key: str, value: Any, message: str) -> None:
+def _refuse(key: str, value: object, message: str) -> None:
     problem = PydanticCustomError("value_error", "{error}", {"error": message})
     detail = InitErrorDetails(type=problem, loc=(key,), input=value)
     raise ValidationError.from_exception_data("fields", [detail])

@@ -1,7 +1,7 @@
 """Prefix tuning (Li & Liang 2021, arXiv 2101.00190)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from harness import (
     train_virtual_tokens,
     usual,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PrefixOptions(VirtualTokenOptions):
@@ -60,7 +63,7 @@ class Prefix(Method):
         return train_virtual_tokens(job, config, words)
 
 
-def _set_words(model: Any, ids: Any) -> None:
+def _set_words(model: Any, ids: "Tensor") -> None:
     """(virtual tokens, layers x keys and values x heads x size), as peft lays them out."""
     import torch
 

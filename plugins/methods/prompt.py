@@ -1,7 +1,7 @@
 """Prompt tuning (Lester et al. 2021, arXiv 2104.08691)."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ from harness import (
     train_virtual_tokens,
     usual,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PromptOptions(VirtualTokenOptions):
@@ -49,7 +52,7 @@ class Prompt(Method):
         return train_virtual_tokens(job, network)
 
 
-def _set_words(model: Any, ids: Any) -> None:
+def _set_words(model: Any, ids: "Tensor") -> None:
     encoder = model.prompt_encoder[model.active_adapter]
     encoder.embedding.weight.copy_(model.word_embeddings(ids)[0])
 

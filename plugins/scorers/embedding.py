@@ -3,9 +3,14 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness import ModelRef, Output, Sample, Scorer, Tools, UserError, hookimpl, scorer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    States = tuple[Tensor, Tensor]
 
 BATCH = 32
 """Texts in one pass of the encoder."""
@@ -71,7 +76,7 @@ class _Encoder:
         # What byte-level tokenizers see a first word with wherever else it stands in a text.
         self.before = " " if type(self.tokenizer).__name__.startswith(("Roberta", "GPT2")) else ""
 
-    def states(self, texts: Sequence[str]) -> list[tuple[Any, Any] | None]:
+    def states(self, texts: Sequence[str]) -> "list[States | None]":
         """(tokens, dimensions) unit vectors and (tokens,) weights; None for a blank text.
 
         The marks of start and end may be matched, but have no weight.
@@ -100,7 +105,7 @@ class _Encoder:
         ]
 
 
-def _f1(answer: tuple[Any, Any] | None, reference: tuple[Any, Any] | None) -> float:
+def _f1(answer: "States | None", reference: "States | None") -> float:
     """Every token with the most similar one of the other text (the paper's equations)."""
     if answer is None or reference is None:
         return 0.0

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any
 
 from harness import Sample, Scorer, UserError, hookimpl, scorer, time_limit
 
@@ -50,7 +49,7 @@ def json_valid(output: str, sample: Sample, *, keys: list[str] | None = None) ->
     return float(found)
 
 
-def _parsed(text: str) -> tuple[bool, Any]:
+def _parsed(text: str) -> tuple[bool, object]:
     blocks = re.findall(r"^[ \t]*```(?:json)?[ \t]*\n(.*?)^[ \t]*```", text, re.S | re.M | re.I)
     for candidate in [text, *(blocks if len(blocks) == 1 else [])]:
         try:

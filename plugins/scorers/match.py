@@ -5,7 +5,6 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from harness import Sample, Scorer, UserError, hookimpl, normalize_unicode, scorer
 
@@ -68,7 +67,7 @@ def _squad_words(text: str) -> Counter[str]:
 
 def _listed(sample: Sample, key: str) -> list[str]:
     """The row's strings under `key`; UserError where they are something else."""
-    value: Any = sample.extra.get(key)
+    value: object = sample.extra.get(key)
     strings = [value] if isinstance(value, str) else value or []
     if not isinstance(strings, Sequence) or not all(
         isinstance(one, str) and one.strip() for one in strings

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness import (
     Output,
@@ -15,6 +15,9 @@ from harness import (
     scorer,
     split_words,
 )
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.base import Metric
 
 
 def _rouge(outputs: Sequence[Output], samples: Sequence[Sample], variant: str) -> list[float]:
@@ -140,7 +143,9 @@ def chrf(
     return _sentences(CHRF(word_order=word_order), outputs, samples)
 
 
-def _sentences(metric: Any, outputs: Sequence[Output], samples: Sequence[Sample]) -> list[float]:
+def _sentences(
+    metric: "Metric", outputs: Sequence[Output], samples: Sequence[Sample]
+) -> list[float]:
     scores = []
     for output, sample in zip(outputs, samples, strict=True):
         reference = normalize_unicode(sample.reference or "")

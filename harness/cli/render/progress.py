@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.planning.cell import Cell
 from harness.system.console import console
@@ -12,8 +11,7 @@ from harness.system.console import console
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-Event = Mapping[str, Any]
-"""What a worker reports: `event` is its kind, the other keys depend on that."""
+    from harness.types import Event
 
 
 class Quiet:
