@@ -123,5 +123,5 @@ def test_a_method_that_ignores_the_seed_is_found_out(tmp_path):
 
 
 def test_a_method_that_trains_nothing_has_nothing_to_conform_to(tmp_path):
-    with pytest.raises(ValueError, match="base trains nothing"):
+    with pytest.raises(ValueError, match="base does not train"):
         Trial(plugins().methods.get("base"), tmp_path)
