@@ -21,7 +21,8 @@ from typing import Any
 from harness.errors import CellFailed
 from harness.training.diagnostics.options import outside_usual
 from harness.training.low_rank import LowRankOptions
-from harness.training.sft import SftOptions, train_sft
+from harness.training.sft import train_sft
+from harness.training.sft_options import SftOptions
 from harness.types import Budget, Job, ModelRef, Row
 
 THINGS = ("kettle", "lamp", "tent", "bell", "pump", "map", "stove", "rope")

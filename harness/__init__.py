@@ -47,7 +47,8 @@ if TYPE_CHECKING:
         train_lora,
     )
     from harness.training.prompt_learning import VirtualTokenOptions, train_virtual_tokens
-    from harness.training.sft import SftOptions, train_sft
+    from harness.training.sft import train_sft
+    from harness.training.sft_options import SftOptions
     from harness.types import (
         Artifact,
         Job,
@@ -96,7 +97,7 @@ _HOME = {
     "Sample": "types",
     "SampleTask": "evaluation.tasks.sample_task",
     "Scorer": "api.scorer",
-    "SftOptions": "training.sft",
+    "SftOptions": "training.sft_options",
     "Suite": "api.task",
     "SuiteExample": "api.task",
     "SuiteResult": "types",

@@ -16,7 +16,7 @@ from harness.manager import plugins as load_plugins
 @click.option("--json", "as_json", is_flag=True)
 def command(as_json: bool) -> None:
     """What is registered, by whom, and each method's options."""
-    from harness.training.sft import SftOptions
+    from harness.training.sft_options import SftOptions
 
     plugins = load_plugins()
     registries = (

@@ -12,7 +12,8 @@ from harness.api.method import usual
 from harness.errors import EnvironmentLack, UserError
 from harness.models.adapter_fit import check_target_modules
 from harness.models.families import check_quantized
-from harness.training.sft import SftOptions, train_sft
+from harness.training.sft import train_sft
+from harness.training.sft_options import SftOptions
 from harness.types import Artifact, Job, ModelRef
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from harness.api.method import usual
 from harness.errors import UserError
-from harness.training.sft import SftOptions, train_sft
+from harness.training.sft import train_sft
+from harness.training.sft_options import SftOptions
 from harness.types import Artifact, Job
 
 if TYPE_CHECKING:

@@ -12,20 +12,17 @@ import math
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from harness.api.method import MethodOptions, usual
 from harness.data.tokenization import IGNORED, Encoded, encode_row
 from harness.errors import UserError
 from harness.models import initial_adapter
-from harness.models.families import check_packing, check_trainable
 from harness.models.stored_quantization import check_full_precision
 from harness.system.measure import StepClock
 from harness.training import batching
 from harness.training.diagnostics import recipe_checks as health
 from harness.training.reload_check import Remembered
+from harness.training.sft_options import SftOptions, has_gpu
 from harness.training.trainer import (
     arguments,
     check_loss,
@@ -36,7 +33,7 @@ from harness.training.trainer import (
     name_experts,
     trainer_class,
 )
-from harness.types import Artifact, Job, ModelRef, Precision, Row
+from harness.types import Artifact, Job, Precision, Row
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -50,7 +47,6 @@ if TYPE_CHECKING:
         TrainingArguments,
     )
 
-    from harness.api.footprint import Footprint
     from harness.models.causal_lm import CausalLM
     from harness.training.trainer import Trainer
 
@@ -58,59 +54,6 @@ if TYPE_CHECKING:
     """A model's own and its generation's."""
 
 CURVE_POINTS = 500
-
-
-class SftOptions(MethodOptions):
-    """What every method on the shared recipe lets a user set."""
-
-    lr: float = Field(5e-5, gt=0, le=1, json_schema_extra=usual(1e-6, 2e-4, log=True))
-    """Peak learning rate."""
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    """How the learning rate falls after the warm-up."""
-    warmup: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from zero."""
-    weight_decay: float = Field(0.0, ge=0, le=1)
-    """Decoupled weight decay."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Gradients are clipped to this norm."""
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = "adamw_torch"
-    """Optimizer; the paged 8-bit one needs CUDA."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
-    packing: bool = False
-    """Lay a batch's rows end to end without padding; no row attends to another."""
-    validate_every: int = Field(0, ge=0)
-    """Steps between validation losses; 0 means none while training."""
-    keep_best: bool = False
-    """Keep the checkpoint of the lowest validation loss instead of the last."""
-
-    def check(self, precision: str) -> None:
-        """Raise UserError where the options contradict each other or the machine."""
-        if self.keep_best and not self.validate_every:
-            raise UserError("keep_best needs validate_every: set it to a number of steps")
-        if self.optimizer == "paged_adamw_8bit" and not _has_gpu():
-            raise UserError("optimizer paged_adamw_8bit needs a CUDA GPU: use adamw_torch here")
-
-    def fits(self, model: ModelRef) -> None:
-        """Raise UserError where TRL cannot train the model's family, or pack its rows."""
-        check_trainable(model)
-        if self.packing:
-            check_packing(model)
-
-    def footprint(self) -> Footprint | None:
-        """Every weight is trained."""
-        from harness.api.footprint import Footprint
-
-        return Footprint(
-            trains="all",
-            optimizer=self.optimizer,
-            gradient_checkpointing=self.gradient_checkpointing,
-            packing=self.packing,
-        )
-
-    def recipe(self) -> dict[str, Any]:
-        """The recipe's part of the options, as keywords for `train_sft`."""
-        return {key: getattr(self, key) for key in SftOptions.model_fields}
 
 
 def train_sft(
@@ -241,7 +184,7 @@ def _encode(job: Job, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -
 def _laid_out(job: Job, settings: SftOptions, train: list[Encoded]) -> tuple[list[Encoded], int]:
     """The rows in the order of their passes, and how many go into one; noted for the record."""
     budget = job.budget
-    device = "cuda" if _has_gpu() else "cpu"
+    device = "cuda" if has_gpu() else "cpu"
     micro = batching.micro_batch(budget.micro_batch, train, budget.batch, device)
     if budget.group_by_length and not settings.packing:
         train = batching.grouped(train, budget.batch, micro)
@@ -423,9 +366,3 @@ def _save(
 def folder_bytes(folder: Path) -> int:
     """Size on disk of the safetensors of an artifact and its configuration."""
     return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-
-
-def _has_gpu() -> bool:
-    from harness.system.hardware import facts
-
-    return facts().device == "cuda"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from harness.models.causal_lm import CausalLM
     from harness.training.packing import Collator
-    from harness.training.sft import SftOptions
+    from harness.training.sft_options import SftOptions
 
 _COMPARED = 16
 """Tokens on which TRL's loss is compared with the model's."""

@@ -14,7 +14,7 @@ from harness.models import families
 from harness.planning.plan import Settings, make_plan
 from harness.training import packing
 from harness.training.low_rank import LowRankOptions
-from harness.training.sft import SftOptions
+from harness.training.sft_options import SftOptions
 from harness.types import ModelRef
 
 SIZES = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
