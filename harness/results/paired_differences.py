@@ -67,10 +67,7 @@ class Evidence:
     def _boots(self) -> tuple[stats.Bootstrap, stats.Bootstrap]:
         sides = [(self.a.scores, self.a.per), (self.b.scores, self.b.per)]
         draws = FEWER if self.n > bootstrapping.MANY else DRAWS
-        if self._log:
-            a, b = perplexity.bootstrap(sides, clusters=self.a.clusters, draws=draws)
-        else:
-            a, b = stats.bootstrap(self.kind, sides, clusters=self.a.clusters, draws=draws)
+        a, b = stats.bootstraps(self.kind, sides, clusters=self.a.clusters, draws=draws)
         return a, b
 
     @cached_property

@@ -13,10 +13,11 @@
 Every layer above `hookspecs` may import it.
 """
 
-from harness.stats.bootstrapping import Bootstrap, Kind, bootstrap
+from harness.stats.bootstrapping import Bootstrap, Kind
 from harness.stats.estimates import (
     Difference,
     Estimate,
+    bootstraps,
     estimate,
     estimate_with_difference,
     paired,
@@ -34,7 +35,7 @@ __all__ = [
     "Estimate",
     "Kind",
     "alpha_spending",
-    "bootstrap",
+    "bootstraps",
     "clopper_pearson",
     "clustered_stderr",
     "estimate",

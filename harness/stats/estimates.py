@@ -70,7 +70,7 @@ def estimate(
     top, _ = checked(kind, scores, per)
     if kind == "share" and len(top) == 1 and clusters is None:
         return _share(top[0], confidence)
-    [boot] = _bootstraps(kind, [(scores, per)], clusters, draws, seed)
+    [boot] = bootstraps(kind, [(scores, per)], clusters=clusters, draws=draws, seed=seed)
     return _estimate(kind, boot, confidence)
 
 
@@ -89,12 +89,13 @@ def estimate_with_difference(
     Both have the same samples in the same order. Errors as for `paired`.
     """
     (scores, per), scores_b = arm, base[0]
-    if kind == "share" and clusters is None:
+    top, _ = checked(kind, scores, per)
+    if kind == "share" and len(top) == 1 and clusters is None:
         return (
-            estimate(kind, scores, per, confidence=confidence, draws=draws, seed=seed),
+            _share(top[0], confidence),
             paired(kind, scores, scores_b, confidence=confidence, draws=draws, seed=seed),
         )
-    a, b = _bootstraps(kind, [arm, base], clusters, draws, seed)
+    a, b = bootstraps(kind, [arm, base], clusters=clusters, draws=draws, seed=seed)
     return _estimate(kind, a, confidence), _difference(kind, a, b, confidence)
 
 
@@ -129,21 +130,26 @@ def paired(
             shares = paired_shares(top_a[0], top_b[0], confidence)
             n = top_a.shape[1]
             return Difference(shares.delta, shares.ci_low, shares.ci_high, shares.p, n, shares.p)
-    a, b = _bootstraps(kind, [(scores_a, per_a), (scores_b, per_b)], clusters, draws, seed)
+    arms = [(scores_a, per_a), (scores_b, per_b)]
+    a, b = bootstraps(kind, arms, clusters=clusters, draws=draws, seed=seed)
     return _difference(kind, a, b, confidence)
 
 
-def _bootstraps(
+def bootstraps(
     kind: Kind,
     arms: Sequence[Arm],
-    clusters: Sequence[object] | None,
-    draws: int,
-    seed: int,
+    *,
+    clusters: Sequence[object] | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+    streams: Sequence[int] | None = None,
 ) -> list[Bootstrap]:
-    """Bootstraps of all arms from the same draws; those of a perplexity are of its logarithm."""
+    """`bootstrapping.bootstrap` of all arms; those of a perplexity are of its logarithm."""
     if kind == "exp_ratio":
-        return perplexity.bootstrap(arms, clusters=clusters, draws=draws, seed=seed)
-    return bootstrap(kind, arms, clusters=clusters, draws=draws, seed=seed)
+        return perplexity.bootstrap(
+            arms, clusters=clusters, draws=draws, seed=seed, streams=streams
+        )
+    return bootstrap(kind, arms, clusters=clusters, draws=draws, seed=seed, streams=streams)
 
 
 def _estimate(kind: Kind, boot: Bootstrap, confidence: float) -> Estimate:

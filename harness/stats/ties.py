@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from harness.stats import bootstrapping, perplexity
 from harness.stats.bootstrapping import Arm, Bootstrap, Kind
+from harness.stats.estimates import bootstraps
 from harness.stats.proportions import exact_p
 from harness.stats.student_t import t_quantile
 
@@ -88,14 +89,7 @@ def _bootstraps(
     for start in range(0, len(arms), chunk):
         part = arms[start : start + chunk]
         streams = [stream] * len(part)
-        if kind == "exp_ratio":
-            boots += perplexity.bootstrap(
-                part, clusters=clusters, draws=draws, seed=seed, streams=streams
-            )
-        else:
-            boots += bootstrapping.bootstrap(
-                kind, part, clusters=clusters, draws=draws, seed=seed, streams=streams
-            )
+        boots += bootstraps(kind, part, clusters=clusters, draws=draws, seed=seed, streams=streams)
     return boots
 
 

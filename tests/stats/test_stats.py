@@ -328,7 +328,7 @@ def test_a_share_without_exception_is_no_surer_over_several_seeds() -> None:
     apart = stats.paired("share", none, none[0])
     assert (apart.ci_low, apart.ci_high) == pytest.approx(proportions.tango(0, 0, 20))
     assert (apart.delta, apart.p) == (0, 1)
-    boot = bootstrapping.difference(*stats.bootstrap("share", [(none, None), (none[0], None)]))
+    boot = bootstrapping.difference(*stats.bootstraps("share", [(none, None), (none[0], None)]))
     for limit in (0.02, 0.1, 0.2):
         p = bootstrapping.p_value(bootstrapping.shifted(boot, limit))
         assert p == pytest.approx(proportions.tango_p(none[0], none[0], -limit), abs=1e-3)
