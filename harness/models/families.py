@@ -61,7 +61,7 @@ def check_packing(model: ModelRef) -> None:
 
     Silent for an unknown family: `packing.check_rows` measures it on the loaded model.
     """
-    kind = str(_config(model).get("model_type"))
+    kind = _family(model)
     if kind in CONTAMINATING:
         raise UserError(
             f"packing: in models of type {kind} packed rows depend on the rows before them: "
@@ -71,7 +71,7 @@ def check_packing(model: ModelRef) -> None:
 
 def check_trainable(model: ModelRef) -> None:
     """Raise UserError where the recipe for fine-tuning cannot train the model's family."""
-    kind = str(_config(model).get("model_type"))
+    kind = _family(model)
     if kind in _NOT_TRAINED:
         raise UserError(
             f"models of type {kind} can be evaluated and not trained: TRL, which trains here, does "
@@ -81,7 +81,7 @@ def check_trainable(model: ModelRef) -> None:
 
 def check_quantized(model: ModelRef) -> None:
     """Raise UserError where the model's family does not run with its weights in 4 or 8 bits."""
-    kind = str(_config(model).get("model_type"))
+    kind = _family(model)
     if kind in _READ_WEIGHTS:
         raise UserError(
             f"models of type {kind} cannot be quantised by bitsandbytes: their code multiplies "
@@ -125,6 +125,11 @@ def positions(model: ModelRef) -> int | None:
     padding = config.get("pad_token_id")
     reserved = padding + 1 if kind in _FROM_PADDING and isinstance(padding, int) else 0
     return int(lengths[0]) - reserved
+
+
+def _family(model: ModelRef) -> str:
+    """The `model_type` of a model's configuration; `None` as text where none is read."""
+    return str(_config(model).get("model_type"))
 
 
 def _config(model: ModelRef) -> dict[str, Any]:
