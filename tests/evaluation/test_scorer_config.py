@@ -11,20 +11,11 @@ from harness.evaluation.scorer_config import uses
 from harness.evaluation.suite import Where, load_suite
 from harness.evaluation.tasks.generate import Generate
 from harness.manager import Plugins
-from harness.types import ModelRef, Output
-from tests.conftest import run_warm, write_jsonl, write_suites
-
-BASE = ModelRef("tiny", "tiny", content_hash="0" * 64)
-PLUGINS = Plugins(discover=False)
-
+from harness.types import Output
+from tests.conftest import run_warm, write_jsonl
+from tests.evaluation.suite_files import BASE, PLUGINS
 
 # ---- in a suite's file ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path):
-    write_suites(tmp_path)
-    return tmp_path
 
 
 def load(folder, scorers, overrides=(), plugins=PLUGINS, mirror=None, **changes):

@@ -6,34 +6,11 @@ from dataclasses import replace
 import pytest
 
 from harness.errors import ConfigError, UserError
-from harness.evaluation.suite import Where, find_suite, load_suite
+from harness.evaluation.suite import find_suite
 from harness.evaluation.tasks.sample_task import samples_of
 from harness.manager import Plugins
-from harness.types import ModelRef
 from tests.conftest import write_jsonl, write_suites
-
-BASE = ModelRef("tiny", "tiny", content_hash="0" * 64)
-PLUGINS = Plugins(discover=False)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    write_suites(tmp_path)
-    return tmp_path
-
-
-def load(folder, name, overrides=(), base=BASE, plugins=PLUGINS):
-    return load_suite(
-        folder / f"{name}.yaml", dict(overrides), plugins=plugins, base_model=base, where=Where()
-    )
-
-
-def edit(folder, name, old, new):
-    file = folder / name
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new))
-
+from tests.evaluation.suite_files import BASE, PLUGINS, edit, load
 
 NAMES = ["predicts", "answers", "picks", "tasks"]
 

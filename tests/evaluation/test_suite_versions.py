@@ -6,38 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from harness.evaluation.suite import Where, load_suite
 from harness.evaluation.suite_versions import changed, records_in
-from harness.manager import Plugins
 from harness.results.store import seal, write_json
-from harness.types import ModelRef
-from tests.conftest import write_suites
-
-BASE = ModelRef("tiny", "tiny", content_hash="0" * 64)
-PLUGINS = Plugins(discover=False)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    write_suites(tmp_path)
-    return tmp_path
-
-
-def load(folder, name, overrides=(), limit=None, base=BASE):
-    return load_suite(
-        folder / f"{name}.yaml",
-        dict(overrides),
-        plugins=PLUGINS,
-        base_model=base,
-        where=Where(limit=limit),
-    )
-
-
-def edit(folder, name, old, new):
-    file = folder / name
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new))
+from tests.evaluation.suite_files import BASE, edit, load
 
 
 def record_of(suite, cell="lora-s0-ab12"):
