@@ -22,8 +22,8 @@ def test_what_was_reused_has_no_seconds_of_its_own(results: Results) -> None:
     assert cost["evaluation_seconds"] is None
     assert (cost["peak_memory_bytes"], cost["peak_memory_kind"]) == (None, None)
     line = next(x for x in str(render(board, "markdown")).splitlines() if "| again |" in x)
-    head = str(render(board, "markdown")).splitlines()[0]
-    columns = [cell.strip() for cell in head.split("|")]
+    header = str(render(board, "markdown")).splitlines()[0]
+    columns = [cell.strip() for cell in header.split("|")]
     assert line.split("|")[columns.index("eval time")].strip() == "-"
     assert "again" in shown(board)
     # over seeds it is the mean of those that ran whole
@@ -80,9 +80,9 @@ def test_perplexity_per_token_does_not_rank_models_of_several_tokenizers(tmp_pat
     assert "lora (bee)" in sentence
     assert "bits_per_byte" in sentence
     assert sentence in str(render(board, "markdown"))
-    asked = results.board(rank_by="quiz.perplexity")
-    assert [row["rank"] for row in asked["rows"]] == [None] * 4
-    ties = {row["cells"][0]: row["tied_with"] for row in asked["rows"]}
+    ranked = results.board(rank_by="quiz.perplexity")
+    assert [row["rank"] for row in ranked["rows"]] == [None] * 4
+    ties = {row["cells"][0]: row["tied_with"] for row in ranked["rows"]}
     assert ties == {"ant-b": ["lora"], "ant-l": ["base"], "bee-b": ["lora"], "bee-l": ["base"]}
 
 

@@ -148,7 +148,7 @@ def decide(out: Path, name: str, rules: str | None = None, baseline: str = "base
 
 def harness(*arguments: object) -> Result:
     """The command, in this process; the exit code of an error is the error's."""
-    return CliRunner().invoke(cli, [str(one) for one in arguments])
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
 
 # ---- deciding ------------------------------------------------------------------------------------
@@ -185,17 +185,17 @@ def test_each_limit_passes_the_good_and_stops_the_bad(
 ) -> None:
     text = f"rules:\n  - {{{rule}}}\n"
     assert decide(out, "good", text).verdict == good
-    found = decide(out, "bad", text)
-    assert found.verdict == bad
-    assert found.exit_code == 1
+    decision = decide(out, "bad", text)
+    assert decision.verdict == bad
+    assert decision.exit_code == 1
 
 
 def test_too_few_samples_are_inconclusive_and_say_how_many_would_do(tmp_path: Path) -> None:
     base = write(tmp_path, "base", rows(40))
     write(tmp_path, "good", rows(40, seed=2), base=base)
-    found = decide(tmp_path, "good", "rules: [{metric: quiz.accuracy, max_drop: 0.02}]")
-    assert (found.verdict, found.exit_code) == ("inconclusive", 3)
-    (finding,) = found.findings
+    decision = decide(tmp_path, "good", "rules: [{metric: quiz.accuracy, max_drop: 0.02}]")
+    assert (decision.verdict, decision.exit_code) == ("inconclusive", 3)
+    (finding,) = decision.findings
     assert finding.more_samples is not None
     assert finding.more_samples > 100
     assert f"about {finding.more_samples} more samples would decide" in finding.sentence
@@ -211,27 +211,27 @@ def test_a_policy_may_let_what_is_inconclusive_pass(tmp_path: Path) -> None:
     base = write(tmp_path, "base", rows(40))
     write(tmp_path, "good", rows(40, seed=2), base=base)
     text = "inconclusive: pass\nrules: [{metric: quiz.accuracy, max_drop: 0.02}]"
-    found = decide(tmp_path, "good", text)
-    assert (found.verdict, found.exit_code) == ("inconclusive", 0)
-    assert "the policy lets it pass" in gate_report.headline(found)
+    decision = decide(tmp_path, "good", text)
+    assert (decision.verdict, decision.exit_code) == ("inconclusive", 0)
+    assert "the policy lets it pass" in gate_report.headline(decision)
 
 
-def test_holm_keeps_one_chance_finding_among_many_rules_from_stopping(tmp_path: Path) -> None:
+def test_holm_keeps_a_chance_finding_among_many_rules_from_stopping(tmp_path: Path) -> None:
     base = write(tmp_path, "base", rows(300))
     write(tmp_path, "a", rows(300, seed=2, worse=0.012), base=base)
-    one = "{metric: quiz.cosine, max_drop: 0.0}"
-    alone = decide(tmp_path, "a", f"rules: [{one}]")
+    rule = "{metric: quiz.cosine, max_drop: 0.0}"
+    alone = decide(tmp_path, "a", f"rules: [{rule}]")
     assert alone.verdict == "fail"
     p = alone.findings[0].p
-    many = [one, *("{metric: quiz.accuracy, max_drop: 0.3}" for _ in range(int(0.05 / p) + 1))]
-    text = f"rules: [{', '.join(many)}]"
+    rules = [rule, *("{metric: quiz.accuracy, max_drop: 0.3}" for _ in range(int(0.05 / p) + 1))]
+    text = f"rules: [{', '.join(rules)}]"
     corrected = decide(tmp_path, "a", text)
     assert corrected.findings[0].p > 0.05
     assert corrected.verdict == "inconclusive"
     assert decide(tmp_path, "a", f"correction: none\n{text}").verdict == "fail"
 
 
-def test_several_seeds_are_one_side_and_their_spread_counts(tmp_path: Path) -> None:
+def test_several_seeds_are_one_arm_and_their_spread_counts(tmp_path: Path) -> None:
     base = write(tmp_path, "base", rows(200))
     for seed, worse in enumerate((0.0, 0.1, 0.0)):
         write(tmp_path, "a", rows(200, seed=seed + 5, worse=worse), base=base, seed=seed)
@@ -248,7 +248,7 @@ def test_several_seeds_are_one_side_and_their_spread_counts(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"hash": "6" * 64, "parts": {**PARTS, "num_fewshot": 5}}, "num_fewshot is 5 and 0"),
         ({"hash": "6" * 64, "parts": {**PARTS, "chat_template": "x"}}, "chat_template is 'x'"),
@@ -257,13 +257,13 @@ def test_several_seeds_are_one_side_and_their_spread_counts(tmp_path: Path) -> N
         ({"data_hash": "new"}, "the data of its tasks"),
     ],
 )
-def test_another_suite_is_refused_and_said_in_what(
-    out: Path, changed: dict[str, Any], said: str
+def test_a_changed_suite_is_refused_with_the_part_that_differs(
+    out: Path, changed: dict[str, Any], message: str
 ) -> None:
     write(out, "other", rows(1000), base="base-s0", suite=changed)
-    with pytest.raises(NotComparable, match=said):
+    with pytest.raises(NotComparable, match=message):
         decide(out, "other")
-    with pytest.raises(NotComparable, match=said):
+    with pytest.raises(NotComparable, match=message):
         compare(lookup.find(str(out / "other"), []), lookup.find(str(out / "base"), []))
 
 
@@ -283,22 +283,22 @@ def test_a_model_without_results_is_no_candidate(out: Path) -> None:
 def test_a_suite_that_the_candidate_lacks_is_not_passed_over(out: Path) -> None:
     for key, name in (("good-s0", "quiz"), ("base-s0", "more")):
         file = out / f"cells/{key}.json"
-        told = json.loads(file.read_text())
-        suites = told["evaluation"]["suites"]
+        record = json.loads(file.read_text())
+        suites = record["evaluation"]["suites"]
         suites[name] = suites["quiz"]
-        records.write_json(file, records.seal(told))
+        records.write_json(file, records.seal(record))
     with pytest.raises(NotComparable, match=r"good has no more.accuracy and base has"):
         decide(out, "good")
-    told = compare(lookup.find(str(out / "good"), []), lookup.find(str(out / "base"), []))
-    assert told["not_compared"] == ["suite 'more': only base has a result of it"]
+    comparison = compare(lookup.find(str(out / "good"), []), lookup.find(str(out / "base"), []))
+    assert comparison["not_compared"] == ["suite 'more': only base has a result of it"]
 
 
 def test_what_may_move_a_score_a_little_is_a_warning(out: Path) -> None:
     place = {"cpu": "two", "packages": {"torch": "2.14.0", "peft": "0.21.2"}}
     budget = {"precision": "bf16"}
     write(out, "new", rows(1000), base="base-s0", environment=place, budget=budget)
-    found = decide(out, "new")
-    assert [warning.split(" differs")[0] for warning in found.warnings] == [
+    decision = decide(out, "new")
+    assert [warning.split(" differs")[0] for warning in decision.warnings] == [
         "precision",
         "device",
         "torch",
@@ -318,9 +318,9 @@ def test_an_edited_sample_file_is_refused(out: Path) -> None:
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
 def test_no_record_holds_what_is_not_a_number(out: Path, word: str) -> None:
     file = out / "cells/bad-s0.json"
-    told = json.loads(file.read_text())
-    told["evaluation"]["suites"]["quiz"]["metrics"]["cosine"]["value"] = "HERE"
-    file.write_text(json.dumps(told).replace('"HERE"', word))
+    record = json.loads(file.read_text())
+    record["evaluation"]["suites"]["quiz"]["metrics"]["cosine"]["value"] = "HERE"
+    file.write_text(json.dumps(record).replace('"HERE"', word))
     with pytest.raises(UserError, match=f"holds {word}"):
         decide(out, "bad")
 
@@ -336,7 +336,7 @@ def test_another_schema_version_is_refused(out: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("rules: [{metric: quiz.acuracy, max_drop: 0.1}]", "did you mean .quiz.accuracy"),
         ("rules:\n - {metric: quiz.cosine, max_drop: -0.1}", ":2: .*expected zero or more"),
@@ -351,20 +351,23 @@ def test_another_schema_version_is_refused(out: Path) -> None:
         ("rules: [{metric: quiz.cosine, min: .nan}]", "min"),
     ],
 )
-def test_a_wrong_policy_is_told_by_its_line(out: Path, text: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_wrong_policy_is_reported_with_its_line(out: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         decide(out, "good", text)
 
 
 def test_a_rule_may_stand_for_many_metrics(out: Path) -> None:
-    found = decide(out, "bad", "rules: [{metric: 'quiz.accuracy*', max_drop: 0.5}]")
-    assert [one.name for one in found.findings] == ["quiz.accuracy", "quiz.accuracy.north"]
+    decision = decide(out, "bad", "rules: [{metric: 'quiz.accuracy*', max_drop: 0.5}]")
+    assert [finding.name for finding in decision.findings] == [
+        "quiz.accuracy",
+        "quiz.accuracy.north",
+    ]
 
 
 # ---- names ---------------------------------------------------------------------------------------
 
 
-def test_a_side_is_a_file_a_row_an_id_a_prefix_or_the_only_row(out: Path) -> None:
+def test_an_arm_is_a_file_a_row_an_id_a_prefix_or_the_only_row(out: Path) -> None:
     for name in (out / "cells/good-s0.json", out / "good", out / "good-s0", out / "goo"):
         assert lookup.find(str(name), []).group.label == "good"
     assert lookup.find("good", [out]).group.label == "good"
@@ -377,67 +380,69 @@ def test_a_side_is_a_file_a_row_an_id_a_prefix_or_the_only_row(out: Path) -> Non
 
 def test_a_label_that_two_models_have_names_neither(out: Path) -> None:
     file = out / "cells/bad-s0.json"
-    told = json.loads(file.read_text())
-    told["plan"] |= {"label": "good", "method": "good"}
-    records.write_json(file, records.seal(told))
+    record = json.loads(file.read_text())
+    record["plan"] |= {"label": "good", "method": "good"}
+    records.write_json(file, records.seal(record))
     with pytest.raises(UserError, match=r"'good' names 2 rows: .*bad-s0 \(good \(tiny\)\)"):
         lookup.find("good", [out])
     assert lookup.find("bad", [out]).group.label == "good"
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [("godo", "did you mean .good"), ("nowhere/good", "no such record"), ("x.json", "no such")],
 )
-def test_a_name_that_is_nothing_is_told(out: Path, name: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_an_unknown_name_is_refused(out: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         lookup.find(name, [out])
 
 
 def test_a_baseline_may_lie_in_another_folder(out: Path, tmp_path: Path) -> None:
     write(tmp_path / "old", "release", rows(1000, seed=9))
-    found = decide(out, "bad", baseline=str(tmp_path / "old/release"))
-    assert (found.baseline, found.verdict) == ("release", "fail")
+    decision = decide(out, "bad", baseline=str(tmp_path / "old/release"))
+    assert (decision.baseline, decision.verdict) == ("release", "fail")
 
 
 # ---- comparing -----------------------------------------------------------------------------------
 
 
 def test_a_comparison_has_verdicts_and_what_the_test_could_see(out: Path) -> None:
-    told = compare(lookup.find(str(out / "bad"), []), lookup.find(str(out / "base"), []))
-    verdicts = {name: one["verdict"] for name, one in told["metrics"].items()}
+    comparison = compare(lookup.find(str(out / "bad"), []), lookup.find(str(out / "base"), []))
+    verdicts = {name: metric["verdict"] for name, metric in comparison["metrics"].items()}
     assert verdicts == dict.fromkeys(verdicts, "worse")
-    one = told["metrics"]["quiz.cosine"]
-    assert one["delta"] == pytest.approx(one["value"] - one["baseline"])
-    assert one["delta_ci_low"] < one["delta"] < one["delta_ci_high"] < 0
-    assert one["p"] <= one["p_adjusted"]
+    cosine = comparison["metrics"]["quiz.cosine"]
+    assert cosine["delta"] == pytest.approx(cosine["value"] - cosine["baseline"])
+    assert cosine["delta_ci_low"] < cosine["delta"] < cosine["delta_ci_high"] < 0
+    assert cosine["p"] <= cosine["p_adjusted"]
     # what 4 of 5 such tests see is 2.8 standard errors
-    width = one["delta_ci_high"] - one["delta_ci_low"]
-    assert one["detectable"] == pytest.approx(2.80 * width / (2 * 1.96), rel=0.01)
+    width = cosine["delta_ci_high"] - cosine["delta_ci_low"]
+    assert cosine["detectable"] == pytest.approx(2.80 * width / (2 * 1.96), rel=0.01)
     equal = compare(lookup.find(str(out / "good"), []), lookup.find(str(out / "base"), []))
     assert equal["metrics"]["quiz.perplexity"]["verdict"] == "tied"
 
 
 def test_a_comparison_shows_what_changed_most_with_both_outputs(out: Path) -> None:
-    told = compare(lookup.find(str(out / "bad"), []), lookup.find(str(out / "base"), []), shown=2)
-    worse = told["samples"]["quiz"]["worse"]
+    comparison = compare(
+        lookup.find(str(out / "bad"), []), lookup.find(str(out / "base"), []), shown=2
+    )
+    worse = comparison["samples"]["quiz"]["worse"]
     assert len(worse) == 2
-    assert all(one["score"] < one["baseline_score"] for one in worse)
+    assert all(sample["score"] < sample["baseline_score"] for sample in worse)
     assert worse[0]["prompt"].startswith("Question")
     assert worse[0]["output"].endswith("of 3")
     assert worse[0]["baseline_output"].endswith("of 1")
-    assert told["candidate"]["cost"]["train_seconds"] == 20
+    assert comparison["candidate"]["cost"]["train_seconds"] == 20
 
 
 def test_figures_per_token_of_two_tokenizers_are_left_out(out: Path) -> None:
     key = write(out, "other", rows(1000), base="base-s0")
     file = out / "cells" / f"{key}.json"
-    told = json.loads(file.read_text())
-    told["evaluation"]["tokenizer_hash"] = "another"
-    records.write_json(file, records.seal(told))
-    found = compare(lookup.find(str(out / "other"), []), lookup.find(str(out / "base"), []))
-    assert "quiz.perplexity" not in found["metrics"]
-    assert found["not_compared"] == [
+    record = json.loads(file.read_text())
+    record["evaluation"]["tokenizer_hash"] = "another"
+    records.write_json(file, records.seal(record))
+    comparison = compare(lookup.find(str(out / "other"), []), lookup.find(str(out / "base"), []))
+    assert "quiz.perplexity" not in comparison["metrics"]
+    assert comparison["not_compared"] == [
         "quiz.perplexity: per token, and the sides have not one tokenizer; see bits_per_byte"
     ]
     with pytest.raises(NotComparable, match="one tokenizer"):
@@ -447,17 +452,17 @@ def test_figures_per_token_of_two_tokenizers_are_left_out(out: Path) -> None:
 # ---- the commands --------------------------------------------------------------------------------
 
 
-def test_compare_prints_two_sides_and_a_whole_folder(out: Path) -> None:
-    two = harness("compare", out / "bad", out / "base")
-    assert two.exit_code == 0
-    assert "worse" in two.output
-    assert "Question" in two.output
-    told = json.loads(harness("compare", out / "bad", out / "base", "--json").output)
-    assert told["metrics"]["quiz.accuracy"]["verdict"] == "worse"
+def test_compare_prints_two_arms_and_a_whole_folder(out: Path) -> None:
+    result = harness("compare", out / "bad", out / "base")
+    assert result.exit_code == 0
+    assert "worse" in result.output
+    assert "Question" in result.output
+    comparison = json.loads(harness("compare", out / "bad", out / "base", "--json").output)
+    assert comparison["metrics"]["quiz.accuracy"]["verdict"] == "worse"
     (out / "cells/dead-s0.json").unlink()
-    several = json.loads(harness("compare", out, "--json").output)
-    assert [row["candidate"]["label"] for row in several["rows"]] == ["bad", "good"]
-    assert [(one["rank"], set(one["rows"])) for one in several["groups"]] == [
+    table = json.loads(harness("compare", out, "--json").output)
+    assert [row["candidate"]["label"] for row in table["rows"]] == ["bad", "good"]
+    assert [(group["rank"], set(group["rows"])) for group in table["groups"]] == [
         (1, {"good", "base"}),
         (3, {"bad"}),
     ]
@@ -476,13 +481,13 @@ def test_gate_writes_what_ci_systems_read(
         "  - {metric: quiz.cosine, min: 0.1}\n",
     )
     junit, summary = tmp_path / "deep/junit.xml", tmp_path / "summary.md"
-    ran = harness(
+    result = harness(
         "gate", out / "bad", "--baseline", "base", "--policy", rules,
         "--junit", junit, "--summary", summary, "--json",
     )  # fmt: skip
-    assert ran.exit_code == 1
-    told = json.loads(ran.output)
-    assert (told["verdict"], told["exit_code"]) == ("fail", 1)
+    assert result.exit_code == 1
+    report = json.loads(result.output)
+    assert (report["verdict"], report["exit_code"]) == ("fail", 1)
     suite = ElementTree.parse(junit).getroot()[0]
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "2", "0")
     case = suite.findall("testcase")[0]
@@ -500,45 +505,47 @@ def test_gate_exit_codes_are_the_contracts(out: Path, tmp_path: Path) -> None:
     write(tmp_path / "few", "good", rows(12, seed=2), base=base)
     write(out, "v2", rows(1000), base="base-s0", suite={"hash": "6" * 64, "version": 2})
     easy = policy_file(tmp_path, "rules: [{metric: quiz.cosine, max_drop: 0.05}]")
-    codes = {
+    results = {
         0: harness("gate", out / "good", "--baseline", "base", "--policy", easy),
         1: harness("gate", out / "bad", "--baseline", "base", "--policy", easy),
         3: harness("gate", tmp_path / "few/good", "--baseline", "base"),
     }
-    assert {ran.exit_code for code, ran in codes.items() if ran.exit_code == code} == set(codes)
-    ran = harness("gate", out / "v2", "--baseline", "base")
-    assert isinstance(ran.exception, HarnessError)
-    assert ran.exception.exit_code == 4
-    ran = harness("gate", out / "good", "--baseline", "base", "--policy", tmp_path / "no.yaml")
-    assert isinstance(ran.exception, HarnessError)
-    assert ran.exception.exit_code == 2
-    ran = harness("gate", out / "good", "--baseline", "base", "--adapter", "x")
-    assert "--until-decided" in str(ran.exception)
+    assert {
+        result.exit_code for code, result in results.items() if result.exit_code == code
+    } == set(results)
+    result = harness("gate", out / "v2", "--baseline", "base")
+    assert isinstance(result.exception, HarnessError)
+    assert result.exception.exit_code == 4
+    result = harness("gate", out / "good", "--baseline", "base", "--policy", tmp_path / "no.yaml")
+    assert isinstance(result.exception, HarnessError)
+    assert result.exception.exit_code == 2
+    result = harness("gate", out / "good", "--baseline", "base", "--adapter", "x")
+    assert "--until-decided" in str(result.exception)
 
 
 def test_a_suites_name_may_hold_a_dot(out: Path) -> None:
     for file in (out / "cells").glob("*.json"):
-        told = json.loads(file.read_text())
-        if told["evaluation"]:
-            suites = told["evaluation"]["suites"]
+        record = json.loads(file.read_text())
+        if record["evaluation"]:
+            suites = record["evaluation"]["suites"]
             suites["quiz.v2"] = suites.pop("quiz")
-            records.write_json(file, records.seal(told))
-    found = decide(out, "bad", "rules: [{metric: quiz.v2.accuracy, max_drop: 0.05}]")
-    assert [one.name for one in found.findings] == ["quiz.v2.accuracy"]
-    assert found.verdict == "fail"
-    told = compare(lookup.find(str(out / "bad"), []), lookup.find(str(out / "base"), []))
-    assert "quiz.v2.accuracy.north" in told["metrics"]
-    assert told["samples"]["quiz.v2"]["worse"]
+            records.write_json(file, records.seal(record))
+    decision = decide(out, "bad", "rules: [{metric: quiz.v2.accuracy, max_drop: 0.05}]")
+    assert [finding.name for finding in decision.findings] == ["quiz.v2.accuracy"]
+    assert decision.verdict == "fail"
+    comparison = compare(lookup.find(str(out / "bad"), []), lookup.find(str(out / "base"), []))
+    assert "quiz.v2.accuracy.north" in comparison["metrics"]
+    assert comparison["samples"]["quiz.v2"]["worse"]
 
 
 # ---- costs, and what reports may hold ------------------------------------------------------------
 
 
-def test_a_cost_that_only_one_side_has_is_refused(out: Path) -> None:
+def test_a_cost_that_only_one_arm_has_is_refused(out: Path) -> None:
     file = out / "cells/bad-s0.json"
-    told = json.loads(file.read_text())
-    told["plan"]["price_per_hour"] = 2.0
-    records.write_json(file, records.seal(told))
+    record = json.loads(file.read_text())
+    record["plan"]["price_per_hour"] = 2.0
+    records.write_json(file, records.seal(record))
     for limit in ("max_increase: 10%", "max_increase: 1"):
         with pytest.raises(NotComparable, match=r"cost.dollars: base has none; name another"):
             decide(out, "bad", f"rules: [{{metric: cost.dollars, {limit}}}]")
@@ -547,15 +554,15 @@ def test_a_cost_that_only_one_side_has_is_refused(out: Path) -> None:
     assert decide(out, "bad", "rules: [{metric: cost.dollars, max: 1}]").verdict == "pass"
 
 
-def test_a_cost_of_a_record_without_a_seal_is_told(out: Path) -> None:
+def test_a_cost_of_a_record_without_a_seal_is_a_warning(out: Path) -> None:
     rules = "rules: [{metric: cost.train_seconds, max: 1000}]"
     assert decide(out, "good", rules).warnings == []
     file = out / "cells/good-s0.json"
-    told = json.loads(file.read_text())
-    del told["sha256"]
-    file.write_text(json.dumps(told))
-    said = "costs of good are unchecked: their records have no seal"
-    assert decide(out, "good", rules).warnings == [said]
+    record = json.loads(file.read_text())
+    del record["sha256"]
+    file.write_text(json.dumps(record))
+    warning = "costs of good are unchecked: their records have no seal"
+    assert decide(out, "good", rules).warnings == [warning]
     assert decide(out, "good").warnings == [], "scores are computed from the samples"
 
 
@@ -577,7 +584,9 @@ def test_a_percentage_of_a_cost_of_zero_is_refused(out: Path) -> None:
 
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "nan%", "inf%"])
 @pytest.mark.parametrize("limit", ["min", "max", "max_drop", "max_increase"])
-def test_a_limit_that_is_no_number_is_told_by_its_line(out: Path, limit: str, value: str) -> None:
+def test_a_limit_that_is_no_number_is_refused_with_its_line(
+    out: Path, limit: str, value: str
+) -> None:
     text = f"rules:\n  - {{metric: quiz.cosine, {limit}: {value}}}\n"
     with pytest.raises(ConfigError, match=rf"gate.yaml:2: .*{limit}"):
         decide(out, "good", text)
@@ -588,10 +597,10 @@ HOSTILE = "\x1b[31m \x00 \ufffe <b>&\"' | `x` [a](b)\n::error::forged\r\n##vso[t
 
 def hostile(out: Path) -> gate.Decision:
     """A decision whose candidate and rule are called what forges and breaks reports."""
-    found = decide(out, "bad", "rules: [{metric: quiz.cosine, max_drop: 0.01}]")
-    findings = [replace(one, title=HOSTILE, limit=HOSTILE) for one in found.findings]
+    decision = decide(out, "bad", "rules: [{metric: quiz.cosine, max_drop: 0.01}]")
+    findings = [replace(finding, title=HOSTILE, limit=HOSTILE) for finding in decision.findings]
     name = "::warning::bad\n::error::forged"
-    return replace(found, candidate=name, findings=findings, warnings=[HOSTILE])
+    return replace(decision, candidate=name, findings=findings, warnings=[HOSTILE])
 
 
 def test_junit_is_xml_whatever_a_name_holds(out: Path) -> None:

@@ -102,7 +102,7 @@ class Results:
 
     def board(self, **options: Any) -> dict[str, Any]:
         stored = records.read_records([self.out])
-        cells = [one.data for one in stored]
+        cells = [result.data for result in stored]
         board = build(cells, read_rows=records.rows_reader(stored), **options)
         records.validate(board, "leaderboard")
         # whatever the order in which the records come
@@ -164,7 +164,7 @@ def test_rows_are_tied_where_the_paired_difference_holds_zero(results: Results) 
         "base": [],
         "dora": [],
     }
-    # paired: base and lora are told apart although their own intervals overlap
+    # paired: base and lora are distinguished although their own intervals overlap
     base, lora = (rows[label]["metrics"]["quiz.perplexity"] for label in ("base", "lora"))
     assert lora["ci_high"] > base["ci_low"]
 
@@ -295,11 +295,11 @@ def test_a_figure_in_a_record_without_a_seal_comes_from_its_samples(
     assert harness("leaderboard", results.out).stderr == ""
     for name in ("l0", "b0", "q0"):  # a seed of two, the base, a row of one cell
         file = results.out / "cells" / f"{name}.json"
-        told = json.loads(file.read_text())
-        del told["sha256"]
-        for metric in told["evaluation"]["suites"]["quiz"]["metrics"].values():
+        record = json.loads(file.read_text())
+        del record["sha256"]
+        for metric in record["evaluation"]["suites"]["quiz"]["metrics"].values():
             metric.update(value=0.001, ci_low=0.0005, ci_high=0.002)
-        file.write_text(json.dumps(told))
+        file.write_text(json.dumps(record))
     assert results.board() == honest
     shown = harness("leaderboard", results.out, "--format", "json")
     assert json.loads(shown.stdout) == honest
@@ -344,8 +344,8 @@ def test_memory_is_called_what_it_is(results: Results) -> None:
     assert "GPU" not in host_only
     results.add("g0", "gpu", 0.2, training=trained(5, cuda=3 * 2**30), environment={"gpu": GPU})
     both = render(results.board(), "markdown")
-    head, _, *lines = both.splitlines()
-    columns = [cell.strip() for cell in head.split("|")]
+    header, _, *lines = both.splitlines()
+    columns = [cell.strip() for cell in header.split("|")]
     of_gpu = next([c.strip() for c in line.split("|")] for line in lines if "| gpu |" in line)
     assert of_gpu[columns.index("peak GPU memory")] == "3.0 GiB"
     assert of_gpu[columns.index("peak host memory")] == "-"
@@ -392,7 +392,7 @@ def test_json_is_the_board_itself(results: Results) -> None:
         render(board, "markdwn")
 
 
-def test_two_models_are_told_apart(results: Results) -> None:
+def test_two_models_have_rows_of_their_own(results: Results) -> None:
     results.add("z0", "lora", 0.1, model={"name": "other|model", "content_hash": "z"})
     board = results.board()
     assert "lora (other\\|model)" in str(render(board, "markdown"))
@@ -473,9 +473,9 @@ def test_work_grows_with_rows_and_not_with_their_pairs(
     resampled, read = [], []
     resample, read_bytes = bootstrapping._resampled_sums, Path.read_bytes
 
-    def counted(*told: Any) -> Any:
-        resampled.append(told)
-        return resample(*told)
+    def counted(*arguments: Any) -> Any:
+        resampled.append(arguments)
+        return resample(*arguments)
 
     def noted(path: Path) -> bytes:
         read.append(path)

@@ -118,8 +118,8 @@ def test_what_breaks_the_schema_is_not_written(
 
 
 def test_a_long_error_loses_its_middle(tmp_path: Path) -> None:
-    told = f"first {'x' * 10_000_000} last"
-    error = {"type": "X", "message": told, "phase": "train", "traceback": [told]}
+    message = f"first {'x' * 10_000_000} last"
+    error = {"type": "X", "message": message, "phase": "train", "traceback": [message]}
     path = records.write_record(tmp_path, result(tmp_path, status="error", error=error))
     kept = records.read_record(path)["error"]
     for text in (kept["message"], *kept["traceback"]):
@@ -145,8 +145,8 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
         "os.fsync = lambda _: os._exit(9)\n"  # dies with the bytes written, before they count
         "record.write_json(pathlib.Path(sys.argv[1]), {'new': True})\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
-    assert done.returncode == 9
+    process = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert process.returncode == 9
     assert json.loads(path.read_text()) == {"old": True}
 
 
@@ -180,20 +180,20 @@ def test_unreadable_records_name_the_file_and_the_mend(tmp_path: Path) -> None:
     }
     for text, message in cases.items():
         path.write_text(text)
-        with pytest.raises(UserError, match=message) as caught:
+        with pytest.raises(UserError, match=message) as error:
             records.read_records([tmp_path])
-        assert str(path) in str(caught.value)
-        assert "\n" not in str(caught.value)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="cannot be read"):
         records.read_record(tmp_path / "cells" / "none.json")
 
 
-def test_records_are_found_by_folder_and_by_file(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    first = records.write_record(one, result(one, "aa"))
-    records.write_record(two, result(two, "bb"))
-    found = records.read_records([first, one, two])
-    assert [(stored.id, stored.folder) for stored in found] == [("aa", one), ("bb", two)]
+def test_records_are_read_by_folder_and_by_file(tmp_path: Path) -> None:
+    folder, other = tmp_path / "one", tmp_path / "two"
+    first = records.write_record(folder, result(folder, "aa"))
+    records.write_record(other, result(other, "bb"))
+    results = records.read_records([first, folder, other])
+    assert [(stored.id, stored.folder) for stored in results] == [("aa", folder), ("bb", other)]
     with pytest.raises(UserError, match=r"no records there.*did you mean .*one or .*two"):
         records.read_records([tmp_path])
     with pytest.raises(UserError, match="run an experiment first"):
@@ -201,19 +201,19 @@ def test_records_are_found_by_folder_and_by_file(tmp_path: Path) -> None:
 
 
 def test_one_cell_with_two_results_is_refused(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    records.write_record(one, result(one))
-    records.write_record(two, result(two, warnings=["another run"]))
+    folder, other = tmp_path / "one", tmp_path / "two"
+    records.write_record(folder, result(folder))
+    records.write_record(other, result(other, warnings=["another run"]))
     with pytest.raises(UserError, match="a1b2 has different results"):
-        records.read_records([one, two])
+        records.read_records([folder, other])
 
 
 def test_samples_come_back_and_have_the_same_bytes_each_time(tmp_path: Path) -> None:
-    told = records.write_samples(tmp_path, "a1b2", "quiz", ROWS)
-    again = records.write_samples(tmp_path / "again", "a1b2", "quiz", iter(ROWS))
-    assert told == again
-    assert told["file"] == "samples/a1b2/quiz.jsonl.gz"
-    assert told["rows"] == 6
+    entry = records.write_samples(tmp_path, "a1b2", "quiz", ROWS)
+    copy = records.write_samples(tmp_path / "again", "a1b2", "quiz", iter(ROWS))
+    assert entry == copy
+    assert entry["file"] == "samples/a1b2/quiz.jsonl.gz"
+    assert entry["rows"] == 6
     records.write_record(tmp_path, result(tmp_path))
     [stored] = records.read_records([tmp_path])
     assert records.read_samples(tmp_path, stored.data, "quiz") == ROWS
@@ -221,9 +221,9 @@ def test_samples_come_back_and_have_the_same_bytes_each_time(tmp_path: Path) -> 
 
 
 def test_a_score_that_is_not_finite_is_null_in_the_sample_file(tmp_path: Path) -> None:
-    told = records.write_samples(tmp_path, "a1", "quiz", [{"id": "q", "scores": {"x": math.nan}}])
-    assert told["non_finite"] == 1
-    content = gzip.decompress((tmp_path / told["file"]).read_bytes())
+    entry = records.write_samples(tmp_path, "a1", "quiz", [{"id": "q", "scores": {"x": math.nan}}])
+    assert entry["non_finite"] == 1
+    content = gzip.decompress((tmp_path / entry["file"]).read_bytes())
     assert json.loads(content) == {"id": "q", "scores": {"x": None}}
 
 
@@ -243,18 +243,18 @@ def test_changed_samples_are_not_read(tmp_path: Path) -> None:
         records.read_samples(tmp_path, data, "quizz")
 
 
-def test_the_environment_is_told_without_importing_torch() -> None:
+def test_the_environment_is_described_without_importing_torch() -> None:
     program = (
         "import json, sys; from harness.results import store; told = store.environment();"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules);"
         "print(json.dumps(told))"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    told = json.loads(done.stdout)
-    assert told["python"] == sys.version.split()[0]
-    assert told["memory_bytes"] > 2**20
-    assert told["cores"] >= 1
-    assert told["packages"]["torch"]
-    assert told["gpu"] is None
+    environment = json.loads(process.stdout)
+    assert environment["python"] == sys.version.split()[0]
+    assert environment["memory_bytes"] > 2**20
+    assert environment["cores"] >= 1
+    assert environment["packages"]["torch"]
+    assert environment["gpu"] is None
