@@ -228,7 +228,7 @@ def verdicts(family: Family, draws: Draws, n: int, times: int, seed: int) -> dic
 
 def judged(limits: Mapping[str, Any], evidence: Evidence) -> str:
     check = Check(Rule(metric="q.x", **limits), "q", "x", ())
-    return gate.corrected([gate.judge(check, evidence)], 0.95, holm=True)[0].verdict
+    return gate.corrected([gate.assess_evidence(check, evidence)], 0.95, holm=True)[0].verdict
 
 
 def pooled(scores: Scores) -> Pooled:
@@ -246,7 +246,7 @@ def families_together(pools: Mapping[str, Draws], n: int, times: int, seed: int)
             a, b = pools[name].one(n, rng)
             evidence = Evidence(family.kind, family.better, pooled(a), pooled(b), 0.95)
             check = Check(Rule(metric="q.x", **family.strict), "q", "x", ())
-            findings.append(gate.judge(check, evidence))
+            findings.append(gate.assess_evidence(check, evidence))
         failed += any(f.verdict == "fail" for f in gate.corrected(findings, 0.95, holm=True))
     return failed
 

@@ -15,7 +15,7 @@ from harness.errors import UserError
 from harness.results import comparison, leaderboard, leaderboard_file, lookup, store
 from harness.results.comparison import Comparison, RowComparison, SeveralComparisons, TiedGroup
 from harness.results.leaderboard_layout import Leaderboard, Row
-from harness.results.lookup import Side
+from harness.results.lookup import Arm
 from harness.system.console import console
 
 
@@ -63,7 +63,7 @@ def command(given: CompareOptions) -> None:
         console().print(table)
 
 
-def _compare(given: CompareOptions, candidate: Side, baseline: Side) -> Comparison:
+def _compare(given: CompareOptions, candidate: Arm, baseline: Arm) -> Comparison:
     return comparison.compare(
         candidate,
         baseline,
@@ -75,15 +75,15 @@ def _compare(given: CompareOptions, candidate: Side, baseline: Side) -> Comparis
 
 def _compare_rows(given: CompareOptions, folders: Sequence[Path]) -> SeveralComparisons:
     """Every row against the same one, or each against its own base."""
-    rows = [side for name in given.names for side in lookup.every(name, folders)]
+    rows = [arm for name in given.names for arm in lookup.every(name, folders)]
     against = given.against or lookup.BASE
     comparisons = []
-    for side in rows:
-        if against == lookup.BASE and lookup.is_base(side):
+    for arm in rows:
+        if against == lookup.BASE and lookup.is_base(arm):
             continue
-        baseline = lookup.baseline(against, side, folders)
-        if baseline.group.cells != side.group.cells:
-            comparisons.append(_compare(given, side, baseline))
+        baseline = lookup.baseline(against, arm, folders)
+        if baseline.group.cells != arm.group.cells:
+            comparisons.append(_compare(given, arm, baseline))
     if not comparisons:
         raise UserError(f"nothing to compare with {against}: name rows, or a folder of several")
     board = _leaderboard(rows)
@@ -108,13 +108,13 @@ def _without_samples(comparison: Comparison) -> RowComparison:
     }
 
 
-def _leaderboard(rows: Sequence[Side]) -> Leaderboard:
+def _leaderboard(rows: Sequence[Arm]) -> Leaderboard:
     """The leaderboard of the rows; the one in their results folder where they are all of it."""
-    cells = {cell["id"]: cell for side in rows for cell in side.group.cells}
-    whole = rows[0].found
+    cells = {cell["id"]: cell for arm in rows for cell in arm.group.cells}
+    whole = rows[0].records
     if len(whole.places) == 1 and cells.keys() == whole.by_id.keys():
         return leaderboard_file.build(whole.places[0], whole.stored)
-    records_of = {cell_id: side.found for side in rows for cell_id in side.found.by_id}
+    records_of = {cell_id: arm.records for arm in rows for cell_id in arm.records.by_id}
     return leaderboard.build(
         list(cells.values()),
         read_rows=lambda cell, suite: records_of[cell["id"]].read_rows(cell, suite),

@@ -155,7 +155,7 @@ def _cell_of(name: str, sequential: SequentialOptions, suites: list[str]) -> Cel
 
 
 def _decide_in_child(task: Task) -> gate.Decision:
-    """Run the task in a child process and print each interim look on standard error."""
+    """Run the task in a child process and print each interim analysis on standard error."""
     from pydantic import TypeAdapter
 
     from harness.system import child_process
@@ -164,8 +164,8 @@ def _decide_in_child(task: Task) -> gate.Decision:
     for event in child_process.events(
         "harness.runner.sequential_gate", TypeAdapter(type(task)).dump_json(task)
     ):
-        if "look" in event:
-            click.echo(_interim_line(event["look"]), err=True)
+        if "interim" in event:
+            click.echo(_interim_line(event["interim"]), err=True)
     if "error" in event:
         errors = {NotComparable.exit_code: NotComparable, UserError.exit_code: UserError}
         raise errors.get(event["exit_code"], HarnessError)(event["error"])

@@ -18,7 +18,7 @@ from harness.models.trained_artifact import InvalidArtifact, TrainedArtifact
 from harness.record import Record
 from harness.results import lookup
 from harness.results.artifact_hash import artifact_hash
-from harness.results.lookup import Found
+from harness.results.lookup import RecordSet
 from harness.results.store import label, suites
 from harness.types import Artifact, ModelRef, Precision, Sample
 
@@ -52,7 +52,7 @@ class Source:
     artifact: Artifact
     hash: str
     """Of the artifact: `artifact_hash.artifact_hash`."""
-    found: Found
+    records: RecordSet
 
     @property
     def id(self) -> str:
@@ -78,12 +78,12 @@ def source(
     `base` names the base where neither the artifact nor the record leads to it. Raises UserError
     where the cell trained nothing, its artifact is gone or changed, or the base is another model.
     """
-    side = lookup.recorded(name, places)
-    if len(side.group.cells) > 1:
-        ids = ", ".join(cell["id"] for cell in side.group.cells)
+    arm = lookup.recorded(name, places)
+    if len(arm.group.cells) > 1:
+        ids = ", ".join(cell["id"] for cell in arm.group.cells)
         raise UserError(f"'{name}' means several cells: name one of {ids}")
-    (cell,) = side.group.cells
-    home = next(stored.folder for stored in side.found.stored if stored.id == cell["id"])
+    (cell,) = arm.group.cells
+    home = next(stored.folder for stored in arm.records.stored if stored.id == cell["id"])
     folder = home / "artifacts" / cell["id"]
     kept = _kept(cell, folder)
     model = _base(cell, ModelRef(**kept.artifact["base"]), base, mirror)
@@ -96,7 +96,7 @@ def source(
             f"{folder}: its files are not those that were evaluated (the hash differs from the "
             f"record's): restore them, or {_again(cell)}"
         )
-    return Source(cell, artifact, digest, side.found)
+    return Source(cell, artifact, digest, arm.records)
 
 
 def _kept(cell: Record, folder: Path) -> TrainedArtifact:
@@ -209,7 +209,7 @@ def _recorded(source: Source, limit: int) -> list[Sample]:
 def _prompts(source: Source, suite: str) -> list[Sample]:
     """The prompts of a suite's sample file; none where it is gone or has no prompts."""
     try:
-        rows = source.found.read_rows(source.record, suite)
+        rows = source.records.read_rows(source.record, suite)
     except UserError:  # cells/ and artifacts/ without samples/
         return []
     return [_sample(suite, row) for row in rows if row.get("prompt")]

@@ -1,4 +1,4 @@
-"""Whether two sides may be compared at all, and what to be careful about."""
+"""Whether two arms may be compared at all, and which differences to be careful about."""
 
 from __future__ import annotations
 
@@ -16,64 +16,67 @@ _PACKAGES = ("finetune-harness", "torch", "transformers", "peft", "bitsandbytes"
 
 
 def check_suite(suite: str, candidate: Group, baseline: Group) -> None:
-    """Raises NotComparable, saying in what, where the sides did not answer the same suite."""
-    for side, other in ((candidate, baseline), (baseline, candidate)):
-        if suite not in side.hashes:
+    """Raises NotComparable, with the parts that differ, where the suite is not the same."""
+    for arm, other in ((candidate, baseline), (baseline, candidate)):
+        if suite not in arm.hashes:
             raise NotComparable(
-                f"suite '{suite}': {side.label} has no result of it and {other.label} has; "
-                f"measure {side.label} with it too"
+                f"suite '{suite}': {arm.label} has no result and {other.label} has one; "
+                f"measure {arm.label} with it too"
             )
     if candidate.hashes[suite] == baseline.hashes[suite]:
         return
-    mine, theirs = _section(candidate, suite), _section(baseline, suite)
+    differences = _differences(_section(candidate, suite), _section(baseline, suite))
     raise NotComparable(
         f"suite '{suite}' is not the same for {candidate.label} and {baseline.label}: "
-        f"{'; '.join(_differences(mine, theirs))}; measure one of them again"
+        f"{'; '.join(differences)}; measure one of them again"
     )
 
 
 def check_planned(suite: Suite, candidate: str, baseline: Group) -> None:
-    """Raises NotComparable where a suite that is to be asked is not the baseline's."""
-    theirs = _section(baseline, suite.name)
-    if suite.hash != theirs["hash"]:
-        mine = {"parts": suite.parts, "version": suite.version}
-        mine["data_hash"] = theirs.get("data_hash")
+    """Raises NotComparable where a suite to be measured is not the baseline's."""
+    measured = _section(baseline, suite.name)
+    if suite.hash != measured["hash"]:
+        planned = {"parts": suite.parts, "version": suite.version}
+        planned["data_hash"] = measured.get("data_hash")
         raise NotComparable(
             f"suite '{suite.name}' is not the same for {candidate} and {baseline.label}: "
-            f"{'; '.join(_differences(mine, theirs))}; measure the baseline again, or give the "
-            "--limit, --mirror and --suites that it was measured with"
+            f"{'; '.join(_differences(planned, measured))}; measure the baseline again, or give "
+            "the --limit, --mirror and --suites that it was measured with"
         )
 
 
 def check_samples(suite: str, candidate: Iterable[str], baseline: Iterable[str]) -> None:
-    """Raises NotComparable where one side lacks samples, or scores of samples, of the other."""
-    mine, theirs = set(candidate), set(baseline)
-    if mine == theirs:
+    """Raises NotComparable where one arm lacks samples, or scores of samples, of the other."""
+    candidate_ids, baseline_ids = set(candidate), set(baseline)
+    if candidate_ids == baseline_ids:
         return
     differences = [
-        f"{len(only)} only the {side} has (such as '{min(only)}')"
-        for side, only in (("candidate", mine - theirs), ("baseline", theirs - mine))
+        f"{len(only)} only in the {arm} (such as '{min(only)}')"
+        for arm, only in (
+            ("candidate", candidate_ids - baseline_ids),
+            ("baseline", baseline_ids - candidate_ids),
+        )
         if only
     ]
     raise NotComparable(
-        f"suite '{suite}' has not the same samples with a score on both sides: "
-        f"{' and '.join(differences)}; a score that is missing was not a number"
+        f"suite '{suite}' does not have the same samples with a score in both arms: "
+        f"{' and '.join(differences)}; a missing score was not a finite number"
     )
 
 
 def warnings(candidate: Group, baseline: Group) -> list[str]:
     """What differs and may move a score a little: precision, batch size, libraries, device."""
-    mine, theirs = candidate.cells[0], baseline.cells[0]
-    pairs = [
-        ("precision", _precision(mine), _precision(theirs)),
-        ("batch", _batch(mine), _batch(theirs)),
-        ("device", _device(mine), _device(theirs)),
-        *((name, _version(mine, name), _version(theirs, name)) for name in _PACKAGES),
+    ours, theirs = candidate.cells[0], baseline.cells[0]
+    settings = [
+        ("precision", _precision(ours), _precision(theirs)),
+        ("batch", _batch(ours), _batch(theirs)),
+        ("device", _device(ours), _device(theirs)),
+        *((name, _version(ours, name), _version(theirs, name)) for name in _PACKAGES),
     ]
     return [
-        f"{what} differs: {one} for {candidate.label}, {other} for {baseline.label}"
-        for what, one, other in pairs
-        if one != other and one is not None and other is not None
+        f"{what} differs: {ours} for {candidate.label}, {theirs} for {baseline.label}"
+        for what, ours, theirs in settings
+        if ours != theirs and ours is not None and theirs is not None
     ]
 
 
@@ -81,22 +84,23 @@ def _section(group: Group, suite: str) -> SuiteSection:
     return next(suites(cell)[suite] for cell in group.cells if suite in suites(cell))
 
 
-def _differences(mine: Mapping[str, Any] | SuiteSection, theirs: SuiteSection) -> list[str]:
+def _differences(candidate: Mapping[str, Any] | SuiteSection, baseline: SuiteSection) -> list[str]:
     """`num_fewshot is 0 and 5` for each part that differs."""
-    one, other = mine.get("parts") or {}, theirs.get("parts") or {}
-    named = [key for key in {**one, **other} if one.get(key) != other.get(key)]
-    found = [f"{key} is {one.get(key)!r} and {other.get(key)!r}" for key in named]
-    if not (one and other):
-        found = ["the records are too old to tell in what"]
-        if mine.get("version") != theirs.get("version"):
-            found = [f"version is {mine.get('version')!r} and {theirs.get('version')!r}"]
-    if mine.get("data_hash") != theirs.get("data_hash"):
-        found.append("the data of its tasks is not the same")
-    if found:
-        return found
-    if mine.get("version") != theirs.get("version"):
-        return [f"version is {mine.get('version')!r} and {theirs.get('version')!r}"]
-    return ["its hash is another, and the records do not say in what part"]
+    ours, theirs = candidate.get("parts") or {}, baseline.get("parts") or {}
+    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    differences = [f"{name} is {ours.get(name)!r} and {theirs.get(name)!r}" for name in names]
+    versions = (candidate.get("version"), baseline.get("version"))
+    other_version = f"version is {versions[0]!r} and {versions[1]!r}"
+    if not (ours and theirs):
+        too_old = "the records are too old to show which part differs"
+        differences = [too_old if versions[0] == versions[1] else other_version]
+    if candidate.get("data_hash") != baseline.get("data_hash"):
+        differences.append("the data of its tasks is not the same")
+    if differences:
+        return differences
+    if versions[0] != versions[1]:
+        return [other_version]
+    return ["its hash differs, and the records do not show which part does"]
 
 
 def _precision(cell: Record) -> object:

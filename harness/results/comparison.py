@@ -1,4 +1,4 @@
-"""Two sides, metric by metric and sample by sample: a pure function of records."""
+"""Two arms, metric by metric and sample by sample: a pure function of records."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from harness.errors import NotComparable, UserError, nearest
 from harness.results import comparability
 from harness.results.cost import cost
 from harness.results.leaderboard_layout import Cost
-from harness.results.lookup import Side
+from harness.results.lookup import Arm
 from harness.results.paired_differences import (
     SMALL_PART,
     SMALL_SHARE,
     Evidence,
-    Limits,
+    FigureTest,
     Pairs,
     between,
 )
@@ -32,7 +32,7 @@ Verdict = Literal["better", "worse", "tied", "cannot tell"]
 
 
 class ComparedRow(TypedDict):
-    """A side of a comparison."""
+    """An arm of a comparison."""
 
     label: str
     model: str
@@ -42,7 +42,7 @@ class ComparedRow(TypedDict):
 
 
 class MetricDifference(TypedDict):
-    """A metric of both sides, and candidate - baseline on the samples of both."""
+    """A metric of both arms, and candidate - baseline on the samples of both."""
 
     value: float
     baseline: float
@@ -53,7 +53,7 @@ class MetricDifference(TypedDict):
     detectable: float
     """The smallest true difference that this test sees 4 times in 5."""
     margin: float
-    """Within this far of each other the sides are tied."""
+    """Within this far of each other the arms are tied."""
     n: int
     higher_is_better: bool
     p_adjusted: float
@@ -62,7 +62,7 @@ class MetricDifference(TypedDict):
 
 
 class ChangedSample(TypedDict):
-    """A sample, as both sides answered it."""
+    """A sample, as both arms answered it."""
 
     id: str
     score: float
@@ -118,8 +118,8 @@ class SeveralComparisons(TypedDict):
 
 
 def compare(
-    candidate: Side,
-    baseline: Side,
+    candidate: Arm,
+    baseline: Arm,
     *,
     only: Sequence[str] = (),
     confidence: float = 0.95,
@@ -129,8 +129,9 @@ def compare(
 
     Each metric has `value`, `baseline`, `delta` with its interval, `p`, `p_adjusted` (Holm over
     all metrics), `detectable` (the smallest true difference that this test sees 4 times in 5),
-    `n` and a `verdict`: `better` or `worse` where `p_adjusted` says so; `tied` where the interval
-    lies within `margin` both ways; else `cannot tell`. `samples` has those that changed most.
+    `n` and a `verdict`: `better` or `worse` where `p_adjusted` is small enough; `tied` where the
+    interval lies within `margin` both ways; else `cannot tell`. `samples` has those that changed
+    most.
     Raises NotComparable where a suite of both is not the same, and where they share none.
     """
     pairs = between(candidate, baseline, confidence)
@@ -145,14 +146,14 @@ def compare(
     return {
         "schema": SCHEMA,
         "confidence": confidence,
-        "candidate": _side(candidate),
-        "baseline": _side(baseline),
+        "candidate": _compared_row(candidate),
+        "baseline": _compared_row(baseline),
         "metrics": metrics,
         "samples": _samples(pairs, paired, shown),
         "not_compared": [
             *_only_one_has(pairs, only),
             *(
-                f"{'.'.join(name)}: per token, and the sides have not one tokenizer; "
+                f"{'.'.join(name)}: per token, and the arms have different tokenizers; "
                 "see bits_per_byte"
                 for name in evidence
                 if name not in paired
@@ -180,21 +181,21 @@ def _names(pairs: Pairs, only: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _only_one_has(pairs: Pairs, only: Sequence[str]) -> list[str]:
-    sides = ((pairs.candidate, pairs.baseline), (pairs.baseline, pairs.candidate))
+    arms = ((pairs.candidate, pairs.baseline), (pairs.baseline, pairs.candidate))
     return [
-        f"suite '{name}': only {group.label} has a result of it"
-        for group, other in sides
+        f"suite '{name}': only {group.label} has a result"
+        for group, other in arms
         for name in sorted(set(group.hashes) - set(other.hashes))
         if not only or name in only
     ]
 
 
-def _p_value(change: Limits) -> float:
+def _p_value(change: FigureTest) -> float:
     return 1.0 if math.isnan(change.p) else change.p
 
 
 def _difference(
-    metric: Evidence, change: Limits, p_adjusted: float, confidence: float
+    metric: Evidence, change: FigureTest, p_adjusted: float, confidence: float
 ) -> MetricDifference:
     stderr = stats.stderr_of(change.ci_low, change.ci_high, confidence)
     return {
@@ -218,15 +219,15 @@ def margin(metric: Evidence) -> float:
     return SMALL_SHARE if metric.kind == "share" else SMALL_PART * abs(metric.baseline)
 
 
-def _verdict(metric: Evidence, change: Limits, p_adjusted: float, confidence: float) -> Verdict:
+def _verdict(metric: Evidence, change: FigureTest, p_adjusted: float, confidence: float) -> Verdict:
     low, high, tolerance = change.ci_low, change.ci_high, margin(metric)
     if p_adjusted < 1 - confidence and (low > 0 or high < 0):
         return "better" if (low > 0) == metric.higher_is_better else "worse"
     return "tied" if -tolerance <= low and high <= tolerance else "cannot tell"
 
 
-def _side(side: Side) -> ComparedRow:
-    group = side.group
+def _compared_row(arm: Arm) -> ComparedRow:
+    group = arm.group
     return {
         "label": group.label,
         "model": group.plan["model"]["name"],
@@ -251,15 +252,15 @@ def _samples(
 def _most_changed(
     pairs: Pairs, name: tuple[str, str], metric: Evidence, shown: int
 ) -> ChangedSamples:
-    mine, theirs = _per_sample(metric.a), _per_sample(metric.b)
+    ours, theirs = _per_sample(metric.a), _per_sample(metric.b)
     sign = 1 if metric.higher_is_better else -1
-    gains = {key: sign * (a - b) for key, a, b in zip(metric.a.ids, mine, theirs, strict=True)}
+    gains = {key: sign * (a - b) for key, a, b in zip(metric.a.ids, ours, theirs, strict=True)}
     order = sorted(gains, key=lambda key: (gains[key], key))
     rows = [
         {row["id"]: row for row in pairs.rows(group, *name)[0]}
         for group in (pairs.candidate, pairs.baseline)
     ]
-    values = [dict(zip(metric.a.ids, side, strict=True)) for side in (mine, theirs)]
+    values = [dict(zip(metric.a.ids, scores, strict=True)) for scores in (ours, theirs)]
 
     def entry(key: str) -> ChangedSample:
         a, b = rows[0][key], rows[1][key]
@@ -279,11 +280,11 @@ def _most_changed(
     }
 
 
-def _per_sample(side: metric_summary.Pooled) -> list[float]:
+def _per_sample(pooled: metric_summary.Pooled) -> list[float]:
     """A sample's score (over its denominator), the mean over seeds."""
-    per = side.per or [[1.0] * len(side.ids)] * len(side.scores)
+    per = pooled.per or [[1.0] * len(pooled.ids)] * len(pooled.scores)
     return [
-        sum(score[i] / (of[i] or 1.0) for score, of in zip(side.scores, per, strict=True))
-        / len(side.scores)
-        for i in range(len(side.ids))
+        sum(score[i] / (of[i] or 1.0) for score, of in zip(pooled.scores, per, strict=True))
+        / len(pooled.scores)
+        for i in range(len(pooled.ids))
     ]

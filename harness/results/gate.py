@@ -19,8 +19,8 @@ from harness.errors import NotComparable
 from harness.results import comparability
 from harness.results.cost import cost
 from harness.results.groups import Group
-from harness.results.lookup import Side, base_of
-from harness.results.paired_differences import Evidence, Limits, Pairs, between
+from harness.results.lookup import Arm, base_of
+from harness.results.paired_differences import Evidence, FigureTest, Pairs, between
 from harness.results.policy import COST, Check, Loaded, default
 from harness.results.store import suites
 
@@ -79,8 +79,8 @@ class Decision:
     """Whether the candidate is stopped."""
     warnings: Sequence[str]
     looks: Sequence[Mapping[str, Any]] = ()
-    """Of a gate that looks again as samples come in: `samples` of each suite, and the rules that
-    are decided."""
+    """The interim analyses of a sequential gate: `samples` of each suite, and the rules that are
+    decided."""
 
     @property
     def exit_code(self) -> int:
@@ -90,11 +90,13 @@ class Decision:
     def to_json(self) -> dict[str, object]:
         """As plain data."""
         report = {**asdict(self), "exit_code": self.exit_code}
-        report["findings"] = [{**asdict(one), "sentence": one.sentence} for one in self.findings]
+        report["findings"] = [
+            {**asdict(finding), "sentence": finding.sentence} for finding in self.findings
+        ]
         return {"schema": SCHEMA, **report}
 
 
-def decide(candidate: Side, baseline: Side, policy: Loaded | None) -> Decision:
+def decide(candidate: Arm, baseline: Arm, policy: Loaded | None) -> Decision:
     """Hold the candidate against a policy (by default `policy.default`).
 
     Raises NotComparable, ConfigError for a rule on an unknown metric, UserError for sample files
@@ -103,19 +105,19 @@ def decide(candidate: Side, baseline: Side, policy: Loaded | None) -> Decision:
     policy = policy or default(baseline.group)
     pairs = between(candidate, baseline, policy.policy.confidence)
     groups = (pairs.candidate, pairs.baseline)
-    # metrics of either side: one that a side lacks is an error of its own
+    # metrics of either arm: a separate error names the one that an arm lacks
     known = [name for group in groups for name in group.metric_names()]
     figures = dict.fromkeys(name for group in groups for name in costs(group))
     checks = policy.checks([*known, *((COST, name) for name in figures)])
     bases = pairs.against(base_of(candidate).group) if needs_base(checks) else None
-    return decision(pairs, policy, [finding(check, pairs, bases) for check in checks])
+    return decision(pairs, policy, [assess(check, pairs, bases) for check in checks])
 
 
 def decision(pairs: Pairs, policy: Loaded, findings: Sequence[Finding]) -> Decision:
     """What the findings come to, with the policy's correction."""
     settings = policy.policy
-    found = corrected(findings, settings.confidence, settings.correction == "holm")
-    verdicts = {one.verdict for one in found}
+    findings = corrected(findings, settings.confidence, settings.correction == "holm")
+    verdicts = {finding.verdict for finding in findings}
     verdict: Verdict = "pass"
     if verdicts - {"pass"}:
         verdict = "fail" if "fail" in verdicts else "inconclusive"
@@ -123,10 +125,10 @@ def decision(pairs: Pairs, policy: Loaded, findings: Sequence[Finding]) -> Decis
         pairs.candidate.label,
         pairs.baseline.label,
         settings.confidence,
-        found,
+        findings,
         verdict,
         verdict == "fail" or (verdict == "inconclusive" and settings.inconclusive == "block"),
-        [*comparability.warnings(pairs.candidate, pairs.baseline), *_unchecked(pairs, found)],
+        [*comparability.warnings(pairs.candidate, pairs.baseline), *_unchecked(pairs, findings)],
     )
 
 
@@ -134,27 +136,28 @@ def _unchecked(pairs: Pairs, findings: Sequence[Finding]) -> list[str]:
     """What rules on costs take from records that anybody may have changed."""
     groups = (pairs.candidate, pairs.baseline)
     loose = [g.label for g in groups if any("sha256" not in cell for cell in g.cells)]
-    if loose and any(one.name.startswith(f"{COST}.") for one in findings):
+    if loose and any(finding.name.startswith(f"{COST}.") for finding in findings):
         return [f"costs of {' and '.join(loose)} are unchecked: their records have no seal"]
     return []
 
 
 def corrected(findings: Sequence[Finding], confidence: float, holm: bool) -> list[Finding]:
     """The findings with their p adjusted, and failed where it is below 1 - confidence."""
-    p_values = [one.p for one in findings]
+    p_values = [finding.p for finding in findings]
     adjusted = stats.holm(p_values) if holm else p_values
-    return [_replaced(one, p, confidence) for one, p in zip(findings, adjusted, strict=True)]
+    return [_with_p(finding, p, confidence) for finding, p in zip(findings, adjusted, strict=True)]
 
 
-def _replaced(one: Finding, p: float, confidence: float) -> Finding:
-    if one.verdict == "pass":
-        return replace(one, p=p)
+def _with_p(finding: Finding, p: float, confidence: float) -> Finding:
+    """The finding with its adjusted p, and failed where that is below 1 - confidence."""
+    if finding.verdict == "pass":
+        return replace(finding, p=p)
     fails = p < 1 - confidence
     return replace(
-        one,
+        finding,
         p=p,
         verdict="fail" if fails else "inconclusive",
-        more_samples=None if fails else one.more_samples,
+        more_samples=None if fails else finding.more_samples,
     )
 
 
@@ -163,19 +166,19 @@ def needs_base(checks: Sequence[Check]) -> bool:
     return any(check.rule.better_than == "base" for check in checks)
 
 
-def finding(check: Check, pairs: Pairs, bases: Pairs | None) -> Finding:
+def assess(check: Check, pairs: Pairs, bases: Pairs | None) -> Finding:
     """What one rule comes to, before any correction: passed, or inconclusive with its p."""
     if check.suite == COST:
-        return _of_cost(check, pairs)
+        return _assess_cost(check, pairs)
     against = bases if check.rule.better_than == "base" and bases else pairs
-    return judge(check, _evidence(check, against))
+    return assess_evidence(check, _evidence(check, against))
 
 
-def judge(check: Check, evidence: Evidence) -> Finding:
+def assess_evidence(check: Check, evidence: Evidence) -> Finding:
     """What a rule on a suite's metric comes to on some evidence, before any correction."""
-    found, bound, upward, relative = _held(check, evidence)
-    room_low = found.ci_low - bound if upward else bound - found.ci_high
-    room = found.value - bound if upward else bound - found.value
+    test, bound, upward, relative = _test(check, evidence)
+    room_low = test.ci_low - bound if upward else bound - test.ci_high
+    room = test.value - bound if upward else bound - test.value
     strict = check.rule.limit == "better_than"
     passes = room_low > 0 if strict else room_low >= 0
     beyond = room < 0 and not passes
@@ -184,14 +187,14 @@ def judge(check: Check, evidence: Evidence) -> Finding:
         limit=check.rule.limit_text(),
         value=evidence.value,
         baseline=None if check.rule.limit in ("min", "max") else evidence.baseline,
-        change=found.value,
-        ci_low=_plain(found.ci_low),
-        ci_high=_plain(found.ci_high),
+        change=test.value,
+        ci_low=_plain(test.ci_low),
+        ci_high=_plain(test.ci_high),
         bound=bound,
         relative=relative,
         n=evidence.n,
-        p=found.p if beyond and not math.isnan(found.p) else 1.0,
-        more_samples=None if passes else _more(found, evidence, room),
+        p=test.p if beyond and not math.isnan(test.p) else 1.0,
+        more_samples=None if passes else _more_samples(test, evidence, room),
         verdict="pass" if passes else "inconclusive",
         title=check.rule.name or "",
     )
@@ -199,26 +202,26 @@ def judge(check: Check, evidence: Evidence) -> Finding:
 
 def _evidence(check: Check, pairs: Pairs) -> Evidence:
     suite, metric = check.suite, check.metric
-    for side, other in (
+    for arm, other in (
         (pairs.candidate, pairs.baseline),
         (pairs.baseline, pairs.candidate),
     ):
-        if not side.having(suite, metric):
+        if not arm.having(suite, metric):
             raise NotComparable(
-                f"{side.label} has no {suite}.{metric} and {other.label} has: measure "
-                f"{side.label} with the suite '{suite}' too"
+                f"{arm.label} has no {suite}.{metric} and {other.label} has: measure "
+                f"{arm.label} with the suite '{suite}' too"
             )
-    found = pairs.on(suite, metric, check.rule.where)
-    if found is None:
+    evidence = pairs.on(suite, metric, check.rule.where)
+    if evidence is None:
         where = f" where {check.rule.where}" if check.rule.where else ""
         raise NotComparable(
             f"{suite}.{metric}{where}: no samples to compare (per token, it needs one tokenizer)"
         )
-    return found
+    return evidence
 
 
-def _held(check: Check, evidence: Evidence) -> tuple[Limits, float, bool, bool]:
-    """The figure, its bound, whether it must stay above it, and whether it is relative."""
+def _test(check: Check, evidence: Evidence) -> tuple[FigureTest, float, bool, bool]:
+    """The test, its bound, whether the figure must stay above that, and whether it is relative."""
     rule = check.rule
     bound, upward = rule.bound(evidence.higher_is_better)
     if rule.limit in ("min", "max"):
@@ -226,16 +229,16 @@ def _held(check: Check, evidence: Evidence) -> tuple[Limits, float, bool, bool]:
     if rule.limit == "better_than":
         return evidence.change(), bound, upward, False
     relative = rule.margin.relative
-    found = evidence.relative_change(bound) if relative else evidence.change(bound)
-    if math.isnan(found.value):
+    test = evidence.relative_change(bound) if relative else evidence.change(bound)
+    if math.isnan(test.value):
         raise NotComparable(
             f"{check.name}: a percentage of {evidence.baseline:g} is no limit; give an absolute one"
         )
-    return found, bound, upward, relative
+    return test, bound, upward, relative
 
 
-def _more(found: Limits, evidence: Evidence, room: float) -> int | None:
-    stderr = stats.stderr_of(found.ci_low, found.ci_high, evidence.confidence)
+def _more_samples(test: FigureTest, evidence: Evidence, room: float) -> int | None:
+    stderr = stats.stderr_of(test.ci_low, test.ci_high, evidence.confidence)
     needed = stats.samples_needed(stderr, evidence.n, room, evidence.confidence)
     return None if needed is None else needed - evidence.n
 
@@ -253,7 +256,7 @@ def costs(group: Group) -> dict[str, float | None]:
     return {**cast("dict[str, float | None]", known), "seconds_per_sample": per_sample}
 
 
-def _of_cost(check: Check, pairs: Pairs) -> Finding:
+def _assess_cost(check: Check, pairs: Pairs) -> Finding:
     """One measurement, so no interval: it passes or fails."""
     # tuning and dollars are figures of only those that were tuned or have a price
     mine = costs(pairs.candidate).get(check.metric)
@@ -302,29 +305,29 @@ def _plain(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _sentence(one: Finding) -> str:
+def _sentence(finding: Finding) -> str:
     def figure(value: float | None, sign: str = "") -> str:
         if value is None:
             return "unknown"
-        return f"{100 * value:{sign}.2f}%" if one.relative and sign else f"{value:{sign}.5g}"
+        return f"{100 * value:{sign}.2f}%" if finding.relative and sign else f"{value:{sign}.5g}"
 
-    parts = [f"{figure(one.value)}"]
-    if one.baseline is not None:
-        parts[0] += f" against {figure(one.baseline)}"
-        parts.append(f"{figure(one.change, '+')}{_interval(one, figure)}")
-    elif one.n is not None:
-        parts[0] += _interval(one, figure)
-    parts.append(f"limit {one.limit}")
-    if one.n is not None:
-        parts.append(f"{one.n} samples")
-    if one.verdict == "inconclusive" and one.n is not None:
-        more = "no number of samples would" if one.more_samples is None else ""
-        parts.append(more or f"about {one.more_samples} more samples would decide")
+    parts = [f"{figure(finding.value)}"]
+    if finding.baseline is not None:
+        parts[0] += f" against {figure(finding.baseline)}"
+        parts.append(f"{figure(finding.change, '+')}{_interval(finding, figure)}")
+    elif finding.n is not None:
+        parts[0] += _interval(finding, figure)
+    parts.append(f"limit {finding.limit}")
+    if finding.n is not None:
+        parts.append(f"{finding.n} samples")
+    if finding.verdict == "inconclusive" and finding.n is not None:
+        more = "no number of samples would" if finding.more_samples is None else ""
+        parts.append(more or f"about {finding.more_samples} more samples would decide")
     return ", ".join(parts)
 
 
-def _interval(one: Finding, figure: Callable[..., str]) -> str:
-    if one.n is None:
+def _interval(finding: Finding, figure: Callable[..., str]) -> str:
+    if finding.n is None:
         return ""
-    sign = "+" if one.baseline is not None else ""
-    return f" ({figure(one.ci_low, sign)} to {figure(one.ci_high, sign)})"
+    sign = "+" if finding.baseline is not None else ""
+    return f" ({figure(finding.ci_low, sign)} to {figure(finding.ci_high, sign)})"

@@ -1,4 +1,4 @@
-"""The seeds of one method: a row of the leaderboard, a side of a comparison.
+"""The seeds of one method: a row of the leaderboard, an arm of a comparison.
 
 Everything here reads records, as `store.read_record` gives them.
 """
@@ -47,7 +47,7 @@ class Group:
 
     @property
     def tokenizer(self) -> str:
-        """What figures per token hang on: its hash, or the model where no record tells."""
+        """What figures per token depend on: its hash, or the model where no record has one."""
         evaluations = [cell["evaluation"] for cell in self.cells]
         hashes = [evaluation.get("tokenizer_hash") for evaluation in evaluations if evaluation]
         model = self.plan["model"]
@@ -91,8 +91,8 @@ class Group:
         cells = self.having(suite, metric)
         ids = filter(None, dict.fromkeys(map(base_id, cells)))
         wanted = identity(suites(cells[0])[suite])
-        found = [by_id[key] for key in ids if key in by_id]
-        same = [base for base in found if suite in suites(base)]
+        bases = [by_id[key] for key in ids if key in by_id]
+        same = [base for base in bases if suite in suites(base)]
         same = [base for base in same if identity(suites(base)[suite]) == wanted]
         if not metric_summary.per_token(metrics(cells[0], suite)[metric]["estimator"]):
             return same

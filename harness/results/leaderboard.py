@@ -99,13 +99,13 @@ def _metric(
 ) -> RowMetric:
     cells = group.having(suite, metric)
     own = [_own(cell, suite, metric, by_id, read_rows) for cell in cells]
-    values = [one["value"] for one in own]
+    values = [section["value"] for section in own]
     if len(cells) == 1:
         return {**own[0], "per_seed": values}
     bases = group.bases(suite, metric, by_id)
     pooled = _measured(own[0], cells, bases, suite, read_rows)
     if not bases:
-        # the base's samples are not at hand: what hangs on them stands without an interval
+        # the base's samples are not at hand: what depends on them has no interval
         pooled["delta"] = _mean_of([section["delta"] for section in own])
         if own[0]["estimator"]["kind"] == "retained":
             pooled["value"], pooled["n"] = _mean_of(values), min(section["n"] for section in own)
@@ -149,13 +149,13 @@ def _mean_of(values: Sequence[float | None]) -> float | None:
 # Ranks and ties
 
 
-def _ranked_by(groups: Sequence[Group], asked: str | None) -> tuple[str, str] | None:
+def _ranked_by(groups: Sequence[Group], rank_by: str | None) -> tuple[str, str] | None:
     """The suite and the metric to rank by; None where no row has a metric at all."""
     known = {".".join(name): name for group in groups for name in group.metric_names()}
-    if asked is not None:
-        if asked not in known:
-            raise UserError(f"cannot rank by '{asked}': {nearest(asked, known)}")
-        return known[asked]
+    if rank_by is not None:
+        if rank_by not in known:
+            raise UserError(f"cannot rank by '{rank_by}': {nearest(rank_by, known)}")
+        return known[rank_by]
     planned = [name for group in groups for name in group.plan.get("suites", ())]
     names = [name for suite in planned for name in known.values() if name[0] == suite]
     names += known.values()
@@ -205,9 +205,9 @@ def _ties(
     ties: dict[int, set[int]] = {}
     for tables_of in alike.values():
         how = rows[next(iter(tables_of))]["metrics"][ranked_by]["estimator"]
-        for one, other in metric_summary.tied_pairs(how, tables_of):
-            ties.setdefault(one, set()).add(other)
-            ties.setdefault(other, set()).add(one)
+        for first, second in metric_summary.tied_pairs(how, tables_of):
+            ties.setdefault(first, set()).add(second)
+            ties.setdefault(second, set()).add(first)
     return ties
 
 
@@ -229,12 +229,12 @@ def _incomparable(rows: Sequence[Row]) -> list[str]:
 
 def _tokenizers(groups: Sequence[Group], suite: str, metric: str) -> dict[str, list[Group]]:
     """Tokenizer -> the groups with a metric per token; empty for another metric."""
-    found: dict[str, list[Group]] = {}
+    by_tokenizer: dict[str, list[Group]] = {}
     for group in groups:
         for cell in group.having(suite, metric)[:1]:
             if metric_summary.per_token(metrics(cell, suite)[metric]["estimator"]):
-                found.setdefault(group.tokenizer, []).append(group)
-    return found
+                by_tokenizer.setdefault(group.tokenizer, []).append(group)
+    return by_tokenizer
 
 
 def _other_tokenizers(groups: Sequence[Group]) -> list[str]:

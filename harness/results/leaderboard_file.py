@@ -61,7 +61,7 @@ def sealed(
 
 
 def _sources(records: Sequence[Stored], rank_by: str | None) -> str:
-    """sha256 of all that a leaderboard hangs on, whatever the order of the records."""
+    """sha256 of all that a leaderboard depends on, whatever the order of the records."""
     seals = [cell.data.get("sha256") or store.digest(cell.data) for cell in records]
     return store.digest(
         {"harness": __version__, "rank_by": rank_by, "records": sorted(map(str, seals))}

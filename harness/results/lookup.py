@@ -19,7 +19,7 @@ BASE = "base"
 
 
 @dataclass(frozen=True)
-class Found:
+class RecordSet:
     """The records of some places, and their samples, each file read once."""
 
     places: Sequence[Path]
@@ -42,67 +42,67 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Side:
-    """One side of a comparison, and all that was found with it."""
+class Arm:
+    """One arm of a comparison, and the records that it was taken from."""
 
     group: Group
-    found: Found
+    records: RecordSet
 
 
-def find(name: str, folders: Sequence[Path], beside: Side | None = None) -> Side:
-    """The side that `name` means.
+def find(name: str, folders: Sequence[Path], beside: Arm | None = None) -> Arm:
+    """The arm that `name` means.
 
     `name` is a record file, a results folder with just one row beside the base, FOLDER/NAME, or a
     cell id, a unique prefix of one, a label or a method in one of `folders`. A label that several
-    seeds share means all of them. What was read for the side `beside` is not read again. Raises
+    seeds share means all of them. What was read for the arm `beside` is not read again. Raises
     UserError with what it could be otherwise, and NotComparable where it has no results.
     """
-    side = recorded(name, folders, beside)
-    failed = [cell for cell in side.group.cells if not suites(cell)]
+    arm = recorded(name, folders, beside)
+    failed = [cell for cell in arm.group.cells if not suites(cell)]
     if failed:
         raise NotComparable(
             f"cell {failed[0]['id']} ended with '{failed[0]['status']}' and has no results: "
             "run it again, or leave it out"
         )
-    return side
+    return arm
 
 
-def recorded(name: str, folders: Sequence[Path], beside: Side | None = None) -> Side:
+def recorded(name: str, folders: Sequence[Path], beside: Arm | None = None) -> Arm:
     """As `find`, also where it was trained and has no results."""
     places, wanted = _places(name, folders)
-    found = beside.found if beside and beside.found.places == places else _read(places)
-    group = _only_row(name, found) if wanted is None else _named(wanted, found)
-    return Side(group, found)
+    records = beside.records if beside and beside.records.places == places else _read(places)
+    group = _only_row(name, records) if wanted is None else _named(wanted, records)
+    return Arm(group, records)
 
 
-def every(name: str, folders: Sequence[Path]) -> list[Side]:
-    """All rows of a results folder; of another name the side that it means."""
+def every(name: str, folders: Sequence[Path]) -> list[Arm]:
+    """All rows of a results folder; of another name the arm that it means."""
     if not (Path(name) / "cells").is_dir():
         return [find(name, folders)]
-    found = _read([Path(name)])
-    return [Side(group, found) for group in found.groups]
+    records = _read([Path(name)])
+    return [Arm(group, records) for group in records.groups]
 
 
-def base_of(side: Side) -> Side:
-    """The untouched base that a side was compared with. Raises UserError where it is not there."""
-    wanted = _bases([side.group])
-    bases = [cell for key, cell in side.found.by_id.items() if key in wanted]
+def base_of(arm: Arm) -> Arm:
+    """The untouched base that an arm was compared with. Raises UserError where it is missing."""
+    wanted = _bases([arm.group])
+    bases = [cell for key, cell in arm.records.by_id.items() if key in wanted]
     if not bases:
         raise UserError(
-            f"the base of {side.group.label} is not in its results folder: keep cells/ whole, or "
+            f"the base of {arm.group.label} is not in its results folder: keep cells/ whole, or "
             "name another baseline"
         )
-    return Side(grouped(bases)[0], side.found)
+    return Arm(grouped(bases)[0], arm.records)
 
 
-def baseline(name: str, candidate: Side, folders: Sequence[Path]) -> Side:
+def baseline(name: str, candidate: Arm, folders: Sequence[Path]) -> Arm:
     """What a candidate is held against: `base`, or as `find`."""
     return base_of(candidate) if name == BASE else find(name, folders, candidate)
 
 
-def is_base(side: Side) -> bool:
+def is_base(arm: Arm) -> bool:
     """Whether it was compared with no base when it was measured."""
-    return not _bases([side.group])
+    return not _bases([arm.group])
 
 
 def _bases(groups: Sequence[Group]) -> set[str]:
@@ -110,12 +110,12 @@ def _bases(groups: Sequence[Group]) -> set[str]:
     return {base for group in groups for cell in group.cells if (base := base_id(cell))}
 
 
-def _read(places: Sequence[Path]) -> Found:
-    return Found(places, store.read_records(places))
+def _read(places: Sequence[Path]) -> RecordSet:
+    return RecordSet(places, store.read_records(places))
 
 
 def _places(name: str, folders: Sequence[Path]) -> tuple[list[Path], str | None]:
-    """Where to look, and the name to look for; None means the only row."""
+    """Where to search, and the name to search for; None means the only row."""
     path = Path(name)
     if path.is_file():
         whole = path.parent.parent if path.parent.name == "cells" else None
@@ -134,8 +134,8 @@ def _places(name: str, folders: Sequence[Path]) -> tuple[list[Path], str | None]
     return list(folders), name
 
 
-def _only_row(name: str, found: Found) -> Group:
-    groups = found.groups
+def _only_row(name: str, records: RecordSet) -> Group:
+    groups = records.groups
     bases = _bases(groups)
     rows = [group for group in groups if group.cells[0]["id"] not in bases] or groups
     if len(rows) == 1:
@@ -144,9 +144,9 @@ def _only_row(name: str, found: Found) -> Group:
     raise UserError(f"{name} has {len(rows)} rows: name one, {name.rstrip('/')}/NAME of {labels}")
 
 
-def _named(name: str, found: Found) -> Group:
-    groups = found.groups
-    single = [Group([cell]) for cell in found.by_id.values()]
+def _named(name: str, records: RecordSet) -> Group:
+    groups = records.groups
+    single = [Group([cell]) for cell in records.by_id.values()]
     choices = (
         [group for group in single if group.cells[0]["id"] == name],
         [group for group in groups if group.label == name],
@@ -159,5 +159,5 @@ def _named(name: str, found: Found) -> Group:
         if matches:
             candidates = ", ".join(f"{group.cells[0]['id']} ({group.title})" for group in matches)
             raise UserError(f"'{name}' names {len(matches)} rows: {candidates}; give a whole id")
-    known = {group.label for group in groups} | set(found.by_id)
+    known = {group.label for group in groups} | set(records.by_id)
     raise UserError(f"no cell '{name}': {nearest(name, known)}")

@@ -1,4 +1,4 @@
-"""The paired evidence on one metric of two sides: what `compare` and `gate` judge by."""
+"""The paired evidence on one metric of two arms: what `compare` and `gate` decide by."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness import stats
 from harness.record import Estimator, Record
 from harness.results import comparability
 from harness.results.groups import Group, ReadRows
-from harness.results.lookup import Side
+from harness.results.lookup import Arm
 from harness.stats import bootstrapping, metric_summary, perplexity, proportions
 
 DRAWS, FEWER = 10_000, 2_500
@@ -20,13 +20,13 @@ room for Holm over 250 (60) rules."""
 
 
 SMALL_SHARE, SMALL_PART = 0.02, 0.05
-"""Differences that do not matter unless somebody says so: of a share, and of any other figure as a
+"""Differences that do not matter by default: of a share, and of any other figure as a
 part of the baseline's."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """An interval, and the p of the limit that it is held against."""
+class FigureTest:
+    """A figure, its interval, and its test against a limit."""
 
     value: float
     ci_low: float
@@ -37,7 +37,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One metric on the samples that both sides answered."""
+    """One metric on the samples that both arms answered."""
 
     kind: stats.Kind
     higher_is_better: bool
@@ -65,9 +65,9 @@ class Evidence:
 
     @cached_property
     def _boots(self) -> tuple[stats.Bootstrap, stats.Bootstrap]:
-        sides = [(self.a.scores, self.a.per), (self.b.scores, self.b.per)]
+        arms = [(self.a.scores, self.a.per), (self.b.scores, self.b.per)]
         draws = FEWER if self.n > bootstrapping.MANY else DRAWS
-        a, b = stats.bootstraps(self.kind, sides, clusters=self.a.clusters, draws=draws)
+        a, b = stats.bootstraps(self.kind, arms, clusters=self.a.clusters, draws=draws)
         return a, b
 
     @cached_property
@@ -80,29 +80,29 @@ class Evidence:
         """The baseline's figure."""
         return self._figure(self.b)
 
-    def _figure(self, side: metric_summary.Pooled) -> float:
-        return stats.point_estimate(self.kind, side.scores, side.per)
+    def _figure(self, arm: metric_summary.Pooled) -> float:
+        return stats.point_estimate(self.kind, arm.scores, arm.per)
 
-    def change(self, limit: float = 0.0) -> Limits:
+    def change(self, limit: float = 0.0) -> FigureTest:
         """candidate - baseline, against `limit`."""
         if self._closed:
             return self._change_of_shares(limit)
         if not self._log:
-            return _held(bootstrapping.difference(*self._boots), limit, self.confidence)
+            return _bootstrap_test(bootstrapping.difference(*self._boots), limit, self.confidence)
         value, low, high = perplexity.subtract(*self._boots, self.confidence)
-        return Limits(value, low, high, self._log_p(1 + limit / self.baseline))
+        return FigureTest(value, low, high, self._log_p(1 + limit / self.baseline))
 
-    def relative_change(self, limit: float = 0.0) -> Limits:
+    def relative_change(self, limit: float = 0.0) -> FigureTest:
         """candidate / baseline - 1, against `limit`; NaN where the baseline is not above zero."""
         a, b = self._boots
         if self._log:
             logs = bootstrapping.difference(a, b)
             bounds = (logs.value, *bootstrapping.interval(logs, self.confidence))
             value, low, high = map(perplexity.expm1, bounds)
-            return Limits(value, low, high, self._log_p(1 + limit))
+            return FigureTest(value, low, high, self._log_p(1 + limit))
         if b.value <= 0 or not (b.replicates > 0).all():
-            return Limits(math.nan, math.nan, math.nan, math.nan)
-        return _held(bootstrapping.relative(a, b), limit, self.confidence)
+            return FigureTest(math.nan, math.nan, math.nan, math.nan)
+        return _bootstrap_test(bootstrapping.relative(a, b), limit, self.confidence)
 
     def _log_p(self, ratio: float) -> float:
         """Two-sided p of candidate / baseline being `ratio`."""
@@ -111,36 +111,36 @@ class Evidence:
         logs = bootstrapping.difference(*self._boots)
         return bootstrapping.p_value(bootstrapping.shifted(logs, -math.log(ratio)))
 
-    def alone(self, limit: float) -> Limits:
+    def alone(self, limit: float) -> FigureTest:
         """The candidate's own figure, against `limit`."""
         if self.kind == "share" and len(self.a.scores) == 1 and self.a.clusters is None:
             hits = sum(self.a.scores[0])
             low, high = stats.wilson(hits, self.n, self.confidence)
-            return Limits(hits / self.n, low, high, proportions.score_p(hits, self.n, limit))
+            return FigureTest(hits / self.n, low, high, proportions.score_p(hits, self.n, limit))
         if not self._log:
-            found = _held(self._boots[0], limit, self.confidence)
-            low, high = bootstrapping.clipped(self.kind, (found.ci_low, found.ci_high))
-            return replace(found, ci_low=low, ci_high=high)
+            test = _bootstrap_test(self._boots[0], limit, self.confidence)
+            low, high = bootstrapping.clipped(self.kind, (test.ci_low, test.ci_high))
+            return replace(test, ci_low=low, ci_high=high)
         low, high = bootstrapping.interval(self._boots[0], self.confidence)
         shifted = bootstrapping.shifted(self._boots[0], -math.log(limit)) if limit > 0 else None
         p = bootstrapping.p_value(shifted) if shifted else 0.0
-        return Limits(self.value, perplexity.exp(low), perplexity.exp(high), p)
+        return FigureTest(self.value, perplexity.exp(low), perplexity.exp(high), p)
 
-    def _change_of_shares(self, limit: float) -> Limits:
+    def _change_of_shares(self, limit: float) -> FigureTest:
         a, b = self.a.scores[0], self.b.scores[0]
-        found = stats.paired_shares(a, b, self.confidence)
-        p = found.p if limit == 0 else proportions.tango_p(a, b, limit)
-        return Limits(found.delta, found.ci_low, found.ci_high, p)
+        shares = stats.paired_shares(a, b, self.confidence)
+        p = shares.p if limit == 0 else proportions.tango_p(a, b, limit)
+        return FigureTest(shares.delta, shares.ci_low, shares.ci_high, p)
 
 
-def _held(boot: stats.Bootstrap, limit: float, confidence: float) -> Limits:
+def _bootstrap_test(boot: stats.Bootstrap, limit: float, confidence: float) -> FigureTest:
     low, high = bootstrapping.interval(boot, confidence)
     p = bootstrapping.p_value(bootstrapping.shifted(boot, -limit))
-    return Limits(boot.value, low, high, p)
+    return FigureTest(boot.value, low, high, p)
 
 
 class Pairs:
-    """The evidence on metrics of two sides, each sample file read once."""
+    """The evidence on metrics of two arms, each sample file read once."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class Pairs:
         return Pairs(self.candidate, other, self._by_id, self._read_rows, self._confidence)
 
     def shared(self) -> list[tuple[str, str]]:
-        """(suite, metric) that both sides have."""
+        """(suite, metric) that both arms have."""
         theirs = set(self.baseline.metric_names())
         return [name for name in self.candidate.metric_names() if name in theirs]
 
@@ -168,7 +168,7 @@ class Pairs:
     ) -> Evidence | None:
         """The evidence on one metric, of the samples `where` alone; None where it is of none.
 
-        Raises NotComparable where the sides did not answer the same samples of the same suite.
+        Raises NotComparable where the arms did not answer the same samples of the same suite.
         """
         comparability.check_suite(suite, self.candidate, self.baseline)
         section = self.candidate.metric(suite, metric)
@@ -194,7 +194,7 @@ class Pairs:
     def _tables(
         self, group: Group, suite: str, metric: str, how: Estimator
     ) -> Sequence[metric_summary.Scored]:
-        # what is retained is counted on what the candidate's base has right, on both sides
+        # `retained` is counted on what the candidate's base has right, in both arms
         bases = (
             [
                 self._read_rows(base, suite)
@@ -209,15 +209,15 @@ class Pairs:
         return self.candidate.tokenizer == self.baseline.tokenizer
 
 
-def between(candidate: Side, baseline: Side, confidence: float) -> Pairs:
-    """The evidence between two sides that were found."""
-    by_id = {**baseline.found.by_id, **candidate.found.by_id}
-    # one cell may have been measured twice, in the folder of either side: its id tells no side
-    own = {id(cell) for cell in candidate.found.by_id.values()}
+def between(candidate: Arm, baseline: Arm, confidence: float) -> Pairs:
+    """The evidence on two arms."""
+    by_id = {**baseline.records.by_id, **candidate.records.by_id}
+    # one cell may have been measured twice, in the folder of either arm: its id names no arm
+    own = {id(cell) for cell in candidate.records.by_id.values()}
 
     def read(cell: Record, suite: str) -> metric_summary.Rows:
-        side = candidate if id(cell) in own else baseline
-        return side.found.read_rows(cell, suite)
+        arm = candidate if id(cell) in own else baseline
+        return arm.records.read_rows(cell, suite)
 
     return Pairs(candidate.group, baseline.group, by_id, read, confidence)
 

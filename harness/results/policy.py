@@ -62,7 +62,7 @@ class Rule(StrictModel):
     max: float | None = None
     """The most that it may be."""
     better_than: Literal["base", "baseline"] | None = None
-    """It must be better than that, beyond doubt."""
+    """It must be significantly better than that."""
     name: str | None = None
     """What reports call it."""
 
@@ -124,7 +124,7 @@ class Policy(StrictModel):
     correction: Literal["holm", "none"] = "holm"
     """For failing several rules at once. Passing needs none: every rule has to pass."""
     inconclusive: Literal["block", "pass"] = "block"
-    """What a gate says of which no rule fails and some cannot be told."""
+    """What the gate does where no rule fails and some are inconclusive."""
     rules: list[Rule] = Field(min_length=1)
 
 
@@ -153,12 +153,12 @@ class Loaded:
     located: Located
 
     def checks(self, known: Iterable[tuple[str, str]]) -> list[Check]:
-        """The rules on the (suite, metric) that there are.
+        """A check for each rule and each of the known (suite, metric) that it names.
 
         Raises ConfigError with the nearest names where a rule has none.
         """
         names = {".".join(name): name for name in known}
-        found = []
+        checks = []
         for number, rule in enumerate(self.policy.rules):
             matching = [name for name in names if fnmatch.fnmatchcase(name, rule.metric)]
             if not matching:
@@ -166,8 +166,8 @@ class Loaded:
                     f"no metric '{rule.metric}': {nearest(rule.metric, names)}",
                     ("rules", number, "metric"),
                 )
-            found += [Check(rule, *names[name], ("rules", number)) for name in matching]
-        return found
+            checks += [Check(rule, *names[name], ("rules", number)) for name in matching]
+        return checks
 
 
 def amount(value: float | str) -> Amount:

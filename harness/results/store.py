@@ -108,9 +108,9 @@ def write_record(out: Path, record: Record) -> Path:
     `LONGEST` lose their middle. The record ends with a seal: `sha256` over all the rest. Raises
     HarnessError, and writes nothing, where the record does not match its JSON Schema.
     """
-    found: list[str] = []
-    data = _plain(record, "", found)
-    data["warnings"] += found
+    changes: list[str] = []
+    data = _plain(record, "", changes)
+    data["warnings"] += changes
     data |= {part: _shortened(data[part]) for part in ("training", "warnings", "error")}
     validate(data, "record")
     return write_json(Path(out) / "cells" / f"{_checked_name(data['id'])}.json", seal(data))
@@ -168,9 +168,9 @@ def write_samples(
     and `non_finite`, the count of NaN and infinite numbers written as null, where there are any.
     """
     name = f"samples/{_checked_name(cell_id)}/{_checked_name(suite)}.jsonl.gz"
-    found: list[str] = []
+    changes: list[str] = []
     lines = [
-        json.dumps(_plain(row, "", found), ensure_ascii=False, allow_nan=False) + "\n"
+        json.dumps(_plain(row, "", changes), ensure_ascii=False, allow_nan=False) + "\n"
         for row in rows
     ]
     buffer = io.BytesIO()
@@ -179,7 +179,7 @@ def write_samples(
     content = buffer.getvalue()
     _write_atomically(Path(out) / name, content)
     samples: SampleFile = {"file": name, "sha256": _sha256(content), "rows": len(lines)}
-    if lost := sum(line.endswith(_NON_FINITE) for line in found):
+    if lost := sum(line.endswith(_NON_FINITE) for line in changes):
         samples["non_finite"] = lost
     return samples
 
@@ -195,9 +195,9 @@ def write_section(out: Path, cell_id: str, suite: str, section: Mapping[str, obj
     return write_json(path, {**kept, "sha256": _sealed(kept)})
 
 
-def unsealed(found: Iterable[Stored]) -> str | None:
+def unsealed(records: Iterable[Stored]) -> str | None:
     """A sentence on the records without a seal, which anybody may have changed; None without."""
-    ids = sorted(stored.id for stored in found if "sha256" not in stored.data)
+    ids = sorted(stored.id for stored in records if "sha256" not in stored.data)
     if not ids:
         return None
     more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
@@ -256,8 +256,8 @@ def held(out: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _plain(value: Any, path: str, found: list[str]) -> Any:
-    """`value` as JSON types; what could not be kept as it was is noted in `found`."""
+def _plain(value: Any, path: str, changes: list[str]) -> Any:
+    """`value` as JSON types; each value that could not be kept adds a line to `changes`."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, numbers.Integral):
@@ -266,20 +266,20 @@ def _plain(value: Any, path: str, found: list[str]) -> Any:
         number = float(value)
         if math.isfinite(number):
             return number
-        found.append(f"{path} was {number}")
+        changes.append(f"{path} was {number}")
         return None
     if isinstance(value, Mapping):
         prefix = f"{path}." if path else ""
-        return {str(key): _plain(item, f"{prefix}{key}", found) for key, item in value.items()}
+        return {str(key): _plain(item, f"{prefix}{key}", changes) for key, item in value.items()}
     if isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, (bytes, bytearray)):
         items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
-        return [_plain(item, f"{path}[{index}]", found) for index, item in enumerate(items)]
+        return [_plain(item, f"{path}[{index}]", changes) for index, item in enumerate(items)]
     if isinstance(value, PurePath):
         return str(value)
     if type(value).__module__ == "numpy":
-        return _plain(value.tolist(), path, found)
+        return _plain(value.tolist(), path, changes)
     # a day's training is not thrown away for an odd value in somebody's notes
-    found.append(f"{path} was a {type(value).__name__}, written as text")
+    changes.append(f"{path} was a {type(value).__name__}, written as text")
     return str(value)
 
 
@@ -418,29 +418,29 @@ def read_records(folders: Iterable[Path]) -> list[Stored]:
     figures. Raises UserError where a folder has no records, a record is broken, or one cell id
     has two different results.
     """
-    found: dict[str, Stored] = {}
+    by_id: dict[str, Stored] = {}
     for place in map(Path, folders):
         for stored in _stored_in(place):
-            known = found.setdefault(stored.id, stored)
+            known = by_id.setdefault(stored.id, stored)
             if known.data != stored.data and not _agree(known.data, stored.data):
                 raise UserError(
                     f"cell {stored.id} has different results in {known.folder} and "
                     f"{stored.folder}; leave one of them out"
                 )
-    return list(found.values())
+    return list(by_id.values())
 
 
-def _agree(one: Record, other: Record) -> bool:
+def _agree(record: Record, other: Record) -> bool:
     """Whether two measurements of one untrained model differ in their cost alone.
 
     Each results folder has the base of its cells, so several folders have the same base.
     """
-    both = (one, other)
-    if any(record["status"] != "ok" or record["training"] for record in both):
+    both = (record, other)
+    if any(each["status"] != "ok" or each["training"] for each in both):
         return False
     figures, others = (
-        {name: [suite["hash"], suite["metrics"]] for name, suite in suites(record).items()}
-        for record in both
+        {name: [suite["hash"], suite["metrics"]] for name, suite in suites(each).items()}
+        for each in both
     )
     return bool(figures) and figures == others
 

@@ -28,7 +28,7 @@ from harness.record import Record, SuiteSection, new_record
 from harness.results import gate, lookup, policy, store
 from harness.results.gate import Decision, Finding
 from harness.results.groups import Group, base_id
-from harness.results.lookup import Side
+from harness.results.lookup import Arm
 from harness.results.paired_differences import Pairs
 from harness.results.policy import Check, Loaded
 from harness.results.store import suites
@@ -60,7 +60,7 @@ class Growing:
     """The candidate's answers so far, beside the baseline's to the same samples."""
 
     planned: Planned
-    baseline: Side
+    baseline: Arm
     tokenizer_hash: str | None = None
     """Of the candidate; set before the first look."""
     rows: dict[str, list[dict[str, object]]] = field(init=False)
@@ -69,7 +69,7 @@ class Growing:
     """Suite -> positions of all its samples, in the order in which they are taken."""
 
     def __post_init__(self) -> None:
-        read, cell = self.baseline.found.read_rows, self.baseline.group.cells[0]
+        read, cell = self.baseline.records.read_rows, self.baseline.group.cells[0]
         names = [suite.name for suite in self.planned.suites]
         self._known = {name: {row["id"]: row for row in read(cell, name)} for name in names}
         self.rows = {name: [] for name in names}
@@ -104,7 +104,7 @@ class Growing:
 
     def pairs(self, confidence: float) -> Pairs:
         """Candidate and baseline on what is answered."""
-        mine, read = self.cell, self.baseline.found.read_rows
+        mine, read = self.cell, self.baseline.records.read_rows
         ids = {name: {row["id"] for row in rows} for name, rows in self.rows.items()}
 
         def rows_of(cell: Record, suite: str) -> Rows:
@@ -112,7 +112,7 @@ class Growing:
                 return self.rows[suite]
             return [row for row in read(cell, suite) if row["id"] in ids[suite]]
 
-        by_id = {**self.baseline.found.by_id, CANDIDATE: mine}
+        by_id = {**self.baseline.records.by_id, CANDIDATE: mine}
         return Pairs(Group([mine]), self.baseline.group, by_id, rows_of, confidence)
 
     @cached_property
@@ -207,14 +207,14 @@ def _look(
             share = 1e-9
         pairs = growing.pairs(1 - alpha * share)
         bases = _against_base(growing, pairs) if gate.needs_base([check]) else None
-        one = gate.finding(check, pairs, bases)
+        finding = gate.assess(check, pairs, bases)
         # on the scale of the whole alpha, which Holm's correction works on
-        findings.append(replace(one, p=min(1.0, one.p / share)))
+        findings.append(replace(finding, p=min(1.0, finding.p / share)))
     return findings
 
 
 def _against_base(growing: Growing, pairs: Pairs) -> Pairs:
-    base = lookup.base_of(Side(Group([growing.cell]), growing.baseline.found))
+    base = lookup.base_of(Arm(Group([growing.cell]), growing.baseline.records))
     return pairs.against(base.group)
 
 
@@ -232,7 +232,7 @@ def _told(growing: Growing, found: Decision) -> dict[str, object]:
     }
 
 
-def checks_of(rules: Loaded | None, baseline: Side) -> tuple[Loaded, list[Check]]:
+def checks_of(rules: Loaded | None, baseline: Arm) -> tuple[Loaded, list[Check]]:
     """The policy and its rules on the baseline's metrics.
 
     Raises ConfigError for a rule that no block of samples can decide.
@@ -290,7 +290,7 @@ def _measured(task: Task, emit: Emit) -> Decision:
             rules,
             checks,
             lambda suite: rows(bench, suite, phase),
-            lambda look: emit(look=look),
+            lambda interim: emit(interim=interim),
             task.first,
         )
 

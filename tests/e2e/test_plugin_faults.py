@@ -218,7 +218,7 @@ def test_a_score_that_is_no_number_is_counted_told_and_never_compared(faulty, ex
     assert warning.startswith("suite 'answers': faulty is NaN or infinite for 1 of 8 samples; they")
     policy = small.folder / "policy.yaml"
     policy.write_text("rules: [{metric: answers.faulty, max_drop: 0.5}]")
-    said = "1 only the baseline has (such as 'tent'); a score that is missing was not a number"
+    said = "1 only in the baseline (such as 'tent'); a missing score was not a finite number"
     for command in (
         ("compare", lacking / "base", whole / "base"),
         ("gate", lacking / "base", "--baseline", whole / "base", "--policy", policy),

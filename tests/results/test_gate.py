@@ -253,7 +253,7 @@ def test_several_seeds_are_one_arm_and_their_spread_counts(tmp_path: Path) -> No
         ({"hash": "6" * 64, "parts": {**PARTS, "num_fewshot": 5}}, "num_fewshot is 5 and 0"),
         ({"hash": "6" * 64, "parts": {**PARTS, "chat_template": "x"}}, "chat_template is 'x'"),
         ({"hash": "6" * 64, "parts": {}, "version": 2}, "version is 2 and 1"),
-        ({"hash": "6" * 64}, "its hash is another, and the records do not say in what part"),
+        ({"hash": "6" * 64}, "its hash differs, and the records do not show which part does"),
         ({"data_hash": "new"}, "the data of its tasks"),
     ],
 )
@@ -271,7 +271,7 @@ def test_a_score_that_was_not_a_number_is_refused(out: Path) -> None:
     broken = rows(1000)
     broken[7]["scores"]["nll"] = float("nan")
     write(out, "broken", broken, base="base-s0")
-    with pytest.raises(NotComparable, match=r"1 only the baseline has \(such as 'q00007'\)"):
+    with pytest.raises(NotComparable, match=r"1 only in the baseline \(such as 'q00007'\)"):
         decide(out, "broken", "rules: [{metric: quiz.perplexity, max_increase: 5%}]")
 
 
@@ -290,7 +290,7 @@ def test_a_suite_that_the_candidate_lacks_is_not_passed_over(out: Path) -> None:
     with pytest.raises(NotComparable, match=r"good has no more.accuracy and base has"):
         decide(out, "good")
     comparison = compare(lookup.find(str(out / "good"), []), lookup.find(str(out / "base"), []))
-    assert comparison["not_compared"] == ["suite 'more': only base has a result of it"]
+    assert comparison["not_compared"] == ["suite 'more': only base has a result"]
 
 
 def test_what_may_move_a_score_a_little_is_a_warning(out: Path) -> None:
@@ -443,7 +443,7 @@ def test_figures_per_token_of_two_tokenizers_are_left_out(out: Path) -> None:
     comparison = compare(lookup.find(str(out / "other"), []), lookup.find(str(out / "base"), []))
     assert "quiz.perplexity" not in comparison["metrics"]
     assert comparison["not_compared"] == [
-        "quiz.perplexity: per token, and the sides have not one tokenizer; see bits_per_byte"
+        "quiz.perplexity: per token, and the arms have different tokenizers; see bits_per_byte"
     ]
     with pytest.raises(NotComparable, match="one tokenizer"):
         decide(out, "other", "rules: [{metric: quiz.perplexity, max_increase: 5%}]")
