@@ -1,4 +1,4 @@
-"""One cell in workers of its own: run, tried again after an OOM, recorded also where it dies."""
+"""Runs one cell in a worker process; retries after an OOM and records a worker that died."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
     from harness.runner.worker import Work
 
 NEARLY_SPENT = 0.8
-"""Share of its memory from which on a worker that dies of a signal has run out of it. Libraries
-that do not check an allocation die of SIGSEGV or SIGBUS; the system kills with SIGKILL."""
+"""Share of memory in use above which a worker that dies of a signal counts as out of memory.
+Libraries that do not check an allocation die of SIGSEGV or SIGBUS; the system sends SIGKILL."""
 
 _SIGNALS = {9: "SIGKILL", 11: "SIGSEGV", 7: "SIGBUS"}
 
 Observer = Callable[[Cell, Event], None]
 
 
-def run_cell(work: Work, executor: Executor, tell: Observer) -> str:
-    """Run one cell, a rung lower after each OOM in its training; the status of its record."""
+def run_cell(work: Work, executor: Executor, report: Observer) -> str:
+    """Run one cell, one rung lower after each OOM in its training; returns its record's status."""
     while True:
-        found = _attempt(work, executor, tell)
-        training = found["training"]
+        record = _attempt(work, executor, report)
+        training = record["training"]
         attempts = training.get("ladder", []) if training else []
-        ran_out = found["status"] == "oom" and len(attempts) > len(work.failed)
+        ran_out = record["status"] == "oom" and len(attempts) > len(work.failed)
         cell = work.cell
         rung = _lower(cell, attempts[-1]) if ran_out else None
         if rung is None:
-            return found["status"]
-        tell(cell, {"event": "retry", **dataclasses.asdict(rung)})
+            return record["status"]
+        report(cell, {"event": "retry", **dataclasses.asdict(rung)})
         work = dataclasses.replace(work, rung=rung, failed=tuple(attempts))
 
 
@@ -62,8 +62,8 @@ def _lower(cell: Cell, attempt: Attempt) -> oom_retry.Rung | None:
     return rung
 
 
-def _attempt(work: Work, executor: Executor, tell: Observer) -> Record:
-    """Run one worker and return the record that it left, or that tells of its death."""
+def _attempt(work: Work, executor: Executor, report: Observer) -> Record:
+    """Run one worker and return the record that it wrote, or one that describes its death."""
     from pydantic import TypeAdapter
 
     cell, out = work.cell, work.out
@@ -75,13 +75,13 @@ def _attempt(work: Work, executor: Executor, tell: Observer) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.json"
         job.write_bytes(TypeAdapter(type(work)).dump_json(work))
-        tell(cell, {"event": "started", "log": str(log), "plan": cell.as_record()})
+        report(cell, {"event": "started", "log": str(log), "plan": cell.as_record()})
         with end.clock.phase("attempt"):
             try:
                 with contextlib.closing(_events(executor, job, log)) as events:
                     for event in events:
-                        end.see(event)
-                        tell(cell, event)
+                        end.update(event)
+                        report(cell, event)
             except PluginFault as fault:
                 end.fault = fault
     if not file.is_file() or file.stat().st_mtime_ns == before:
@@ -90,19 +90,19 @@ def _attempt(work: Work, executor: Executor, tell: Observer) -> Record:
 
 
 def _events(executor: Executor, job: Path, log: Path) -> Generator[Event]:
-    """What an executor reports. Raises PluginFault where it breaks or reports what is no event."""
-    whose = f"executor '{executor.name}'"
-    with calling(whose):
+    """The events that an executor yields. Raises PluginFault where it fails or yields no event."""
+    source = f"executor '{executor.name}'"
+    with calling(source):
         reported = iter(executor.run(job, log))
     try:
         while True:
-            with calling(whose):
+            with calling(source):
                 event = next(reported, None)
             if event is None:
                 return
             kind = event.get("event") if isinstance(event, Mapping) else None
             if not isinstance(kind, str) or not _EVENTS.get(kind, frozenset()) <= set(event):
-                raise PluginFault(f"{whose} yielded {repr(event)[:200]}, which is no event")
+                raise PluginFault(f"{source} yielded {repr(event)[:200]}, which is not an event")
             yield event
     finally:
         if isinstance(reported, Generator):
@@ -116,62 +116,62 @@ _EVENTS = {
     "memory": {"spent"},
     "progress": frozenset[str](),
 }
-"""What the events of a worker hold that are looked at here and on the screen."""
+"""Event -> the keys that this module and the live screen read from it."""
 
 
 @dataclass
 class _End:
-    """What a worker was last heard of."""
+    """The last known state of a worker, from its events."""
 
     clock: Meter = field(default_factory=Meter)
     code: int | None = None
-    """None where it was not reported."""
+    """Exit code; None where the executor did not report it."""
     phase: str | None = None
     micro_batch: int | None = None
     spent: float = 0.0
-    """The largest share of its memory that it had in use."""
+    """The largest share of memory that it had in use, from 0 to 1."""
     fault: PluginFault | None = None
-    """What the executor did, where it is to blame."""
+    """The executor's own failure, if any."""
 
     @property
     def signal(self) -> str | None:
-        """The name of the signal that ended it, of those that memory can be the cause of."""
+        """The signal that ended it, if it is one that a lack of memory can cause."""
         code = self.code or 0
         return _SIGNALS.get(-code if code < 0 else code - 128)
 
     @property
     def status(self) -> Literal["oom", "error"]:
-        """What its death means."""
+        """The status of the record."""
         return "oom" if self.signal and self.spent >= NEARLY_SPENT else "error"
 
     @property
-    def why(self) -> str:
-        """Why it died, as far as that is known, and what to do."""
+    def cause(self) -> str:
+        """Why it died, as far as known, and how to fix it."""
         share = f"{self.spent:.0%} of its memory in use"
         if self.status == "oom":
             return f"{self.signal} with {share}"
         if self.signal == "SIGKILL":
             return (
-                f"somebody or the system killed it (SIGKILL) with {share}: look at what else "
-                "runs here and at the kernel's log (dmesg), then run again"
+                f"it was killed from outside (SIGKILL) with {share}: check what else runs on this "
+                "machine and the kernel's log (dmesg), then run again"
             )
         if self.signal:
             return (
-                f"a library crashed ({self.signal}) with {share}: its log has the Python stack; "
-                "run again, and where it happens again reinstall the library on top of that stack"
+                f"a library crashed ({self.signal}) with {share}: the log has the Python stack; "
+                "run again, and if it crashes again reinstall the library at the top of that stack"
             )
         return "see its log"
 
-    def message(self, why: str, log: Path) -> str:
-        """Why there is no record."""
+    def message(self, cause: str, log: Path) -> str:
+        """The record's error message."""
         if self.fault is not None:
             return str(self.fault)
         if self.code is None:
-            return f"the executor ended without the worker's exit code: {why} ({log})"
-        return f"the worker ended with exit code {self.code}: {why} ({log})"
+            return f"the executor ended without the worker's exit code: {cause} ({log})"
+        return f"the worker ended with exit code {self.code}: {cause} ({log})"
 
-    def see(self, event: Event) -> None:
-        """Keep what an event says of these."""
+    def update(self, event: Event) -> None:
+        """Take over what an event reports."""
         if event["event"] == "exit":
             self.code = event["code"]
         elif event["event"] == "phase":
@@ -184,12 +184,12 @@ class _End:
 def _record_crash(work: Work, end: _End, log: Path) -> None:
     """A record for a worker that died without writing one."""
     cell, out = work.cell, work.out
-    status, why = end.status, end.why
+    status, cause = end.status, end.cause
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     tail = text.splitlines()[-12:]
     error: ErrorSection = {
         "type": "WorkerDied" if end.fault is None else type(end.fault).__name__,
-        "message": end.message(why, log),
+        "message": end.message(cause, log),
         "phase": end.phase,
         "traceback": tail,
     }
@@ -201,7 +201,7 @@ def _record_crash(work: Work, end: _End, log: Path) -> None:
             id=cell.id,
             status=status,
             plan=cell.as_record(),
-            training=_training(cell, out) or _killed_training(work, end, status, why),
+            training=_training(cell, out) or _killed_training(work, end, status, cause),
             environment=store.environment(),
             warnings=checks.warnings(cell.data),
             error=error,
@@ -209,8 +209,8 @@ def _record_crash(work: Work, end: _End, log: Path) -> None:
     )
 
 
-def _killed_training(work: Work, end: _End, status: str, why: str) -> Training | None:
-    """The attempts of a training that was not finished, the killed one among them."""
+def _killed_training(work: Work, end: _End, status: str, cause: str) -> Training | None:
+    """The attempts of an unfinished training, including the one that was killed."""
     cell = work.cell
     if not cell.budget.steps:
         return None
@@ -218,13 +218,13 @@ def _killed_training(work: Work, end: _End, status: str, why: str) -> Training |
         end.micro_batch or work.rung.budget(cell.budget).first_micro_batch,
         bool(work.rung.options(cell.options).get("gradient_checkpointing")),
     )
-    took: dict[str, Phase] = {
+    phases: dict[str, Phase] = {
         name: {"seconds": phase["seconds"]} for name, phase in end.clock.phases.items()
     }
-    died = oom_retry.failed_attempt(split, phase=end.phase, error=why, phases=took)
+    died = oom_retry.failed_attempt(split, phase=end.phase, error=cause, phases=phases)
     return oom_retry.kept({"phases": {}}, work.failed, died if status == "oom" else None)
 
 
 def _training(cell: Cell, out: Path) -> Training | None:
-    """What the training measured, where the worker died after it."""
+    """What the training measured, if the worker died after it."""
     return trained_artifact.training_of(out / "artifacts" / cell.id, cell.training_id)

@@ -13,14 +13,14 @@ from harness.manager import calling, process_guarded
 from harness.planning.cell import Cell
 from harness.types import Event
 
-PATIENCE = 20
-"""Seconds that the workers of a run that is interrupted get to end."""
+STOP_TIMEOUT = 20
+"""Seconds that workers get to end when a run is interrupted."""
 
 Work = Callable[[Cell], None]
 
 
 class Flight(Protocol):
-    """Runs cells, and hands what is heard of them to the thread that started it."""
+    """Runs cells, and delivers their events in the thread that called `run`."""
 
     def run(self, cells: Sequence[Cell], work: Work) -> None:
         """Call `work(cell)` for each cell. Raises what one of them raises."""
@@ -30,12 +30,15 @@ class Flight(Protocol):
 
 
 def flight(executor: Executor) -> Flight:
-    """As many cells at once as the executor states. Raises PluginFault where that is no number."""
-    whose = f"executor '{executor.name}'"
-    with calling(whose):
+    """Runs as many cells at once as the executor's `concurrency`, a whole number from 1.
+
+    Raises PluginFault for any other value.
+    """
+    source = f"executor '{executor.name}'"
+    with calling(source):
         limit = executor.concurrency
     if not isinstance(limit, int) or limit < 1:
-        raise PluginFault(f"{whose}: concurrency is {limit!r}: make it 1 or more")
+        raise PluginFault(f"{source}: concurrency is {limit!r}: make it 1 or more")
     return Sequential() if limit == 1 else Concurrent(limit)
 
 
@@ -53,7 +56,7 @@ class Sequential:
 
 
 class _Stopped(BaseException):
-    """The run ends: what a cell's thread raises at the next event, so that its worker is ended."""
+    """Raised in a cell's thread at its next event when the run ends; its worker is then ended."""
 
 
 class Concurrent:
@@ -118,28 +121,28 @@ class Concurrent:
         if self._threads:
             self._stopped.set()
         for thread in self._threads.values():
-            thread.join(PATIENCE)
+            thread.join(STOP_TIMEOUT)
 
 
-class OneAfterAnother:
-    """Tells of one cell after another what is heard of several at once.
+class EventsInOrder:
+    """Reports the events of concurrent cells cell by cell, in the given order.
 
-    The first cell that has not ended is told live; what is heard of later ones is kept until it is
-    their turn.
+    Events of the first cell that has not ended are reported live; those of later cells are held
+    back until the cells before them have ended.
     """
 
-    def __init__(self, cells: Iterable[Cell], tell: Callable[[str, Event], None]) -> None:
+    def __init__(self, cells: Iterable[Cell], report: Callable[[str, Event], None]) -> None:
         self._kept: dict[str, list[Event]] = {cell.id: [] for cell in cells}
-        self._tell = tell
+        self._report = report
 
     def event(self, cell: str, event: Event) -> None:
-        """Keep an event, and tell those whose turn it is."""
+        """Keep an event, and report those of the cells that are due."""
         self._kept[cell].append(event)
         for first in list(self._kept):
             kept, self._kept[first] = self._kept[first], []
-            for one in kept:
-                self._tell(first, one)
-            if not any(one["event"] in _LAST for one in kept):
+            for due in kept:
+                self._report(first, due)
+            if not any(due["event"] in _LAST for due in kept):
                 return
             del self._kept[first]
 

@@ -1,7 +1,7 @@
 """What training tries after it ran out of memory: smaller micro-batches, then checkpointing.
 
-Each attempt is a process of its own, so nothing of a failed one is left in memory, and a worker
-that the system killed is tried again like one that could still say what happened. The effective
+Each attempt is a separate process, so nothing of a failed one is left in memory, and a worker
+that the system killed is retried like one that could still report its error. The effective
 batch stays, and with it the result up to rounding: the loss is a mean over the tokens of the whole
 batch, however many passes it takes.
 """
@@ -18,7 +18,7 @@ from harness.types import Budget
 RETRIES = "oom_retries"
 """The phase that holds the seconds of failed attempts."""
 
-_WHATEVER_THE_BATCH = frozenset({"load", "prepare", "checkpoint", "save"})
+_INDEPENDENT_OF_BATCH = frozenset({"load", "prepare", "checkpoint", "save"})
 """Phases whose memory no micro-batch makes smaller."""
 
 
@@ -59,7 +59,7 @@ class Split:
 def failed_attempt(
     split: Split, *, phase: str | None, error: str, phases: Mapping[str, Phase]
 ) -> Attempt:
-    """An item of a record's `training.ladder`: what ran, where it broke, what it cost."""
+    """An item of a record's `training.ladder`: what ran, where it failed, what it cost."""
     return {
         "micro_batch": split.micro_batch,
         "gradient_checkpointing": split.gradient_checkpointing,
@@ -81,7 +81,7 @@ def lower(attempt: Attempt, budget: Budget, options: Mapping[str, object]) -> Ru
 
     The next micro-batch is the largest divisor of `budget.batch` that is at most half of the last.
     """
-    if budget.on_oom == "stop" or (attempt["phase"] or "load") in _WHATEVER_THE_BATCH:
+    if budget.on_oom == "stop" or (attempt["phase"] or "load") in _INDEPENDENT_OF_BATCH:
         return None
     micro = int(attempt["micro_batch"])
     smaller = [n for n in range(1, micro // 2 + 1) if budget.batch % n == 0]
@@ -94,7 +94,7 @@ def lower(attempt: Attempt, budget: Budget, options: Mapping[str, object]) -> Ru
 def kept(training: Training, before: Sequence[Attempt], last: Attempt | None = None) -> Training:
     """A record's `training` with the attempts that failed before it, their seconds apart.
 
-    `last` is this training, where it failed like them.
+    `last` is this training, if it failed like them.
     """
     section = training.copy()
     if before:

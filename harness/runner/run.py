@@ -20,7 +20,7 @@ from harness.results import leaderboard_file, store
 from harness.results.leaderboard_layout import Leaderboard
 from harness.runner import study
 from harness.runner.cell_runner import Observer, run_cell
-from harness.runner.in_flight import OneAfterAnother, flight
+from harness.runner.in_flight import EventsInOrder, flight
 from harness.runner.tracking import Tracking
 from harness.runner.tuning import Tuner, chosen, failure
 from harness.types import Event
@@ -55,27 +55,28 @@ def run_plan(
 ) -> Outcome:
     """Run the cells that have no record yet; a failing one does not stop the others.
 
-    As many are in flight at once as the executor states, the base's before all others; `observe`
-    and `tracking` are called in this thread alone.
+    The base runs first, then as many cells at once as the executor's `concurrency`; `observe` and
+    `tracking` are called in this thread only.
 
-    A tuned cell's trials run before it, each once, and are told to `observe` alone, under a label
-    that says so; `{"event": "trial", ...}` of the tuned cell says what came of each.
+    A tuned cell's trials run before it, each once. Their events go to `observe` only, under the
+    trial's label; `{"event": "trial", ...}` of the tuned cell has the result of each.
 
-    A record that is invalid is set aside and its cell run, which its new record says; so is the
-    base's where its answers, which other cells are compared with, are gone or changed.
+    A cell with an invalid record runs again: the old record is set aside and the new one has a
+    warning. The same holds for the base if its answers, which other cells are compared with, are
+    missing or changed.
 
-    `batch` is the most sequences that run at once while a cell is measured; None: what fits.
-    Answers kept by other results folders in the folder `shared` are used again; None: by none.
+    `batch` is the largest number of sequences that run at once in evaluation; None: what fits.
+    Answers in other results folders under `shared` are reused; None: no other folder is read.
     `observe(cell, event)` is called for every event of every cell, `{"event": "skipped"}`,
     `{"event": "started", "plan": ...}` and `{"event": "recorded", "status": ..., "record": ...}`
-    among them; `tracking` is told the same.
+    among them; `tracking` gets the same.
     """
     recorded, notices = _recorded(plan, out)
     cells = flight(executor)
-    tracked = None if tracking is None else OneAfterAnother(plan.cells, tracking.event)
+    tracked = None if tracking is None else EventsInOrder(plan.cells, tracking.event)
     statuses: dict[str, str] = {}
 
-    def tell(cell: Cell, event: Event) -> None:
+    def report(cell: Cell, event: Event) -> None:
         cells.deliver(observe, cell, event)
         if tracked is not None:
             cells.deliver(tracked.event, cell.id, event)
@@ -85,32 +86,32 @@ def run_plan(
         work = _trial_work(trial, folder, batch)
         run_cell(work, executor, lambda _, event: cells.deliver(observe, shown, event))
 
-    tuner = Tuner(out, run_trial, tell)
+    tuner = Tuner(out, run_trial, report)
 
     def run_one(cell: Cell) -> str:
         if cell.search:
-            found = tuner.tune(cell)
-            if found["chosen"] is None:
-                failed = failure(cell, found, out)
+            tuning = tuner.tune(cell)
+            if tuning["chosen"] is None:
+                failed = failure(cell, tuning, out)
                 store.write_record(out, failed)
                 return failed["status"]
-            cell = chosen(cell, found)
+            cell = chosen(cell, tuning)
         work = _work(plan, cell, out, batch, shared)
         if cell.id in notices:
             work = replace(work, warnings=(*work.warnings, notices[cell.id]))
-        return run_cell(work, executor, tell)
+        return run_cell(work, executor, report)
 
     def run_unrecorded(cell: Cell) -> None:
         if cell.id in recorded:
-            tell(cell, {"event": "skipped"})
+            report(cell, {"event": "skipped"})
             return
         if notice := store.set_aside(out, cell.id) or notices.get(cell.id):
             notices[cell.id] = notice
-            tell(cell, {"event": "warning", "message": notice})
+            report(cell, {"event": "warning", "message": notice})
         status = run_one(cell)
         kept = store.read_record(out / "cells" / f"{cell.id}.json")
         statuses[cell.id] = status
-        tell(cell, {"event": "recorded", "status": status, "record": kept})
+        report(cell, {"event": "recorded", "status": status, "record": kept})
 
     cells.run([plan.base], run_unrecorded)  # its answers are what the others are compared with
     cells.run([cell for cell in plan.cells if cell is not plan.base], run_unrecorded)
@@ -125,9 +126,9 @@ def run_plan(
 
 
 def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:
-    """Ids of the cells that need not run, and why a cell that has a record must run all the same.
+    """Ids of the cells that need not run, and why a recorded cell must run again.
 
-    Raises UserError where what is left to do lacks a library.
+    Raises UserError if a library is missing that the remaining cells need.
     """
     recorded = {cell.id for cell in plan.cells if is_recorded(out, cell)}
     left = [cell for cell in plan.cells if cell.id not in recorded]
@@ -143,11 +144,11 @@ def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:
 
 
 def _lost_answers(out: Path, base: Cell) -> str | None:
-    """Why the recorded answers of the base cannot be compared with; None where they can."""
-    found = store.read_record(out / "cells" / f"{base.id}.json")
+    """Why the recorded answers of the base are unusable; None if they are usable."""
+    record = store.read_record(out / "cells" / f"{base.id}.json")
     try:
-        for suite in store.suites(found):
-            store.read_samples(out, found, suite)
+        for suite in store.suites(record):
+            store.read_samples(out, record, suite)
     except UserError as error:
         problem = str(error).partition(";")[0].replace(f"{out}/", "")
         return f"the base is evaluated again: {problem}"
@@ -155,31 +156,31 @@ def _lost_answers(out: Path, base: Cell) -> str | None:
 
 
 def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> Leaderboard:
-    """The leaderboard of the plan's own cells, built anew unless it is of these very records.
+    """The leaderboard of the plan's own cells, rebuilt unless it is of exactly these records.
 
-    Where nothing ran and it cannot be written, such as in a folder to read only, it is returned
-    all the same, with a warning on standard error.
+    If nothing ran and it cannot be written, as in a read-only folder, it is still returned, with
+    a warning on standard error.
     """
     files = [out / "cells" / f"{cell.id}.json" for cell in plan.cells]
-    found = store.read_records(file for file in files if file.is_file())
-    known = leaderboard_file.read(out, found, rank_by=plan.rank_by)
-    if known is not None:
-        return known
-    board = leaderboard_file.build(None, found, rank_by=plan.rank_by)
-    sealed = leaderboard_file.sealed(board, found, rank_by=plan.rank_by)
+    records = store.read_records(file for file in files if file.is_file())
+    current = leaderboard_file.read(out, records, rank_by=plan.rank_by)
+    if current is not None:
+        return current
+    board = leaderboard_file.build(None, records, rank_by=plan.rank_by)
+    sealed = leaderboard_file.sealed(board, records, rank_by=plan.rank_by)
     file = out / leaderboard_file.NAME
     try:
         store.write_json(file, sealed)
     except OSError as error:
         if stale:
-            raise UserError(f"{file}: {error.strerror}; make {out} a folder to write to") from None
+            raise UserError(f"{file}: {error.strerror}; make {out} writable") from None
         message = f"Note: {file} is not written ({error.strerror}); the table is right"
         print(message, file=sys.stderr)
     return sealed
 
 
 def _work(plan: Plan, cell: Cell, out: Path, batch: int | None, shared: Path | None) -> Work:
-    """What the worker is told."""
+    """The task of a cell's worker."""
     from harness.runner.worker import Work
 
     base = None if cell is plan.base or not is_recorded(out, plan.base) else plan.base.id
@@ -196,7 +197,7 @@ def _work(plan: Plan, cell: Cell, out: Path, batch: int | None, shared: Path | N
 
 
 def _trial_work(trial: Cell, folder: Path, batch: int | None) -> Work:
-    """What the worker of a trial is told."""
+    """The task of a trial's worker."""
     from harness.runner.worker import Work
 
     return Work(trial, folder.resolve(), None, None, batch, trial=True)

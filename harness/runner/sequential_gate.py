@@ -2,11 +2,11 @@
 
 `python -m harness.runner.sequential_gate` reads a Task from its standard input.
 
-Reads a Task as JSON on standard input; the last line that it prints is the decision. Each look
-doubles the samples. What a look may err is its share of the policy's alpha
-(`stats.alpha_spending`), for passing and for failing, so that looking again costs no confidence.
-Samples are taken in an order drawn once from the baseline's, and compared with the baseline's
-answers to the same ones.
+Reads a Task as JSON on standard input; the last line that it prints is the decision. Each interim
+analysis doubles the number of samples and spends its share of the policy's alpha
+(`stats.alpha_spending`), for passing and for failing, so that repeated analyses cost no
+confidence. The order of the samples is drawn once from the baseline's, and answers are compared
+with the baseline's answers to the same samples.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from harness.stats.metric_summary import TASK_WEIGHT, Rows
 from harness.system.child_process import Emit, begin
 
 FIRST = 32
-"""Samples of each suite at the first look."""
+"""Samples of each suite at the first interim analysis."""
 
 CANDIDATE = "candidate"
 """Id of the record that grows."""
@@ -44,7 +44,7 @@ CANDIDATE = "candidate"
 
 @dataclass
 class Task:
-    """What the child is told."""
+    """The task of the child process."""
 
     cell: Planned
     """The candidate, as `harness eval` would measure it; its suites are those of the policy."""
@@ -62,7 +62,7 @@ class Growing:
     planned: Planned
     baseline: Arm
     tokenizer_hash: str | None = None
-    """Of the candidate; set before the first look."""
+    """Of the candidate; set before the first interim analysis."""
     rows: dict[str, list[dict[str, object]]] = field(init=False)
     """Suite -> rows."""
     order: dict[str, list[int]] = field(init=False)
@@ -79,31 +79,31 @@ class Growing:
         }
 
     def taken(self, suite: str) -> int:
-        """Samples that are answered."""
+        """Number of samples answered so far."""
         return len(self.rows[suite])
 
     def total(self, suite: str) -> int:
-        """Samples that there are."""
+        """Number of samples of the suite."""
         return len(self.order[suite])
 
     def next(self, suite: Suite, upto: int) -> Suite | None:
-        """The suite with the samples that are still to be asked; None where there are none."""
+        """The suite with its next samples, up to `upto` in all; None if none are left."""
         block = self.order[suite.name][self.taken(suite.name) : upto]
         return replace(suite, picked=tuple(sorted(block))) if block else None
 
     def add(self, suite: Suite, rows: Rows) -> None:
-        """Keep a block's answers. Raises NotComparable where they are not to the same questions."""
+        """Keep a block's answers. Raises NotComparable if they are not to the same questions."""
         for row in rows:
             theirs = self._known[suite.name].get(row["id"])
             if theirs is None or theirs.get("prompt") != row.get("prompt"):
                 raise NotComparable(
-                    f"suite '{suite.name}': sample '{row['id']}' is not the same when asked in "
-                    "blocks; where shots are drawn for each question set fixed_shots: true"
+                    f"suite '{suite.name}': the prompt of sample '{row['id']}' changes when it is "
+                    "measured in blocks; if shots are drawn per question, set fixed_shots: true"
                 )
             self.rows[suite.name].append(dict(row))
 
     def pairs(self, confidence: float) -> Pairs:
-        """Candidate and baseline on what is answered."""
+        """Candidate and baseline on the samples answered so far."""
         mine, read = self.cell, self.baseline.records.read_rows
         ids = {name: {row["id"] for row in rows} for name, rows in self.rows.items()}
 
@@ -117,7 +117,7 @@ class Growing:
 
     @cached_property
     def cell(self) -> Record:
-        """What the candidate's record would be."""
+        """The candidate's record, as far as a comparison needs it."""
         theirs = self.baseline.group.cells[0]
         base = base_id(theirs) or theirs["id"]
         sections: dict[str, SuiteSection] = {
@@ -148,25 +148,25 @@ def decide(
     rules: Loaded,
     checks: Sequence[Check],
     answer: Callable[[Suite], Rows],
-    tell: Callable[[Mapping[str, object]], None],
+    report: Callable[[Mapping[str, object]], None],
     first: int = FIRST,
 ) -> Decision:
-    """Ask `answer` for growing blocks until the policy is decided or there are no more samples.
+    """Call `answer` with growing blocks until the policy is decided or no samples are left.
 
-    `tell` hears of each look. Raises what `answer` raises.
+    `report` is called after each interim analysis. Raises what `answer` raises.
     """
     settled: dict[int, Finding] = {}
-    looks: list[Mapping[str, object]] = []
+    analyses: list[Mapping[str, object]] = []
     upto, before = first, 0
     while True:
         _grow(growing, checks, settled, answer, upto)
-        findings = _look(growing, rules, checks, settled, before, upto)
-        found = gate.decision(growing.pairs(rules.policy.confidence), rules, findings)
-        settled |= {i: one for i, one in enumerate(findings) if one.verdict == "pass"}
-        looks.append(_told(growing, found))
-        tell(looks[-1])
-        if found.verdict != "inconclusive" or _exhausted(growing, checks, settled):
-            return replace(found, looks=looks)
+        findings = _interim_analysis(growing, rules, checks, settled, before, upto)
+        decision = gate.decision(growing.pairs(rules.policy.confidence), rules, findings)
+        settled |= {i: finding for i, finding in enumerate(findings) if finding.verdict == "pass"}
+        analyses.append(_progress(growing, decision))
+        report(analyses[-1])
+        if decision.verdict != "inconclusive" or _exhausted(growing, checks, settled):
+            return replace(decision, looks=analyses)
         before, upto = upto, 2 * upto
 
 
@@ -185,7 +185,7 @@ def _grow(
             growing.add(suite, answer(block))
 
 
-def _look(
+def _interim_analysis(
     growing: Growing,
     rules: Loaded,
     checks: Sequence[Check],
@@ -193,7 +193,7 @@ def _look(
     before: int,
     upto: int,
 ) -> list[Finding]:
-    """Each rule at what this look may spend; what is settled stands."""
+    """Each rule at the alpha that this analysis may spend; settled findings stay as they are."""
     findings = []
     for number, check in enumerate(checks):
         if number in settled:
@@ -203,7 +203,7 @@ def _look(
         total = growing.total(check.suite)
         shares = [min(before, total) / total, min(upto, total) / total]
         share = stats.alpha_spending(1.0, shares)[-1]
-        if share <= 0:  # its samples ran out at an earlier look
+        if share <= 0:  # its samples ran out at an earlier analysis
             share = 1e-9
         pairs = growing.pairs(1 - alpha * share)
         bases = _against_base(growing, pairs) if gate.needs_base([check]) else None
@@ -223,12 +223,13 @@ def _exhausted(growing: Growing, checks: Sequence[Check], settled: Mapping[int, 
     return all(growing.taken(suite) == growing.total(suite) for suite in left)
 
 
-def _told(growing: Growing, found: Decision) -> dict[str, object]:
+def _progress(growing: Growing, decision: Decision) -> dict[str, object]:
+    """An item of `Decision.looks`: samples answered, and rules decided."""
     return {
         "samples": {name: len(rows) for name, rows in growing.rows.items()},
         "of": {name: growing.total(name) for name in growing.rows},
-        "decided": sum(one.verdict != "inconclusive" for one in found.findings),
-        "rules": len(found.findings),
+        "decided": sum(finding.verdict != "inconclusive" for finding in decision.findings),
+        "rules": len(decision.findings),
     }
 
 
@@ -242,7 +243,7 @@ def checks_of(rules: Loaded | None, baseline: Arm) -> tuple[Loaded, list[Check]]
     for number, rule in enumerate(rules.policy.rules):
         if rule.metric.startswith(f"{policy.COST}."):
             raise rules.located.error(
-                "a cost is known only when all is measured: leave --until-decided out",
+                "a cost is known only once everything is measured: leave --until-decided out",
                 ("rules", number),
             )
     checks = rules.checks(group.metric_names())
@@ -250,7 +251,7 @@ def checks_of(rules: Loaded | None, baseline: Arm) -> tuple[Loaded, list[Check]]
         estimator = group.metric(check.suite, check.metric)["estimator"]
         if estimator["per"] == TASK_WEIGHT:
             raise rules.located.error(
-                f"{check.name} averages over tasks, which a block does not have whole: use "
+                f"{check.name} averages over tasks, which a block of samples has in part: use "
                 f"{check.name.removesuffix('.macro')}",
                 check.path,
             )
@@ -258,17 +259,17 @@ def checks_of(rules: Loaded | None, baseline: Arm) -> tuple[Loaded, list[Check]]
 
 
 def main() -> int:
-    """Measure and decide; prints looks and the decision as JSON lines."""
+    """Measure and decide; prints interim analyses and the decision as JSON lines."""
     from pydantic import TypeAdapter
 
     emit = begin()
     task = TypeAdapter(Task).validate_json(sys.stdin.read())
     try:
-        found = _measured(task, emit)
+        decision = _measured(task, emit)
     except HarnessError as error:
         emit(error=str(error), exit_code=error.exit_code)
         return error.exit_code
-    emit(decision=store.plain(dataclasses.asdict(found)))
+    emit(decision=store.plain(dataclasses.asdict(decision)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The trackers of a run: chosen by name, told of each cell, and never able to stop it."""
+"""The trackers of a run: chosen by name, given each cell's events, and unable to stop the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FOLDER", "Tracking", "chosen", "figures", "points", "settings"]
 
 FOLDER = "trackers"
-"""In the results folder: where trackers write that need a place on this machine."""
+"""Folder in the results folder for trackers that write files on this machine."""
 
 _POINTS = ("loss", "validation_loss", "grad_norm", "learning_rate")
 
@@ -31,34 +31,34 @@ _POINTS = ("loss", "validation_loss", "grad_norm", "learning_rate")
 def chosen(plugins: Plugins, experiment: Experiment, also: Sequence[str]) -> list[Tracker]:
     """The trackers that an experiment's `track` and the command line name, each once.
 
-    Raises UserError for a name that is none, EnvironmentLack for a library that is missing.
+    Raises UserError for an unknown name, EnvironmentLack for a library that is missing.
     """
-    found = named(plugins, experiment, also)
-    for tracker in found.values():
+    trackers = named(plugins, experiment, also)
+    for tracker in trackers.values():
         with calling(f"tracker '{tracker.name}'"):
             tracker.check()
-    return list(found.values())
+    return list(trackers.values())
 
 
 def named(plugins: Plugins, experiment: Experiment, also: Sequence[str]) -> dict[str, Tracker]:
     """The same by name, whether this machine has their libraries or not.
 
-    Raises UserError for a name that is none.
+    Raises UserError for an unknown name.
     """
-    found: dict[str, Tracker] = {}
+    trackers: dict[str, Tracker] = {}
     for at, name in enumerate(experiment.track):
         try:
-            found[name] = plugins.trackers.get(name)
+            trackers[name] = plugins.trackers.get(name)
         except UserError as error:
             raise experiment.error(str(error), "track", at) from None
-    return found | {name: plugins.trackers.get(name) for name in also}
+    return trackers | {name: plugins.trackers.get(name) for name in also}
 
 
 class Tracking:
-    """Opens trackers, tells them what happens and closes them.
+    """Opens trackers, forwards events to them and closes them.
 
-    One that raises is dropped with a line through `warn`: training goes on. What their libraries
-    print on standard output is swallowed, so that `--json` stays JSON.
+    A tracker that raises is dropped with a warning through `warn`, and training goes on. What their
+    libraries print on standard output is discarded, so that `--json` stays JSON.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Tracking:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close what was opened, and say how to look at it."""
+        """Close the trackers, and print how to view what they wrote."""
         if self._opened:
             for line in self._each(lambda tracker: tracker.close()):
                 if line:
                     self._warn(str(line))
 
     def event(self, cell: str, event: Event) -> None:
-        """Tell all trackers; they are opened at the first cell that starts."""
+        """Forward an event to all trackers; they are opened at the first cell that starts."""
         if not self._opened and event["event"] == "started":
             self._opened = True
             self._each(lambda tracker: tracker.open(*self._where))
@@ -96,7 +96,7 @@ class Tracking:
             except (Exception, SystemExit) as error:  # whatever a library or its server did
                 self._active.remove(tracker)
                 why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                self._warn(f"tracker '{tracker.name}' broke and gets no more events ({why})")
+                self._warn(f"tracker '{tracker.name}' failed and gets no more events ({why})")
         return results
 
 
@@ -110,7 +110,7 @@ def _report(tracker: Tracker, cell: str, event: Event) -> None:
         tracker.finish(cell, event["status"], figures(event["record"]))
 
 
-# What trackers are told, in the shape that all such tools take
+# What trackers are given, in the form that all such tools take
 
 
 def settings(plan: Plan) -> dict[str, str | int | float | bool]:
@@ -134,12 +134,12 @@ def figures(record: Record) -> dict[str, float]:
         **(evaluation.get("phases", {}) if evaluation else {}),
     }
     values: dict[str, object] = {
-        f"suites/{suite}/{metric}": one["value"]
+        f"suites/{suite}/{metric}": figure["value"]
         for suite, section in suites(record).items()
-        for metric, one in section["metrics"].items()
+        for metric, figure in section["metrics"].items()
     }
     values |= {
-        f"phases/{phase}/{key}": v for phase, one in phases.items() for key, v in one.items()
+        f"phases/{phase}/{key}": v for phase, costs in phases.items() for key, v in costs.items()
     }
     values |= {f"training/{key}": value for key, value in (training or {}).items()}
     return _finite(values)

@@ -1,4 +1,4 @@
-"""Runs the trials of a tuned method, each in a worker of its own, and picks the winner.
+"""Runs the trials of a tuned method, each in its own worker, and picks the winner.
 
 A trial is a cell without suites in `<out>/tuning/<study>`, judged by the loss on the validation
 rows. Its record is found by its options' hash, so what is recorded never runs again.
@@ -42,14 +42,14 @@ def trial_of(cell: Cell, values: Mapping[str, object]) -> Cell:
 
 
 def folder_of(cell: Cell, out: Path) -> Path:
-    """Where the trials of a tuned cell are; the same for all of its seeds."""
+    """The folder of a tuned cell's trials; the same for all of its seeds."""
     assert cell.search is not None
     name = f"{trial_of(cell, {}).id}-{study.digest(cell.search)[:6]}"
     return out / "tuning" / name
 
 
 def recorded_trials(cell: Cell, out: Path) -> int:
-    """How many trials of a tuned cell need not run, as far as files tell."""
+    """How many trials of a tuned cell need not run, judging by their files."""
     assert cell.search is not None
     folder = folder_of(cell, out)
     files = [file for file in (folder / "cells").glob("*.json") if _read(file) is not None]
@@ -60,29 +60,29 @@ def recorded_trials(cell: Cell, out: Path) -> int:
     return min(cell.search.trials, max(known, len(files)))
 
 
-def chosen(cell: Cell, found: Mapping[str, Any]) -> Cell:
+def chosen(cell: Cell, tuning: Mapping[str, Any]) -> Cell:
     """The cell with the winner's options; its id is the one that was planned."""
-    winner = found["trials"][found["chosen"]]
+    winner = tuning["trials"][tuning["chosen"]]
     options = {**cell.options, **winner["options"]}
     return dataclasses.replace(
-        with_options(cell, options), id=cell.id, search=cell.search, tuned=found
+        with_options(cell, options), id=cell.id, search=cell.search, tuned=tuning
     )
 
 
-def failure(cell: Cell, found: Mapping[str, Any], out: Path) -> Record:
-    """The record of a cell that cannot be trained, for no trial gave a loss."""
-    trials = found["trials"]
+def failure(cell: Cell, tuning: Mapping[str, Any], out: Path) -> Record:
+    """The record of a cell that cannot be trained because no trial gave a loss."""
+    trials = tuning["trials"]
     counted = Counter(trial["status"] for trial in trials)
     counts = ", ".join(f"{count} {status}" for status, count in counted.items())
     return new_record(
         id=cell.id,
         status=trials[0]["status"],
-        plan=dataclasses.replace(cell, tuned=found).as_record(),
+        plan=dataclasses.replace(cell, tuned=tuning).as_record(),
         environment=store.environment(),
         error={
             "type": "TuningFailed",
             "message": f"none of {len(trials)} trials gave a validation loss ({counts}; the first: "
-            f"{trials[0]['error']}): search elsewhere, or delete {folder_of(cell, out)} and "
+            f"{trials[0]['error']}): change the search space, or delete {folder_of(cell, out)} and "
             "run again",
             "phase": "tuning",
             "traceback": [],
@@ -93,67 +93,74 @@ def failure(cell: Cell, found: Mapping[str, Any], out: Path) -> Record:
 class Tuner:
     """Tunes each method once, whatever the number of its seeds."""
 
-    def __init__(self, out: Path, run: RunTrial, tell: Callable[..., None]) -> None:
-        """`tell(cell, event)` hears of each trial that ran."""
+    def __init__(self, out: Path, run: RunTrial, report: Callable[..., None]) -> None:
+        """`report(cell, event)` is called for each trial that ran."""
         self._out = out
         self._run = run
-        self._tell = tell
-        self._found: dict[Path, dict[str, object]] = {}
+        self._report = report
+        self._results: dict[Path, dict[str, object]] = {}
         self._searching = threading.Lock()
 
     def tune(self, cell: Cell) -> dict[str, object]:
-        """What the search of a cell found: the section `plan.tuning` of its record.
+        """The result of a cell's search: the section `plan.tuning` of its record.
 
-        `trials`; `chosen`, the number of the one with the lowest validation loss (None where none
-        has any); `validation_loss`, its; `front`, the numbers of those that no other trial beats
-        in one objective without losing in another; `seconds`, all trials together.
+        `trials`; `chosen`, the number of the trial with the lowest validation loss (None if none
+        has one); `validation_loss`, that trial's; `front`, the numbers of the trials on the Pareto
+        front; `seconds`, of all trials together.
         """
         folder = folder_of(cell, self._out)
         with self._searching:  # cells of several seeds may be in flight
-            if folder not in self._found:
-                self._found[folder] = self._search(cell, folder)
-                store.write_json(folder / "tuning.json", self._found[folder])
-            return self._found[folder]
+            if folder not in self._results:
+                self._results[folder] = self._search(cell, folder)
+                store.write_json(folder / "tuning.json", self._results[folder])
+            return self._results[folder]
 
     def _search(self, cell: Cell, folder: Path) -> dict[str, object]:
         search = cell.search
         assert search is not None
-        if _drop_errors(folder):  # the study holds them as failed
+        if _drop_errors(folder):  # the study has them as failed
             (folder / "study.db").unlink(missing_ok=True)
-        asked = study.Study(folder / "study.db", search, cell.options)
+        sampler = study.Study(folder / "study.db", search, cell.options)
         trials: list[Trial] = []
         for number in range(search.trials):
-            values = asked.values(number)
+            values = sampler.values(number)
             trial = self._trial(cell, folder, number, values, trials)
-            asked.tell(number, objectives(trial, search))
+            sampler.tell(number, objectives(trial, search))
             trials.append(trial)
         return {"study": f"tuning/{folder.name}", **summary(trials, search)}
 
     def _trial(
         self, cell: Cell, folder: Path, number: int, values: dict[str, object], before: list[Trial]
     ) -> Trial:
-        """A trial's figures: read, or measured now."""
+        """A trial's figures: read from its record, or measured now."""
         assert cell.search is not None
-        one = trial_of(cell, values)
-        file = folder / "cells" / f"{one.id}.json"
-        same = next((t["number"] for t in before if t["cell"] == one.id), None)
+        trial_cell = trial_of(cell, values)
+        file = folder / "cells" / f"{trial_cell.id}.json"
+        same = next((t["number"] for t in before if t["cell"] == trial_cell.id), None)
         new = same is None and _read(file) is None
         if new:
             try:
-                self._run(one, folder, f"{cell.label} trial {number + 1}/{cell.search.trials}")
+                self._run(
+                    trial_cell, folder, f"{cell.label} trial {number + 1}/{cell.search.trials}"
+                )
             finally:
                 shutil.rmtree(folder / "artifacts", ignore_errors=True)
         trial_record = store.read_record(file)
-        trial = {"number": number, "options": values, "cell": one.id, **_figures(trial_record)}
+        trial = {
+            "number": number,
+            "options": values,
+            "cell": trial_cell.id,
+            **_figures(trial_record),
+        }
         if same is not None:
             trial |= {"same_as": same, "seconds": 0.0}
         if new:
-            self._tell(cell, {"event": "trial", "trials": cell.search.trials, **trial})
+            self._report(cell, {"event": "trial", "trials": cell.search.trials, **trial})
         return trial
 
 
 def objectives(trial: Trial, search: Search) -> list[float] | None:
-    """A trial's place: one number per objective, the lower the better; None where it failed."""
+    """A trial's objective values, lower is better; None if it failed."""
     known = {
         "validation_loss": trial["validation_loss"],
         "peak_memory": trial["peak_memory_bytes"],
@@ -163,7 +170,7 @@ def objectives(trial: Trial, search: Search) -> list[float] | None:
 
 
 def summary(trials: Sequence[Trial], search: Search) -> dict[str, object]:
-    """The winner, the front and the cost of some trials."""
+    """The winner, the Pareto front and the cost of some trials."""
     placed = {t["number"]: place for t in trials if (place := objectives(t, search)) is not None}
     losses = {number: trials[number]["validation_loss"] for number in placed}
     best = min(losses, key=lambda number: (losses[number], placed[number]), default=None)
@@ -178,21 +185,21 @@ def summary(trials: Sequence[Trial], search: Search) -> dict[str, object]:
 
 
 def front(placed: Mapping[int, Sequence[float]]) -> list[int]:
-    """The keys that nothing beats in one objective without losing in another, in order."""
+    """The Pareto front: the keys whose objective values no other dominates, in order."""
 
-    def beats(one: Sequence[float], other: Sequence[float]) -> bool:
-        pairs = list(zip(one, other, strict=True))
+    def dominates(first: Sequence[float], second: Sequence[float]) -> bool:
+        pairs = list(zip(first, second, strict=True))
         return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
     return [
         key
         for key, place in placed.items()
-        if not any(beats(one, place) for one in placed.values())
+        if not any(dominates(other, place) for other in placed.values())
     ]
 
 
 def _figures(trial_record: Record) -> dict[str, object]:
-    """Of a trial's record."""
+    """The figures of a trial, from its record."""
     training = trial_record["training"] or {}
     judged = training.get("validation") or {}
     phases = [phase["seconds"] for phase in (training.get("phases") or {}).values()]
@@ -206,7 +213,7 @@ def _figures(trial_record: Record) -> dict[str, object]:
 
 
 def _read(file: Path) -> Record | None:
-    """A trial's record, where it has one that it keeps."""
+    """A trial's record, if it has one that stands."""
     if not file.is_file():
         return None
     record = store.read_record(file)
@@ -214,7 +221,7 @@ def _read(file: Path) -> Record | None:
 
 
 def _drop_errors(folder: Path) -> bool:
-    """Forget the trials that broke, so that they are tried again; whether there were any."""
+    """Delete the records of failed trials, so that they run again; True if there were any."""
     broken = [file for file in (folder / "cells").glob("*.json") if _read(file) is None]
     for file in broken:
         file.unlink()

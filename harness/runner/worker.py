@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Work:
-    """The task of a worker: one cell, and what is there already."""
+    """The task of a worker: one cell, and what can be reused."""
 
     cell: Cell
     out: Path
@@ -59,7 +59,7 @@ class Work:
     reuse: Path | None = None
     """An artifact of the same training, made for another cell."""
     batch: int | None = None
-    """Sequences that run at once while it is measured; None finds what memory allows."""
+    """Sequences that run at once in evaluation; None: as many as memory allows."""
     trial: bool = False
     """Whether it is judged on the validation rows instead of suites."""
     rung: Rung = field(default_factory=Rung)
@@ -67,16 +67,16 @@ class Work:
     failed: tuple[Attempt, ...] = ()
     """Those attempts, as in the record's `training.ladder`."""
     predicted_bytes: int | None = None
-    """Peak memory that was predicted for the training, where it was."""
+    """Predicted peak memory of the training; None if not predicted."""
     warnings: tuple[str, ...] = ()
-    """What is suspicious in the training data, and why it runs again where it was recorded."""
+    """Warnings on the training data, and why a recorded cell runs again."""
     shared: Path | None = None
-    """Folder whose results folders may hold the same answers; None: only `out` is looked at."""
+    """Folder whose results folders may hold the same answers; None: only `out` is read."""
 
 
 @dataclass
 class Log:
-    """What is to be said of the cell beside its figures: warnings, and what broke."""
+    """What the record holds beside figures: warnings and the error."""
 
     emit: Callable[..., None]
     """Reports an event to the parent."""
@@ -91,7 +91,7 @@ class Log:
         self.emit(event="warning", message=message)
 
     def fail(self, error: BaseException, phase: str | None) -> None:
-        """Remember what broke; the first status stands."""
+        """Keep an error; the first one sets the status."""
         if self.status == "ok":
             self.status = status_of(error)
             self.error = {
@@ -106,7 +106,7 @@ class Log:
                     "predicted_bytes": self.predicted_bytes,
                 }
         traceback.print_exception(error)
-        # frames hold what did not fit into the memory, those of the errors before it too
+        # frames keep what did not fit into memory alive, those of chained errors too
         link: BaseException | None = error
         while link is not None:
             link.__traceback__, link = None, link.__context__
@@ -148,18 +148,18 @@ class TrainingRows:
 
     @property
     def seen(self) -> list[Row]:
-        """What the model may have read in training."""
+        """The rows that the model may have seen in training."""
         return [*self._split[0], *self.drawn.mixed]
 
 
 @dataclass
 class Trained:
-    """What came of the training."""
+    """The result of a training."""
 
     artifact: Artifact | None
-    """None where it failed."""
+    """None if the training failed."""
     section: Training | None
-    """What it measured, for the record; None where it measured nothing."""
+    """What it measured, for the record; None if it measured nothing."""
 
 
 def main(arguments: list[str]) -> int:
@@ -184,11 +184,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _write(work: Work, log: Log, training: Training | None, evaluation: Evaluation | None) -> None:
-    """Write the record; where what was measured fits none, one that says so."""
+    """Write the record; if what was measured fits no record, one with that error."""
     try:
         store.write_record(work.out, _record(work, log, training, evaluation))
     except HarnessError as error:
-        log.status = "ok"  # what broke before is in the log: this is what keeps a record away
+        log.status = "ok"  # earlier errors are in the log: this one prevents a record
         log.fail(error, "record")
         bare = Log(log.emit, status=log.status, error=log.error)
         store.write_record(work.out, _record(work, bare, None, None))
@@ -221,7 +221,7 @@ def status_of(error: BaseException) -> Status:
 
 
 def _train(work: Work, rows: TrainingRows, log: Log) -> Trained:
-    """The cell's artifact: an earlier one of the same training, or trained now."""
+    """The cell's artifact: reused from the same training, or trained now."""
     folder = work.out / "artifacts" / work.cell.id
     training = TrainingRun(work, rows, log)
     trained = Trained(None, None)
@@ -237,7 +237,7 @@ def _train(work: Work, rows: TrainingRows, log: Log) -> Trained:
 
 
 def _reused(work: Work, log: Log, folder: Path) -> Trained | None:
-    """An artifact of this very training, left by an earlier run or by another cell."""
+    """An artifact of the same training, from an earlier run or another cell; None without one."""
     for place in (folder, work.reuse):
         if place is None or not (place / trained_artifact.TRAINING_FILE).is_file():
             continue
@@ -266,13 +266,13 @@ def _link(source: str, target: str) -> None:
 
 
 class TrainingRun:
-    """One training in this process: the job that the method gets, and what comes of it."""
+    """One training in this process: the job that the method gets, and its result."""
 
     def __init__(self, work: Work, rows: TrainingRows, log: Log) -> None:
         self.work, self.rows, self.log = work, rows, log
         self.meter = Meter()
         self.notes: dict[str, Any] = {}
-        """The job's: figures of the recipe, and whatever else the method notes."""
+        """The job's notes: figures of the recipe, and whatever the method adds."""
         self._finished: Training | None = None
 
     def run(self, folder: Path) -> Trained:
@@ -284,7 +284,7 @@ class TrainingRun:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         job = self.job(method, folder)
-        # Not reported to the parent: it knew them before the first cell.
+        # Not reported to the parent, which has them from the plan.
         self.log.warnings += map(str, findings.keep(job.training, outside_usual(job.options)))
         artifact: Artifact = method.train(job)
         if not isinstance(artifact, Artifact):
@@ -308,16 +308,16 @@ class TrainingRun:
         return Trained(artifact, measured)
 
     def section(self, attempt: Attempt | None = None) -> Training | None:
-        """What was measured so far, for the record; None where no phase began.
+        """What was measured so far, for the record; None if no phase began.
 
-        `attempt` is this training, where it ran out of memory.
+        `attempt` is this training, if it ran out of memory.
         """
         if self._finished is not None or not self.meter.phases:
             return self._finished
         return self._measured(attempt)
 
     def failed_attempt(self, error: str) -> Attempt | None:
-        """This training as one that ran out of memory; None where it never split a batch."""
+        """This training as one that ran out of memory; None if it split no batch yet."""
         if self._finished is not None or "micro_batch" not in self.notes:
             return None
         return oom_retry.failed_attempt(
@@ -362,14 +362,14 @@ class TrainingRun:
 
 
 def _other_base(artifact: Artifact) -> str | None:
-    """A sentence where an adapter made elsewhere names another base than it is opened on."""
+    """A warning if an external adapter names another base than it is opened on; else None."""
     if artifact.kind != "adapter" or artifact.path is None:
         return None
     return base_mismatch(artifact.path, artifact.opened)
 
 
 def untrained(cell: Cell) -> Artifact:
-    """What a method that trains nothing opens."""
+    """The artifact of a method that trains nothing."""
     log = Log(lambda **event: None)
     trained = TrainingRun(Work(cell, Path(), None), TrainingRows(cell), log).run(Path())
     assert trained.artifact is not None
@@ -402,7 +402,7 @@ def _judge(work: Work, rows: TrainingRows, log: Log, trained: Trained) -> None:
 
 
 def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> Evaluation | None:
-    """Every suite that is not kept already; each is written as soon as it is scored."""
+    """Evaluate each suite without stored answers; each is written as soon as it is scored."""
     meter = Meter()
     report = partial(log.emit, event="progress")
     sections: Sections | None = None
@@ -437,7 +437,7 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
 
 
 def _missing(sections: Sections, suite: Suite, log: Log) -> bool:
-    """Whether the suite has to run: its answers are not kept anywhere."""
+    """Whether the suite must run: its answers are stored nowhere."""
     try:
         cell = sections.reuse(suite)
     except Exception as error:

@@ -148,8 +148,8 @@ def test_a_command_of_a_plugin_may_colour(faulty):
         ("executor raises late", "executor 'faulty' raised ConnectionError: the cluster is gone"),
         ("executor returns None", "executor 'faulty' raised TypeError"),
         ("executor exits", "executor 'faulty' called exit with 0"),
-        ("no event", "executor 'faulty' yielded {'event': 'phase'}, which is no event"),
-        ("no mapping", "executor 'faulty' yielded 'exit', which is no event"),
+        ("no event", "executor 'faulty' yielded {'event': 'phase'}, which is not an event"),
+        ("no mapping", "executor 'faulty' yielded 'exit', which is not an event"),
         ("yields nothing", "the executor ended without the worker's exit code"),
     ],
 )

@@ -276,7 +276,7 @@ def test_one_that_breaks_is_told_no_more(tmp_path, capsys, at):
             tracking.event("cell", event)
     assert whole.calls == ["open", "log", "log", "close"]
     assert said[-1] == "Look here"
-    told = "tracker 'broken' broke and gets no more events (ConnectionError: the server is gone)"
+    told = "tracker 'broken' failed and gets no more events (ConnectionError: the server is gone)"
     assert said.count(told) == (at is not None)
     assert broken.calls[-1] == (at or "close")
     assert capsys.readouterr().out == ""

@@ -12,7 +12,7 @@ from harness.errors import PluginFault
 from harness.manager import Plugins
 from harness.planning.plan import Settings, make_plan
 from harness.results import store
-from harness.runner.in_flight import OneAfterAnother
+from harness.runner.in_flight import EventsInOrder
 from harness.runner.run import run_plan
 from harness.runner.tracking import Tracking
 from tests.conftest import run_warm
@@ -140,13 +140,13 @@ def test_a_concurrency_that_is_no_number_is_the_executors_fault(experiment, numb
 
 
 def test_what_is_heard_of_a_later_cell_is_told_in_its_turn(experiment):
-    cells, told = planned(experiment(methods=METHODS)).cells, []
-    turns = OneAfterAnother(cells, lambda cell, event: told.append((cell, event["event"])))
+    cells, reported = planned(experiment(methods=METHODS)).cells, []
+    turns = EventsInOrder(cells, lambda cell, event: reported.append((cell, event["event"])))
     first, second, third = (cell.id for cell in cells)
     turns.event(second, {"event": "started"})
     turns.event(third, {"event": "skipped"})
-    assert told == []
+    assert reported == []
     turns.event(first, {"event": "skipped"})
-    assert told == [(first, "skipped"), (second, "started")]
+    assert reported == [(first, "skipped"), (second, "started")]
     turns.event(second, {"event": "recorded"})
-    assert told[2:] == [(second, "recorded"), (third, "skipped")]
+    assert reported[2:] == [(second, "recorded"), (third, "skipped")]

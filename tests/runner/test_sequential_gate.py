@@ -44,7 +44,7 @@ QUIZ = Suite(name="quiz", file="quiz.yaml", settings={"version": 1}, hash="5" * 
 
 
 def gate(out: Path, answers: Rows, text: str = RULES) -> tuple[Any, list[int]]:
-    """The decision on a model that answers so, and how many samples each look had."""
+    """The decision on a model that answers so, and how many samples each interim analysis had."""
     baseline = lookup.find(str(out / "base"), [])
     rules, checks = checks_of(policy.load(policy_file(out.parent, text)), baseline)
     growing = Growing(Planned((QUIZ,)), baseline)  # type: ignore[arg-type]
@@ -56,13 +56,13 @@ def gate(out: Path, answers: Rows, text: str = RULES) -> tuple[Any, list[int]]:
         asked.extend(suite.picked)
         return [answers[i] for i in suite.picked]
 
-    looks: list[int] = []
-    found = decide(
-        growing, rules, checks, answer, lambda look: looks.append(look["samples"]["quiz"])
+    counts: list[int] = []
+    decision = decide(
+        growing, rules, checks, answer, lambda interim: counts.append(interim["samples"]["quiz"])
     )
-    assert len(asked) == len(set(asked)) == looks[-1]
-    assert [look["samples"]["quiz"] for look in found.looks] == looks
-    return found, looks
+    assert len(asked) == len(set(asked)) == counts[-1]
+    assert [interim["samples"]["quiz"] for interim in decision.looks] == counts
+    return decision, counts
 
 
 @pytest.fixture
@@ -72,36 +72,36 @@ def out(tmp_path: Path) -> Path:
 
 
 def test_a_clear_fail_and_a_clear_pass_cost_a_part_of_the_suite(out: Path) -> None:
-    found, looks = gate(out, rows(2000, seed=3, worse=0.4))
-    assert (found.verdict, found.exit_code) == ("fail", 1)
-    assert looks[-1] <= 256
-    found, looks = gate(out, rows(2000, seed=2))
-    assert (found.verdict, found.exit_code) == ("pass", 0)
-    assert looks[-1] < 2000
+    decision, counts = gate(out, rows(2000, seed=3, worse=0.4))
+    assert (decision.verdict, decision.exit_code) == ("fail", 1)
+    assert counts[-1] <= 256
+    decision, counts = gate(out, rows(2000, seed=2))
+    assert (decision.verdict, decision.exit_code) == ("pass", 0)
+    assert counts[-1] < 2000
 
 
 def test_a_close_call_takes_all_samples_and_stays_open(out: Path) -> None:
-    found, looks = gate(
+    decision, counts = gate(
         out, rows(2000, seed=3, worse=0.05), "rules: [{metric: quiz.cosine, max_drop: 0.025}]"
     )
-    assert looks == [32, 64, 128, 256, 512, 1024, 2000]
-    assert found.verdict == "inconclusive"
+    assert counts == [32, 64, 128, 256, 512, 1024, 2000]
+    assert decision.verdict == "inconclusive"
 
 
-def test_looking_again_raises_no_false_alarms(tmp_path: Path) -> None:
+def test_repeated_analyses_raise_no_false_alarms(tmp_path: Path) -> None:
     """Models that are just as good as the limit are stopped no more often than 5 % of the time."""
     stopped = 0
     for seed in range(60):
         folder = tmp_path / str(seed)
         write(folder, "base", rows(256))
         answers = rows(256, seed=seed + 10)
-        found, _ = gate(folder, answers, "rules: [{metric: quiz.cosine, max_drop: 0.0}]")
-        stopped += found.verdict == "fail"
+        decision, _ = gate(folder, answers, "rules: [{metric: quiz.cosine, max_drop: 0.0}]")
+        stopped += decision.verdict == "fail"
     assert stopped <= 6
 
 
 def test_what_a_block_cannot_tell_is_refused(out: Path) -> None:
-    with pytest.raises(ConfigError, match="a cost is known only when all is measured"):
+    with pytest.raises(ConfigError, match="a cost is known only once everything is measured"):
         gate(out, rows(2000), "rules: [{metric: cost.train_seconds, max: 1}]")
 
 
@@ -139,12 +139,12 @@ def test_a_model_is_measured_block_by_block(
     tasks = "{metric: forgetting.mmlu_dev, max_drop: 0.2}"
     ran = gate_of(harness, measured, tiny_model, f"{texts}, {tasks}")
     assert ran.code == 0, ran.stderr
-    told = json.loads(ran.stdout)
-    assert told["verdict"] == "pass"
+    report = json.loads(ran.stdout)
+    assert report["verdict"] == "pass"
     # the same model: its texts are decided at once, its answers when enough of them are the same
-    assert told["looks"][0]["samples"] == {"lamps": 32, "forgetting": 32}
-    assert told["looks"][-1]["samples"]["lamps"] == 32
-    assert told["looks"][-1]["of"] == {"lamps": 40, "forgetting": 80}
+    assert report["looks"][0]["samples"] == {"lamps": 32, "forgetting": 32}
+    assert report["looks"][-1]["samples"]["lamps"] == 32
+    assert report["looks"][-1]["of"] == {"lamps": 40, "forgetting": 80}
     assert "32 of 40 of lamps, 32 of 80 of forgetting: 1 of 2 rules decided" in ran.stderr
 
 
@@ -155,8 +155,8 @@ def test_a_spoilt_model_is_stopped_early(
     spoil(tiny_model, spoilt)
     ran = gate_of(harness, measured, spoilt, "{metric: lamps.perplexity, max_increase: 5%}")
     assert ran.code == 1, ran.stderr
-    told = json.loads(ran.stdout)
-    assert [look["samples"] for look in told["looks"]] == [{"lamps": 32}]
+    report = json.loads(ran.stdout)
+    assert [interim["samples"] for interim in report["looks"]] == [{"lamps": 32}]
 
 
 def test_another_limit_than_the_baselines_is_told(
