@@ -245,9 +245,9 @@ def test_changed_samples_are_not_read(tmp_path: Path) -> None:
 
 def test_the_environment_is_described_without_importing_torch() -> None:
     program = (
-        "import json, sys; from harness.results import store; told = store.environment();"
+        "import json, sys; from harness.results import store; environment = store.environment();"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules);"
-        "print(json.dumps(told))"
+        "print(json.dumps(environment))"
     )
     process = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True

@@ -44,16 +44,16 @@ class Diary(Tracker):
     name = "diary"
 
     def __init__(self):
-        self.said, self.threads = [], set()
+        self.calls, self.threads = [], set()
 
     def event(self, cell, event):
         self.threads.add(threading.current_thread())
 
     def start(self, cell, settings):
-        self.said.append(("start", cell))
+        self.calls.append(("start", cell))
 
     def finish(self, cell, status, values):
-        self.said.append(("finish", cell))
+        self.calls.append(("finish", cell))
 
 
 def comparable(record):
@@ -66,15 +66,15 @@ def comparable(record):
     return {**kept, "suites": suites, "losses": losses}
 
 
-def test_two_cells_in_flight_leave_the_records_that_one_after_another_does(experiment, warm):
+def test_two_cells_in_flight_leave_the_records_that_one_after_another_leaves(experiment, warm):
     small = experiment(methods=METHODS, suites=["picks"])
     assert not run_warm(small, warm).failed
     plan, out = planned(small), small.folder / "paired"
-    heard, threads, diary = [], set(), Diary()
+    events, threads, diary = [], set(), Diary()
 
     def observe(cell, event):
         threads.add(threading.current_thread())
-        heard.append((cell.id, event["event"]))
+        events.append((cell.id, event["event"]))
 
     stdout = sys.stdout
     with Tracking([diary], "paired", out, pytest.fail) as tracking:
@@ -82,13 +82,13 @@ def test_two_cells_in_flight_leave_the_records_that_one_after_another_does(exper
     ids = [cell.id for cell in plan.cells]
     assert (list(outcome.ran), outcome.failed, outcome.exit_code) == (ids, (), 0)
     # in flight together, and after the base
-    assert all((id, "recorded") in heard for id in ids)
-    started = [heard.index((id, "started")) for id in ids]
-    ended = [heard.index((id, "exit")) for id in ids]
+    assert all((id, "recorded") in events for id in ids)
+    started = [events.index((id, "started")) for id in ids]
+    ended = [events.index((id, "exit")) for id in ids]
     assert ended[0] < min(started[1:]) < max(started[1:]) < min(ended[1:])
-    # all heard in this thread, by trackers one cell after another
+    # all received in this thread, by trackers one cell after another
     assert threads | diary.threads == {threading.current_thread()}
-    assert diary.said == [(what, id) for id in ids for what in ("start", "finish")]
+    assert diary.calls == [(what, id) for id in ids for what in ("start", "finish")]
     assert sys.stdout is stdout
     for id in ids:
         here, there = (store.read_record(f / "cells" / f"{id}.json") for f in (out, small.out))
@@ -139,14 +139,14 @@ def test_a_concurrency_that_is_no_number_is_the_executors_fault(experiment, numb
         run_plan(planned(experiment()), experiment().out, executor, lambda cell, event: None)
 
 
-def test_what_is_heard_of_a_later_cell_is_told_in_its_turn(experiment):
-    cells, reported = planned(experiment(methods=METHODS)).cells, []
-    turns = EventsInOrder(cells, lambda cell, event: reported.append((cell, event["event"])))
+def test_events_of_a_later_cell_are_passed_on_in_its_turn(experiment):
+    cells, events = planned(experiment(methods=METHODS)).cells, []
+    turns = EventsInOrder(cells, lambda cell, event: events.append((cell, event["event"])))
     first, second, third = (cell.id for cell in cells)
     turns.event(second, {"event": "started"})
     turns.event(third, {"event": "skipped"})
-    assert reported == []
+    assert events == []
     turns.event(first, {"event": "skipped"})
-    assert reported == [(first, "skipped"), (second, "started")]
+    assert events == [(first, "skipped"), (second, "started")]
     turns.event(second, {"event": "recorded"})
-    assert reported[2:] == [(second, "recorded"), (third, "skipped")]
+    assert events[2:] == [(second, "recorded"), (third, "skipped")]

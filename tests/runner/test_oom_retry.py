@@ -54,9 +54,9 @@ def test_what_is_not_allowed_or_cannot_help_is_not_tried():
 def long_rows():
     rows = conversations() * 2
     for i, row in enumerate(rows):
-        said = row["messages"][2]
-        more = {**said, "content": f"{said['content']} " * 4 + str(i)}
-        rows[i] = {"messages": [*row["messages"][:2], more]}
+        answer = row["messages"][2]
+        longer = {**answer, "content": f"{answer['content']} " * 4 + str(i)}
+        rows[i] = {"messages": [*row["messages"][:2], longer]}
     return rows
 
 
@@ -77,22 +77,22 @@ def run(warm, experiment, monkeypatch, tmp_path):
         )
         write_jsonl(tmp_path / "train.jsonl", long_rows())
         outcome = run_warm(small, warm)
-        found = small.records()
-        for one in found.values():
-            store.validate(one, "record")
-        assert found["base-0"]["status"] == "ok"
-        return small, outcome, found
+        records = small.records()
+        for record in records.values():
+            store.validate(record, "record")
+        assert records["base-0"]["status"] == "ok"
+        return small, outcome, records
 
     yield go
     plugins.cache_clear()
 
 
 def rungs(training):
-    return [(one["micro_batch"], one["gradient_checkpointing"]) for one in training["ladder"]]
+    return [(rung["micro_batch"], rung["gradient_checkpointing"]) for rung in training["ladder"]]
 
 
-def losses(found):
-    return [point["loss"] for point in found["training"]["loss_curve"]]
+def losses(record):
+    return [point["loss"] for point in record["training"]["loss_curve"]]
 
 
 def assert_same_training(split, whole):
@@ -102,19 +102,19 @@ def assert_same_training(split, whole):
 
 def test_a_training_that_does_not_fit_goes_on_with_smaller_passes(run):
     """48 rows at once take 570 MiB, 24 take 290 and 12 take 150; there are 200."""
-    _, outcome, found = run(48, room=200)
+    _, outcome, records = run(48, room=200)
     assert not outcome.failed
-    narrow, free = found["narrow-0"], found["lora-0"]
+    narrow, free = records["narrow-0"], records["lora-0"]
     training = narrow["training"]
     assert rungs(training) == [(48, False), (24, False)]
     assert training["micro_batch"] == 12
     assert free["training"]["micro_batch"] == 48
     assert "ladder" not in free["training"]
-    assert all("can't allocate memory" in one["error"] for one in training["ladder"])
-    assert {one["phase"] for one in training["ladder"]} == {"train"}
+    assert all("can't allocate memory" in rung["error"] for rung in training["ladder"])
+    assert {rung["phase"] for rung in training["ladder"]} == {"train"}
     assert_same_training(narrow, free)
     assert narrow["plan"]["budget"]["batch"] == 48
-    # what failed is told apart from what trained
+    # what failed is apart from what trained
     phases = training["phases"]
     assert phases["oom_retries"] == {"seconds": sum(o["seconds"] for o in training["ladder"])}
     assert phases["train"]["seconds"] > 0
@@ -126,29 +126,29 @@ def test_a_training_that_does_not_fit_goes_on_with_smaller_passes(run):
 
 
 def test_where_nothing_fits_the_record_says_what_was_tried_and_what_there_is(run):
-    small, outcome, found = run(4, room=0)
+    small, outcome, records = run(4, room=0)
     assert outcome.exit_code == 5
-    oom = found["narrow-0"]
+    oom = records["narrow-0"]
     assert oom["status"] == "oom"
     assert rungs(oom["training"]) == [(4, False), (2, False), (1, False), (1, True)]
     assert oom["error"]["phase"] == "train"
     assert oom["error"]["available_bytes"] == available_memory()
     assert oom["error"]["predicted_bytes"] > 500 * 2**20
     assert oom["evaluation"] is None
-    assert found["lora-0"]["status"] == "ok"  # the others go on
+    assert records["lora-0"]["status"] == "ok"  # the others go on
     assert not (small.out / "artifacts" / oom["id"] / "training.json").exists()
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGBUS"])
 def test_a_worker_that_dies_with_its_memory_spent_is_tried_again_with_less(run, name):
-    _, outcome, found = run(4, room=500, killed_above=1, dies_of=name)
+    _, outcome, records = run(4, room=500, killed_above=1, dies_of=name)
     assert not outcome.failed
-    training = found["narrow-0"]["training"]
+    training = records["narrow-0"]["training"]
     assert rungs(training) == [(4, False), (2, False)]
     assert training["micro_batch"] == 1
     for attempt in training["ladder"]:
         assert attempt["error"].startswith(f"{name} with ")
-    assert_same_training(found["narrow-0"], found["lora-0"])
+    assert_same_training(records["narrow-0"], records["lora-0"])
 
 
 @pytest.mark.parametrize(
@@ -157,20 +157,20 @@ def test_a_worker_that_dies_with_its_memory_spent_is_tried_again_with_less(run, 
 def test_a_worker_that_dies_with_memory_to_spare_is_an_error_that_says_what_to_do(
     run, name, advice
 ):
-    _, outcome, found = run(4, room=500, killed_above=1, dies_of=name, full=False)
+    _, outcome, records = run(4, room=500, killed_above=1, dies_of=name, full=False)
     assert outcome.exit_code == 5
-    died = found["narrow-0"]
+    died = records["narrow-0"]
     assert died["status"] == "error"
     assert name in died["error"]["message"]
     assert advice in died["error"]["message"]
     assert "ladder" not in (died["training"] or {})
-    assert found["lora-0"]["status"] == "ok"
+    assert records["lora-0"]["status"] == "ok"
 
 
 def test_on_oom_stop_tries_once(run):
-    _, _, found = run(4, room=0, on_oom="stop")
-    assert found["narrow-0"]["status"] == "oom"
-    assert rungs(found["narrow-0"]["training"]) == [(4, False)]
+    _, _, records = run(4, room=0, on_oom="stop")
+    assert records["narrow-0"]["status"] == "oom"
+    assert rungs(records["narrow-0"]["training"]) == [(4, False)]
 
 
 def test_an_evaluation_that_runs_out_of_memory_keeps_the_trained_model(

@@ -25,7 +25,7 @@ RULES = "rules: [{metric: quiz.accuracy, max_drop: 0.05}, {metric: quiz.cosine, 
 
 @dataclasses.dataclass
 class Planned:
-    """What is asked of a planned cell."""
+    """The part of a planned cell that a gate uses."""
 
     suites: tuple[Suite, ...]
 
@@ -49,18 +49,18 @@ def gate(out: Path, answers: Rows, text: str = RULES) -> tuple[Any, list[int]]:
     rules, checks = checks_of(policy.load(policy_file(out.parent, text)), baseline)
     growing = Growing(Planned((QUIZ,)), baseline)  # type: ignore[arg-type]
     growing.tokenizer_hash = "t"
-    asked: list[int] = []
+    picked: list[int] = []
 
     def answer(suite: Suite) -> Rows:
         assert suite.picked is not None
-        asked.extend(suite.picked)
+        picked.extend(suite.picked)
         return [answers[i] for i in suite.picked]
 
     counts: list[int] = []
     decision = decide(
         growing, rules, checks, answer, lambda interim: counts.append(interim["samples"]["quiz"])
     )
-    assert len(asked) == len(set(asked)) == counts[-1]
+    assert len(picked) == len(set(picked)) == counts[-1]
     assert [interim["samples"]["quiz"] for interim in decision.looks] == counts
     return decision, counts
 
@@ -124,11 +124,11 @@ def measured(
     (folder / "lamps.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts))
     suite = {"name": "lamps", "version": 1, "ask": "perplexity", "data": "lamps.jsonl"}
     (folder / "lamps.yaml").write_text(yaml.safe_dump(suite))
-    ran = harness(
+    result = harness(
         "eval", tiny_model, "--suites", folder, "--suite", "lamps", "--suite", "forgetting",
         "--limit", 40, "--label", "release", "--out", folder / "release",
     )  # fmt: skip
-    assert ran.code == 0, ran.stderr
+    assert result.code == 0, result.stderr
     return folder
 
 
@@ -137,15 +137,15 @@ def test_a_model_is_measured_block_by_block(
 ) -> None:
     texts = "{metric: lamps.perplexity, max_increase: 5%}"
     tasks = "{metric: forgetting.mmlu_dev, max_drop: 0.2}"
-    ran = gate_of(harness, measured, tiny_model, f"{texts}, {tasks}")
-    assert ran.code == 0, ran.stderr
-    report = json.loads(ran.stdout)
+    result = gate_of(harness, measured, tiny_model, f"{texts}, {tasks}")
+    assert result.code == 0, result.stderr
+    report = json.loads(result.stdout)
     assert report["verdict"] == "pass"
     # the same model: its texts are decided at once, its answers when enough of them are the same
     assert report["looks"][0]["samples"] == {"lamps": 32, "forgetting": 32}
     assert report["looks"][-1]["samples"]["lamps"] == 32
     assert report["looks"][-1]["of"] == {"lamps": 40, "forgetting": 80}
-    assert "32 of 40 of lamps, 32 of 80 of forgetting: 1 of 2 rules decided" in ran.stderr
+    assert "32 of 40 of lamps, 32 of 80 of forgetting: 1 of 2 rules decided" in result.stderr
 
 
 def test_a_spoilt_model_is_stopped_early(
@@ -153,19 +153,19 @@ def test_a_spoilt_model_is_stopped_early(
 ) -> None:
     spoilt = tmp_path / "spoilt"
     spoil(tiny_model, spoilt)
-    ran = gate_of(harness, measured, spoilt, "{metric: lamps.perplexity, max_increase: 5%}")
-    assert ran.code == 1, ran.stderr
-    report = json.loads(ran.stdout)
+    result = gate_of(harness, measured, spoilt, "{metric: lamps.perplexity, max_increase: 5%}")
+    assert result.code == 1, result.stderr
+    report = json.loads(result.stdout)
     assert [interim["samples"] for interim in report["looks"]] == [{"lamps": 32}]
 
 
-def test_another_limit_than_the_baselines_is_told(
+def test_another_limit_than_the_baselines_is_refused(
     measured: Path, tiny_model: Path, harness: Callable[..., Any]
 ) -> None:
     rule = "{metric: lamps.perplexity, max_increase: 5%}"
-    ran = gate_of(harness, measured, tiny_model, rule, limit=20)
-    assert ran.code == 4
-    assert "limit is 20 and 40" in ran.error
+    result = gate_of(harness, measured, tiny_model, rule, limit=20)
+    assert result.code == 4
+    assert "limit is 20 and 40" in result.error
 
 
 def gate_of(

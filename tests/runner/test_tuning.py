@@ -27,7 +27,7 @@ BUDGET = {"steps": 5, "batch": 4, "max_length": 96, "precision": "float32"}
 
 
 class Watched(Executor):
-    """An executor that keeps what each worker was told; `stop_at` ends it as Ctrl-C would."""
+    """An executor that keeps the cell of each worker; `stop_at` ends it as Ctrl-C would."""
 
     name = "watched"
 
@@ -40,7 +40,7 @@ class Watched(Executor):
         (self.trials if job["trial"] else self.cells).append(job["cell"])
         events = self.executor.run(job_file, log_file)
         if len(self.trials) == self.stop_at:
-            list(events)  # it was judged and recorded, and nobody was told
+            list(events)  # it was judged and recorded, and no event was passed on
             raise KeyboardInterrupt
         yield from events
 
@@ -108,7 +108,7 @@ def test_values_lie_in_the_usual_range_and_none_is_measured_twice(tuned):
     trials = small.records()["range-0"]["plan"]["tuning"]["trials"]
     assert all(2e-5 <= t["options"]["lr"] <= 2e-3 for t in trials)
     assert len({t["options"]["lr"] for t in trials}) == 3
-    # two choices in three trials: one of them is told again, at no cost
+    # two choices in three trials: one of them is recorded again, at no cost
     again = [t for t in small.records()["two-0"]["plan"]["tuning"]["trials"] if "same_as" in t]
     assert [t["seconds"] for t in again] == [0] * len(again)
     assert len(again) == 1
@@ -129,7 +129,7 @@ def test_trials_see_no_suite_and_leave_no_weights(tuned):
             assert trial["training"]["validation"]["rows"] == 4
 
 
-def test_the_cost_of_tuning_is_told_apart_from_the_training(tuned):
+def test_the_cost_of_tuning_is_apart_from_the_training(tuned):
     small, _, outcome = tuned
     rows = {row["label"]: row for row in outcome.board["rows"]}
     assert rows["two"]["seeds"] == [0, 1]
@@ -159,16 +159,16 @@ def test_the_validation_loss_is_the_mean_over_all_counted_tokens(tuned, tiny_mod
         count = int((labels[:, 1:] != IGNORED).sum())
         nats, tokens = nats + float(mean) * count, tokens + count
     artifact = Artifact("base", ModelRef("tiny", str(tiny_model)))
-    found = validation_loss(artifact, rows, max_length=50, loss="assistant")
-    assert found["tokens"] == tokens
-    assert found["loss"] == pytest.approx(nats / tokens, rel=1e-5)
+    validation = validation_loss(artifact, rows, max_length=50, loss="assistant")
+    assert validation["tokens"] == tokens
+    assert validation["loss"] == pytest.approx(nats / tokens, rel=1e-5)
 
 
 # ---- nothing runs twice --------------------------------------------------------------------------
 
 
-def refuse(*told):
-    raise AssertionError(f"ran again: {told}")
+def refuse(*arguments):
+    raise AssertionError(f"ran again: {arguments}")
 
 
 @pytest.mark.parametrize("lost", ["nothing", "study.db", "tuning.json"])
@@ -178,10 +178,10 @@ def test_recorded_trials_give_the_same_answer_again(tuned, tmp_path, lost):
     shutil.copytree(small.out / "tuning", tmp_path / "tuning")
     (folder_of(cell, tmp_path) / lost).unlink(missing_ok=True)
     assert recorded_trials(cell, tmp_path) == 3
-    found = Tuner(tmp_path, refuse, refuse).tune(cell)
-    told = small.records()["range-0"]["plan"]["tuning"]
-    assert found["trials"] == told["trials"]
-    winner = chosen(cell, found)
+    tuning = Tuner(tmp_path, refuse, refuse).tune(cell)
+    recorded = small.records()["range-0"]["plan"]["tuning"]
+    assert tuning["trials"] == recorded["trials"]
+    winner = chosen(cell, tuning)
     assert (winner.id, winner.options) == (cell.id, small.records()["range-0"]["plan"]["options"])
 
 
@@ -220,7 +220,7 @@ def test_more_trials_go_on_from_those_there_are(tuned):
 # ---- what fails, and the front -------------------------------------------------------------------
 
 
-def test_trials_that_fail_count_and_are_told(tmp_path, experiment, warm, monkeypatch):
+def test_trials_that_fail_count_and_are_recorded(tmp_path, experiment, warm, monkeypatch):
     write_distribution(tmp_path / "site", ROOT / "tests/sample_plugins/trouble.py", "trouble")
     monkeypatch.syspath_prepend(tmp_path / "site")
     small = experiment(
@@ -231,11 +231,11 @@ def test_trials_that_fail_count_and_are_told(tmp_path, experiment, warm, monkeyp
     watched = Watched(warm)
     outcome = run_warm(small, watched)
     (cell,) = outcome.failed
-    found = store.read_record(small.out / "cells" / f"{cell}.json")
-    tuning = found["plan"]["tuning"]
-    assert (found["status"], found["error"]["phase"]) == ("error", "tuning")
-    assert "none of 6 trials gave a validation loss" in found["error"]["message"]
-    assert "this method always breaks" in found["error"]["message"]
+    record = store.read_record(small.out / "cells" / f"{cell}.json")
+    tuning = record["plan"]["tuning"]
+    assert (record["status"], record["error"]["phase"]) == ("error", "tuning")
+    assert "none of 6 trials gave a validation loss" in record["error"]["message"]
+    assert "this method always breaks" in record["error"]["message"]
     assert len(tuning["trials"]) == 6
     assert tuning["chosen"] is None
     tried = {t["options"]["how"]: t["status"] for t in tuning["trials"]}
@@ -269,16 +269,16 @@ def test_the_front_is_optunas(tmp_path):
     names = ("validation_loss", "peak_memory")
     search = Search(8, Budget(1, 1, 8, "float32"), 0, names, space)
     file = tmp_path / "what? 100%" / "study.db"
-    asked = study.Study(file, search, {"lr": 1e-3, "r": 32})
+    sampler = study.Study(file, search, {"lr": 1e-3, "r": 32})
     placed = {}
     for number in range(8):
-        values = asked.values(number)
-        assert asked.values(number) == values
+        values = sampler.values(number)
+        assert sampler.values(number) == values
         assert 1e-5 <= values["lr"] <= 1e-2
         assert values["r"] in (4, 8, 16)
         fails = number % 5 == 4
         place = None if fails else [abs(values["lr"] - 1e-3), values["r"] * (1 - values["lr"])]
-        asked.tell(number, place)
+        sampler.tell(number, place)
         placed |= {} if place is None else {number: place}
         if number == 0:
             assert values["lr"] == 1e-3  # its own rank is not among the choices
@@ -341,23 +341,23 @@ def test_a_wrong_space_is_one_line(experiment, wrong):
 )
 def test_a_wrong_block_is_one_line(experiment, changes, message):
     small = experiment(**{"methods": ["lora"], "suites": ["picks"], **changes})
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as error:
         planned(small)
-    assert str(caught.value).startswith(f"{small.file}:")
+    assert str(error.value).startswith(f"{small.file}:")
 
 
 def test_the_plan_shows_the_trials_and_runs_none(tuned, harness):
     small, _, _ = tuned
-    ran = harness("plan", small.file, "--out", small.out)
-    assert ran.code == 0
-    assert "two: 3 trials of 4 steps, 3 recorded; lr one of 1e-06, 0.03" in ran.stdout
-    assert "range: 3 trials of 4 steps, 3 recorded; lr 2e-05 to 0.002 (log)" in ran.stdout
-    assert "Not tuned, for the entry says what it takes: fixed." in ran.stdout
-    told = json.loads(harness("plan", small.file, "--out", small.out, "--json").stdout)
-    assert [one["label"] for one in told["tuning"]] == ["two", "range"]
-    assert all(cell["recorded"] for cell in told["cells"])
-    again = harness("run", small.file, "--out", small.out)
-    assert "two: lr=0.03, the best of 3 trials: validation loss" in again.stdout
+    result = harness("plan", small.file, "--out", small.out)
+    assert result.code == 0
+    assert "two: 3 trials of 4 steps, 3 recorded; lr one of 1e-06, 0.03" in result.stdout
+    assert "range: 3 trials of 4 steps, 3 recorded; lr 2e-05 to 0.002 (log)" in result.stdout
+    assert "Not tuned, for the entry says what it takes: fixed." in result.stdout
+    plan = json.loads(harness("plan", small.file, "--out", small.out, "--json").stdout)
+    assert [entry["label"] for entry in plan["tuning"]] == ["two", "range"]
+    assert all(cell["recorded"] for cell in plan["cells"])
+    rerun = harness("run", small.file, "--out", small.out)
+    assert "two: lr=0.03, the best of 3 trials: validation loss" in rerun.stdout
 
 
 def test_without_optuna_a_run_names_the_command(monkeypatch):
@@ -366,7 +366,7 @@ def test_without_optuna_a_run_names_the_command(monkeypatch):
         study.check()
 
 
-def test_a_rank_that_the_model_has_no_room_for_is_found_before_the_trials(experiment):
+def test_a_rank_that_the_model_has_no_room_for_is_refused_before_the_trials(experiment):
     small = experiment(
         methods=[{"name": "lora", "tune": {"r": [4, 4096]}}], tune={"trials": 2}, suites=["picks"]
     )
