@@ -37,12 +37,12 @@ def copy(finished: Experiment, tmp_path: Path) -> Experiment:
     return Experiment(folder, finished.content)
 
 
-def suites_of(found: dict[str, Any]) -> dict[str, Any]:
-    return dict(found["evaluation"]["suites"])
+def suites_of(record: dict[str, Any]) -> dict[str, Any]:
+    return dict(record["evaluation"]["suites"])
 
 
-def figures(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: suite["metrics"] for name, suite in suites_of(found).items()}
+def figures(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: suite["metrics"] for name, suite in suites_of(record).items()}
 
 
 def cell_of(small: Experiment, label: str) -> Cell:
@@ -73,8 +73,8 @@ def adapter(folder: Path, **files: str) -> Artifact:
 
 
 def test_an_artifact_is_its_bytes_not_its_place_or_its_story(tmp_path: Path) -> None:
-    told = {"training.json": "{}", "README.md": "By me.", ".x.tmp": "half"}
-    first, second = adapter(tmp_path / "a"), adapter(tmp_path / "b", **told)
+    files = {"training.json": "{}", "README.md": "By me.", ".x.tmp": "half"}
+    first, second = adapter(tmp_path / "a"), adapter(tmp_path / "b", **files)
     assert artifact_hash(first) == artifact_hash(second)
     elsewhere = dataclasses.replace(first.base, name="other", path="/elsewhere")
     assert artifact_hash(dataclasses.replace(first, base=elsewhere)) == artifact_hash(first)
@@ -95,7 +95,7 @@ def test_what_changes_an_answer_changes_the_hash(tmp_path: Path) -> None:
         dataclasses.replace(first, base=ModelRef("tiny", "org/tiny", revision="2")),
         dataclasses.replace(first, weights=ModelRef("w", "/w", content_hash="e" * 64)),
     ]
-    hashes = [artifact_hash(one) for one in (first, *others)]
+    hashes = [artifact_hash(artifact) for artifact in (first, *others)]
     assert len(set(hashes)) == len(hashes)
 
 
@@ -109,10 +109,10 @@ def test_files_have_the_modes_of_the_users_umask(finished: Experiment, tmp_path:
 
 
 def test_cells_with_other_weights_have_other_hashes(finished: Experiment) -> None:
-    found = finished.records()
-    hashes = {label: one["evaluation"]["artifact_hash"] for label, one in found.items()}
+    records = finished.records()
+    hashes = {label: record["evaluation"]["artifact_hash"] for label, record in records.items()}
     assert len(set(hashes.values())) == len(hashes)
-    assert len({one["evaluation"]["tokenizer_hash"] for one in found.values()}) == 1
+    assert len({record["evaluation"]["tokenizer_hash"] for record in records.values()}) == 1
 
 
 # ---- what runs and what does not -----------------------------------------------------------------
@@ -148,12 +148,12 @@ def test_a_worker_that_is_killed_in_its_last_suite_loses_that_suite_alone(
     stone.unlink()
     outcome = run_warm(small, warm)
     assert not outcome.failed
-    found = small.records()["base-0"]
-    store.validate(found, "record")
-    assert list(suites_of(found)) == ["picks", "answers", "stumbles"]
-    reused = {name: suite.get("reused") for name, suite in suites_of(found).items()}
+    record = small.records()["base-0"]
+    store.validate(record, "record")
+    assert list(suites_of(record)) == ["picks", "answers", "stumbles"]
+    reused = {name: suite.get("reused") for name, suite in suites_of(record).items()}
     assert reused == {"picks": id, "answers": id, "stumbles": None}
-    assert set(found["evaluation"]["phases"]) == {"reload", "generate", "stumbles"}
+    assert set(record["evaluation"]["phases"]) == {"reload", "generate", "stumbles"}
     # what ran now is not what the evaluation takes
     (row,) = outcome.board["rows"]
     assert row["cost"]["evaluation_seconds"] is None
@@ -171,13 +171,13 @@ def test_a_suite_that_is_added_is_the_only_one_that_runs(copy: Experiment, warm:
     outcome = run_warm(changed, warm)
     assert not outcome.failed
     for id, label in zip(outcome.ran, ("base-0", "lora-0"), strict=True):
-        found = store.read_record(copy.out / "cells" / f"{id}.json")
-        assert set(found["evaluation"]["phases"]) == {"reload", "loglikelihood", "more"}
-        assert {n for n, s in suites_of(found).items() if "reused" not in s} == {"more"}
-        assert suites_of(found)["picks"]["reused"] == before[label]["id"]
+        record = store.read_record(copy.out / "cells" / f"{id}.json")
+        assert set(record["evaluation"]["phases"]) == {"reload", "loglikelihood", "more"}
+        assert {n for n, s in suites_of(record).items() if "reused" not in s} == {"more"}
+        assert suites_of(record)["picks"]["reused"] == before[label]["id"]
         for name in ("picks", "answers"):
-            assert suites_of(found)[name]["metrics"] == suites_of(before[label])[name]["metrics"]
-            rows = store.read_samples(copy.out, found, name)
+            assert suites_of(record)[name]["metrics"] == suites_of(before[label])[name]["metrics"]
+            rows = store.read_samples(copy.out, record, name)
             assert rows == store.read_samples(copy.out, before[label], name)
 
 
@@ -188,22 +188,22 @@ def test_a_base_is_measured_once_for_all_experiments(
     before, out = copy.records()["base-0"], copy.folder / "results/second"
     shutil.copytree(copy.out, copy.folder / "results/first")
     other = copy.write(name="other", methods=["base"], seeds=[0])
-    ran = harness("run", other.file, "--out", out, cwd=copy.folder)
-    assert ran.code == 0
-    (found,) = (json.loads(path.read_text()) for path in (out / "cells").glob("*.json"))
-    assert ran.stderr.splitlines() == [f"{found['id']}: ok"]
-    store.validate(found, "record")
-    assert found["evaluation"]["phases"] == {}
-    assert {suite["reused"] for suite in suites_of(found).values()} == {before["id"]}
-    assert figures(found) == figures(before)
-    for name, suite in suites_of(found).items():
+    result = harness("run", other.file, "--out", out, cwd=copy.folder)
+    assert result.code == 0
+    (record,) = (json.loads(path.read_text()) for path in (out / "cells").glob("*.json"))
+    assert result.stderr.splitlines() == [f"{record['id']}: ok"]
+    store.validate(record, "record")
+    assert record["evaluation"]["phases"] == {}
+    assert {suite["reused"] for suite in suites_of(record).values()} == {before["id"]}
+    assert figures(record) == figures(before)
+    for name, suite in suites_of(record).items():
         assert suite["samples"]["sha256"] == suites_of(before)[name]["samples"]["sha256"]
-        assert store.read_samples(out, found, name)
-    assert found["evaluation"]["tokenizer_hash"] == before["evaluation"]["tokenizer_hash"]
-    assert "eval" in ran.stdout  # the table has its column, without a figure
+        assert store.read_samples(out, record, name)
+    assert record["evaluation"]["tokenizer_hash"] == before["evaluation"]["tokenizer_hash"]
+    assert "eval" in result.stdout  # the table has its column, without a figure
 
 
-def test_answers_are_only_looked_for_beside_a_folder_of_results(
+def test_answers_are_only_searched_beside_a_folder_of_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody named what lies beside an `--out` elsewhere."""
@@ -228,7 +228,7 @@ def test_a_broken_training_of_another_cell_stops_no_run(tmp_path: Path) -> None:
     assert trained_artifact.with_training(tmp_path, "one") == places[:1]
 
 
-def test_what_was_edited_is_measured_again_and_told(copy: Experiment, warm: Warm) -> None:
+def test_what_was_edited_is_measured_again_with_a_warning(copy: Experiment, warm: Warm) -> None:
     before = copy.records()["base-0"]
     kept = copy.out / "samples" / before["id"]
     section = json.loads((kept / "picks.json").read_text())
@@ -243,10 +243,10 @@ def test_what_was_edited_is_measured_again_and_told(copy: Experiment, warm: Warm
     assert after["status"] == "ok"
     assert figures(after) == figures(before)
     assert {n for n, s in suites_of(after).items() if "reused" in s} == {"tasks"}
-    told = [line for line in after["warnings"] if "are not used" in line]
-    assert len(told) == 3
+    warnings = [line for line in after["warnings"] if "are not used" in line]
+    assert len(warnings) == 3
     for name in ("picks", "answers", "predicts"):
-        assert any(line.startswith(f"suite '{name}': the answers kept for") for line in told)
+        assert any(line.startswith(f"suite '{name}': the answers kept for") for line in warnings)
     assert not any(str(copy.out) in line for line in after["warnings"])
 
 
@@ -255,7 +255,7 @@ def test_what_was_edited_is_measured_again_and_told(copy: Experiment, warm: Warm
 
 def test_answers_to_other_data_or_of_another_layout_are_not_the_same(copy: Experiment) -> None:
     cell, warnings = cell_of(copy, "base"), list[str]()
-    (suite,) = (one for one in cell.suites if one.name == "picks")
+    (suite,) = (candidate for candidate in cell.suites if candidate.name == "picks")
     file = copy.out / "samples" / cell.id / "picks.json"
     section, rows = store.read_section(file)
     assert sections(copy, "base", warnings).reuse(suite) == cell.id
@@ -289,8 +289,8 @@ def test_reused_answers_are_compared_with_this_cells_base(copy: Experiment) -> N
     for suite in cell_of(copy, "lora").suites:
         lora.reuse(suite)
         alone.reuse(suite)
-    found = copy.records()["lora-0"]
-    assert {n: s["metrics"] for n, s in lora.done.items()} == figures(found)
+    record = copy.records()["lora-0"]
+    assert {n: s["metrics"] for n, s in lora.done.items()} == figures(record)
     assert alone.done["picks"]["metrics"]["acc"]["delta"] is None
     assert warnings == []
 
@@ -303,13 +303,13 @@ def test_perplexity_per_token_is_not_compared_with_another_tokenizer(copy: Exper
     lora = sections(copy, "lora", warnings, base=True)
     for suite in cell_of(copy, "lora").suites:
         lora.reuse(suite)
-    found = lora.done["predicts"]["metrics"]
-    assert found["perplexity"]["delta"] is found["plain_perplexity"]["delta_p"] is None
-    assert found["bits_per_byte"]["delta"] is not None
+    metrics = lora.done["predicts"]["metrics"]
+    assert metrics["perplexity"]["delta"] is metrics["plain_perplexity"]["delta_p"] is None
+    assert metrics["bits_per_byte"]["delta"] is not None
     assert lora.done["picks"]["metrics"]["acc"]["delta"] is not None
-    (told,) = warnings
-    assert told.startswith("suite 'predicts': the base has another tokenizer")
-    assert "bits_per_byte" in told
+    (warning,) = warnings
+    assert warning.startswith("suite 'predicts': the base has another tokenizer")
+    assert "bits_per_byte" in warning
 
 
 def test_a_base_that_cannot_be_read_does_not_cost_the_answers(copy: Experiment) -> None:
@@ -318,7 +318,9 @@ def test_a_base_that_cannot_be_read_does_not_cost_the_answers(copy: Experiment) 
     kept.write_bytes(kept.read_bytes()[:-9])
     own = copy.out / "samples" / records["lora-0"]["id"] / "picks.json"
     rows = store.read_section(own)[1]
-    (suite,) = (one for one in cell_of(copy, "lora").suites if one.name == "picks")
+    (suite,) = (
+        candidate for candidate in cell_of(copy, "lora").suites if candidate.name == "picks"
+    )
     with pytest.raises(UserError, match="changed since it was recorded"):
         sections(copy, "lora", [], base=True).reuse(suite)
     assert store.read_section(own)[1] == rows

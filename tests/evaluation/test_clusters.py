@@ -29,7 +29,7 @@ def test_whole_clusters_are_drawn(tmp_path: Path, tiny_artifact: Any) -> None:
     assert with_clusters["stderr"] > 1.3 * without["stderr"]
 
 
-def test_a_column_that_is_not_there_is_told_before_anything_runs(tmp_path: Path) -> None:
+def test_a_missing_column_is_reported_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no column 'floor', which the suite's `cluster:` names"):
         suite_of(tmp_path, {"": ROWS}, cluster="floor")
 

@@ -49,8 +49,8 @@ def test_a_choice_suites_question_leaks(load):
 
 def test_conversations_and_texts_of_a_perplexity_suite_leak(load, tmp_path):
     write_jsonl(tmp_path / "plain.jsonl", [{"text": "Nothing."}, {"text": f"Once {LONG}."}])
-    asked = conversations()[4]["messages"]
-    train = [Row("a", messages=tuple(asked), line=1), Row("b", text=LONG, line=2)]
+    messages = conversations()[4]["messages"]
+    train = [Row("a", messages=tuple(messages), line=1), Row("b", text=LONG, line=2)]
     (warning,) = leaks(train, [load("predicts")])
     assert "2 samples overlap" in warning
     assert "sample chats/2 and row a (line 1), same prompt" in warning
@@ -58,8 +58,8 @@ def test_conversations_and_texts_of_a_perplexity_suite_leak(load, tmp_path):
 
 
 def test_ten_pairs_are_named_and_all_are_counted(load, tmp_path):
-    asked = [{"id": f"s{i}", "prompt": f"Is it {i}?", "reference": "Yes."} for i in range(14)]
-    write_jsonl(tmp_path / "asked.jsonl", asked)
+    samples = [{"id": f"s{i}", "prompt": f"Is it {i}?", "reference": "Yes."} for i in range(14)]
+    write_jsonl(tmp_path / "asked.jsonl", samples)
     train = [Row(f"r{i}", prompt=f"Is it {i}?", completion="No.", line=i) for i in range(12)]
     (warning,) = leaks(train, [load("answers")])
     assert "12 samples overlap" in warning
@@ -89,8 +89,8 @@ def test_rows_that_only_a_run_can_tell(load):
 def test_a_record_names_the_leaks_of_its_suites(finished):
     records = finished.records()
     for label in ("full-0", "lora-0", "lora-1", "qlora-0"):
-        told = [w for w in records[label]["warnings"] if w.startswith("suite ")]
-        (leak,) = [w for w in told if "overlap with training rows" in w]
+        warnings = [w for w in records[label]["warnings"] if w.startswith("suite ")]
+        (leak,) = [w for w in warnings if "overlap with training rows" in w]
         assert leak.startswith("suite 'predicts': ")
         assert "same prompt" in leak
     assert not any("overlap" in warning for warning in records["base-0"]["warnings"])

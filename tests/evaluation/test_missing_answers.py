@@ -1,5 +1,5 @@
 """A model whose weights are not finite has no answers: its suites fail, and a few missing samples
-have no scores and are told."""
+have no scores and are reported."""
 
 import math
 import shutil
@@ -91,10 +91,10 @@ def test_a_judge_whose_weights_are_not_finite_is_an_error_and_gives_no_score(
 def test_the_record_of_a_model_that_is_not_finite_is_an_error(experiment, broken_model, warm):
     small = experiment(suites=["picks"]).write(model=str(broken_model))
     assert run_warm(small, warm).failed
-    (found,) = small.records().values()
-    assert found["status"] == "error"
-    assert "8 of 8 samples have no answer" in found["error"]["message"]
-    assert found["evaluation"]["suites"] == {}
+    (record,) = small.records().values()
+    assert record["status"] == "error"
+    assert "8 of 8 samples have no answer" in record["error"]["message"]
+    assert record["evaluation"]["suites"] == {}
 
 
 def test_a_sample_without_an_answer_has_no_scores_and_is_no_output(folder, tiny_model, tokenizer):
@@ -120,7 +120,7 @@ def test_a_sample_without_an_answer_has_no_scores_and_is_no_output(folder, tiny_
 
 
 @pytest.mark.parametrize(("missing", "fails"), [(0, False), (5, False), (6, True)])
-def test_a_few_missing_samples_are_told_and_more_than_5_percent_fail(missing, fails):
+def test_a_few_missing_samples_are_reported_and_more_than_5_percent_fail(missing, fails):
     rows = [{"id": str(i), "scores": {"acc": 1.0}} for i in range(100 - missing)]
     rows += [
         {"id": f"m{i}", "missing": NOT_FINITE, "scores": {"acc": None}} for i in range(missing)

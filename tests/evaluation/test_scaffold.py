@@ -44,11 +44,15 @@ def test_a_suite_is_made_and_checked_with_two_commands(harness, tmp_path, capsys
     ]
     checked = harness("suites", "check", "shop.yaml", "--json", cwd=tmp_path)
     assert (checked.code, checked.stderr) == (0, "")
-    told = json.loads(checked.stdout)
+    report = json.loads(checked.stdout)
     suite, _ = load(tmp_path / "shop.yaml", plugins=plugins())
-    assert (told["suite"], told["hash"], told["content"]) == ("shop", suite.hash, suite.content)
+    assert (report["suite"], report["hash"], report["content"]) == (
+        "shop",
+        suite.hash,
+        suite.content,
+    )
     capsys.readouterr()
-    print_report(told)  # what is printed without --json
+    print_report(report)  # what is printed without --json
     printed = capsys.readouterr().out
     assert "shop: version 1, 3 samples, ask: generate" in printed
     assert "shop.rougeL, shop.exact_match, shop.must_contain" in printed
@@ -67,21 +71,21 @@ GIVEN = {
 
 @pytest.mark.parametrize("ask", plugins().tasks.things)
 def test_each_kind_works_as_it_is_written(tmp_path, ask):
-    told = tried(new(tmp_path, ask))
+    report = tried(new(tmp_path, ask))
     text, scored = GIVEN[ask]
-    assert (told["prompt"]["text"], told["prompt"]["scored"]) == (text, scored)
+    assert (report["prompt"]["text"], report["prompt"]["scored"]) == (text, scored)
     special = text.count("<|im_start|>") + text.count("<|im_end|>")
     plain = text.replace("<|im_start|>", "").replace("<|im_end|>", "")
-    assert told["prompt"]["tokens"] == special + len(plain)  # a token is a byte
-    assert told["samples"] == len(told["rows"]) == 3
-    assert told["metrics"]
-    for row in told["rows"]:
+    assert report["prompt"]["tokens"] == special + len(plain)  # a token is a byte
+    assert report["samples"] == len(report["rows"]) == 3
+    assert report["metrics"]
+    for row in report["rows"]:
         assert all(isinstance(value, float | int) for value in row["scores"].values())
 
 
 @pytest.mark.parametrize("name", ["123", "true", "1e4", "a.b-c"])
 @pytest.mark.parametrize("ask", plugins().tasks.things)
-def test_a_name_may_look_like_a_number(tmp_path, ask, name):
+def test_a_name_may_have_the_form_of_a_number(tmp_path, ask, name):
     suite, _ = load(new(tmp_path, ask, name), plugins=plugins())
     assert suite.name == name
     if ask == "lm-eval":
@@ -91,9 +95,9 @@ def test_a_name_may_look_like_a_number(tmp_path, ask, name):
 
 def test_what_is_there_is_not_overwritten(harness, tmp_path):
     (tmp_path / "shop.jsonl").write_text("mine")
-    ran = harness("suites", "new", "shop", cwd=tmp_path)
-    assert ran.code == 2
-    assert ran.error.startswith("Error: shop.jsonl is there already")
+    result = harness("suites", "new", "shop", cwd=tmp_path)
+    assert result.code == 2
+    assert result.error.startswith("Error: shop.jsonl is there already")
     assert [f.name for f in tmp_path.iterdir()] == ["shop.jsonl"]
     assert (tmp_path / "shop.jsonl").read_text() == "mine"
 
@@ -119,35 +123,35 @@ def test_only_the_first_samples_run_and_all_are_counted(tmp_path):
     file = new(tmp_path, "generate")
     rows = [{"id": f"q{i}", "prompt": f"Number {i}?", "reference": f"{i}"} for i in range(5)]
     write_jsonl(tmp_path / "shop.jsonl", rows)
-    told = tried(file)
-    assert told["samples"] == 5
-    assert [row["id"] for row in told["rows"]] == ["q0", "q1", "q2"]
+    report = tried(file)
+    assert report["samples"] == 5
+    assert [row["id"] for row in report["rows"]] == ["q0", "q1", "q2"]
 
 
 def test_another_model_shows_its_own_tokens(tmp_path, tiny_model, tokenizer):
-    told = tried(new(tmp_path, "generate"), ModelRef("mine", str(tiny_model)))
+    report = tried(new(tmp_path, "generate"), ModelRef("mine", str(tiny_model)))
     turn = {"role": "user", "content": "When is the shop open on Saturdays?"}
     text = tokenizer.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
-    assert told["prompt"]["text"] == text
-    assert told["prompt"]["tokens"] == len(tokenizer(text)["input_ids"]) < len(text) / 2
+    assert report["prompt"]["text"] == text
+    assert report["prompt"]["tokens"] == len(tokenizer(text)["input_ids"]) < len(text) / 2
 
 
 def test_a_judge_judges_with_the_same_model(tmp_path):
     file = new(tmp_path, "generate")
     file.write_text(file.read_text().replace("# judge:", "judge:").replace("#   ", "  "))
-    told = tried(file)
-    assert told["metrics"][-1] == "score"
-    assert all("score" in row["scores"] for row in told["rows"])
-    assert CHATML.format("When is the shop open on Saturdays?") == told["prompt"]["text"]
+    report = tried(file)
+    assert report["metrics"][-1] == "score"
+    assert all("score" in row["scores"] for row in report["rows"])
+    assert CHATML.format("When is the shop open on Saturdays?") == report["prompt"]["text"]
 
 
-def test_a_wrong_row_is_told_with_its_line(harness, tmp_path):
+def test_a_wrong_row_is_reported_with_its_line(harness, tmp_path):
     new(tmp_path, "generate")
     with (tmp_path / "shop.jsonl").open("a") as rows:
         rows.write('{"prompt": 3}\n')
-    ran = harness("suites", "check", "shop.yaml", cwd=tmp_path)
-    assert ran.code == 2
-    assert ran.error == "Error: shop.jsonl:4: 'prompt' must be text, got 3"
+    result = harness("suites", "check", "shop.yaml", cwd=tmp_path)
+    assert result.code == 2
+    assert result.error == "Error: shop.jsonl:4: 'prompt' must be text, got 3"
 
 
 def test_a_prompt_without_its_question_is_refused(tmp_path):
@@ -157,7 +161,7 @@ def test_a_prompt_without_its_question_is_refused(tmp_path):
         load(file, plugins=plugins())
 
 
-def test_a_broken_task_file_is_told_with_its_line(tmp_path):
+def test_a_broken_task_file_is_reported_with_its_line(tmp_path):
     file = new(tmp_path, "lm-eval")
     task = tmp_path / "shop-tasks" / "shop_task.yaml"
     task.write_text(task.read_text().replace("{metric: acc,", "{metric: acc,,"))
@@ -169,6 +173,6 @@ def test_what_breaks_while_it_runs_is_one_line(tmp_path):
     file = new(tmp_path, "lm-eval")
     task = tmp_path / "shop-tasks" / "shop_task.yaml"
     task.write_text(task.read_text().replace("{{question}}", "{{query}}"))
-    with pytest.raises(UserError, match=r"shop\.yaml.*'query' is undefined") as caught:
+    with pytest.raises(UserError, match=r"shop\.yaml.*'query' is undefined") as error:
         tried(file)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)

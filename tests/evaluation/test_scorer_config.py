@@ -70,13 +70,13 @@ def test_one_scorer_stands_twice_under_labels(folder):
         (3, r"expected text or a mapping, got 3"),
     ],
 )
-def test_a_wrong_entry_is_told_with_its_line(folder, entry, message):
-    with pytest.raises(ConfigError, match=r"answers\.yaml:(8|9|10): .*" + message) as caught:
+def test_a_wrong_entry_is_reported_with_its_line(folder, entry, message):
+    with pytest.raises(ConfigError, match=r"answers\.yaml:(8|9|10): .*" + message) as error:
         load(folder, ["rougeL", entry])
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
-def test_a_wrong_entry_of_an_experiment_is_told_of_the_experiment(folder):
+def test_a_wrong_entry_of_an_experiment_is_reported_with_the_experiments_line(folder):
     with pytest.raises(ConfigError, match=r"^the experiment's settings of suite 'answers': miss"):
         load(folder, ["rougeL"], {"scorers": [{"name": "regex"}]})
     with pytest.raises(ConfigError, match=r"^the experiment's settings.*'nowhere/model'"):
@@ -148,8 +148,8 @@ def test_a_model_among_the_options_counts_by_its_content(folder, tiny_model, tmp
 
 def own(*scorers):
     plugins = Plugins(discover=False)
-    for one in scorers:
-        plugins.scorers.add(one.name, one, "own")
+    for instance in scorers:
+        plugins.scorers.add(instance.name, instance, "own")
     return plugins
 
 
@@ -160,10 +160,10 @@ def test_keyword_only_parameters_are_the_options(folder):
 
     plugins = own(longest)
     suite = load(folder, [{"name": "longest", "words": 2, "weight": 3}], plugins=plugins)
-    ((_, found, options),) = uses(suite.scorers, plugins)
+    ((_, resolved, options),) = uses(suite.scorers, plugins)
     assert options == {"words": 2, "unit": "words", "weight": 3.0}
     outputs = [Output("a", "one two", 2, False), Output("b", "one two three", 3, False)]
-    assert found.rate(outputs, [Sample("a"), Sample("b")], None, **options) == [3.0, 0.0]
+    assert resolved.rate(outputs, [Sample("a"), Sample("b")], None, **options) == [3.0, 0.0]
     with pytest.raises(ConfigError, match="words of scorer 'longest': expected a whole number"):
         load(folder, [{"name": "longest", "words": "two"}], plugins=plugins)
 
@@ -223,7 +223,7 @@ def test_scores_come_out_under_their_labels(experiment, warm):
 def test_the_command_refuses_before_anything_runs(experiment, harness):
     small = experiment(suites=["answers"])
     write_answers(small, [{"name": "regex", "pattern": "["}])
-    ran = harness("run", small.file, "--out", small.out)
-    assert (ran.code, small.out.exists()) == (2, False)
-    assert "answers.yaml:" in ran.error
-    assert "is no regular expression" in ran.error
+    result = harness("run", small.file, "--out", small.out)
+    assert (result.code, small.out.exists()) == (2, False)
+    assert "answers.yaml:" in result.error
+    assert "is no regular expression" in result.error

@@ -98,9 +98,9 @@ def test_overrides_of_an_experiment_count(folder):
 )
 def test_a_wrong_file_is_one_line_with_its_place(folder, old, new, message):
     edit(folder, "answers.yaml", old, new)
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as error:
         load(folder, "answers")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["../../x.jsonl", "linked.jsonl", "linked/x.jsonl"])
@@ -112,8 +112,8 @@ def test_a_relative_name_leads_to_nothing_outside_the_suites_folder(folder, name
     (home / "linked").symlink_to(folder)
     suite = (folder / "answers.yaml").read_text()
     (home / "answers.yaml").write_text(suite.replace("asked.jsonl", name))
-    said = rf"answers\.yaml:4: data: '{name}' leads out of the suite's folder .*absolute path"
-    with pytest.raises(ConfigError, match=said):
+    message = rf"answers\.yaml:4: data: '{name}' leads out of the suite's folder .*absolute path"
+    with pytest.raises(ConfigError, match=message):
         load(home, "answers")
     (home / "answers.yaml").write_text(suite.replace("asked.jsonl", str(outside)))
     assert len(samples_of(load(home, "answers"))) == 1, "the user's own words"

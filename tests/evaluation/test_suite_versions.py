@@ -1,4 +1,4 @@
-"""A suite that changed under the same version is told of, before anything runs."""
+"""A suite that changed under the same version is reported before anything runs."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def test_other_rows_of_an_experiment_are_not_the_suites_content(folder):
 # ---- the notice ----------------------------------------------------------------------------------
 
 
-def test_a_changed_suite_is_told_of_until_its_version_is_raised(folder):
+def test_a_changed_suite_is_reported_until_its_version_is_raised(folder):
     record = record_of(load(folder, "answers"))
     assert changed([load(folder, "answers")], [record]) == []
     edit(folder, "asked.jsonl", "The lamp is here.", "The lamp is there.")
@@ -112,8 +112,8 @@ def stale(finished, tmp_path):
 
 @pytest.mark.parametrize("command", ["plan", "run"])
 def test_run_and_plan_tell_of_it_beside_their_output(harness, stale, command):
-    ran = harness(command, stale / "experiment.yaml", "--out", stale / "out", "--json")
-    assert ran.code == 0
-    assert json.loads(ran.stdout)
-    (note,) = ran.stderr.splitlines()
+    result = harness(command, stale / "experiment.yaml", "--out", stale / "out", "--json")
+    assert result.code == 0
+    assert json.loads(result.stdout)
+    (note,) = result.stderr.splitlines()
     assert note.startswith("Note: suite 'answers' changed since base-s0-")

@@ -82,24 +82,24 @@ def test_predictions_are_lm_evals_and_log_probabilities_within_1e_4(model, way):
             assert a["acc"] == b["acc"]
             assert [r[1] for r in a["filtered_resps"]] == [r[1] for r in b["filtered_resps"]]
             expected = [float(r[0]) for r in a["filtered_resps"]]
-            found = [r[0] for r in b["filtered_resps"]]
-            assert found == pytest.approx(expected, abs=TOLERANCE)
+            logprobs = [r[0] for r in b["filtered_resps"]]
+            assert logprobs == pytest.approx(expected, abs=TOLERANCE)
     model.limit.rows = None
 
 
 def instances(kind, arguments):
     from lm_eval.api.instance import Instance
 
-    return [Instance(kind, {}, one, i) for i, one in enumerate(arguments)]
+    return [Instance(kind, {}, argument, i) for i, argument in enumerate(arguments)]
 
 
 def test_rolling_log_likelihoods_of_texts_longer_than_the_context(full):
     texts = [" ".join(THINGS[: 1 + i % 8]) * (1 + 9 * i) for i in range(5)]
-    asked = instances("loglikelihood_rolling", [(text,) for text in texts])
-    theirs = reference(full, 2).loglikelihood_rolling(asked, disable_tqdm=True)
-    ours = shared_prefix_lm(full).loglikelihood_rolling(asked)
+    requests = instances("loglikelihood_rolling", [(text,) for text in texts])
+    theirs = reference(full, 2).loglikelihood_rolling(requests, disable_tqdm=True)
+    ours = shared_prefix_lm(full).loglikelihood_rolling(requests)
     assert max(len(full.tokenizer(text)["input_ids"]) for text in texts) > full.max_length
-    assert ours == pytest.approx([float(one) for one in theirs], rel=1e-5)
+    assert ours == pytest.approx([float(value) for value in theirs], rel=1e-5)
 
 
 def test_generated_answers_stop_where_the_task_says(full):
@@ -107,9 +107,9 @@ def test_generated_answers_stop_where_the_task_says(full):
     free = [shared_prefix_lm(full).generate_until(asked_for(texts, [], 12))]
     stop = free[0][0][3:6]
     for until, cap in (([stop], 12), ([], 5), (["no such text", stop[:1]], 12)):
-        asked = asked_for(texts, until, cap)
-        theirs = reference(full, 2).generate_until(asked, disable_tqdm=True)
-        assert shared_prefix_lm(full).generate_until(asked) == theirs
+        requests = asked_for(texts, until, cap)
+        theirs = reference(full, 2).generate_until(requests, disable_tqdm=True)
+        assert shared_prefix_lm(full).generate_until(requests) == theirs
     assert any(stop in text for text in free[0])
 
 
@@ -119,9 +119,9 @@ def asked_for(texts, until, cap):
 
 
 def test_a_task_that_wants_sampling_is_refused(full):
-    asked = instances("generate_until", [("x", {"do_sample": True, "temperature": 0.7})])
+    requests = instances("generate_until", [("x", {"do_sample": True, "temperature": 0.7})])
     with pytest.raises(UserError, match="only greedy"):
-        shared_prefix_lm(full).generate_until(asked)
+        shared_prefix_lm(full).generate_until(requests)
 
 
 # ---- in an experiment ----------------------------------------------------------------------------
@@ -157,12 +157,12 @@ def grouped(tmp_path_factory, tiny_model, warm):
 
 
 def verdicts(experiment, label):
-    found = experiment.records()[label]
-    rows = store.read_samples(experiment.out, found, "tasks")
-    return found["evaluation"]["suites"]["tasks"]["metrics"], {r["doc_hash"]: r for r in rows}
+    record = experiment.records()[label]
+    rows = store.read_samples(experiment.out, record, "tasks")
+    return record["evaluation"]["suites"]["tasks"]["metrics"], {r["doc_hash"]: r for r in rows}
 
 
-def test_micro_and_macro_averages_of_a_group_are_told_apart(grouped):
+def test_micro_and_macro_averages_of_a_group_are_kept_apart(grouped):
     metrics, rows = verdicts(grouped, "full-0")
     by_task = {"tiny_choice": [], "few_choice": []}
     for row in rows.values():
@@ -220,20 +220,22 @@ def mirrored(experiment):
     return small
 
 
-def test_a_hub_data_set_is_found_in_the_mirror(mirrored, harness):
+def test_a_hub_data_set_is_read_from_the_mirror(mirrored, harness):
     mirror = mirrored.folder / "mirror"
-    ran = harness("run", mirrored.file, "--out", mirrored.out, "--mirror", mirror)
-    assert ran.code == 0, ran.stderr
+    result = harness("run", mirrored.file, "--out", mirrored.out, "--mirror", mirror)
+    assert result.code == 0, result.stderr
     metrics, rows = verdicts(mirrored, "base-0")
     assert metrics["hub_choice"]["n"] == len(rows) == 8
 
 
-def test_a_data_set_that_is_not_in_the_mirror_is_told_before_any_model_is_opened(mirrored, harness):
+def test_a_data_set_that_is_not_in_the_mirror_is_refused_before_any_model_is_opened(
+    mirrored, harness
+):
     empty = mirrored.folder / "empty"
     empty.mkdir()
-    ran = harness("run", mirrored.file, "--out", mirrored.out, "--mirror", empty)
-    assert ran.code == 2
-    assert f"'shop/colours' is neither in the mirror {empty} nor on the Hub" in ran.error
+    result = harness("run", mirrored.file, "--out", mirrored.out, "--mirror", empty)
+    assert result.code == 2
+    assert f"'shop/colours' is neither in the mirror {empty} nor on the Hub" in result.error
     assert not list(mirrored.out.glob("cells/*"))
 
 
@@ -285,8 +287,8 @@ def test_lm_evals_own_index_is_read_once_for_the_same_tasks(experiment, tmp_path
     # where lm-eval now has more of them, or the folders lack one, all of it is read
     monkeypatch.setattr(index, "every_task", whole)
     (kept,) = (tmp_path / "cache/lm-eval").glob("*.json")
-    for told in ({"tasks": [*before, "arc_new"]}, {"folders": []}):
-        kept.write_text(json.dumps(json.loads(kept.read_text()) | told))
+    for change in ({"tasks": [*before, "arc_new"]}, {"folders": []}):
+        kept.write_text(json.dumps(json.loads(kept.read_text()) | change))
         read = whole.cache_info().hits
         assert sorted(content()) == sorted(before)
         assert whole.cache_info().hits > read
@@ -296,7 +298,7 @@ def test_lm_evals_own_index_is_read_once_for_the_same_tasks(experiment, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "told"),
+    ("file", "text", "message"),
     [
         ("broken.yaml", "task: [a\ngroup: b", r"broken\.yaml:2: broken task file"),
         ("list.yaml", "- task", r"list\.yaml:1: broken task file"),
@@ -308,22 +310,22 @@ def test_lm_evals_own_index_is_read_once_for_the_same_tasks(experiment, tmp_path
         ("null.yaml", "task: \0", r"null\.yaml: broken task file: .*not allowed"),
     ],
 )
-def test_a_broken_task_file_is_told(experiment, harness, file, text, told):
+def test_a_broken_task_file_is_reported(experiment, harness, file, text, message):
     small = experiment(suites=["tasks"])
     (small.folder / "tasks" / file).write_bytes(text if isinstance(text, bytes) else text.encode())
-    ran = harness("run", small.file, "--out", small.out)
-    assert ran.code == 2
-    assert re.search(told, ran.error)
+    result = harness("run", small.file, "--out", small.out)
+    assert result.code == 2
+    assert re.search(message, result.error)
 
 
-def test_an_unknown_task_is_told_with_the_nearest_names(experiment, harness):
+def test_an_unknown_task_is_refused_with_the_nearest_names(experiment, harness):
     small = experiment(suites=[{"name": "tasks", "tasks": ["tiny_chioce"]}])
-    ran = harness("run", small.file, "--out", small.out)
-    assert ran.code == 2
-    assert "no lm-eval task 'tiny_chioce': did you mean 'tiny_choice'?" in ran.error
+    result = harness("run", small.file, "--out", small.out)
+    assert result.code == 2
+    assert "no lm-eval task 'tiny_chioce': did you mean 'tiny_choice'?" in result.error
 
 
-def test_a_task_without_questions_is_told(experiment, warm):
+def test_a_task_without_questions_is_refused(experiment, warm):
     small = experiment(suites=["tasks"])
     (small.folder / "tasks/tiny_choice.jsonl").write_text("")
     with pytest.raises(UserError, match="tiny_choice"):
@@ -363,11 +365,11 @@ def test_limits_count_for_a_task_before_its_group(experiment):
     assert counts(suite, load_tasks(suite)) == {"tiny_choice": 2, "few_choice": 1}
 
 
-def test_limits_for_a_task_that_is_not_asked_are_told(experiment, harness):
+def test_limits_for_a_task_outside_the_suite_are_refused(experiment, harness):
     small = experiment(suites=[{"name": "tasks", "limits": {"tiny_chioce": 5}}])
-    ran = harness("run", small.file, "--out", small.out)
-    assert ran.code == 2
-    assert "no task 'tiny_chioce' for `limits`: did you mean 'tiny_choice'?" in ran.error
+    result = harness("run", small.file, "--out", small.out)
+    assert result.code == 2
+    assert "no task 'tiny_chioce' for `limits`: did you mean 'tiny_choice'?" in result.error
 
 
 # ---- figures -------------------------------------------------------------------------------------
@@ -425,8 +427,8 @@ def listed(*metrics):
     lines = ["metric_list:"]
     for metric in metrics:
         name, *more = metric if isinstance(metric, tuple) else (metric,)
-        told = zip(("aggregation", "higher_is_better"), more, strict=False)
-        parts = [f"metric: {name}", *(f"{key}: {str(value).lower()}" for key, value in told)]
+        pairs = zip(("aggregation", "higher_is_better"), more, strict=False)
+        parts = [f"metric: {name}", *(f"{key}: {str(value).lower()}" for key, value in pairs)]
         lines.append(f"  - {{{', '.join(parts)}}}")
     return "\n".join(lines) + "\n"
 
@@ -508,10 +510,10 @@ def figures(tmp_path_factory, tiny_model, full):
     for name in names:
         # lm-eval itself stops at what one of these tasks returns
         with suppress(TypeError, KeyError):
-            done = lm_eval.simple_evaluate(
+            evaluation = lm_eval.simple_evaluate(
                 model=reference(full, 4), tasks=[name], task_manager=manager, bootstrap_iters=0
             )
-            own |= done["results"]
+            own |= evaluation["results"]
     return result, summarise(result.metrics, result.rows), own
 
 
@@ -567,7 +569,7 @@ def test_what_is_no_figure_of_sums_is_left_out_and_named_with_lm_evals_value(fig
         assert f"{name} is left out: {entry['reason']}" in "\n".join(result.warnings)
 
 
-def test_questions_without_a_value_are_told_and_the_others_averaged(figures):
+def test_questions_without_a_value_are_reported_and_the_others_averaged(figures):
     result, metrics, _ = figures
     assert metrics["later.odd"]["value"] == pytest.approx(5 / 6)
     assert metrics["later.odd"]["n"] == 6
@@ -637,9 +639,9 @@ def test_a_task_file_runs_python_only_where_the_suite_trusts_it(experiment, line
     (small.folder / "own/more.inc").write_text("process_docs: !function evil.run\n")
     with pytest.raises(
         UserError, match=r"own/\S+:\d+: `!function evil.run` runs Python code"
-    ) as told:
+    ) as error:
         checked(small)
-    assert "allow it with `trust_task_code: true` in the suite" in str(told.value)
+    assert "allow it with `trust_task_code: true` in the suite" in str(error.value)
     assert not mark.exists()
     if not line.startswith("class"):
         name = {"name": "tasks", "tasks": ["plain_choice"], "include_path": "own"}
@@ -656,9 +658,9 @@ def load_trusted(small):
 
 def test_code_that_is_not_trusted_is_refused_before_anything_is_loaded(experiment, harness):
     small = experiment(suites=[{"name": "tasks", "trust_task_code": False}])
-    ran = harness("run", small.file, "--out", small.out)
-    assert ran.code == 2
-    assert "tiny_choice.yaml:2: `!function tiny_choice.questions` runs Python code" in ran.error
+    result = harness("run", small.file, "--out", small.out)
+    assert result.code == 2
+    assert "tiny_choice.yaml:2: `!function tiny_choice.questions` runs Python code" in result.error
 
 
 def test_trust_changes_no_hash_and_the_suites_of_the_harness_need_no_word(experiment):
@@ -695,7 +697,7 @@ def test_data_files_are_those_beside_the_task_file(experiment, tmp_path, monkeyp
         assert len(list(checked(small).eval_docs)) == 8
 
 
-def test_data_files_that_are_nowhere_are_told_with_where_they_were_looked_for(experiment):
+def test_missing_data_files_are_reported_with_the_searched_folders(experiment):
     small = own_tasks(experiment, PLAIN_TASK.replace("choices.jsonl", "chioces.jsonl"))
     with pytest.raises(
         UserError, match=r"plain.yaml: data_files: no 'chioces.jsonl' in \S+own or in"

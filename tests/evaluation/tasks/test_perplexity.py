@@ -1,4 +1,4 @@
-"""Perplexity: every token once, long documents whole, domains apart, tokenizers told apart."""
+"""Perplexity: every token once, long documents whole, domains apart, tokenizers distinguished."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def suite_of(folder: Path, rows: dict[str, list[dict[str, Any]]], **settings: An
 
 
 def measured(artifact: Any, suite: Suite) -> SuiteResult:
-    (one,) = evaluate(
+    (outcome,) = evaluate(
         artifact, [suite], lambda name: contextlib.nullcontext(), lambda **event: None
     )
-    assert not isinstance(one.result, SuiteFailure), one.result
-    return one.result
+    assert not isinstance(outcome.result, SuiteFailure), outcome.result
+    return outcome.result
 
 
 @pytest.fixture(scope="module")
@@ -145,13 +145,13 @@ def test_the_first_token_of_a_text_counts_too(opened: Any) -> None:
 def test_the_interval_is_a_bootstrap_over_documents(tmp_path: Path, tiny_artifact: Any) -> None:
     texts = [{"text": f"{PROSE[: 20 + 30 * i]}"} for i in range(12)]
     result = measured(tiny_artifact, suite_of(tmp_path, {"": texts}))
-    found = summarise(result.metrics, result.rows)
+    metrics = summarise(result.metrics, result.rows)
     rows = sorted(result.rows, key=lambda row: row["id"])
     nll, tokens = ([row["scores"][key] for row in rows] for key in ("nll", "tokens"))
     expected = stats.estimate("exp_ratio", nll, tokens)
-    assert found["perplexity"]["value"] == pytest.approx(math.exp(sum(nll) / sum(tokens)))
-    assert found["perplexity"]["ci_low"] == expected.ci_low < found["perplexity"]["value"]
-    assert (found["perplexity"]["ci_high"], found["perplexity"]["n"]) == (expected.ci_high, 12)
+    assert metrics["perplexity"]["value"] == pytest.approx(math.exp(sum(nll) / sum(tokens)))
+    assert metrics["perplexity"]["ci_low"] == expected.ci_low < metrics["perplexity"]["value"]
+    assert (metrics["perplexity"]["ci_high"], metrics["perplexity"]["n"]) == (expected.ci_high, 12)
 
 
 # ---- domains -------------------------------------------------------------------------------------
@@ -164,9 +164,9 @@ def texts(*domains: Any) -> list[dict[str, Any]]:
 def names(folder: Path, *domains: Any, **others: list[dict[str, Any]]) -> list[str]:
     """Metrics with a domain, of a suite whose first source has rows of these domains."""
     suite = suite_of(folder, {"first": texts(*domains), **others})
-    found = perplexity.Perplexity().metrics(suite)
-    assert found is not None
-    return [name for name in found if "." in name]
+    metrics = perplexity.Perplexity().metrics(suite)
+    assert metrics is not None
+    return [name for name in metrics if "." in name]
 
 
 def test_each_domain_has_its_figures_in_the_order_of_appearance(tmp_path: Path) -> None:
@@ -191,8 +191,8 @@ def test_what_is_no_domain_has_no_figures(tmp_path: Path, domains: list[Any]) ->
 
 def test_domains_become_plain_names_that_do_not_clash(tmp_path: Path) -> None:
     odd = ["a b", "a.b", "/", "Straße", 7]
-    found = names(tmp_path, *odd, *odd)
-    assert [name.partition(".")[2] for name in found[::2]] == [
+    metrics = names(tmp_path, *odd, *odd)
+    assert [name.partition(".")[2] for name in metrics[::2]] == [
         "a-b",
         "a-b-2",
         "domain",
@@ -208,9 +208,9 @@ def test_domains_of_a_run(experiment: Any, warm: Any) -> None:
     write_jsonl(small.folder / "plain.jsonl", rows)
     outcome = run_warm(small, warm)
     assert not outcome.failed
-    found = small.records()["base-0"]
-    store.validate(found, "record")
-    suite = found["evaluation"]["suites"]["predicts"]
+    record = small.records()["base-0"]
+    store.validate(record, "record")
+    suite = record["evaluation"]["suites"]["predicts"]
     metrics = suite["metrics"]
     assert list(metrics)[4:] == [
         "plain_perplexity.a",
@@ -220,7 +220,7 @@ def test_domains_of_a_run(experiment: Any, warm: Any) -> None:
     ]
     scores = [
         row["scores"]
-        for row in store.read_samples(small.out, found, "predicts")
+        for row in store.read_samples(small.out, record, "predicts")
         if (row["group"], row["domain"]) == ("plain", "b")
     ]
     assert metrics["plain_perplexity.b"]["n"] == len(scores) == 4
@@ -252,8 +252,8 @@ def test_another_vocabulary_or_end_is_another_tokenizer(tiny_model: Path, tmp_pa
     ended = AutoTokenizer.from_pretrained(tiny_model, eos_token="<|endoftext|>")
     first.save_pretrained(tmp_path)
     file = tmp_path / "tokenizer.json"
-    told = json.loads(file.read_text())
-    told["model"]["merges"].pop()
-    file.write_text(json.dumps(told))
+    content = json.loads(file.read_text())
+    content["model"]["merges"].pop()
+    file.write_text(json.dumps(content))
     merged = AutoTokenizer.from_pretrained(tmp_path)
-    assert len({tokenizer_hash(one) for one in (first, ended, merged)}) == 3
+    assert len({tokenizer_hash(tokenizer) for tokenizer in (first, ended, merged)}) == 3

@@ -54,9 +54,9 @@ def test_it_is_listed_written_checked_and_run(harness, install_by_hand, experime
     assert (report["ask"], report["metrics"], report["samples"]) == ("prefer", ["preferred"], 3)
     assert (report["prompt"]["text"], report["prompt"]["scored"]) == (EXAMPLE[0][1], " Leaves.")
 
-    ran = harness("run", small.file, "--out", small.out, env=site)
+    result = harness("run", small.file, "--out", small.out, env=site)
 
-    assert ran.code == 0, ran.stderr
+    assert result.code == 0, result.stderr
     (record,) = small.records().values()
     suite = record["evaluation"]["suites"]["likes"]
     rows = store.read_samples(small.out, record, "likes")
