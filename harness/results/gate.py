@@ -1,7 +1,8 @@
 """Whether a candidate may be released: a policy's rules, each with its evidence.
 
-A rule passes where the whole interval clears its limit, fails where the figure is beyond the limit
-with a p that Holm's correction leaves below 1 - confidence, and is inconclusive else. A gate passes
+A rule passes where the whole interval clears its limit, and `max_drop` and `max_increase` where
+both arms gave the same answers. It fails where the figure is beyond the limit with a p that Holm's
+correction leaves below 1 - confidence, and is inconclusive else. A gate passes
 only if every rule does (an intersection-union test, which needs no correction: Berger,
 Technometrics 24, 1982), so the correction is for failing alone: the chance that a candidate as good
 as its limits is stopped by any rule is at most 1 - confidence.
@@ -58,6 +59,8 @@ class Finding:
     verdict: Verdict
     title: str = ""
     """The rule's own name."""
+    identical: bool = False
+    """Whether it passes because both arms gave the same answers, with the same scores."""
 
     @property
     def sentence(self) -> str:
@@ -180,7 +183,9 @@ def assess_evidence(check: Check, evidence: Evidence) -> Finding:
     room_low = test.ci_low - bound if upward else bound - test.ci_high
     room = test.value - bound if upward else bound - test.value
     strict = check.rule.limit == "better_than"
-    passes = room_low > 0 if strict else room_low >= 0
+    # the same answers are no worse, however few: no sampling stands between the two
+    identical = evidence.identical and check.rule.limit in ("max_drop", "max_increase")
+    passes = identical or (room_low > 0 if strict else room_low >= 0)
     beyond = room < 0 and not passes
     return Finding(
         name=check.name,
@@ -197,6 +202,7 @@ def assess_evidence(check: Check, evidence: Evidence) -> Finding:
         more_samples=None if passes else _more_samples(test, evidence, room),
         verdict="pass" if passes else "inconclusive",
         title=check.rule.name or "",
+        identical=identical,
     )
 
 
@@ -314,12 +320,14 @@ def _sentence(finding: Finding) -> str:
     parts = [f"{figure(finding.value)}"]
     if finding.baseline is not None:
         parts[0] += f" against {figure(finding.baseline)}"
-        parts.append(f"{figure(finding.change, '+')}{_interval(finding, figure)}")
+        interval = "" if finding.identical else _interval(finding, figure)
+        parts.append(f"{figure(finding.change, '+')}{interval}")
     elif finding.n is not None:
         parts[0] += _interval(finding, figure)
     parts.append(f"limit {finding.limit}")
     if finding.n is not None:
-        parts.append(f"{finding.n} samples")
+        same = f"all {finding.n} scores are identical"
+        parts.append(same if finding.identical else f"{finding.n} samples")
     if finding.verdict == "inconclusive" and finding.n is not None:
         more = "no number of samples would" if finding.more_samples is None else ""
         parts.append(more or f"about {finding.more_samples} more samples would decide")

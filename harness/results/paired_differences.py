@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -46,6 +46,8 @@ class Evidence:
     b: metric_summary.Pooled
     """The baseline's."""
     confidence: float
+    identical: bool = False
+    """Whether both arms gave the same answers, with the same scores."""
 
     @property
     def n(self) -> int:
@@ -149,14 +151,18 @@ class Pairs:
         by_id: Mapping[str, Record],
         read_rows: ReadRows,
         confidence: float,
+        partial: Collection[str] = (),
     ) -> None:
+        """`partial` names suites of which more samples follow: equal so far is not equal."""
         self.candidate, self.baseline = candidate, baseline
         self._by_id, self._read_rows = by_id, read_rows
-        self._confidence = confidence
+        self._confidence, self._partial = confidence, partial
 
     def against(self, other: Group) -> Pairs:
         """The same candidate against another baseline."""
-        return Pairs(self.candidate, other, self._by_id, self._read_rows, self._confidence)
+        return Pairs(
+            self.candidate, other, self._by_id, self._read_rows, self._confidence, self._partial
+        )
 
     def shared(self) -> list[tuple[str, str]]:
         """(suite, metric) that both arms have."""
@@ -185,7 +191,28 @@ class Pairs:
             a,
             b,
             self._confidence,
+            self._identical(suite, metric, a, b),
         )
+
+    def _identical(
+        self, suite: str, metric: str, a: metric_summary.Pooled, b: metric_summary.Pooled
+    ) -> bool:
+        """Whether the answers and their scores are the same.
+
+        Scores of 0 and 1 agree by chance too (of models 5 points apart, on 20 samples, one time in
+        three), so that the answers behind them must be the same as well.
+        """
+        if suite in self._partial or (a.scores, a.per) != (b.scores, b.per):
+            return False
+        ids = set(a.ids)
+        ours, theirs = (
+            [{row["id"]: row for row in rows if row["id"] in ids} for rows in arm]
+            for arm in (
+                self.rows(self.candidate, suite, metric),
+                self.rows(self.baseline, suite, metric),
+            )
+        )
+        return ours == theirs
 
     def rows(self, group: Group, suite: str, metric: str) -> list[metric_summary.Rows]:
         """The sample rows of each seed."""

@@ -113,7 +113,8 @@ class Growing:
             return [row for row in read(cell, suite) if row["id"] in ids[suite]]
 
         by_id = {**self.baseline.records.by_id, CANDIDATE: mine}
-        return Pairs(Group([mine]), self.baseline.group, by_id, rows_of, confidence)
+        partial = [name for name in self.rows if self.taken(name) < self.total(name)]
+        return Pairs(Group([mine]), self.baseline.group, by_id, rows_of, confidence, partial)
 
     @cached_property
     def cell(self) -> Record:

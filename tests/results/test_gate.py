@@ -626,3 +626,25 @@ def test_a_summary_shows_names_as_they_are(out: Path) -> None:
     assert len(re.findall(r"(?<!\\)\|", row)) == 4
     assert "\\<b\\>" in note
     assert "\\[a\\](b)" in note
+
+
+# ---- the same answers ----------------------------------------------------------------------------
+
+
+def test_the_same_answers_pass_however_few_and_whatever_the_margin(tmp_path: Path) -> None:
+    answers = rows(12)
+    base = write(tmp_path, "base", answers)
+    write(tmp_path, "again", answers, base=base)
+    # as often right, with other answers: no proof that it is as good
+    reworded = [{**row, "output": "another answer"} for row in answers]
+    write(tmp_path, "reworded", reworded, base=base)
+    shares = "{metric: quiz.accuracy, max_drop: 0}, {metric: quiz.accuracy.north, max_drop: 2%}"
+    figures = "{metric: quiz.cosine, max_drop: 0}, {metric: quiz.perplexity, max_increase: 0%}"
+    text = f"rules: [{shares}, {figures}]"
+    decision = decide(tmp_path, "again", text)
+    assert (decision.verdict, decision.exit_code) == ("pass", 0)
+    assert "all 12 scores are identical" in decision.findings[0].sentence
+    assert "all 6 scores are identical" in decision.findings[1].sentence
+    assert decide(tmp_path, "reworded", f"rules: [{shares}]").exit_code == 3
+    better = decide(tmp_path, "again", "rules: [{metric: quiz.cosine, better_than: baseline}]")
+    assert better.exit_code == 3
