@@ -84,9 +84,15 @@ def _check_wanted(samples: Sequence[Sample]) -> None:
         _listed(sample, "must_contain")
 
 
-@scorer("must_contain", kind="share", check=_check_wanted)
+@scorer("must_contain", kind="share", check=_check_wanted, version=2)
 def must_contain(output: str, sample: Sample) -> float | None:
-    """1 where the answer holds every string of the row's `must_contain`, ignoring case."""
+    """1 where the answer holds every string of the row's `must_contain`, ignoring case.
+
+    Whole words and whole numbers: `141 days` does not hold `41 days`, nor `11.501` `11.50`, nor
+    `party` `art`. Commas between thousands do not count (`1840` holds `1,840`), nor does which
+    white space it is. Letters may follow a number (`5kg` holds `5`). In scripts other than Latin,
+    Greek and Cyrillic any place in the answer will do, for words may stand without spaces.
+    """
     wanted = _listed(sample, "must_contain")
     return float(all(_holds(output, one) for one in wanted)) if wanted else None
 
@@ -96,16 +102,57 @@ def _check_banned(samples: Sequence[Sample]) -> None:
         _listed(sample, "must_not_contain")
 
 
-@scorer("must_not_contain", kind="share", check=_check_banned)
+@scorer("must_not_contain", kind="share", check=_check_banned, version=2)
 def must_not_contain(output: str, sample: Sample) -> float | None:
-    """1 where the answer holds no string of the row's `must_not_contain`, ignoring case."""
+    """1 where the answer holds no string of the row's `must_not_contain`, as in `must_contain`.
+
+    Whole words alone are found: list `refunds` beside `refund`.
+    """
     banned = _listed(sample, "must_not_contain")
     return float(not any(_holds(output, one) for one in banned)) if banned else None
 
 
 def _holds(output: str, part: str) -> bool:
+    import regex
+
     part = normalize_unicode(part)
-    return part.casefold() in normalize_unicode(output, part).casefold()
+    wanted = _comparable(part)
+    answer = _comparable(normalize_unicode(output, part))
+    return regex.search(_start(wanted) + regex.escape(wanted) + _end(wanted), answer) is not None
+
+
+_GROUPED = re.compile(r"(?<!\d)(?<!\d[.,])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
+"""A whole number with commas between thousands."""
+
+
+def _comparable(text: str) -> str:
+    """Without case, without commas between thousands, with single spaces."""
+    plain = " ".join(text.casefold().split())
+    return _GROUPED.sub(lambda found: found[0].replace(",", ""), plain)
+
+
+_LETTERS = r"\p{Latin}\p{Greek}\p{Cyrillic}"
+"""Of scripts with a space between words."""
+_IN_WORD = rf"[{_LETTERS}\p{{M}}\d_]"
+
+
+def _start(wanted: str) -> str:
+    """What may not stand before: the rest of a word, of a number, or its sign."""
+    import regex
+
+    if re.match(r"[-\u2212+]?\.?\d", wanted):
+        unsigned = r"(?<!(?<![\w.)\]])[-\u2212])" if wanted[0].isdigit() else ""
+        return rf"(?<![{_LETTERS}_\d]|\d[.,]){unsigned}"
+    return f"(?<!{_IN_WORD})" if regex.match(_IN_WORD, wanted) else ""
+
+
+def _end(wanted: str) -> str:
+    """What may not stand after: the rest of a word or of a number; a unit may."""
+    import regex
+
+    if wanted[-1].isdigit():
+        return r"(?!\d|[.,]\d)"
+    return f"(?!{_IN_WORD})" if regex.match(_IN_WORD, wanted[-1]) else ""
 
 
 @hookimpl

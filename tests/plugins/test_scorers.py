@@ -55,10 +55,57 @@ def test_exact_match():
 
 def test_facts_that_must_and_must_not_stand():
     rows = [{"must_contain": ["60 days", "tent"]}] * 2 + [{"must_contain": "Tent"}, {}]
-    answers = ["A TENT, 60 days.", "60 days", "tents", "tent"]
+    answers = ["A TENT, 60 days.", "60 days", "a tent", "tent"]
     assert rate("must_contain", answers, rows=rows) == [1, 0, 1, None]
     rows = [{"must_not_contain": ["free", "refund"]}] * 2 + [{"must_not_contain": "x"}, {}]
     assert rate("must_not_contain", ["No Refund.", "No.", "", "y"], rows=rows) == [0, 1, 1, None]
+
+
+@pytest.mark.parametrize(
+    ("answer", "part", "held"),
+    [
+        ("Within 41 days.", "41 days", 1),
+        ("Within 141 days.", "41 days", 0),
+        ("Within 1.41 days.", "41 days", 0),
+        ("Within 41\u00a0days", "41 days", 1),  # white space is white space
+        ("1840 grams", "1,840 grams", 1),
+        ("1,840 grams", "1840 grams", 1),
+        ("1.840 grams", "1,840 grams", 0),
+        ("11,840 grams", "1,840 grams", 0),
+        ("1,840 grams", "840 grams", 0),
+        ("1,840,000", "1,840", 0),
+        ("It is 11.50 euros.", "11.50 euros", 1),
+        ("It is 11.50.", "11.50", 1),
+        ("It is 111.50", "11.50", 0),
+        ("It is 11.501", "11.50", 0),
+        ("It is 11.50", "11", 0),
+        ("It is 11,50", "11", 0),  # a decimal comma
+        ("It is 11,50 euros", "50 euros", 0),
+        ("from 9, 13 and 15", "9", 1),
+        ("at 13:40", "13:40", 1),
+        ("at 13:40", "3:40", 0),
+        ("-5 degrees", "5 degrees", 0),
+        ("-5 degrees", "-5 degrees", 1),
+        ("pages 3-5", "5", 1),
+        ("pages 3-5", "-5", 0),
+        ("5kg", "5", 1),
+        ("gate B12", "12", 0),
+        ("A TENT", "tent", 1),
+        ("a two-tent party", "tent", 1),
+        ("intent", "tent", 0),
+        ("tents", "tent", 0),
+        ("a party", "art", 0),
+        ("C++ and C#", "c++", 1),
+        ("Stra\u00dfe", "strasse", 1),
+        ("\u5e97\u306f\u5341\u6642\u306b\u958b\u304d\u307e\u3059", "\u5341\u6642", 1),
+        ("\u043d\u0435\u0442", "\u0435\u0442", 0),  # Cyrillic has spaces
+        ("re\u0301sume\u0301", "re", 0),  # an accent belongs to its letter
+        ("", "x", 0),
+    ],
+)
+def test_facts_are_whole_words_and_whole_numbers(answer, part, held):
+    assert rate("must_contain", [answer], rows=[{"must_contain": part}]) == [held]
+    assert rate("must_not_contain", [answer], rows=[{"must_not_contain": part}]) == [1 - held]
 
 
 # ---- forms ---------------------------------------------------------------------------------------
