@@ -21,7 +21,7 @@ from harness.system.console import console
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What the command line says."""
+    """The options of the command line."""
 
     names: Sequence[str]
     results_folders: Sequence[Path]
@@ -35,7 +35,7 @@ class CompareOptions:
 @click.command("compare")
 @click.argument("names", nargs=-1, required=True, metavar="A [B ...]")
 @options.results_folders
-@click.option("--against", metavar="NAME", help="What all are compared with. Default: base.")
+@click.option("--against", metavar="NAME", help="The baseline of all. Default: base.")
 @click.option("--suite", "suites", multiple=True, metavar="NAME", help="Only this suite.")
 @click.option(
     "--confidence", default=0.95, show_default=True, type=options.Finite(0.5, 1, True, True)
@@ -111,9 +111,9 @@ def _without_samples(comparison: Comparison) -> RowComparison:
 def _leaderboard(rows: Sequence[Arm]) -> Leaderboard:
     """The leaderboard of the rows; the one in their results folder where they are all of it."""
     cells = {cell["id"]: cell for arm in rows for cell in arm.group.cells}
-    whole = rows[0].records
-    if len(whole.places) == 1 and cells.keys() == whole.by_id.keys():
-        return leaderboard_file.build(whole.places[0], whole.stored)
+    records = rows[0].records
+    if len(records.places) == 1 and cells.keys() == records.by_id.keys():
+        return leaderboard_file.build(records.places[0], records.stored)
     records_of = {cell_id: arm.records for arm in rows for cell_id in arm.records.by_id}
     return leaderboard.build(
         list(cells.values()),

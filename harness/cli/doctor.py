@@ -59,16 +59,16 @@ def command(as_json: bool) -> None:
 
 
 def checks(distribution: str = DISTRIBUTION) -> list[Check]:
-    """Everything that the harness needs of this machine, in the order a user would look."""
-    here = hardware.facts()
+    """Everything that the harness needs of this machine, in the order of installation."""
+    machine = hardware.facts()
     return [
         _python(),
         *_packages(distribution),
-        _torch(here),
-        _gpu(here),
-        _precision(here),
-        _four_bit(here),
-        _memory(here),
+        _torch(machine),
+        _gpu(machine),
+        _precision(machine),
+        _four_bit(machine),
+        _memory(machine),
         _disk(),
         _hub(),
         _mirror(),
@@ -82,7 +82,7 @@ def to_json(results: Sequence[Check]) -> list[dict[str, str]]:
 
 
 def render(results: Sequence[Check]) -> Table:
-    """The checks as a table for a rich console; the mend stands under what it mends."""
+    """The checks as a table for a rich console; the command that fixes a check stands under it."""
     from rich.table import Table
     from rich.text import Text
 
@@ -117,19 +117,19 @@ def _packages(distribution: str) -> list[Check]:
         checkout = (root / "pyproject.toml").is_file()
         mend = f"pip install -e {root}" if checkout else f"pip install {distribution}"
         return [Check("packages", "missing", f"{distribution} is not installed", mend)]
-    lacks, met = [], 0
+    unmet, met = [], 0
     for text in needed:
         if "extra ==" in text:
             continue
-        lack = _requirement(text)
-        if lack is None:
+        check = _requirement(text)
+        if check is None:
             met += 1
         else:
-            lacks.append(lack)
+            unmet.append(check)
     version = metadata.version(distribution)
-    if not lacks:
+    if not unmet:
         return [Check("packages", "ok", f"{distribution} {version}, {met} requirements met")]
-    return lacks
+    return unmet
 
 
 def _requirement(text: str) -> Check | None:
@@ -151,18 +151,18 @@ def _requirement(text: str) -> Check | None:
     return Check(wanted.name, "missing", f"{version}; needed: {wanted.specifier}", mend)
 
 
-def _torch(here: hardware.Machine) -> Check:
-    if here.torch is None:
+def _torch(machine: hardware.Machine) -> Check:
+    if machine.torch is None:
         return Check("torch", "missing", "not installed", "pip install torch")
-    build = f"CUDA {here.torch.cuda}" if here.torch.cuda else "CPU build"
-    if here.gpus and not here.torch.cuda:
-        why = f"{here.torch.version} ({build}) cannot use the GPU"
+    build = f"CUDA {machine.torch.cuda}" if machine.torch.cuda else "CPU build"
+    if machine.gpus and not machine.torch.cuda:
+        why = f"{machine.torch.version} ({build}) cannot use the GPU"
         return Check("torch", "missing", why, _GPU_TORCH)
-    return Check("torch", "ok", f"{here.torch.version} ({build})")
+    return Check("torch", "ok", f"{machine.torch.version} ({build})")
 
 
-def _gpu(here: hardware.Machine) -> Check:
-    if not here.gpus:
+def _gpu(machine: hardware.Machine) -> Check:
+    if not machine.gpus:
         why = "none that this process may use: models run on the CPU"
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         if hidden is not None:
@@ -170,40 +170,40 @@ def _gpu(here: hardware.Machine) -> Check:
         return Check("gpu", "note", why)
     names = ", ".join(
         f"{gpu.name} {gpu.memory_bytes / 2**30:.0f} GiB (sm_{gpu.capability[0]}{gpu.capability[1]})"
-        for gpu in here.gpus
+        for gpu in machine.gpus
     )
     return Check("gpu", "ok", names)
 
 
-def _precision(here: hardware.Machine) -> Check:
-    if here.bf16_is_fast:
+def _precision(machine: hardware.Machine) -> Check:
+    if machine.bf16_is_fast:
         return Check("bf16", "ok", "fast here; precision: auto is bf16")
-    return Check("bf16", "note", f"slow on this {here.device}; precision: auto is float32")
+    return Check("bf16", "note", f"slow on this {machine.device}; precision: auto is float32")
 
 
-def _four_bit(here: hardware.Machine) -> Check:
+def _four_bit(machine: hardware.Machine) -> Check:
     try:
         version = metadata.version("bitsandbytes")
     except metadata.PackageNotFoundError:
         return Check("4-bit", "missing", "no bitsandbytes: no qlora", "pip install bitsandbytes")
-    if here.device == "cuda":
+    if machine.device == "cuda":
         return Check("4-bit", "ok", f"bitsandbytes {version}")
     return Check("4-bit", "note", f"bitsandbytes {version} runs on the CPU, but is made for GPUs")
 
 
-def _memory(here: hardware.Machine) -> Check:
-    text = f"{here.memory_bytes / 2**30:.1f} GiB, {here.cores} cores ({here.cpu})"
-    if here.memory_bytes >= _MEMORY_BYTES:
+def _memory(machine: hardware.Machine) -> Check:
+    text = f"{machine.memory_bytes / 2**30:.1f} GiB, {machine.cores} cores ({machine.cpu})"
+    if machine.memory_bytes >= _MEMORY_BYTES:
         return Check("memory", "ok", text)
     return Check("memory", "note", f"{text}: room for small models only")
 
 
 def _disk() -> Check:
     cache = hub.cache_dir()
-    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
-    free = shutil.disk_usage(there).free
+    existing = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
     text = f"{free / 1e9:.0f} GB free in {cache}"
-    if not os.access(there, os.W_OK):
+    if not os.access(existing, os.W_OK):
         return Check("cache", "missing", f"{cache} cannot be written", "export HARNESS_CACHE=DIR")
     if free < _SPACE_BYTES:
         return Check("cache", "note", text, "export HARNESS_CACHE=DIR   # on a larger disk")
@@ -218,13 +218,13 @@ def _hub() -> Check:
 
 
 def _mirror() -> Check:
-    named = os.environ.get("HARNESS_MIRROR")
-    if not named:
+    mirror = os.environ.get("HARNESS_MIRROR")
+    if not mirror:
         mend = "export HARNESS_MIRROR=DIR   # DIR/org/name holds a model or a data set"
         return Check("mirror", "note", "none set; needed only without the Hub", mend)
-    if Path(named).is_dir():
-        return Check("mirror", "ok", named)
-    return Check("mirror", "missing", f"HARNESS_MIRROR: no folder {named}", "unset HARNESS_MIRROR")
+    if Path(mirror).is_dir():
+        return Check("mirror", "ok", mirror)
+    return Check("mirror", "missing", f"HARNESS_MIRROR: no folder {mirror}", "unset HARNESS_MIRROR")
 
 
 def _models() -> list[Check]:

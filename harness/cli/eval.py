@@ -79,10 +79,11 @@ def evaluate(
     batch: int | None = None,
     chat_template: Path | None = None,
 ) -> int:
-    """Measure the base and the model, where no record says it yet; the exit code."""
+    """Measure the base and the model unless they are recorded; return the exit code."""
     _check_names(model)
-    trial = experiment_of(model)
-    return run(trial, measuring, executor, batch, chat_template=_template(chat_template))
+    return run(
+        experiment_of(model), measuring, executor, batch, chat_template=_template(chat_template)
+    )
 
 
 def planned(model: ModelOptions, measuring: MeasuringOptions) -> Plan:
@@ -104,7 +105,7 @@ def _check_names(given: ModelOptions) -> None:
 def experiment_of(given: ModelOptions) -> experiment.Experiment:
     """The experiment that measures a model: the untouched base, then the model.
 
-    Suites are found in the current folder too, as an experiment's are beside its file.
+    Suites are also searched for in the current folder.
     """
     untouched = plugins().method_that("untouched")
     label = given.label or (untouched if given.is_base else default_label(given))
@@ -150,7 +151,7 @@ def _built_in_suites() -> list[str]:
 
 
 def _reject_adapter(option: str, name: str | None) -> None:
-    """transformers would open the base that such a folder names, wherever it finds it."""
+    """Refuse an adapter's folder: transformers would open the base that the adapter names."""
     if not name or name in packaged.registry():
         return
     if (expanded(name) / adapters.CONFIG).is_file():
@@ -171,13 +172,13 @@ def _template(file: Path | None) -> str | None:
 
 
 def default_label(given: ModelOptions) -> str:
-    """The last part of what is measured."""
+    """The last part of the name of the adapter or the model."""
     label = _slug(_short(given.adapter or given.model))
     return f"{label}-4bit" if given.load_in_4bit else label
 
 
 def _whole_path(name: str) -> str:
-    """A folder's whole path: whatever way led to it, records call it by its own name."""
+    """A folder's resolved path, so that records have one name for it."""
     folder = expanded(name)
     known = name in packaged.registry() or not folder.is_dir()
     return name if known else str(folder.resolve())

@@ -28,7 +28,7 @@ Report = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What the command line says; None where it says nothing."""
+    """The options of the command line; None where one is not given."""
 
     cell: str
     to: Path
@@ -66,7 +66,11 @@ class ExportOptions:
 @click.command("export")
 @click.argument("cell")
 @click.option(
-    "--to", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Where to."
+    "--to",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The export folder.",
 )
 @click.option("--merge", is_flag=True, help="Merge the adapter into its base, and verify it.")
 @click.option(
@@ -97,10 +101,10 @@ class ExportOptions:
     "--prompts",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="What both models are asked. Default: samples of the cell's suites.",
+    help="Prompts for both models. Default: samples of the cell's suites.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Prompts at most. Default: 20.")
-@click.option("--base", metavar="MODEL", help="Where the base is, if the record cannot tell.")
+@click.option("--base", metavar="MODEL", help="The base, if the record does not lead to it.")
 @options.as_json
 @options.results_folders
 @options.mirror
@@ -108,8 +112,8 @@ class ExportOptions:
 def command(given: ExportOptions) -> None:
     """Write a trained CELL to a folder that transformers, peft and vLLM load.
 
-    With --merge the folder is opened again and held against what was evaluated: exit 1, and no
-    folder, where it answers differently. CELL is a record file, FOLDER/LABEL, or a label,
+    With --merge the saved model is loaded and compared with what was evaluated: exit 1, and no
+    folder, where its answers differ. CELL is a record file, FOLDER/LABEL, or a label,
     method, cell id or prefix of one.
     """
     given.check()

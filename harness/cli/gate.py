@@ -54,14 +54,16 @@ class SequentialOptions:
 
 @click.command("gate")
 @click.argument("candidate")
-@click.option("--baseline", required=True, metavar="B", help="What it is held against; or `base`.")
+@click.option("--baseline", required=True, metavar="B", help="What it is compared with; or `base`.")
 @click.option("--policy", type=click.Path(path_type=Path), help="Rules. Default: see the README.")
 @options.results_folders
 @click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")
 @click.option("--summary", type=click.Path(path_type=Path), help="Write Markdown here.")
 @options.as_json
 @click.option(
-    "--until-decided", is_flag=True, help="CANDIDATE is a model: measure only what it takes."
+    "--until-decided",
+    is_flag=True,
+    help="CANDIDATE is a model: measure until the rules decide.",
 )
 @options.adapter
 @options.load_in_4bit
@@ -88,7 +90,7 @@ def command(given: GateOptions, sequential: SequentialOptions, until_decided: bo
 
 
 def _reject_sequential_options(context: click.Context) -> None:
-    """Options of a measurement, where records are compared that are there already."""
+    """Raise UserError for an option of a measurement where only records are compared."""
     names = {field.name for field in fields(SequentialOptions)}
     typed = click.core.ParameterSource.COMMANDLINE
     for option in context.command.params:
@@ -97,7 +99,7 @@ def _reject_sequential_options(context: click.Context) -> None:
 
 
 def report(decision: gate.Decision, given: GateOptions) -> int:
-    """Print the decision, write what was asked for; the exit code."""
+    """Print the decision, write the reports that options name, and return the exit code."""
     if given.junit:
         _write(given.junit, gate_report.junit(decision), "--junit")
     if given.summary:
@@ -120,7 +122,7 @@ def _decide_on_model(
     rules: policy.Loaded | None,
     folders: list[Path],
 ) -> gate.Decision:
-    """The decision on a model that is measured only as far as it takes."""
+    """The decision on a model, which is measured on no more samples than it needs."""
     from harness.runner import sequential_gate
 
     baseline = lookup.find(given.baseline, folders)

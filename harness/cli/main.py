@@ -132,7 +132,7 @@ def _signals_as_interrupts() -> Iterator[list[int]]:
 
 
 def _exit_code(arguments: list[str]) -> int:
-    """Run a command and say what went wrong; its exit code."""
+    """Run a command, print its error, and return its exit code."""
     from harness.system.console import OutputLost
 
     try:
@@ -153,17 +153,17 @@ def _exit_code(arguments: list[str]) -> int:
         return INTERRUPTED
     except OSError as error:
         if error.errno not in _MACHINE_ERRORS:
-            return _unforeseen()
+            return _unexpected()
         return _print_error(f"{_file_of(error)}{error.strerror}{_FIXES.get(error.errno, '')}")
     except Exception:
-        return _unforeseen()
+        return _unexpected()
 
 
 _MACHINE_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENFILE),
 }
-"""What a folder, a disk or a limit refuses; a file that is not there is somebody's mistake."""
+"""Errors of a folder, a disk or a limit; a missing file is an error in the code."""
 _FIXES = {
     errno.EACCES: ": change its permissions, or name another",
     errno.EROFS: ": name a folder that can be written to",
@@ -174,7 +174,7 @@ _FIXES = {
 
 
 def _file_of(error: OSError) -> str:
-    """The file that an error is about, shortened where its name is the trouble."""
+    """The file that an error is about, shortened where its name is too long."""
     name = "" if error.filename is None else str(error.filename)
     name = name if len(name) <= 200 else f"{name[:100]}...{name[-60:]}"
     return f"{name}: " if name else ""
@@ -192,8 +192,8 @@ def _as_exit_code(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _unforeseen() -> int:
-    """Print the traceback of what nobody foresaw; 70, for 1 is the gate's."""
+def _unexpected() -> int:
+    """Print the traceback of an unexpected error; 70, for 1 is the gate's."""
     traceback.print_exc()
     click.echo("Error: a fault of the harness or of a plugin: please report the above", err=True)
     return HarnessError.exit_code

@@ -135,13 +135,13 @@ results_folders = click.option(
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where names are looked for. Default: all folders under results/.",
+    help="A results folder to search for names. Default: all folders under results/.",
 )
 
 
 @dataclass(frozen=True)
 class MeasuringOptions:
-    """What every command has that plans cells to measure: `run`, `plan` and `eval`."""
+    """Options of every command that plans cells to measure: `run`, `plan` and `eval`."""
 
     out: Path | None = None
     limit: int | None = None

@@ -37,7 +37,7 @@ BUNDLED = Path(__file__).parent.parent / "bundled"
     "--show-tokens", is_flag=True, help="Show training rows as tokens, what is trained on marked."
 )
 @click.option("--rows", type=click.IntRange(min=1), default=2, help="Rows for --show-tokens.")
-@click.option("--memory", metavar="SIZE", help="Tell what fits, such as 24GB or 80GiB.")
+@click.option("--memory", metavar="SIZE", help="Show what fits, such as into 24GB or 80GiB.")
 @click.option(
     "--trace", is_flag=True, help="Run a step symbolically too, for each method: a minute or so."
 )

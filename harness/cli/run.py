@@ -31,7 +31,7 @@ from harness.system.console import console
 @options.measuring
 @options.executor
 @options.batch
-@click.option("--tracker", "trackers", multiple=True, metavar="NAME", help="Also tell NAME.")
+@click.option("--tracker", "trackers", multiple=True, metavar="NAME", help="Report to it too.")
 def command(
     measuring: MeasuringOptions,
     experiment: ExperimentOptions,
@@ -54,12 +54,12 @@ def run(
     trackers: Sequence[str] = (),
     chat_template: str | None = None,
 ) -> int:
-    """Run an experiment's cells, show the leaderboard; the exit code.
+    """Run an experiment's cells, show the leaderboard and return the exit code.
 
     `batch` sequences at once, None for what memory allows; `methods` and `chat_template` as in
-    `plan_of`; `trackers` beside those of the experiment.
+    `plan_of`; `trackers` in addition to those of the experiment.
     """
-    where = plugins().executors.get(executor)
+    cell_executor = plugins().executors.get(executor)
     loaded_trackers = chosen(plugins(), experiment, trackers)
     screen = progress(json=measuring.as_json)
     with screen:
@@ -71,7 +71,7 @@ def run(
         tracking = Tracking(loaded_trackers, plan.experiment, out, _print_note)
         with _locked(plan, out), tracking:
             cache = reusable_results(out)
-            outcome = run_plan(plan, out, where, screen.observe, tracking, batch, cache)
+            outcome = run_plan(plan, out, cell_executor, screen.observe, tracking, batch, cache)
     _print_outcome(plan, outcome, out, measuring.as_json)
     return outcome.exit_code
 
@@ -84,7 +84,7 @@ def _print_note(line: str) -> None:
 def reusable_results(out: Path) -> Path | None:
     """The folder whose results folders may hold the same answers: `results/`, if `out` is in it.
 
-    Elsewhere only `out` itself is looked at: nobody named what lies beside it.
+    Elsewhere only `out` itself is searched: the user has not named the folders beside it.
     """
     results = Path("results").resolve()
     return results if out.resolve().parent == results else None

@@ -48,7 +48,7 @@ def command(context: click.Context, suite_folders: Sequence[Path], as_json: bool
     default="generate",
     show_default=True,
     type=options.Registered("tasks"),
-    help="How the model is asked.",
+    help="The task: how the model is asked.",
 )
 @click.option(
     "--dir",
@@ -108,7 +108,7 @@ def print_suites(folders: Sequence[Path], as_json: bool) -> None:
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """Print what `harness.evaluation.check.try_out` gave."""
+    """Print the report of `harness.evaluation.check.try_out`."""
     tiny = report["random_weights"]
     samples = f"{report['samples']} samples, ask: {report['ask']}"
     click.echo(f"{report['suite']}: version {report['version']}, {samples}")
@@ -128,7 +128,7 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 def _print_prompt(prompt: Mapping[str, Any] | None, tiny: bool) -> None:
     if prompt is None:
-        click.echo("\nThe model was asked nothing.")
+        click.echo("\nThe suite sent the model no prompt.")
         return
     unit = "tokens, which are bytes here" if tiny else "tokens"
     click.echo(f"\nFirst prompt ({prompt['tokens']} {unit}), between the lines:")

@@ -30,9 +30,10 @@ __all__ = [
 ]
 
 Rows = Sequence[Mapping[str, Any]]
-TASK_WEIGHT = "weight"
-"""The `per` of a mean over tasks: in each row's scores, one part in its task's rows."""
 """Sample rows, as a sample file holds them."""
+
+TASK_WEIGHT = "weight"
+"""The `per` of a mean over tasks: in each row's scores, 1 / the number of its task's rows."""
 
 Scored = dict[str, tuple[float, "float | None", "str | None"]]
 """Sample id -> (score, denominator or None, its cluster or None)."""
@@ -89,7 +90,7 @@ def estimator(metric: Metric) -> Estimator:
 
 
 def per_token(how: Estimator) -> bool:
-    """Whether a figure hangs on the tokenizer: a perplexity of tokens, not of words or bytes."""
+    """Whether a figure depends on the tokenizer: a perplexity of tokens, not of words or bytes."""
     return how["kind"] == "exp_ratio" and how["per"] == "tokens"
 
 
@@ -245,13 +246,13 @@ def _pairs(keys: Sequence[int]) -> Iterator[tuple[tuple[int, int], tuple[int, in
 
 
 def common(own: Sequence[Scored], other: Sequence[Scored]) -> tuple[Pooled, Pooled]:
-    """Both sides on the samples that all runs of both have, in one order."""
+    """Both arms on the samples that all runs of both have, in one order."""
     ids = set(pool(own).ids) & set(pool(other).ids)
     return pool(own, ids), pool(other, ids)
 
 
 def _flips(scores: Sequence[float], base: Sequence[float]) -> tuple[int, int]:
-    """Samples that the base has not and this has, and the other way round."""
+    """Samples that rise from 0 to 1 from the base to this arm, and those that fall."""
     pairs = list(zip(base, scores, strict=True))
     return pairs.count((0.0, 1.0)), pairs.count((1.0, 0.0))
 

@@ -39,7 +39,7 @@ def tied(
     replicates' extremes decide alone needs no quantiles; the interval itself decides the rest.
     Raises ValueError as `estimates.estimate` does.
     """
-    parts = [bootstrapping.checked(kind, *side)[0] for side in arms]
+    parts = [bootstrapping.checked(kind, *arm)[0] for arm in arms]
     result = np.zeros((len(arms), len(arms)), dtype=bool)
     closed = kind == "share" and clusters is None
     single = [i for i, scores in enumerate(parts) if closed and len(scores) == 1]

@@ -1,4 +1,4 @@
-"""A comparison for eyes."""
+"""A comparison as tables in the terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
 
 STYLES = {"better": "green", "worse": "red", "tied": "cyan", "cannot tell": "dim"}
-SIDES: tuple[Literal["candidate"], Literal["baseline"]] = ("candidate", "baseline")
+ARMS: tuple[Literal["candidate"], Literal["baseline"]] = ("candidate", "baseline")
 _WIDTH = 300
 """Characters of a prompt or an answer."""
 
@@ -59,7 +59,7 @@ def _metrics(comparison: Comparison) -> Table:
     from rich.text import Text
 
     grid = plain_table()
-    labels = [comparison[side]["label"] for side in SIDES]
+    labels = [comparison[arm]["label"] for arm in ARMS]
     grid.add_column("metric", overflow="fold")
     for title in (*labels, "difference", "p", "can see", "n"):
         grid.add_column(Text(title), justify="right")
@@ -81,7 +81,7 @@ def _metrics(comparison: Comparison) -> Table:
 
 
 def _legend(comparison: Comparison) -> str:
-    labels = [comparison[side]["label"] for side in SIDES]
+    labels = [comparison[arm]["label"] for arm in ARMS]
     return (
         f"Difference: {labels[0]} minus {labels[1]} on the same samples, with its "
         f"{100 * comparison['confidence']:g} % interval. p: adjusted for the "
@@ -113,7 +113,7 @@ def _texts(sample: ChangedSample, comparison: Comparison) -> Iterable[str]:
 
 
 def _short(text: object) -> str:
-    """The last turn of a conversation; the end of a long prompt is what is asked."""
+    """The last turn of a conversation; of a long prompt the end, which has the question."""
     plain = text[-1]["content"] if isinstance(text, list) and text else str(text)
     plain = " ".join(plain.split())
     return plain if len(plain) <= _WIDTH else "... " + plain[-_WIDTH:]
@@ -121,9 +121,9 @@ def _short(text: object) -> str:
 
 def _costs(comparison: Comparison) -> Table:
     grid = plain_table()
-    for title in ("cost", *(comparison[side]["label"] for side in SIDES)):
+    for title in ("cost", *(comparison[arm]["label"] for arm in ARMS)):
         grid.add_column(title, justify="right" if title != "cost" else "left")
-    costs = [comparison[side]["cost"] for side in SIDES]
+    costs = [comparison[arm]["cost"] for arm in ARMS]
     rows = {
         "train seconds": [numbers.duration(cost["train_seconds"]) for cost in costs],
         "evaluation seconds": [numbers.duration(cost["evaluation_seconds"]) for cost in costs],

@@ -1,4 +1,4 @@
-"""A gate's decision for eyes and for CI systems: lines, Markdown, JUnit XML."""
+"""A gate's decision for people and CI systems: lines, Markdown, JUnit XML."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _MARKDOWN = re.compile(r"([\\`*\[\]<>|])")
 
 
 def headline(decision: Decision) -> str:
-    """What became of it, in one sentence."""
-    what = {
+    """The verdict in one sentence."""
+    verdict = {
         "pass": "passes",
         "fail": "is worse than the policy allows",
-        "inconclusive": "cannot be told from its limits yet",
+        "inconclusive": "is too close to its limits to decide with these samples",
     }[decision.verdict]
-    let = "" if decision.blocks or decision.verdict == "pass" else "; the policy lets it pass"
-    return f"{decision.candidate} against {decision.baseline}: {what}{let}"
+    override = "" if decision.blocks or decision.verdict == "pass" else "; the policy lets it pass"
+    return f"{decision.candidate} against {decision.baseline}: {verdict}{override}"
 
 
 def lines(decision: Decision) -> list[str]:

@@ -1,4 +1,4 @@
-"""What `harness plan` tells of memory, time and money."""
+"""What `harness plan` reports of memory, time and cost."""
 
 from __future__ import annotations
 

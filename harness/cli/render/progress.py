@@ -27,7 +27,7 @@ class Quiet:
         """So many cells are planned."""
 
     def observe(self, cell: Cell, event: Event) -> None:
-        """Tell a warning, in one line on standard error; ignore other events."""
+        """Print a warning, in one line on standard error; ignore other events."""
         if event["event"] == "warning":
             print(_line(cell, event), file=sys.stderr)
 
