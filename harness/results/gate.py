@@ -22,7 +22,7 @@ from harness.results.cost import cost
 from harness.results.groups import Group
 from harness.results.lookup import Arm, base_of
 from harness.results.paired_differences import Evidence, FigureTest, Pairs, between
-from harness.results.policy import COST, Check, Loaded, default
+from harness.results.policy import COST, Check, Loaded, default, without_retained
 from harness.results.store import suites
 
 SCHEMA = 1
@@ -59,6 +59,10 @@ class Finding:
     verdict: Verdict
     title: str = ""
     """The rule's own name."""
+    gained: float | None = None
+    """Of `retained`: samples that the base has wrong and the candidate right, the mean of seeds."""
+    lost: float | None = None
+    """The other way round."""
     identical: bool = False
     """Whether it passes because both arms gave the same answers, with the same scores."""
 
@@ -112,8 +116,10 @@ def decide(candidate: Arm, baseline: Arm, policy: Loaded | None) -> Decision:
     known = [name for group in groups for name in group.metric_names()]
     figures = dict.fromkeys(name for group in groups for name in costs(group))
     checks = policy.checks([*known, *((COST, name) for name in figures)])
+    checks, notes = without_retained(policy, checks, *groups)
     bases = pairs.against(base_of(candidate).group) if needs_base(checks) else None
-    return decision(pairs, policy, [assess(check, pairs, bases) for check in checks])
+    decided = decision(pairs, policy, [assess(check, pairs, bases) for check in checks])
+    return replace(decided, warnings=[*decided.warnings, *policy.notes, *notes])
 
 
 def decision(pairs: Pairs, policy: Loaded, findings: Sequence[Finding]) -> Decision:
@@ -174,7 +180,9 @@ def assess(check: Check, pairs: Pairs, bases: Pairs | None) -> Finding:
     if check.suite == COST:
         return _assess_cost(check, pairs)
     against = bases if check.rule.better_than == "base" and bases else pairs
-    return assess_evidence(check, _evidence(check, against))
+    finding = assess_evidence(check, _evidence(check, against))
+    gained, lost = against.gained_and_lost(check.suite, check.metric, check.rule.where)
+    return replace(finding, gained=gained, lost=lost)
 
 
 def assess_evidence(check: Check, evidence: Evidence) -> Finding:
@@ -328,6 +336,8 @@ def _sentence(finding: Finding) -> str:
     if finding.n is not None:
         same = f"all {finding.n} scores are identical"
         parts.append(same if finding.identical else f"{finding.n} samples")
+    if finding.gained is not None and finding.lost is not None:
+        parts.append(f"{finding.gained:.3g} gained and {finding.lost:.3g} lost of the base's")
     if finding.verdict == "inconclusive" and finding.n is not None:
         more = "no number of samples would" if finding.more_samples is None else ""
         parts.append(more or f"about {finding.more_samples} more samples would decide")

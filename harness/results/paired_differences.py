@@ -214,6 +214,26 @@ class Pairs:
         )
         return ours == theirs
 
+    def gained_and_lost(
+        self, suite: str, metric: str, where: Mapping[str, str]
+    ) -> tuple[float | None, float | None]:
+        """Of `retained`: samples that turned right, and that turned wrong, since the base.
+
+        The mean over the candidate's seeds; None for another metric.
+        """
+        how = _narrowed(self.candidate.metric(suite, metric)["estimator"], where)
+        if how["kind"] != "retained":
+            return None, None
+        cells = self.candidate.bases(suite, metric, self._by_id)
+        bases = [metric_summary.scored(how, self._read_rows(cell, suite)) for cell in cells]
+        own = [
+            metric_summary.scored(how, rows) for rows in self.rows(self.candidate, suite, metric)
+        ]
+        a, b = metric_summary.common(own, bases)
+        right = [all(scores) for scores in zip(*b.scores, strict=True)]
+        changes = [s - was for scores in a.scores for s, was in zip(scores, right, strict=True)]
+        return changes.count(1) / len(own), changes.count(-1) / len(own)
+
     def rows(self, group: Group, suite: str, metric: str) -> list[metric_summary.Rows]:
         """The sample rows of each seed."""
         return [self._read_rows(cell, suite) for cell in group.having(suite, metric)]

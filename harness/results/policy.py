@@ -15,7 +15,7 @@ rules:
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,8 +25,9 @@ from pydantic import Field, field_validator, model_validator
 from harness.config import strict_yaml
 from harness.config.strict_yaml import Located, StrictModel
 from harness.errors import UserError, nearest
-from harness.results.groups import Group
+from harness.results.groups import Group, base_id
 from harness.results.paired_differences import SMALL_PART, SMALL_SHARE
+from harness.results.store import suites
 from harness.stats.metric_summary import figure
 
 LIMITS = ("max_drop", "max_increase", "min", "max", "better_than")
@@ -151,6 +152,8 @@ class Loaded:
 
     policy: Policy
     located: Located
+    notes: Sequence[str] = ()
+    """What a policy that the harness made has left out, and why."""
 
     def checks(self, known: Iterable[tuple[str, str]]) -> list[Check]:
         """A check for each rule and each of the known (suite, metric) that it names.
@@ -168,6 +171,33 @@ class Loaded:
                 )
             checks += [Check(rule, *names[name], ("rules", number)) for name in matching]
         return checks
+
+
+def without_retained(
+    loaded: Loaded, checks: Sequence[Check], candidate: Group, baseline: Group
+) -> tuple[list[Check], list[str]]:
+    """The checks that do not hold `retained` against the base, and a note on those left out.
+
+    The base retains all by definition, so that such a rule counts losses and no gains. Raises
+    ConfigError where a rule is on nothing else; a pattern such as `forgetting.*` goes on without.
+    """
+    bases = {base_id(cell) or cell["id"] for cell in candidate.cells}
+    own = {cell["id"] for cell in baseline.cells} & bases
+    kept, notes = [], []
+    for check in checks:
+        rule = check.rule
+        against = rule.better_than == "base" or (own and rule.limit not in ("min", "max"))
+        group = candidate if candidate.having(check.suite, check.metric) else baseline
+        if check.suite == COST or not against or not is_retained(group, check.suite, check.metric):
+            kept.append(check)
+            continue
+        why = f"{check.name} against the base counts losses alone: the base retains all"
+        if all(other is check for other in checks if other.path == check.path):
+            raise loaded.located.error(
+                f"{why}; use the accuracy of a task, or `min`", (*check.path, "metric")
+            )
+        notes.append(f"{why}; '{rule.metric}' goes without it")
+    return kept, notes
 
 
 def amount(value: float | str) -> Amount:
@@ -191,17 +221,54 @@ def load(file: Path) -> Loaded:
 def default(baseline: Group) -> Loaded:
     """The policy without a file: no first metric of the baseline's suites may get worse by much.
 
-    A share may drop by 0.02 (2 points), any other figure move by 5 %, the wrong way. Raises
-    UserError where the baseline has no suite.
+    A share may drop by 0.02 (2 points), any other figure move by 5 %, the wrong way. Where the
+    first metric is `retained`, which counts what was lost and nothing that was gained, the accuracy
+    of each task stands in for it. A suite whose judge shares its base with what it judges has no
+    rule. Raises UserError where that leaves no rule.
     """
     headlines = baseline.headlines()
     if not headlines:
         raise UserError("the baseline has no suite: measure it with those that matter")
+    judged = {suite for suite, _ in headlines if _self_judged(baseline, suite)}
+    notes = [f"suite '{suite}' has no rule by default: it is self-judged" for suite in judged]
+    names = [
+        name
+        for suite, metric in headlines
+        if suite not in judged
+        for name in _accuracies(baseline, suite, metric)
+    ]
+    if not names:
+        why = "; ".join(notes) or "no task has an accuracy"
+        raise UserError(f"no rule without a policy: {why}; give --policy")
     rules = []
-    for name in headlines:
+    for name in names:
         metric = baseline.metric(*name)
         share = figure(metric["estimator"]) == "share"
         way = "max_drop" if metric["higher_is_better"] else "max_increase"
         rules.append({"metric": ".".join(name), way: SMALL_SHARE if share else f"{SMALL_PART:%}"})
     located = Located(Path("default policy"), {"rules": rules}, {})
-    return Loaded(strict_yaml.validate(Policy, located, context="policy"), located)
+    return Loaded(strict_yaml.validate(Policy, located, context="policy"), located, notes)
+
+
+def _accuracies(baseline: Group, suite: str, first: str) -> list[tuple[str, str]]:
+    """The first metric of a suite; in place of `retained`, the accuracy of each task."""
+    if not is_retained(baseline, suite, first):
+        return [(suite, first)]
+    return [
+        (suite, metric)
+        for name, metric in baseline.metric_names()
+        # the second way of scoring a task has a name of its own
+        if name == suite and baseline.metric(suite, metric)["estimator"]["where"] == metric
+    ]
+
+
+def is_retained(group: Group, suite: str, metric: str) -> bool:
+    """Whether a metric counts only what the base has right."""
+    return group.metric(suite, metric)["estimator"]["kind"] == "retained"
+
+
+def _self_judged(group: Group, suite: str) -> bool:
+    """Whether judge and judged share a base, as the suite's notes say."""
+    sections = [suites(cell).get(suite) for cell in group.cells]
+    judges = [section.get("notes", {}).get("judge", {}) for section in sections if section]
+    return any(judge.get("self_judged") for judge in judges)

@@ -167,7 +167,8 @@ def decide(
         analyses.append(_progress(growing, decision))
         report(analyses[-1])
         if decision.verdict != "inconclusive" or _exhausted(growing, checks, settled):
-            return replace(decision, looks=analyses)
+            warnings = [*decision.warnings, *rules.notes]
+            return replace(decision, looks=analyses, warnings=warnings)
         before, upto = upto, 2 * upto
 
 
@@ -248,6 +249,8 @@ def checks_of(rules: Loaded | None, baseline: Arm) -> tuple[Loaded, list[Check]]
                 ("rules", number),
             )
     checks = rules.checks(group.metric_names())
+    checks, notes = policy.without_retained(rules, checks, group, group)
+    rules = replace(rules, notes=[*rules.notes, *notes])
     for check in checks:
         estimator = group.metric(check.suite, check.metric)["estimator"]
         if estimator["per"] == TASK_WEIGHT:

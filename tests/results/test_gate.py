@@ -648,3 +648,48 @@ def test_the_same_answers_pass_however_few_and_whatever_the_margin(tmp_path: Pat
     assert decide(tmp_path, "reworded", f"rules: [{shares}]").exit_code == 3
     better = decide(tmp_path, "again", "rules: [{metric: quiz.cosine, better_than: baseline}]")
     assert better.exit_code == 3
+
+
+REFERENCE = Path(__file__).parents[2] / "results/reference"
+
+
+@pytest.mark.parametrize("board", ["quickstart", "methods"])
+def test_a_base_passes_against_itself(board: str) -> None:
+    base = REFERENCE / board / "base"
+    result = harness("gate", base, "--baseline", base, "--json")
+    assert result.exit_code == 0, result.exception
+    report = json.loads(result.output)
+    assert all(finding["identical"] for finding in report["findings"])
+    assert not any("retained" in finding["name"] for finding in report["findings"])
+
+
+# ---- what the default policy holds ---------------------------------------------------------------
+
+
+def test_the_default_policy_holds_accuracies_and_no_self_judged_score() -> None:
+    result = harness("gate", REFERENCE / "quickstart/full", "--baseline", "base", "--json")
+    report = json.loads(result.output)
+    names = [finding["name"] for finding in report["findings"]]
+    assert names == [
+        "perplexity.perplexity",
+        "similarity.cosine",
+        "forgetting.mmlu_dev",
+        "forgetting.grade_school_science",
+    ]
+    assert "suite 'judge' has no rule by default: it is self-judged" in report["warnings"]
+
+
+def test_retained_is_no_rule_against_the_base_and_shows_gains_elsewhere(tmp_path: Path) -> None:
+    rules = "rules:\n  - {metric: forgetting.retained, max_drop: 0.05}\n"
+    file = policy_file(tmp_path, rules)
+    board = REFERENCE / "quickstart"
+    refused = harness("gate", board / "qlora", "--baseline", "base", "--policy", file)
+    assert isinstance(refused.exception, ConfigError)
+    assert "gate.yaml:2: forgetting.retained against the base" in str(refused.exception)
+    other = harness("gate", board / "qlora", "--baseline", board / "lora", "--policy", file)
+    assert "4 gained and 1 lost of the base's" in other.output
+    # a pattern goes on without it
+    pattern = policy_file(tmp_path, 'rules: [{metric: "forgetting.*", max_drop: 0.05}]')
+    result = harness("gate", board / "qlora", "--baseline", "base", "--policy", pattern)
+    assert "'forgetting.*' goes without it" in result.stderr
+    assert "forgetting.mmlu_dev" in result.stdout
