@@ -229,6 +229,48 @@ def end_tokens(
     return sorted(i for i in ends if i is not None)
 
 
+def document_prefix(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> int | None:
+    """The token after which a document is scored; None where the tokenizer has none for it.
+
+    BOS, else EOS, else `<|endoftext|>`, each unless the chat template writes it inside a
+    conversation: `<|im_start|>`, the BOS of SmolLM2-Instruct, begins every message, and after it
+    comes a role and no prose. One that stands only before or after a whole conversation, as
+    `<s>` does in Llama's, begins and ends documents.
+    """
+    inside = _inside_conversation(tokenizer, chat_template)
+    special = special_ids(tokenizer)
+    for token in (tokenizer.bos_token, tokenizer.eos_token, _SEPARATOR):
+        if token is None or token in inside:
+            continue
+        found = tokenizer.convert_tokens_to_ids(token)
+        # Without such a token the id is that of `<unk>`.
+        if found in special and tokenizer.convert_ids_to_tokens(found) == token:
+            return int(found)
+    return None
+
+
+_SEPARATOR = "<|endoftext|>"
+"""What GPT-2 and many tokenizers since put between documents, under whichever role or none."""
+
+
+def _inside_conversation(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> str:
+    """A question and its answer through the chat template, without a token around the whole.
+
+    Empty without a template, the template itself where it takes no such conversation.
+    """
+    template = chat_template or tokenizer.chat_template
+    if not template:
+        return ""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        text = render(tokenizer, turns, chat_template).strip()
+    except UserError:
+        return str(template)
+    for mark in filter(None, (tokenizer.bos_token, tokenizer.eos_token, _SEPARATOR)):
+        text = text.removeprefix(mark).removesuffix(mark)
+    return text
+
+
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Ids of the special tokens: those with a role, and those that were only added as special."""
     added = getattr(tokenizer, "added_tokens_decoder", {})

@@ -25,7 +25,7 @@ from harness.api.task import (
 )
 from harness.config.strict_yaml import Located
 from harness.data.rows import load_rows
-from harness.data.tokenization import IGNORED, Encoded, encode_row
+from harness.data.tokenization import IGNORED, Encoded, document_prefix, encode_row
 from harness.errors import DataError
 from harness.evaluation.tasks.examples import jsonl
 from harness.evaluation.tasks.sample_rows import cluster, missing
@@ -60,6 +60,8 @@ class _EncodedRow:
     """Of the whole row, context included."""
     pieces: int
     """Pairs that were asked of it."""
+    unscored: int
+    """Bytes of a text's first token where nothing stands before it, so that nothing predicts it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class _State:
     """Tokens."""
     length: int
     """Of the model's context, in tokens."""
+    prefix: str | None
+    """The token before a document, None where there is none."""
 
 
 class PerplexitySettings(DataSettings):
@@ -106,6 +110,14 @@ class Perplexity(Task[PerplexitySettings]):
             seen.add(key)
         return [(source, plain(row)) for source, row in rows]
 
+    def dependencies(self, suite: Suite) -> Mapping[str, object]:
+        """The rule for what stands before a document, where a row is one.
+
+        It was BOS once, a chat mark or not: figures by the two rules are not compared.
+        """
+        documents = any(_is_document(row) for _, row in rows_of(suite))
+        return {"document_prefix": "no chat mark"} if documents else {}
+
     def samples(self, suite: Suite) -> list[Sample]:
         """Rows with all their texts, under the ids of their sample rows."""
         return [_as_sample(source, row) for source, row in rows_of(suite)]
@@ -140,23 +152,27 @@ class Perplexity(Task[PerplexitySettings]):
     def requests(self, suite: Suite, model: Model) -> Requests:
         """One scored pair per run of counted tokens of each row.
 
-        A conversation counts the assistant's tokens, a plain text all of them after a beginning-of-
-        text token. A row longer than the model's length is scored piece by piece (`_pieces`), every
-        token once.
+        A conversation counts the assistant's tokens, a plain text all of them after the token that
+        begins a document (`document_prefix`), or all but its first without one. A row longer than
+        the model's length is scored piece by piece (`_pieces`), every token once.
         """
         stride = self.settings(suite).stride or max(1, model.max_length // 2)
         stride = min(stride, model.max_length)
+        prefix = document_prefix(model.tokenizer, model.chat_template)
         encoded_rows, pairs = [], []
         for source, row in rows_of(suite):
-            encoded = _encode(row, model)
+            encoded = _encode(row, model, prefix)
             own = [
                 piece
                 for start, end in _runs(encoded.labels)
                 for piece in _pieces(encoded.input_ids, start, end, model.max_length, stride)
             ]
-            encoded_rows.append(_EncodedRow(source, row, len(encoded.input_ids), len(own)))
+            unscored = _unscored(row, encoded, model) if prefix is None else 0
+            length = len(encoded.input_ids)
+            encoded_rows.append(_EncodedRow(source, row, length, len(own), unscored))
             pairs += own
-        return Requests(pairs=pairs, state=_State(encoded_rows, stride, model.max_length))
+        begins = None if prefix is None else model.tokenizer.convert_ids_to_tokens(prefix)
+        return Requests(pairs=pairs, state=_State(encoded_rows, stride, model.max_length, begins))
 
     def score(self, suite: Suite, requests: Requests, tools: TaskTools) -> SuiteResult:
         """Per row: negative log-likelihood (nats), tokens, bits and bytes of what was scored."""
@@ -196,10 +212,12 @@ def _id(source: str, row: Row) -> str:
 
 
 def _notes(suite: Suite, state: _State) -> dict[str, object]:
+    documents = any(_is_document(row.row) for row in state.rows)
     # The last token of a row is only predicted, so a row of `length` + 1 tokens fits.
     long = [row.source for row in state.rows if row.tokens > state.length + 1]
     return {
         "context": state.length,
+        **({"document_prefix": state.prefix} if documents else {}),
         "stride": state.stride,
         "longer_than_context": len(long),
         "sources": {
@@ -213,19 +231,38 @@ def _notes(suite: Suite, state: _State) -> dict[str, object]:
     }
 
 
-def _encode(row: Row, model: Model) -> Encoded:
+def _is_document(row: Row) -> bool:
+    """Whether a row's text begins with what is scored: nothing of it stands before."""
+    return row.messages is None and not row.prompt
+
+
+def _encode(row: Row, model: Model, prefix: int | None) -> Encoded:
     """Ids and labels of a row; what counts is never the first, which nothing predicts."""
-    encoded = encode_row(model.tokenizer, row, chat_template=model.chat_template)
+    tokenizer = model.tokenizer
+    encoded = encode_row(tokenizer, row, chat_template=model.chat_template)
     ids, labels = list(encoded.input_ids), list(encoded.labels)
-    if row.text is not None:
-        # The end token that training appends to a plain text is no part of the text.
-        if model.tokenizer.eos_token_id is not None:
-            ids, labels = ids[:-1], labels[:-1]
-        if ids[:1] == [model.prefix_token]:
-            labels[0] = IGNORED
-    if labels and labels[0] != IGNORED:
-        ids, labels = [model.prefix_token, *ids], [IGNORED, *labels]
-    return Encoded(ids, labels)
+    # The end token that training appends to a plain text is no part of the text.
+    if row.text is not None and tokenizer.eos_token_id is not None:
+        ids, labels = ids[:-1], labels[:-1]
+    if not _is_document(row):
+        if labels and labels[0] != IGNORED:
+            ids, labels = [model.prefix_token, *ids], [IGNORED, *labels]
+        return Encoded(ids, labels)
+    # What the tokenizer puts before every text gives way to what begins a document.
+    if ids[:1] in ([tokenizer.bos_token_id], [prefix]):
+        ids, labels = ids[1:], labels[1:]
+    if prefix is not None:
+        return Encoded([prefix, *ids], [IGNORED, *labels])
+    return Encoded(ids, [IGNORED, *labels[1:]][: len(ids)])
+
+
+def _unscored(row: Row, encoded: Encoded, model: Model) -> int:
+    """UTF-8 bytes of a document's first token; 0 where it is a part of a character."""
+    if not _is_document(row) or not encoded.input_ids:
+        return 0
+    first = model.text(encoded.input_ids[:1])
+    text = row.completion or "" if row.text is None else row.text
+    return len(first.encode()) if text.startswith(first) else 0
 
 
 def _runs(labels: list[int]) -> list[tuple[int, int]]:
@@ -278,7 +315,7 @@ def _row(
             "nll": nll,
             "tokens": sum(len(score.token_logprobs) for score in scores),
             "bits": None if nll is None else nll / math.log(2),
-            "bytes": len(text.encode()),
+            "bytes": len(text.encode()) - encoded.unscored,
         },
     }
 

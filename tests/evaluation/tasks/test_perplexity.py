@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,16 @@ import yaml
 
 from harness import stats
 from harness.api.task import Suite
-from harness.data.tokenization import IGNORED, tokenizer_hash
+from harness.data.tokenization import IGNORED, document_prefix, tokenizer_hash
 from harness.evaluation.evaluate import SuiteFailure, evaluate
 from harness.evaluation.suite import Where, load_suite
 from harness.evaluation.tasks import perplexity
 from harness.manager import Plugins
+from harness.models.packaged import resolve_model
 from harness.results import store
 from harness.stats.metric_summary import summarise
 from harness.types import ModelRef, Row, SuiteResult
-from tests.conftest import THINGS, run_warm, write_jsonl
+from tests.conftest import CHATML, THINGS, run_warm, write_jsonl
 
 LENGTH = 256
 """The tiny model's context, in tokens."""
@@ -134,12 +138,94 @@ def test_a_long_conversation_counts_every_answer(
 def test_the_first_token_of_a_text_counts_too(opened: Any) -> None:
     """After the token that begins a text, whether or not the tokenizer puts one there."""
     start = opened.prefix_token
+    assert document_prefix(opened.tokenizer, None) == start
     for row in (Row("a", text="Yes."), Row("b", prompt="", completion="Yes.")):
-        encoded = perplexity._encode(row, opened)
+        encoded = perplexity._encode(row, opened, start)
         assert encoded.labels == [IGNORED, *encoded.input_ids[1:]]
         assert encoded.input_ids[0] == start
-    begun = perplexity._encode(Row("c", text="<|endoftext|>Yes."), opened)
-    assert begun.input_ids == perplexity._encode(Row("a", text="Yes."), opened).input_ids
+    begun = perplexity._encode(Row("c", text="<|endoftext|>Yes."), opened, start)
+    assert begun.input_ids == perplexity._encode(Row("a", text="Yes."), opened, start).input_ids
+
+
+LLAMA_2 = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "[INST] {{ message['content'] }} [/INST]{% else %} {{ message['content'] }} {{ eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+REFUSING = "{{ raise_exception('no') }}" + CHATML
+
+
+@pytest.mark.parametrize(
+    ("template", "bos", "eos", "expected"),
+    [
+        (CHATML, "<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+        (CHATML, None, "<|im_end|>", "<|endoftext|>"),
+        (CHATML, "<|endoftext|>", "<|im_end|>", "<|endoftext|>"),
+        ("{{ bos_token }}" + CHATML, "<s>", "<|im_end|>", "<s>"),
+        (LLAMA_2, "<s>", "</s>", "<s>"),
+        (LLAMA_2, None, "</s>", "</s>"),
+        (REFUSING, "<|im_start|>", "<|endoftext|>", "<|endoftext|>"),
+        (None, "<|im_start|>", "<|im_end|>", "<|im_start|>"),
+    ],
+)
+def test_a_document_begins_after_a_token_that_is_no_chat_mark(
+    opened: Any, template: str | None, bos: str | None, eos: str, expected: str
+) -> None:
+    tokenizer = copy.deepcopy(opened.tokenizer)
+    tokenizer.chat_template = template
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<s>", "</s>", "<|im_start|>"]})
+    tokenizer.bos_token, tokenizer.eos_token = bos, eos
+    found = document_prefix(tokenizer, None)
+    assert tokenizer.convert_ids_to_tokens(found) == expected
+    # a template that replaces the tokenizer's own decides in its place
+    tokenizer.chat_template = None
+    assert document_prefix(tokenizer, template) == found
+
+
+def chat_marks_alone(tiny_model: Path, folder: Path) -> ModelRef:
+    """The tiny model with a tokenizer whose special tokens all stand inside conversations."""
+    shutil.copytree(tiny_model, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            text = (folder / name).read_text(encoding="utf-8")
+            (folder / name).write_text(text.replace("<|endoftext|>", "<|im_start|>"))
+    return ModelRef("marks", str(folder))
+
+
+def test_without_such_a_token_the_first_of_a_text_is_not_scored(
+    tmp_path: Path, tiny_model: Path, tiny_artifact: Any, opened: Any
+) -> None:
+    marked = chat_marks_alone(tiny_model, tmp_path / "model")
+    text, talk = "Yes, we do.", [{"role": "user", "content": "A"}]
+    talk.append({"role": "assistant", "content": "B"})
+    suite = suite_of(tmp_path, {"prose": [{"text": text}], "talk": [{"messages": talk}]})
+    ours = measured(dataclasses.replace(tiny_artifact, base=marked), suite)
+    theirs = measured(tiny_artifact, suite)
+    assert ours.notes["document_prefix"] is None
+    assert theirs.notes["document_prefix"] == "<|endoftext|>"
+    (bare, chat), (begun, same) = ([row["scores"] for row in r.rows] for r in (ours, theirs))
+    first = opened.tokenizer.tokenize(text)[0]
+    assert bare["tokens"] == begun["tokens"] - 1
+    assert bare["bytes"] == begun["bytes"] - len(first) == len(text) - len(first)
+    assert (chat["tokens"], chat["bytes"]) == (same["tokens"], same["bytes"])
+
+
+def test_only_a_suite_with_documents_depends_on_what_stands_before_them(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]
+    assert "document_prefix" in suite_of(tmp_path, {"": [{"text": "One."}]}).parts
+    assert "document_prefix" not in suite_of(tmp_path, {"": [{"messages": talk}]}).parts
+    asked = {"prompt": "One?", "completion": "One."}
+    assert "document_prefix" not in suite_of(tmp_path, {"": [asked]}).parts
+
+
+@pytest.mark.slow
+def test_prose_does_not_follow_a_chat_mark_of_smollm2() -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("smollm2-135m", mirror=None).path)
+    assert tokenizer.bos_token == "<|im_start|>"
+    found = document_prefix(tokenizer, None)
+    assert tokenizer.convert_ids_to_tokens(found) == "<|endoftext|>"
 
 
 def test_the_interval_is_a_bootstrap_over_documents(tmp_path: Path, tiny_artifact: Any) -> None:
