@@ -68,7 +68,7 @@ def main() -> None:
         one, other = ((a < 0.5) * 1.0, (b < 0.5) * 1.0) if kind == "share" else (a, b)
         seconds(
             f"10,000 draws on 14,000 pairs, {kind}",
-            lambda kind=kind, one=one, other=other: stats.bootstrap(
+            lambda kind=kind, one=one, other=other: stats.bootstraps(
                 kind, [(one, None), (other, None)], draws=10_000
             ),
         )

@@ -15,9 +15,9 @@ import click
 from harness.cli import eval as eval_command
 from harness.cli import options
 from harness.cli.options import MeasuringOptions
-from harness.cli.render import gate_report
+from harness.cli.render import gate_plan_report, gate_report
 from harness.errors import HarnessError, NotComparable, UserError
-from harness.results import comparability, gate, lookup, policy, store
+from harness.results import comparability, gate, gate_plan, lookup, policy, store
 from harness.system.hardware import no_collection
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class GateOptions:
     junit: Path | None
     summary: Path | None
     as_json: bool
+    plan: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class SequentialOptions:
 @click.option("--baseline", required=True, metavar="B", help="What it is compared with; or `base`.")
 @click.option("--policy", type=click.Path(path_type=Path), help="Rules. Default: see the README.")
 @options.results_folders
+@click.option("--plan", is_flag=True, help="Only say what the samples at hand can decide.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")
 @click.option("--summary", type=click.Path(path_type=Path), help="Write Markdown here.")
 @options.as_json
@@ -78,6 +80,8 @@ def command(given: GateOptions, sequential: SequentialOptions, until_decided: bo
     """Whether CANDIDATE may be released: exit 0 pass, 1 worse, 3 cannot tell, 4 not comparable."""
     if not until_decided:
         _reject_sequential_options(click.get_current_context())
+    if given.plan and (until_decided or given.junit or given.summary):
+        raise UserError("--plan decides nothing: leave --until-decided, --junit and --summary out")
     rules = policy.load(given.policy) if given.policy else None
     folders = options.existing_results(given.results_folders)
     if until_decided:
@@ -85,8 +89,20 @@ def command(given: GateOptions, sequential: SequentialOptions, until_decided: bo
     with no_collection():
         candidate = lookup.find(given.candidate, folders)
         baseline = lookup.baseline(given.baseline, candidate, folders)
+        if given.plan:
+            return _print_plan(gate_plan.plan(candidate, baseline, rules), given.as_json)
         decision = gate.decide(candidate, baseline, rules)
     sys.exit(report(decision, given))
+
+
+def _print_plan(planned: gate_plan.GatePlan, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(store.plain(planned.to_json()), indent=2, ensure_ascii=False))
+        return
+    for line in gate_plan_report.lines(planned):
+        click.echo(line)
+    for note in planned.notes:
+        click.echo(f"Note: {gate_report.one_line(note)}", err=True)
 
 
 def _reject_sequential_options(context: click.Context) -> None:

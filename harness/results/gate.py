@@ -24,6 +24,7 @@ from harness.results.lookup import Arm, base_of
 from harness.results.paired_differences import Evidence, FigureTest, Pairs, between
 from harness.results.policy import COST, Check, Loaded, default, without_retained
 from harness.results.store import suites
+from harness.stats import power
 
 SCHEMA = 1
 """Version of a decision's layout."""
@@ -65,6 +66,8 @@ class Finding:
     """The other way round."""
     identical: bool = False
     """Whether it passes because both arms gave the same answers, with the same scores."""
+    fewest: int | None = None
+    """The fewest samples with which it can pass, every score the same; None where none would."""
 
     @property
     def sentence(self) -> str:
@@ -109,6 +112,21 @@ def decide(candidate: Arm, baseline: Arm, policy: Loaded | None) -> Decision:
     Raises NotComparable, ConfigError for a rule on an unknown metric, UserError for sample files
     that are missing or were changed.
     """
+    pairs, policy, checks, notes = prepared(candidate, baseline, policy)
+    bases = pairs_with_base(candidate, pairs, checks)
+    findings = [assess(check, pairs, bases) for check in checks]
+    decided = decision(pairs, policy, findings)
+    too_few = _too_few(findings)
+    return replace(decided, warnings=[*decided.warnings, *notes, *too_few])
+
+
+def prepared(
+    candidate: Arm, baseline: Arm, policy: Loaded | None
+) -> tuple[Pairs, Loaded, list[Check], list[str]]:
+    """The evidence on both, the policy with its checks, and notes on what has no rule.
+
+    Raises as `decide` does.
+    """
     policy = policy or default(baseline.group)
     pairs = between(candidate, baseline, policy.policy.confidence)
     groups = (pairs.candidate, pairs.baseline)
@@ -117,9 +135,49 @@ def decide(candidate: Arm, baseline: Arm, policy: Loaded | None) -> Decision:
     figures = dict.fromkeys(name for group in groups for name in costs(group))
     checks = policy.checks([*known, *((COST, name) for name in figures)])
     checks, notes = without_retained(policy, checks, *groups)
-    bases = pairs.against(base_of(candidate).group) if needs_base(checks) else None
-    decided = decision(pairs, policy, [assess(check, pairs, bases) for check in checks])
-    return replace(decided, warnings=[*decided.warnings, *policy.notes, *notes])
+    return pairs, policy, checks, [*policy.notes, *notes]
+
+
+def pairs_with_base(candidate: Arm, pairs: Pairs, checks: Sequence[Check]) -> Pairs | None:
+    """The candidate beside its base, where a rule compares with that."""
+    return pairs.against(base_of(candidate).group) if needs_base(checks) else None
+
+
+def _too_few(findings: Sequence[Finding]) -> list[str]:
+    """One line on the rules that cannot pass with so few samples, whatever the candidate."""
+    few = [f for f in findings if f.verdict != "pass" and f.fewest and (f.n or 0) < f.fewest]
+    if not few:
+        return []
+    counts = [f"{finding.name} {finding.n} of {finding.fewest}" for finding in few[:3]]
+    more = f" and {len(few) - 3} more" if len(few) > 3 else ""
+    rules = "1 rule cannot" if len(few) == 1 else f"{len(few)} rules cannot"
+    return [
+        f"{rules} pass with so few samples unless the answers are the same ({', '.join(counts)}"
+        f"{more}); `harness gate --plan` says what it takes"
+    ]
+
+
+def fewest_samples(check: Check, evidence: Evidence) -> int | None:
+    """The fewest samples with which a rule can pass, every score the same; None where none would.
+
+    Of a share it is what the score interval of samples that all agree takes.
+    """
+    if evidence.kind != "share":
+        return None if check.rule.limit == "better_than" else 2
+    margin = share_margin(check, evidence)
+    if margin is None:  # a share of 0 or 1 is furthest from its limit
+        limit, upward = check.rule.bound(evidence.higher_is_better)
+        margin = 0.0 if check.rule.limit == "better_than" else (1 - limit if upward else limit)
+    fewest = power.fewest_pairs(margin, evidence.confidence)
+    return None if fewest is None else math.ceil(fewest * evidence.n / evidence.units)
+
+
+def share_margin(check: Check, evidence: Evidence) -> float | None:
+    """How far a share may move, absolute; None of another figure and of another limit."""
+    if evidence.kind != "share" or check.rule.limit not in ("max_drop", "max_increase"):
+        return None
+    margin = check.rule.margin
+    return margin.size * evidence.baseline if margin.relative else margin.size
 
 
 def decision(pairs: Pairs, policy: Loaded, findings: Sequence[Finding]) -> Decision:
@@ -180,14 +238,14 @@ def assess(check: Check, pairs: Pairs, bases: Pairs | None) -> Finding:
     if check.suite == COST:
         return _assess_cost(check, pairs)
     against = bases if check.rule.better_than == "base" and bases else pairs
-    finding = assess_evidence(check, _evidence(check, against))
+    finding = assess_evidence(check, evidence_for(check, pairs, bases))
     gained, lost = against.gained_and_lost(check.suite, check.metric, check.rule.where)
     return replace(finding, gained=gained, lost=lost)
 
 
 def assess_evidence(check: Check, evidence: Evidence) -> Finding:
     """What a rule on a suite's metric comes to on some evidence, before any correction."""
-    test, bound, upward, relative = _test(check, evidence)
+    test, bound, upward, relative = tested(check, evidence)
     room_low = test.ci_low - bound if upward else bound - test.ci_high
     room = test.value - bound if upward else bound - test.value
     strict = check.rule.limit == "better_than"
@@ -211,7 +269,13 @@ def assess_evidence(check: Check, evidence: Evidence) -> Finding:
         verdict="pass" if passes else "inconclusive",
         title=check.rule.name or "",
         identical=identical,
+        fewest=fewest_samples(check, evidence),
     )
+
+
+def evidence_for(check: Check, pairs: Pairs, bases: Pairs | None) -> Evidence:
+    """The evidence that a rule on a suite's metric is held against; NotComparable without any."""
+    return _evidence(check, bases if check.rule.better_than == "base" and bases else pairs)
 
 
 def _evidence(check: Check, pairs: Pairs) -> Evidence:
@@ -234,7 +298,7 @@ def _evidence(check: Check, pairs: Pairs) -> Evidence:
     return evidence
 
 
-def _test(check: Check, evidence: Evidence) -> tuple[FigureTest, float, bool, bool]:
+def tested(check: Check, evidence: Evidence) -> tuple[FigureTest, float, bool, bool]:
     """The test, its bound, whether the figure must stay above that, and whether it is relative."""
     rule = check.rule
     bound, upward = rule.bound(evidence.higher_is_better)

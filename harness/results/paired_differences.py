@@ -55,6 +55,19 @@ class Evidence:
         return len(self.a.ids)
 
     @property
+    def discordant(self) -> tuple[int, int] | None:
+        """Of shares of single runs: samples that only the candidate, and only the baseline has."""
+        if not self._closed:
+            return None
+        pairs = list(zip(self.a.scores[0], self.b.scores[0], strict=True))
+        return pairs.count((1.0, 0.0)), pairs.count((0.0, 1.0))
+
+    @property
+    def units(self) -> int:
+        """What is independent: samples, or clusters of them."""
+        return self.n if self.a.clusters is None else len(set(self.a.clusters))
+
+    @property
     def _closed(self) -> bool:
         """Whether shares of single runs are compared in closed form."""
         single = len(self.a.scores) == len(self.b.scores) == 1

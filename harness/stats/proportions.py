@@ -93,6 +93,12 @@ def tango_p(scores_a: ArrayLike, scores_b: ArrayLike, delta: float) -> float:
     return 2 * NormalDist().cdf(-abs(_tango_z(*_discordant(scores_a, scores_b), delta)))
 
 
+def clears(only_a: int, only_b: int, n: int, delta: float, confidence: float) -> bool:
+    """Whether the interval that `tango` gives p_a - p_b lies above `delta`."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    return _tango_z(only_a, only_b, n, delta) >= z
+
+
 def score_p(successes: float, n: int, share: float) -> float:
     """Two-sided p of a proportion being `share`, by the score that `wilson` inverts."""
     distance = successes / n - share
