@@ -106,6 +106,8 @@ class Tuning(TypedDict):
     """Number of the trial whose options these are; null where none gave a loss."""
     validation_loss: NotRequired[float | None]
     """Of the chosen trial."""
+    at_edge: NotRequired[dict[str, Literal["highest", "lowest"]] | None]
+    """Option -> where the chosen trial lies among the values tried, if nothing lies beyond it."""
     front: NotRequired[list[int]]
     """With several objectives: trials that no other beats in one without losing in another."""
     seconds: float | None

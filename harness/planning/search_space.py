@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness.api.method import Method, MethodOptions
@@ -36,6 +36,8 @@ class Search:
     objectives: tuple[str, ...]
     space: Mapping[str, Mapping[str, Any]]
     """Option -> {low, high, log}, both bounds int for whole numbers, or {choices}."""
+    bounds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Option -> what it takes at all: any of ge, gt, le and lt. No id depends on it."""
 
     def ends(self) -> list[tuple[str, object]]:
         """(option, value) of every bound and choice."""
@@ -101,7 +103,18 @@ def _search(
         seed=experiment.seeds[0] if tune.seed is None else tune.seed,
         objectives=tune.objectives,
         space=space,
+        bounds={option: _bounds(type(options), option) for option in space},
     )
+
+
+def _bounds(options: type[MethodOptions], option: str) -> dict[str, float]:
+    """The bounds of an option's field: any of ge, gt, le and lt."""
+    return {
+        kind: getattr(bound, kind)
+        for bound in options.model_fields[option].metadata
+        for kind in ("ge", "gt", "le", "lt")
+        if hasattr(bound, kind)
+    }
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,8 @@ def identity(section: SuiteSection) -> str:
 
 
 def findings(record: Record) -> list[str]:
-    """Names of the findings in a record, in the order in which they were seen."""
-    training = record["training"] or {}
-    return [finding["name"] for finding in training.get("health", [])]
+    """Names of the findings in a record: of its search, then of its training as they were seen."""
+    training, tuning = record["training"] or {}, record["plan"].get("tuning")
+    at_edge = tuning.get("at_edge") if tuning else None
+    edges = [f"{option}_at_edge" for option in at_edge or ()]
+    return [*edges, *(finding["name"] for finding in training.get("health", []))]

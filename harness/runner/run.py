@@ -18,7 +18,7 @@ from harness.planning.memory.predict import predict
 from harness.planning.plan import Plan
 from harness.results import leaderboard_file, store
 from harness.results.leaderboard_layout import Leaderboard
-from harness.runner import study
+from harness.runner import bracketing, study
 from harness.runner.cell_runner import Observer, run_cell
 from harness.runner.in_flight import EventsInOrder, flight
 from harness.runner.tracking import Tracking
@@ -184,13 +184,14 @@ def _work(plan: Plan, cell: Cell, out: Path, batch: int | None, shared: Path | N
     from harness.runner.worker import Work
 
     base = None if cell is plan.base or not is_recorded(out, plan.base) else plan.base.id
+    edges = bracketing.findings(cell.search, cell.tuned) if cell.search and cell.tuned else []
     return Work(
         cell,
         out.resolve(),
         base,
         _same_training(cell, out),
         batch,
-        warnings=checks.warnings(cell.data),
+        warnings=(*checks.warnings(cell.data), *map(str, edges)),
         predicted_bytes=predict(cell).total if cell.data else None,
         shared=shared.resolve() if shared else None,
     )

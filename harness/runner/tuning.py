@@ -20,7 +20,7 @@ from harness.planning.search_space import Search
 from harness.record import Record, new_record
 from harness.results import store
 from harness.results.cost import cost
-from harness.runner import study
+from harness.runner import bracketing, study
 
 FINAL = ("ok", "diverged", "oom")
 """Statuses that a trial keeps; after an `error` it is tried again, as a cell is."""
@@ -105,7 +105,8 @@ class Tuner:
         """The result of a cell's search: the section `plan.tuning` of its record.
 
         `trials`; `chosen`, the number of the trial with the lowest validation loss (None if none
-        has one); `validation_loss`, that trial's; `front`, the numbers of the trials on the Pareto
+        has one); `validation_loss`, that trial's; `at_edge`, the options whose value of it is the
+        highest or lowest tried; `front`, the numbers of the trials on the Pareto
         front; `seconds`, of all trials together.
         """
         folder = folder_of(cell, self._out)
@@ -179,6 +180,7 @@ def summary(trials: Sequence[Trial], search: Search) -> dict[str, object]:
         "trials": list(trials),
         "chosen": best,
         "validation_loss": None if best is None else losses[best],
+        "at_edge": bracketing.at_edge(trials, best, search),
         **({"front": front(placed)} if several else {}),
         "seconds": sum(trial["seconds"] for trial in trials),
     }

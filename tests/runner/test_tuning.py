@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from collections import Counter
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from harness.api.executor import Executor
+from harness.cli.render.leaderboard_table import render
 from harness.config.experiment import load_experiment
 from harness.data.tokenization import IGNORED, encode_row
 from harness.data.training_set import training_rows
@@ -16,8 +18,9 @@ from harness.errors import ConfigError, EnvironmentLack, UserError
 from harness.manager import Plugins
 from harness.planning.plan import Settings, make_plan
 from harness.planning.search_space import Search
+from harness.record import new_record
 from harness.results import store
-from harness.runner import study
+from harness.runner import bracketing, study
 from harness.runner.tuning import Tuner, chosen, folder_of, front, recorded_trials
 from harness.types import Artifact, Budget, ModelRef
 from tests.conftest import ROOT, run_warm, write_distribution, write_experiment
@@ -83,6 +86,7 @@ def test_the_better_of_two_learning_rates_is_chosen_and_trained_on_every_seed(tu
         assert losses[HIGH] < losses[LOW] - 0.1
         assert plan["options"]["lr"] == HIGH
         assert plan["tuning"]["validation_loss"] == losses[HIGH]
+        assert plan["tuning"]["at_edge"] == {"lr": "highest"}
         assert plan["budget"]["steps"] == 5
     # the winner was trained with that rate, and the one that stands in the entry was not
     curves = [records[f"{label}-0"]["training"]["loss_curve"] for label in ("two", "fixed")]
@@ -162,6 +166,81 @@ def test_the_validation_loss_is_the_mean_over_all_counted_tokens(tuned, tiny_mod
     validation = validation_loss(artifact, rows, max_length=50, loss="assistant")
     assert validation["tokens"] == tokens
     assert validation["loss"] == pytest.approx(nats / tokens, rel=1e-5)
+
+
+# ---- a search that ends at its edge --------------------------------------------------------------
+
+
+class Valley:
+    """Trials whose loss is the distance to `best` in decades; above `wall` they diverge."""
+
+    def __init__(self, best, wall=1.0):
+        self.best, self.wall = best, wall
+        self.ran = []
+
+    def __call__(self, cell, folder, title):
+        lr = cell.options["lr"]
+        self.ran.append(lr)
+        ok = lr <= self.wall
+        training = {"validation": {"loss": 1 + abs(math.log10(lr / self.best))}} if ok else None
+        error = None if ok else {"type": "CellFailed", "message": "loss is not finite"}
+        status, plan = "ok" if ok else "diverged", cell.as_record()
+        record = new_record(id=cell.id, status=status, plan=plan, training=training, error=error)
+        store.write_record(folder, record)
+
+
+def searched(experiment, out, valley, entry, **tune):
+    """A tuned cell and the result of its search, with the losses of `valley`."""
+    small = experiment(methods=[entry], tune=tune, suites=["picks"])
+    cell = planned(small).cells[-1]
+    return cell, Tuner(out, valley, lambda *told: None).tune(cell)
+
+
+RANGE = {"low": 1e-5, "high": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("best", "wall", "edge"),
+    [(0.5, 1.0, {"lr": "highest"}), (1e-8, 1.0, {"lr": "lowest"}), (2e-4, 1.0, None)],
+)
+def test_a_winner_with_nothing_beyond_it_is_named(experiment, tmp_path, best, wall, edge):
+    entry = {"name": "lora", "tune": {"lr": RANGE}}
+    cell, tuning = searched(experiment, tmp_path, Valley(best, wall), entry, trials=6)
+    assert tuning["at_edge"] == edge
+    found = bracketing.findings(cell.search, tuning)
+    assert [one.name for one in found] == (["lr_at_edge"] if edge else [])
+
+
+def test_the_advice_widens_the_search_as_it_stands_in_a_file(experiment, tmp_path):
+    entry = {"name": "lora", "tune": {"lr": RANGE}}
+    cell, tuning = searched(experiment, tmp_path, Valley(0.5), entry, trials=4)
+    ((found,)) = bracketing.findings(cell.search, tuning)
+    text = found.message.split("tune: ")[1].split(" in the method's entry")[0]
+    wider = experiment(methods=[], tune={"trials": 4}, suites=["picks"])
+    file = wider.file.read_text().replace("methods: []", f"methods: [{{name: lora, tune: {text}}}]")
+    wider.file.write_text(file)
+    space = planned(wider).cells[-1].search.space["lr"]
+    assert space["low"] == RANGE["low"]
+    assert space["high"] > 5 * tuning["trials"][tuning["chosen"]]["options"]["lr"]
+
+
+def test_an_option_at_its_own_bound_is_at_no_edge(experiment, tmp_path):
+    entry = {"name": "lora", "tune": {"lr": [0.1, 1.0]}}
+    _, tuning = searched(experiment, tmp_path, Valley(1.0), entry, trials=4)
+    assert tuning["trials"][tuning["chosen"]]["options"] == {"lr": 1.0}
+    assert tuning["at_edge"] is None
+
+
+def test_the_leaderboard_marks_a_row_that_was_tuned_to_an_edge(tuned):
+    small, _, outcome = tuned
+    rows = {row["label"]: row for row in outcome.board["rows"]}
+    assert "lr_at_edge" in rows["two"]["health"]
+    assert "lr_at_edge" not in rows["fixed"].get("health", [])
+    assert "two: its training was warned of lr_at_edge" in render(outcome.board, "markdown")
+    warnings = small.records()["two-1"]["warnings"]
+    (said,) = [line for line in warnings if line.startswith("health.lr_at_edge: ")]
+    assert "lr 0.03 is the highest tried" in said
+    assert "search higher: tune: {lr: [1e-06, 0.03, 0.06]}" in said
 
 
 # ---- nothing runs twice --------------------------------------------------------------------------

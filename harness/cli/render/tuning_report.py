@@ -13,6 +13,7 @@ from harness.planning.cell import Cell
 from harness.planning.plan import Plan
 from harness.record import Trial
 from harness.results import store
+from harness.runner import bracketing
 from harness.runner.tuning import folder_of, recorded_trials
 from harness.system.console import console
 
@@ -64,6 +65,9 @@ def print_result(plan: Plan, out: Path) -> None:
             f"{'failed' if first is None else format(first, '.4f')} in the first; "
             f"{numbers.duration(tuning['seconds'])}"
         )
+        if cell.search:
+            for finding in bracketing.findings(cell.search, tuning):
+                click.echo(f"{cell.label}: {finding}")
         if "front" in tuning:
             _print_front(cell.label, [trials[number] for number in tuning["front"]])
 
