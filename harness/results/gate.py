@@ -66,6 +66,10 @@ class Finding:
     """The other way round."""
     identical: bool = False
     """Whether it passes because both arms gave the same answers, with the same scores."""
+    more_samples_low: int | None = None
+    """`more_samples` where as few samples differ as the interval of their share allows."""
+    more_samples_high: int | None = None
+    """The same of as many."""
     fewest: int | None = None
     """The fewest samples with which it can pass, every score the same; None where none would."""
 
@@ -225,6 +229,8 @@ def _with_p(finding: Finding, p: float, confidence: float) -> Finding:
         p=p,
         verdict="fail" if fails else "inconclusive",
         more_samples=None if fails else finding.more_samples,
+        more_samples_low=None if fails else finding.more_samples_low,
+        more_samples_high=None if fails else finding.more_samples_high,
     )
 
 
@@ -253,6 +259,7 @@ def assess_evidence(check: Check, evidence: Evidence) -> Finding:
     identical = evidence.identical and check.rule.limit in ("max_drop", "max_increase")
     passes = identical or (room_low > 0 if strict else room_low >= 0)
     beyond = room < 0 and not passes
+    more = _More() if passes else _more_samples(check, test, evidence, room)
     return Finding(
         name=check.name,
         limit=check.rule.limit_text(),
@@ -265,7 +272,9 @@ def assess_evidence(check: Check, evidence: Evidence) -> Finding:
         relative=relative,
         n=evidence.n,
         p=test.p if beyond and not math.isnan(test.p) else 1.0,
-        more_samples=None if passes else _more_samples(test, evidence, room),
+        more_samples=more.likely,
+        more_samples_low=more.low,
+        more_samples_high=more.high,
         verdict="pass" if passes else "inconclusive",
         title=check.rule.name or "",
         identical=identical,
@@ -315,10 +324,52 @@ def tested(check: Check, evidence: Evidence) -> tuple[FigureTest, float, bool, b
     return test, bound, upward, relative
 
 
-def _more_samples(test: FigureTest, evidence: Evidence, room: float) -> int | None:
+@dataclass(frozen=True)
+class _More:
+    """Further samples that would likely decide a rule, and their range."""
+
+    likely: int | None = None
+    low: int | None = None
+    high: int | None = None
+
+
+def _more_samples(check: Check, test: FigureTest, evidence: Evidence, room: float) -> _More:
+    """How many more decide 4 times in 5, were the difference just what was seen.
+
+    Of paired shares by the score interval at the discordance seen, and at the ends of its own
+    interval; of other figures by the normal approximation, whose range is that of the variance (a
+    normal one's logarithm has the standard error sqrt(2 / (n - 1))).
+    """
+    if evidence.discordant and check.rule.limit not in ("min", "max"):
+        return _more_pairs(check, evidence, evidence.discordant)
     stderr = stats.stderr_of(test.ci_low, test.ci_high, evidence.confidence)
-    needed = stats.samples_needed(stderr, evidence.n, room, evidence.confidence)
-    return None if needed is None else needed - evidence.n
+    wide = math.exp(1.96 * math.sqrt(2 / max(1, evidence.units - 1)) / 2)
+    likely, low, high = (
+        stats.samples_needed(stderr * factor, evidence.n, room, evidence.confidence)
+        for factor in (1.0, 1 / wide, wide)
+    )
+    if likely is None or low is None or high is None:
+        return _More()
+    return _More(*(max(1, needed - evidence.n) for needed in (likely, low, high)))
+
+
+def _more_pairs(check: Check, evidence: Evidence, discordant: tuple[int, int]) -> _More:
+    """Of paired shares: at the discordance seen, and at the ends of its interval."""
+    _, upward = check.rule.bound(evidence.higher_is_better)
+    for_it, against = discordant if upward else discordant[::-1]
+    n, bound = evidence.n, -(share_margin(check, evidence) or 0.0)
+    delta, seen = (for_it - against) / n, (for_it + against) / n
+    if delta < bound:  # it is failing that is to be told
+        delta, bound = -delta, -bound
+    needed = [
+        power.pairs_needed(
+            (share + delta) / 2, max(0.0, share - delta) / 2, bound, evidence.confidence
+        )
+        for share in (seen, *stats.wilson(for_it + against, n, evidence.confidence))
+        if share >= abs(delta)
+    ]
+    known = [max(1, count - n) for count in needed if count is not None]
+    return _More(known[0], min(known), max(known)) if known else _More()
 
 
 def costs(group: Group) -> dict[str, float | None]:
@@ -404,7 +455,9 @@ def _sentence(finding: Finding) -> str:
         parts.append(f"{finding.gained:.3g} gained and {finding.lost:.3g} lost of the base's")
     if finding.verdict == "inconclusive" and finding.n is not None:
         more = "no number of samples would" if finding.more_samples is None else ""
-        parts.append(more or f"about {finding.more_samples} more samples would decide")
+        likely = f"about {finding.more_samples} more samples would decide"
+        between = f" (from {finding.more_samples_low} to {finding.more_samples_high})"
+        parts.append(more or likely + between)
     return ", ".join(parts)
 
 

@@ -197,6 +197,9 @@ def test_too_few_samples_are_inconclusive_and_say_how_many_would_do(tmp_path: Pa
     assert (decision.verdict, decision.exit_code) == ("inconclusive", 3)
     (finding,) = decision.findings
     assert finding.more_samples is not None
+    assert finding.more_samples_low is not None
+    assert finding.more_samples_high is not None
+    assert finding.more_samples_low <= finding.more_samples <= finding.more_samples_high
     assert finding.more_samples > 100
     assert f"about {finding.more_samples} more samples would decide" in finding.sentence
     # so many do
