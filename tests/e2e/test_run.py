@@ -85,8 +85,8 @@ def test_the_metrics_of_each_way_of_asking(finished):
         "plain_bits_per_byte",
     }
     assert set(suites["answers"]["metrics"]) == {"exact_match", "rougeL"}
-    assert set(suites["picks"]["metrics"]) == {"acc", "acc_norm"}
-    assert set(suites["tasks"]["metrics"]) == {"retained", "tiny_choice"}
+    assert set(suites["picks"]["metrics"]) == {"acc", "acc_norm", "probability"}
+    assert set(suites["tasks"]["metrics"]) == {"retained", "tiny_choice", "tiny_choice.probability"}
 
 
 def test_lm_eval_and_our_own_choices_agree_on_the_same_questions(finished):
@@ -96,6 +96,10 @@ def test_lm_eval_and_our_own_choices_agree_on_the_same_questions(finished):
         ours = suites["picks"]["metrics"]["acc"]
         theirs = suites["tasks"]["metrics"]["tiny_choice"]
         assert (ours["value"], ours["n"]) == (theirs["value"], theirs["n"])
+        ours = suites["picks"]["metrics"]["probability"]
+        theirs = suites["tasks"]["metrics"]["tiny_choice.probability"]
+        assert ours["value"] == pytest.approx(theirs["value"], rel=1e-6)
+        assert 0 < ours["value"] < 1
 
 
 def test_samples_can_be_read_and_make_up_the_figures(finished):

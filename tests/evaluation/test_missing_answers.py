@@ -112,7 +112,7 @@ def test_a_sample_without_an_answer_has_no_scores_and_is_no_output(folder, tiny_
     result = Choice().score(suite, requests, None)
     first, second = result.rows[:2]
     assert first["scores"]["acc"] in (0.0, 1.0)
-    assert second["scores"] == {"acc": None, "acc_norm": None}
+    assert second["scores"] == {"acc": None, "acc_norm": None, "probability": None}
     assert second["output"] is None
     assert second["missing"] == NOT_FINITE
     metric = summarise(result.metrics, result.rows)["acc"]

@@ -11,6 +11,7 @@ from harness.config.strict_yaml import Located
 from harness.data.tokenization import Pair, encode_pair
 from harness.errors import DataError, UserError
 from harness.evaluation.tasks.examples import CHOICES, jsonl
+from harness.evaluation.tasks.sample_rows import PROBABILITY, right_probability
 from harness.evaluation.tasks.sample_task import DataSettings, SampleTask, plain
 from harness.hookspecs import hookimpl
 from harness.types import Metric, Sample, SuiteResult
@@ -50,8 +51,8 @@ class Choice(SampleTask[ChoiceSettings]):
         return [plain(sample) for sample in samples]
 
     def metrics(self, suite: Suite) -> list[str]:
-        """Two, whatever the suite."""
-        return ["acc", "acc_norm"]
+        """Three, whatever the suite."""
+        return ["acc", "acc_norm", PROBABILITY]
 
     def example(self, name: str) -> SuiteExample:
         """Three questions of general knowledge."""
@@ -74,7 +75,10 @@ class Choice(SampleTask[ChoiceSettings]):
         return Requests(pairs=pairs, state=(samples, apart))
 
     def score(self, suite: Suite, requests: Requests, tools: TaskTools) -> SuiteResult:
-        """`acc`: the likeliest choice is right; `acc_norm`: the likeliest per byte of its text."""
+        """`acc`: the likeliest choice is right; `acc_norm`: the likeliest per byte of its text.
+
+        `probability`: of the right choice among the choices (`right_probability`).
+        """
         samples, apart = requests.state
         rows, at = [], 0
         for sample in samples:
@@ -87,11 +91,16 @@ class Choice(SampleTask[ChoiceSettings]):
             scores = {
                 "acc": float(best == sample.answer),
                 "acc_norm": float(normed == sample.answer),
+                PROBABILITY: right_probability(logprobs, [sample.answer]),
             }
             rows.append(
                 self.row(suite, sample, output=choices[best], logprobs=logprobs, scores=scores)
             )
-        metrics = [Metric("acc", True, "share"), Metric("acc_norm", True, "share")]
+        metrics = [
+            Metric("acc", True, "share"),
+            Metric("acc_norm", True, "share"),
+            Metric(PROBABILITY, True),
+        ]
         notes = {"encoded_apart": apart} if apart else {}
         warnings = [_joined(apart, len(requests.pairs))] if apart else []
         return SuiteResult(rows, metrics, notes, warnings)

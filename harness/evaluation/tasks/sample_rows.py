@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from harness.errors import CellFailed, UserError
 from harness.types import SuiteResult
@@ -24,6 +24,24 @@ def missing(logprobs: Iterable[float], finite: bool = True) -> dict[str, str]:
     """
     known = finite and all(map(math.isfinite, logprobs))
     return {} if known else {"missing": NOT_FINITE}
+
+
+PROBABILITY = "probability"
+"""The metric of the probability of the right choice."""
+
+
+def right_probability(logprobs: Sequence[float], right: Collection[int]) -> float:
+    """Probability of the right choices (numbers from 0), 0 to 1: a softmax over all choices.
+
+    Of the log-probabilities as they are, as for `acc` and for lm-eval's `brier_score`; NaN where
+    one is not finite. It is 1 / choices for a model that guesses. Unlike being right it changes a
+    little where the model changes a little, so the same questions tell more.
+    """
+    if not all(map(math.isfinite, logprobs)):
+        return math.nan
+    most = max(logprobs)
+    likely = [math.exp(value - most) for value in logprobs]
+    return math.fsum(likely[i] for i in set(right)) / math.fsum(likely)
 
 
 def within_budget(suite: str, result: SuiteResult) -> SuiteResult:

@@ -543,6 +543,33 @@ def test_a_figure_is_the_one_that_lm_eval_gives(figures, ours, task, theirs):
     assert metrics[ours]["ci_low"] <= metrics[ours]["value"] <= metrics[ours]["ci_high"]
 
 
+def test_the_probability_of_the_right_choice_is_that_of_lm_evals_brier_score(figures):
+    """Of two choices the Brier score is 2 (1 - p)^2, with lm-eval's own softmax."""
+    result, metrics, own = figures
+    chances = [r["scores"]["probability"] for r in result.rows if r["group"] == "pick"]
+    assert len(chances) == 12
+    assert metrics["pick.probability"]["value"] == pytest.approx(sum(chances) / 12)
+    brier = sum(2 * (1 - chance) ** 2 for chance in chances) / 12
+    assert brier == pytest.approx(own["pick"]["brier_score,none"], rel=1e-4)
+    for row in result.rows:
+        if row["group"] == "pick":
+            assert (row["scores"]["probability"] > 0.5) == (row["scores"]["acc"] == 1)
+
+
+def test_a_group_averages_the_probability_as_its_figure_and_other_tasks_have_none(figures):
+    result, metrics, _ = figures
+    by_task = {"mc_most": [], "mc_few": []}
+    for row in result.rows:
+        if row["group"] in by_task:
+            by_task[row["group"]].append(row["scores"]["probability"])
+    means = [sum(chances) / len(chances) for chances in by_task.values()]
+    assert metrics["mc.probability"]["value"] == pytest.approx(sum(means) / 2)
+    assert metrics["mc_most.probability"]["value"] == pytest.approx(means[0])
+    having = {name for name in metrics if "probability" in name}
+    tasks = {f"{name}.probability" for name in ("pick", "mc", "mc_most", "mc_few")}
+    assert having == tasks | {"mc.probability.micro"}
+
+
 def test_directions_are_those_of_the_tasks(figures):
     _, metrics, _ = figures
     falling = {name for name, metric in metrics.items() if not metric["higher_is_better"]}

@@ -12,7 +12,12 @@ from harness import stats
 from harness.evaluation.tasks.lm_eval.aggregation import BY_NAME, Guarded, Item, Sums
 from harness.evaluation.tasks.lm_eval.model import NoAnswer
 from harness.evaluation.tasks.lm_eval.tasks import groups
-from harness.evaluation.tasks.sample_rows import NOT_FINITE, cluster
+from harness.evaluation.tasks.sample_rows import (
+    NOT_FINITE,
+    PROBABILITY,
+    cluster,
+    right_probability,
+)
 from harness.stats import metric_summary
 from harness.types import Metric
 
@@ -121,13 +126,18 @@ def collect(
     columns: list[Column] = []
     for task, every in samples.items():
         first = every[0]["filter"]
-        rows = _rows(task, [sample for sample in every if sample["filter"] == first], clusters)
-        columns += _columns(task, tasks["tasks"][task], every, rows, out)
+        read_first = [sample for sample in every if sample["filter"] == first]
+        rows = _rows(task, read_first, clusters)
+        own = list(_columns(task, tasks["tasks"][task], every, rows, out))
+        if not any(column.key == PROBABILITY for column in own):
+            own += _probability(task, tasks["tasks"][task], read_first, rows)
+        columns += own
         out.rows += rows
     above: list[Metric] = []
     for name, members in groups(tasks).items():
         below = [column for column in columns if column.task in members]
         above += _group(name, tasks["groups"][name], below, len(members), out)
+        above += _group_probability(name, tasks["groups"][name], below, len(members), out)
     _mark_right(columns)
     if any(RIGHT in row["scores"] for row in out.rows):
         above.append(Metric("retained", True, "retained", score=RIGHT))
@@ -171,6 +181,53 @@ def _columns(
                 continue
             out.warnings += _remarks(name, metric, rows, better.get(key))
             yield Column(task, key, sample_filter, suffix, bare, metric, rows)
+
+
+def _probability(
+    task: str, loaded: Task, samples: Samples, rows: Sequence[SampleRow]
+) -> Iterator[Column]:
+    """The probability of the right choice, put into `rows`, where a task has choices.
+
+    None for a task that reads its own figures out of the log-probabilities: what is right is its
+    own affair (TruthfulQA's mc2 has several right answers under one target).
+    """
+    config = getattr(loaded, "config", None)
+    if loaded.OUTPUT_TYPE != "multiple_choice" or getattr(config, "process_results", None):
+        return
+    scores = [_right_choice(loaded, sample) for sample in samples]
+    for row, score in zip(rows, scores, strict=True):
+        row["scores"][PROBABILITY] = score if "missing" not in row else None
+    if any(row["scores"][PROBABILITY] is not None for row in rows):
+        metric = Metric(f"{task}.{PROBABILITY}", True, score=PROBABILITY, where=task)
+        first = samples[0]["filter"]
+        yield Column(task, PROBABILITY, first, "", False, metric, rows)
+
+
+def _right_choice(loaded: Task, sample: Sample) -> float | None:
+    """Probability of what lm-eval counts as right for `acc`; None where it is no choice."""
+    choices = loaded.doc_to_choice(sample["doc"])
+    logprobs = [float(logprob) for logprob, _ in sample["filtered_resps"]][: len(choices)]
+    several = getattr(loaded, "multiple_input", 0)
+    gold = (loaded.doc_to_text if several else loaded.doc_to_target)(sample["doc"])
+    right = [
+        choices.index(one) if isinstance(one, str) and one in choices else one
+        for one in (gold if isinstance(gold, list) else [gold])
+    ]
+    known = all(isinstance(one, int) and 0 <= one < len(choices) for one in right)
+    return right_probability(logprobs, right) if right and known else None
+
+
+def _group_probability(
+    name: str, group: Group, columns: Sequence[Column], members: int, out: Collected
+) -> list[Metric]:
+    """A group's probability of the right choice, averaged as its first figure is."""
+    same = [column for column in columns if column.key == PROBABILITY]
+    listed = list(group.aggregate_metric_list or [])
+    if any(aggregate.metric == PROBABILITY for aggregate in listed):
+        return []
+    title = f"{name}.{PROBABILITY}"
+    by_size = listed[0].weight_by_size if listed else True
+    return _averages(title, title, same, by_size, members, None, out)
 
 
 def _parts(sums: Sums, items: Sequence[Item]) -> list[tuple[float, float] | None] | None:
