@@ -25,6 +25,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 def check_columns(columns: Mapping[str, str]) -> None:
     """Raise ValueError where `columns` maps an unknown column name."""
-    for ours in columns:
-        if ours not in COLUMNS:
-            raise ValueError(f"unknown column '{ours}': {nearest(ours, COLUMNS)}")
+    for name in columns:
+        if name not in COLUMNS:
+            raise ValueError(f"unknown column '{name}': {nearest(name, COLUMNS)}")

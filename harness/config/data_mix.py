@@ -19,7 +19,7 @@ class Rows(StrictModel):
     columns: dict[str, str] | None = None
     """Our column name to the source's own."""
     format: Literal["auto", "messages", "prompt", "instruction", "text"] = "auto"
-    """How rows are written; auto looks at the columns."""
+    """How rows are written; auto decides by the columns."""
     split: Text = "train"
     """Of a Hub data set."""
     config: str | None = None

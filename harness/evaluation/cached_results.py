@@ -1,4 +1,4 @@
-"""The suites of a cell, each kept as soon as it is scored, or found kept by an earlier run."""
+"""The suites of a cell: each stored once it is scored, or reused from an earlier run."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class Sections:
     artifact_hash: str
     warn: Callable[[str], None]
     shared: Path | None = None
-    """Folder whose results folders may hold the same answers; None: only `out` is looked at."""
+    """Folder whose results folders may hold the same answers; None: only `out` is searched."""
     tokenizer_hash: str | None = None
     done: dict[str, SuiteSection] = field(default_factory=dict)
     """Suite -> its section of the record."""
     _data: dict[str, str | None] = field(default_factory=dict)
 
     def reuse(self, suite: Suite) -> str | None:
-        """Take a suite's answers from where they are kept already; the id of the cell they are of.
+        """Reuse a suite's stored answers; return the id of the cell that measured them.
 
-        None where there are none. Files that are broken or were changed are passed over, with a
-        warning. Raises what finding out the suite's data raises.
+        None where there are none. Files that are broken or were changed are skipped, with a
+        warning. Raises what hashing the suite's data raises.
         """
         self._data[suite.name] = task_of(suite, plugins()).data_hash(suite)
         for file in self._places(suite.name):
@@ -79,11 +79,11 @@ class Sections:
         lost: int,
     ) -> None:
         base: Rows | None = None
-        same_tokens, trouble = True, None
+        same_tokens, base_error = True, None
         try:
             base, same_tokens = self._base_rows(suite)
         except UserError as error:  # a base that cannot be read does not cost the answers
-            trouble = error
+            base_error = error
         samples = store.write_samples(self.out, self.cell_id, suite.name, rows)
         if lost:
             samples["non_finite"] = lost
@@ -106,8 +106,8 @@ class Sections:
             "warnings": list(result.warnings),
         }
         store.write_section(self.out, self.cell_id, suite.name, {**section, **beside})
-        if trouble is not None:
-            raise trouble
+        if base_error is not None:
+            raise base_error
         for message in result.warnings:
             self.warn(message)
         self.done[suite.name] = section
@@ -117,14 +117,21 @@ class Sections:
         if self.base is None:
             return None, True
         base = store.read_record(self.out / "cells" / f"{self.base}.json")
-        theirs = store.suites(base).get(suite.name)
-        mine = [suite.hash, self._data.get(suite.name)]
-        if theirs is None or [theirs["hash"], theirs.get("data_hash")] != mine:
+        base_section = store.suites(base).get(suite.name)
+        content = [suite.hash, self._data.get(suite.name)]
+        if (
+            base_section is None
+            or [
+                base_section["hash"],
+                base_section.get("data_hash"),
+            ]
+            != content
+        ):
             self.warn(f"suite '{suite.name}': the base has no result to compare with")
             return None, True
         evaluation = base["evaluation"]
         same = not evaluation or evaluation.get("tokenizer_hash") in (None, self.tokenizer_hash)
-        if not same and _per_token(theirs):
+        if not same and _per_token(base_section):
             self.warn(
                 f"suite '{suite.name}': the base has another tokenizer, so perplexity per token "
                 "is not compared with it; bits_per_byte is"
@@ -132,16 +139,16 @@ class Sections:
         return store.read_samples(self.out, base, suite.name), same
 
     def _places(self, suite: str) -> Iterator[Path]:
-        """Where the suite may be kept: this cell first, then its folder, then the shared one."""
+        """Files that may hold the suite: this cell's, then its folder's, then the shared ones."""
         own = self.out / "samples" / self.cell_id / f"{suite}.json"
         inside = sorted(self.out.glob(f"samples/*/{suite}.json"))
         beside = sorted(self.shared.glob(f"*/samples/*/{suite}.json")) if self.shared else []
         yield from (file for file in dict.fromkeys([own, *inside, *beside]) if file.is_file())
 
     def _read(self, file: Path, suite: Suite) -> tuple[dict[str, Any], Rows, SuiteResult] | None:
-        """A kept suite, if it is this one and whole."""
+        """A stored suite, if it is this one and complete."""
         text = file.read_text(encoding="utf-8", errors="replace")
-        # A cell's file that does not even name this artifact is nothing to warn others of.
+        # A file that does not name this artifact is of another model: no warning.
         if file.parent.name != self.cell_id and self.artifact_hash not in text:
             return None
         try:
@@ -153,7 +160,7 @@ class Sections:
             metrics = metric_summary.metrics_of(section["metrics"])
             for metric in metrics:
                 metric_summary.scored(metric_summary.estimator(metric), rows)
-        except Exception as error:  # whatever somebody made of the file
+        except Exception as error:  # a changed file may hold anything
             why = str(error) if isinstance(error, UserError) else type(error).__name__
             self.warn(
                 f"suite '{suite.name}': the answers kept for {file.parent.name} are not used "

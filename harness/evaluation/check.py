@@ -51,7 +51,7 @@ def load(
 
 
 def try_out(suite: Suite, base: ModelRef | None) -> dict[str, object]:
-    """What the suite is, and what came of its first samples on a model in a child process.
+    """What the suite is, and the results of its first samples on a model in a child process.
 
     Raises UserError with the reason where it does not run.
     """

@@ -1,4 +1,4 @@
-"""Leaks: training rows that a suite asks for, so that its scores would flatter."""
+"""Leaks: training rows that overlap a suite's samples, so that its scores would be too high."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMED = 10
 def leaks(train: Sequence[Row], suites: Sequence[Suite]) -> list[str]:
     """One warning per suite that shares a prompt or a 13-gram with training rows.
 
-    Suites whose questions only a run tells are left out: see `leaks_of_rows`.
+    Suites whose questions are known only once they are run are left out: see `leaks_of_rows`.
     """
     if not train:
         return []
@@ -52,10 +52,10 @@ def samples_from_rows(rows: Sequence[Mapping[str, Any]]) -> list[Sample]:
 
 def _from_row(row: Mapping[str, Any]) -> Sample:
     prompt, reference = row.get("prompt"), row.get("reference")
-    talk = isinstance(prompt, Sequence) and not isinstance(prompt, str)
+    is_conversation = isinstance(prompt, Sequence) and not isinstance(prompt, str)
     return Sample(
         id=str(row["id"]),
-        messages=tuple(prompt) if talk and prompt else None,
+        messages=tuple(prompt) if is_conversation and prompt else None,
         prompt=prompt if isinstance(prompt, str) else None,
         reference=reference if isinstance(reference, str) else None,
     )

@@ -1,4 +1,4 @@
-"""Runs suites on a model, one after the other, and hands over each as soon as it is scored."""
+"""Runs suites on a model, one after the other, and yields each as soon as it is scored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Phase = Callable[[str], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class SuiteFailure:
-    """A suite that broke; what the others measured stands."""
+    """A suite that failed; the results of the others are kept."""
 
     error: Exception
     phase: str
@@ -47,9 +47,9 @@ def evaluate(
     report: Report,
     batch: int | None = None,
 ) -> Iterator[Measured]:
-    """Every suite's result on the model that `artifact` describes, each as soon as it is there.
+    """Every suite's result on the model that `artifact` describes, each as soon as it is scored.
 
-    At most `batch` sequences run at once; None finds what memory allows. Suites with a judge come
+    At most `batch` sequences run at once; None means what memory allows. Suites with a judge come
     last, for its model takes the place of the judged one. A prompt that several suites ask runs
     once. Phases: `reload`, `generate`, `loglikelihood`, and one of each
     suite's name for its scoring. Raises what opening the model raises; an exception in a suite
@@ -58,8 +58,8 @@ def evaluate(
     judged = [suite for suite in suites if suite.judge is not None]
     with opened(artifact, phase, report, batch) as bench:
         model = bench.model
-        for together in [*([suite] for suite in suites if suite not in judged), judged]:
-            for suite, result in _batch(bench, together, phase):
+        for group in [*([suite] for suite in suites if suite not in judged), judged]:
+            for suite, result in _batch(bench, group, phase):
                 yield Measured(suite, result, bench.tokenizer_hash, model.info())
 
 
@@ -67,7 +67,7 @@ def evaluate(
 def opened(
     artifact: Artifact, phase: Phase, report: Report, batch: int | None = None
 ) -> Iterator[Bench]:
-    """The model of an artifact, ready to be asked; closed at the end."""
+    """The model of an artifact, open for requests; closed at the end."""
     with phase("reload"):
         bench = Bench(plugins().open_model(artifact, batch), artifact, report, batch)
     try:
@@ -77,7 +77,7 @@ def opened(
 
 
 def rows(bench: Bench, suite: Suite, phase: Phase) -> Sequence[Mapping[str, Any]]:
-    """The sample rows of one suite. Raises what asking and scoring raise."""
+    """The sample rows of one suite. Raises what its requests and scoring raise."""
     ((_, result),) = _batch(bench, [suite], phase)
     if isinstance(result, SuiteFailure):
         raise result.error
@@ -87,7 +87,7 @@ def rows(bench: Bench, suite: Suite, phase: Phase) -> Sequence[Mapping[str, Any]
 def _batch(
     bench: Bench, suites: Sequence[Suite], phase: Phase
 ) -> Iterator[tuple[Suite, SuiteResult | SuiteFailure]]:
-    """Ask and answer suites that need the model at the same time."""
+    """Run the requests of suites in one batch and score each suite."""
     prepared: list[tuple[Suite, Requests]] = []
     for suite in suites:
         bench.begin(suite)
@@ -96,10 +96,10 @@ def _batch(
                 prepared.append((suite, task_of(suite, plugins()).requests(suite, bench.model)))
         except Exception as error:
             yield suite, SuiteFailure(error, suite.name)
-    every = [requests for _, requests in prepared]
+    batched = [requests for _, requests in prepared]
     for name, run in (("generate", bench.generate), ("loglikelihood", bench.score)):
         try:
-            run(every, phase)
+            run(batched, phase)
         except Exception as error:
             yield from ((suite, SuiteFailure(error, name)) for suite, _ in prepared)
             return
@@ -132,13 +132,13 @@ class Bench:
         self._judge: tuple[Artifact, Model] | None = None
 
     def begin(self, suite: Suite) -> None:
-        """What is lent from now on is lent to this suite."""
+        """Serve this suite from now on."""
         self.suite = suite
         self.report(activity=suite.name)
 
-    def generate(self, every: Collection[Requests], phase: Phase) -> None:
-        """Answer prompts, by their caps on new tokens; what was asked before is remembered."""
-        prompting = [requests for requests in every if requests.prompts]
+    def generate(self, batched: Collection[Requests], phase: Phase) -> None:
+        """Answer prompts, by their caps on new tokens; answers to repeated prompts are reused."""
+        prompting = [requests for requests in batched if requests.prompts]
         for cap in sorted({requests.max_new_tokens for requests in prompting}):
             same = [requests for requests in prompting if requests.max_new_tokens == cap]
             distinct = dict.fromkeys(tuple(prompt) for r in same for prompt in r.prompts)
@@ -150,14 +150,14 @@ class Bench:
             for requests in same:
                 requests.generated = [self._answers[cap, tuple(p)] for p in requests.prompts]
 
-    def score(self, every: Collection[Requests], phase: Phase) -> None:
+    def score(self, batched: Collection[Requests], phase: Phase) -> None:
         """Log-likelihoods of the pairs, in one pass."""
-        pairs = [pair for requests in every for pair in requests.pairs]
+        pairs = [pair for requests in batched for pair in requests.pairs]
         if not pairs:
             return
         with phase("loglikelihood"):
             scores = iter(self.model.loglikelihood(pairs, self.progress))
-        for requests in every:
+        for requests in batched:
             requests.scores = [next(scores) for _ in requests.pairs]
 
     def progress(self, done: int, total: int) -> None:
@@ -183,7 +183,7 @@ class Bench:
         )
 
     def judge_model(self) -> Model:
-        """The judge's model, opened when first asked for; the judged one is closed for it."""
+        """The judge's model, opened on first use; the judged one is closed for it."""
         wanted = self._judge_artifact()
         if wanted == _as_base(self.artifact) and self.artifact.kind == "base":
             return self.model

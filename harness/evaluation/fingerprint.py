@@ -85,7 +85,7 @@ def _is_dated(
 def parts(content: Mapping[str, object]) -> dict[str, object]:
     """`scored_content` in short: each value, or the first digits of its hash.
 
-    Where two hashes differ, this tells in what.
+    Where two hashes differ, this shows which part does.
     """
     settings = content["settings"]
     assert isinstance(settings, Mapping)

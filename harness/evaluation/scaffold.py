@@ -17,8 +17,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 def new_suite(name: str, ask: str, folder: Path, plugins: Plugins) -> list[Path]:
     """Write the suite `name` into `folder`, which is made where it is missing; its files.
 
-    Raises UserError, having written nothing, where the name is none, is that of a registered
-    suite, or a file of it is there already.
+    Raises UserError, having written nothing, where the name is invalid, is that of a registered
+    suite, or one of its files already exists.
     """
     if not _NAME.fullmatch(name):
         raise UserError(
@@ -32,9 +32,9 @@ def new_suite(name: str, ask: str, folder: Path, plugins: Plugins) -> list[Path]
         example = task.example(name)
     texts = {f"{name}.yaml": _yaml(name, example.settings), **example.files}
     files = {folder / place: text for place, text in texts.items()}
-    there = [file for file in files if file.exists()]
-    if there:
-        raise UserError(f"{there[0]} is there already: choose another name, or remove it")
+    existing = [file for file in files if file.exists()]
+    if existing:
+        raise UserError(f"{existing[0]} already exists: choose another name, or remove it")
     try:
         for file, text in files.items():
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -235,7 +235,7 @@ class _FileResolver:
         return name
 
     def model(self, name: str, path: KeyPath, *, kind: str | None = None) -> ModelRef:
-        """The model that is named at `path`; folders are looked up beside the suite's file too."""
+        """The model that is named at `path`; a folder may also lie beside the suite's file."""
         from harness.models.packaged import resolve_model
 
         mark = self.located.mark(path)

@@ -1,4 +1,4 @@
-"""Tells where a suite's content changed and its version did not."""
+"""Reports suites whose content changed while their version did not."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ __all__ = ["Trial", "run"]
 
 @dataclass
 class Trial:
-    """What is tried."""
+    """A suite, its first samples and the model to run them on."""
 
     suite: Suite
     samples: int
@@ -39,7 +39,7 @@ class Trial:
 
 
 class _Watcher:
-    """A plugin that keeps the first thing which a model is asked; nothing else changes."""
+    """A plugin that keeps the first request to a model and changes nothing else."""
 
     def __init__(self) -> None:
         self.first: tuple[Sequence[int], Sequence[int]] | None = None
@@ -127,11 +127,11 @@ def _evaluated(trial: Trial, model: ModelRef, watcher: _Watcher) -> SuiteResult:
 
 
 def _silent(**event: object) -> None:
-    """Progress of three samples is not worth telling."""
+    """Progress of three samples is not reported."""
 
 
 def _error(suite: Suite, error: Exception) -> UserError:
-    """What broke in one line, with the place in the code where it is not the user's input."""
+    """The failure in one line, with the place in the code where it is not the user's input."""
     if isinstance(error, UserError):
         return error
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -149,7 +149,7 @@ def _tiny(folder: Path) -> ModelRef:
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, object]:
-    """What a person looks at; numbers that JSON cannot write are None."""
+    """The parts of a row that are shown; numbers that JSON cannot hold are None."""
     scores = {
         name: value if isinstance(value, (int, float)) and math.isfinite(value) else None
         for name, value in row["scores"].items()

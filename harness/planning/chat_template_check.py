@@ -52,7 +52,7 @@ def check_suites(
 
 
 def needs_template(suite: Suite, plugins: Plugins) -> bool:
-    """Whether a suite cannot be asked without a chat template."""
+    """Whether a suite cannot be run without a chat template."""
     return any(conversation.needs_template for conversation in _conversations(suite, plugins))
 
 
@@ -65,18 +65,23 @@ def _check(
     folder: Path, template: str | None, conversations: Iterable[Conversation], *, marked: bool
 ) -> None:
     first: Mapping[object, Conversation] = {
-        (talk.file, talk.answered, *(message["role"] for message in talk.messages)): talk
-        for talk in reversed(list(conversations))
+        (conversation.file, conversation.answered, *_roles(conversation)): conversation
+        for conversation in reversed(list(conversations))
     }
     if not first:
         return
     render = folder_renderer(folder, template)
     if render is None:
         return
-    for talk in sorted(first.values(), key=lambda c: (c.file, c.line or 0)):
+    for conversation in sorted(first.values(), key=lambda c: (c.file, c.line or 0)):
         try:
-            check_conversation(render, talk.messages, marked=marked and talk.answered)
+            answered = marked and conversation.answered
+            check_conversation(render, conversation.messages, marked=answered)
         except UserError as error:
-            raise row_error(Path(talk.file), talk.line, str(error)) from None
+            raise row_error(Path(conversation.file), conversation.line, str(error)) from None
         except Exception:  # what only transformers can render, it renders in the cell
             continue
+
+
+def _roles(conversation: Conversation) -> tuple[str, ...]:
+    return tuple(message["role"] for message in conversation.messages)

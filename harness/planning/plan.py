@@ -208,7 +208,7 @@ def _resolved(
     """The options as plain data, with the models and adapters that they name resolved."""
     at = experiment.methods.index(entry)
 
-    class Find:
+    class NameResolver:
         def model(self, option: str, name: str) -> ModelRef:
             return _model(experiment, settings, name, ("methods", at, option))
 
@@ -217,7 +217,7 @@ def _resolved(
             return resolve_adapter(name, file=experiment.file, line=line)
 
     with calling(f"method '{entry.name}'"):
-        return dict(options.resolve(Find()).model_dump(mode="json"))
+        return dict(options.resolve(NameResolver()).model_dump(mode="json"))
 
 
 def _budget(experiment: Experiment) -> Budget:
@@ -294,13 +294,13 @@ def _check_suite_templates(
     """The same for suites' conversations, with the base and the models that options name."""
     named = [value for values in options for value in values.values() if is_model(value)]
     models = [(base.name, Path(base.path)), *((m["name"], Path(m["path"])) for m in named)]
-    whole = [(name, folder) for name, folder in models if (folder / "config.json").is_file()]
-    lacking = [name for name, folder in whole if not _has_template(folder)]
-    talking = [s.name for s in suites if lacking and needs_template(s, plugins)]
-    if talking:
+    complete = [(name, folder) for name, folder in models if (folder / "config.json").is_file()]
+    without_template = [name for name, folder in complete if not _has_template(folder)]
+    needing = [s.name for s in suites if without_template and needs_template(s, plugins)]
+    if needing:
         raise experiment.error(
-            f"model '{lacking[0]}' has no chat template, which the conversations of suite "
-            f"'{talking[0]}' need: leave the suite out, or give a template with "
+            f"model '{without_template[0]}' has no chat template, which the conversations of suite "
+            f"'{needing[0]}' need: leave the suite out, or give a template with "
             "data.chat_template (harness eval: --chat-template FILE)",
             "model",
         )

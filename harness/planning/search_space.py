@@ -43,8 +43,8 @@ class Search:
         """(option, value) of every bound and choice."""
         return [
             (option, value)
-            for option, where in self.space.items()
-            for value in where.get("choices") or (where["low"], where["high"])
+            for option, dimension in self.space.items()
+            for value in dimension.get("choices") or (dimension["low"], dimension["high"])
         ]
 
     def as_record(self) -> dict[str, object]:
@@ -54,7 +54,7 @@ class Search:
             "steps": self.budget.steps,
             "seed": self.seed,
             "objectives": list(self.objectives),
-            "space": {option: dict(where) for option, where in self.space.items()},
+            "space": {option: dict(dimension) for option, dimension in self.space.items()},
         }
 
 
@@ -204,7 +204,7 @@ class _Reader:
             options.check(self.precision)
         except UserError as error:
             raise self.error(f"{option}: {value} of {self.title}: {error}", option) from None
-        held = getattr(options, option)
-        if isinstance(held, ModelRef):
+        validated = getattr(options, option)
+        if isinstance(validated, ModelRef):
             raise self.error(f"{option} of {self.title} names a model: give it labels", option)
-        return held
+        return validated

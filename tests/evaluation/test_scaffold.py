@@ -97,7 +97,7 @@ def test_what_is_there_is_not_overwritten(harness, tmp_path):
     (tmp_path / "shop.jsonl").write_text("mine")
     result = harness("suites", "new", "shop", cwd=tmp_path)
     assert result.code == 2
-    assert result.error.startswith("Error: shop.jsonl is there already")
+    assert result.error.startswith("Error: shop.jsonl already exists")
     assert [f.name for f in tmp_path.iterdir()] == ["shop.jsonl"]
     assert (tmp_path / "shop.jsonl").read_text() == "mine"
 

@@ -105,7 +105,7 @@ class Generate(SampleTask[GenerateSettings]):
         )
 
     def conversations(self, suite: Suite) -> Iterator[Conversation]:
-        """Prompts; a plain one as a user's turn, unless the suite has it asked as it is."""
+        """Prompts; a plain one as a user's turn, unless the suite sends it as it is."""
         (file,) = suite.sources.values()
         wraps = self.settings(suite).apply_chat_template is not False
         for sample in self.samples(suite):

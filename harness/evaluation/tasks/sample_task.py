@@ -73,7 +73,7 @@ class SampleTask(Task[Keys]):
         return [plain(sample) for sample in self.samples(suite)]
 
     def samples(self, suite: Suite) -> list[Sample]:
-        """Those that are asked."""
+        """The samples that are run."""
         return samples_of(suite)
 
     def row(

@@ -60,7 +60,7 @@ def longest_batch(budget: Budget, packing: bool = False) -> Batch:
 def _passes(
     order: Sequence[int], sizes: Sequence[int], budget: Budget, packing: bool
 ) -> list[Sequence[int]]:
-    """The rows of each forward pass; rows of like length together where the budget says so."""
+    """The rows of each forward pass; rows of similar length together with `group_by_length`."""
     micro, batch = budget.first_micro_batch, budget.batch
     steps = [order[i : i + batch] for i in range(0, len(order), batch)]
     if micro < batch and budget.group_by_length and not packing:

@@ -49,7 +49,7 @@ class LmEval(Task[LmEvalSettings]):
         return sum(tasks.counts(suite, tasks.load_tasks(suite)).values())
 
     def applies_template(self, suite: Suite) -> bool:
-        """Only where the suite says so."""
+        """Only where the suite sets it."""
         return bool(self.settings(suite).apply_chat_template)
 
     def check_context(self, suite: Suite, model: ModelRef) -> None:
@@ -90,7 +90,7 @@ class LmEval(Task[LmEvalSettings]):
             guard(task)
         result = lm_eval.evaluate(
             lm=lm,
-            # a task of which nothing is asked would be asked whole
+            # lm-eval would run the whole of a task with no picked questions
             task_dict={"tasks": {name: loaded["tasks"][name] for name in chosen}, "groups": {}}
             if suite.picked
             else loaded,

@@ -139,7 +139,7 @@ class Guarded(Mapping[str, Aggregation]):
 
 
 def guard(task: Task) -> Guarded:
-    """Let no aggregation of a task raise; what is asked for its values later."""
+    """Let no aggregation of a task raise; return its guarded functions."""
     guarded = Guarded(task.aggregation())
     task.aggregation = lambda: guarded
     return guarded

@@ -318,7 +318,7 @@ def _averages(
     own: float | None,
     out: Collected,
 ) -> list[Metric]:
-    """The average that is asked for, then the other one where there are several tasks.
+    """The average that the group declares, then the other one where there are several tasks.
 
     Scores go into the rows under `score` (micro) and `score.macro`; none where the tasks' figures
     are no means of their questions' scores, for an average of perplexities is no figure of sums.

@@ -39,7 +39,7 @@ def caps(suite: Suite) -> list[tuple[Path, int]]:
 def need_nothing_else(suite: Suite) -> bool:
     """Whether every task and its data lie in the suite's own folder, so that no Hub is needed.
 
-    False too where a task file wants to run Python and may not, which only loading it tells.
+    False too where a task file wants to run Python and may not, which only loading it shows.
     """
     text = "\n".join(file.read_text(encoding="utf-8") for file in _files(suite))
     if re.search(r"^dataset_path:", text, re.M):

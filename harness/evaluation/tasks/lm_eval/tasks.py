@@ -45,7 +45,7 @@ def check(suites: Sequence[Suite]) -> None:
 
 
 _loaded: dict[tuple[str, str | None], TaskDict] = {}
-"""Tasks that `data_hash` loaded, until they are asked."""
+"""Tasks that `data_hash` loaded, until they are run."""
 
 
 def taken_tasks(suite: Suite) -> TaskDict:
@@ -120,7 +120,7 @@ def groups(tasks: TaskDict) -> dict[str, set[str]]:
 
 
 def picked(suite: Suite, tasks: TaskDict) -> dict[str, list[int]]:
-    """The questions that each task is asked; a task of which none is asked is left out."""
+    """The picked questions of each task; a task with none is left out."""
     every = [(task, i) for task, count in counts(suite, tasks).items() for i in range(count)]
     chosen: dict[str, list[int]] = {}
     for task, number in suite.pick(every):
@@ -129,7 +129,7 @@ def picked(suite: Suite, tasks: TaskDict) -> dict[str, list[int]]:
 
 
 def counts(suite: Suite, tasks: TaskDict) -> dict[str, int]:
-    """How many of its questions each task is asked, the first ones.
+    """How many questions of each task are run, the first ones.
 
     A task's own entry in `limits` counts before that of a group it is in, and both before `limit`.
     Raises UserError where `limits` names what is not among the tasks.
@@ -158,7 +158,7 @@ def _near(name: str, manager: TaskManager) -> str:
 def data_hash(suite: Suite) -> str:
     """sha256 over every question and few-shot example that the tasks ask, as loaded now.
 
-    It tells a mirror or Hub data set that changed, which the suite's own hash cannot know.
+    It detects a changed mirror or Hub data set, which the suite's own hash cannot cover.
     """
     digest = hashlib.sha256()
     tasks = _loaded[suite.hash, suite.mirror] = load_tasks(suite)
