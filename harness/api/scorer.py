@@ -35,6 +35,15 @@ class Scorer:
     version_beyond_ascii: int | None = None
     """Counts in place of `version` for a suite with a reference that has letters beyond ASCII,
     where answers to such references alone would get another score."""
+    reference: bool | None = None
+    """Whether it grades how near an answer is to the reference, so that the score against other
+    samples' references is its negative control; None: where it needs a reference and is a mean."""
+
+    @property
+    def controlled(self) -> bool:
+        """Whether suites also have its `_own_minus_other`."""
+        inferred = self.needs_reference and self.kind == "mean"
+        return inferred if self.reference is None else self.reference
 
     @property
     def parameters(self) -> list[inspect.Parameter]:
@@ -78,6 +87,7 @@ def scorer(
     needs_reference: bool = False,
     check: Callable[..., None] | None = None,
     version_beyond_ascii: int | None = None,
+    reference: bool | None = None,
 ) -> Callable[[Callable[..., Any]], Scorer]:
     """Make a scorer of a function.
 
@@ -89,6 +99,10 @@ def scorer(
     `kind="share"` says that scores are 0 or 1; `embeds=True` that it calls `Tools.embed`;
     `needs_reference=True` that a sample without a reference is an error. `check(samples,
     **options)` is called before anything runs and raises UserError for what cannot be scored.
+
+    A score of how near answer and reference are is also computed against the references of other
+    samples, as `<label>_other`, and suites have the metric `<label>_own_minus_other`; `reference`
+    says whether, by default where the scorer needs a reference and is no share.
     """
 
     def make(function: Callable[..., Any]) -> Scorer:
@@ -110,6 +124,7 @@ def scorer(
             needs_reference,
             check,
             version_beyond_ascii,
+            reference,
         )
         taken = {"name", "label"} & {parameter.name for parameter in made.parameters}
         if taken:

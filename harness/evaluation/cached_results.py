@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,8 @@ class Sections:
             if [section[key] for key in keys] != wanted:
                 return None
             metrics = metric_summary.metrics_of(section["metrics"])
+            if lacking := _lacking(suite, section):
+                raise UserError(f"an older version measured no {', '.join(lacking)}")
             for metric in metrics:
                 metric_summary.scored(metric_summary.estimator(metric), rows)
         except Exception as error:  # a changed file may hold anything
@@ -168,6 +170,12 @@ class Sections:
             )
             return None
         return section, rows, SuiteResult(rows, metrics, section["notes"], section["warnings"])
+
+
+def _lacking(suite: Suite, section: Mapping[str, Any]) -> list[str]:
+    """Metrics of the suite that a kept section has not, where the suite's task lists them."""
+    named = task_of(suite, plugins()).metrics(suite) or []
+    return [name for name in named if name not in section["metrics"]]
 
 
 def _per_token(section: SuiteSection) -> bool:

@@ -129,11 +129,13 @@ class Bench:
         self.tokenizer_hash = tokenizer_hash(model.tokenizer)
         self._answers: dict[tuple[int, tuple[int, ...]], Generation] = {}
         self._embedders: dict[str, Any] = {}
+        self._embedded: dict[tuple[str, str], Any] = {}
         self._judge: tuple[Artifact, Model] | None = None
 
     def begin(self, suite: Suite) -> None:
         """Serve this suite from now on."""
         self.suite = suite
+        self._embedded.clear()
         self.report(activity=suite.name)
 
     def generate(self, batched: Collection[Requests], phase: Phase) -> None:
@@ -169,7 +171,9 @@ class Bench:
         return self.model.text(ids).strip()
 
     def embed(self, texts: Sequence[str]) -> Any:
-        """(texts, dimensions) float32 unit vectors of the suite's embedder."""
+        """(texts, dimensions) float32 unit vectors of the suite's embedder; a text runs once."""
+        import numpy as np
+
         assert self.suite is not None
         assert self.suite.embedder is not None
         embedder = self.suite.embedder
@@ -178,9 +182,10 @@ class Bench:
             from sentence_transformers import SentenceTransformer
 
             self._embedders[key] = SentenceTransformer(embedder.path, revision=embedder.revision)
-        return self._embedders[key].encode(
-            list(texts), normalize_embeddings=True, show_progress_bar=False
-        )
+        new = [text for text in dict.fromkeys(texts) if (key, text) not in self._embedded]
+        found = self._embedders[key].encode(new, normalize_embeddings=True, show_progress_bar=False)
+        self._embedded |= {(key, text): vector for text, vector in zip(new, found, strict=True)}
+        return np.array([self._embedded[key, text] for text in texts])
 
     def judge_model(self) -> Model:
         """The judge's model, opened on first use; the judged one is closed for it."""

@@ -21,6 +21,9 @@ __all__ = ["check_samples", "checked", "content", "read", "uses"]
 Resolve = Callable[[str, KeyPath], ModelRef]
 """`resolve(name, path)`: the model that is named at `path` of the suite's file."""
 
+OTHER, DIFFERENCE = "_other", "_own_minus_other"
+"""What a scorer's label gets for its negative control: a score, and a score with its metric."""
+
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -56,7 +59,19 @@ def read(
             raise located.error(f"two scorers are called '{label}': give one a `label`", path)
         options = _options(plugins.scorers.get(name), label, options, located, path, resolve)
         checked_entries.append(ScorerUse(name, label, options))
+    _check_controls(checked_entries, located)
     return tuple(checked_entries)
+
+
+def _check_controls(entries: Sequence[ScorerUse], located: Located) -> None:
+    """No label is the name of another scorer's negative control."""
+    names = {entry.label + end for entry in entries for end in (OTHER, DIFFERENCE)}
+    for at, entry in enumerate(entries):
+        if entry.label in names:
+            raise located.error(
+                f"'{entry.label}' is another scorer's negative control: take another label",
+                ("scorers", at),
+            )
 
 
 def _options(

@@ -79,8 +79,13 @@ class _Encoder:
     def states(self, texts: Sequence[str]) -> "list[States | None]":
         """(tokens, dimensions) unit vectors and (tokens,) weights; None for a blank text.
 
-        The marks of start and end may be matched, but have no weight.
+        The marks of start and end may be matched, but have no weight. A text runs once.
         """
+        distinct = list(dict.fromkeys(texts))
+        found = dict(zip(distinct, self._states(distinct), strict=True))
+        return [found[text] for text in texts]
+
+    def _states(self, texts: Sequence[str]) -> "list[States | None]":
         import torch
 
         inputs = [self.before + text.strip() for text in texts]

@@ -84,7 +84,8 @@ def test_the_metrics_of_each_way_of_asking(finished):
         "plain_perplexity",
         "plain_bits_per_byte",
     }
-    assert set(suites["answers"]["metrics"]) == {"exact_match", "rougeL"}
+    answers = {"exact_match", "rougeL", "rougeL_own_minus_other"}
+    assert set(suites["answers"]["metrics"]) == answers
     assert set(suites["picks"]["metrics"]) == {"acc", "acc_norm", "probability"}
     assert set(suites["tasks"]["metrics"]) == {"retained", "tiny_choice", "tiny_choice.probability"}
 

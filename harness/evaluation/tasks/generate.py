@@ -24,7 +24,8 @@ from harness.config.strict_yaml import Located, StrictModel
 from harness.data.tokenization import encode_prompt
 from harness.errors import PluginFault
 from harness.evaluation.judging import check_finite
-from harness.evaluation.scorer_config import checked, uses
+from harness.evaluation.scorer_config import DIFFERENCE, OTHER, checked, uses
+from harness.evaluation.tasks import negative_control
 from harness.evaluation.tasks.sample_rows import missing
 from harness.evaluation.tasks.sample_task import DataSettings, SampleTask, identity
 from harness.hookspecs import hookimpl
@@ -121,8 +122,16 @@ class Generate(SampleTask[GenerateSettings]):
         families.check_answers(model, cap, "max_new_tokens", "set it to less")
 
     def metrics(self, suite: Suite) -> list[str]:
-        """A metric per scorer, and the judge's `score`."""
-        return [*(scorer.label for scorer in suite.scorers), *(["score"] if suite.judge else [])]
+        """A metric per scorer, its negative control where it has one, and the judge's `score`."""
+        controlled = any(negative_control.others(self._all(suite)))
+        names = []
+        for label, scorer, _ in uses(suite.scorers, plugins()):
+            names += [label, *([label + DIFFERENCE] if scorer.controlled and controlled else [])]
+        return [*names, *(["score"] if suite.judge else [])]
+
+    def _all(self, suite: Suite) -> list[Sample]:
+        """The samples of the suite, asked or not: the others of one hang on no choice of them."""
+        return self.samples(dataclasses.replace(suite, picked=None))
 
     def example(self, name: str) -> SuiteExample:
         """Three questions to a shop."""
@@ -150,10 +159,16 @@ class Generate(SampleTask[GenerateSettings]):
             "decoding": {"greedy": True, "max_new_tokens": cap},
         }
         ratings = _Ratings(notes, [_cut(suite, cut, cap)] if cut else [])
+        others = suite.pick(negative_control.others(self._all(suite)))
         for label, scorer, options in uses(suite.scorers, plugins()):
             scores = scorer.rate(outputs, samples, tools, **options)
             rating = checked(scores, len(outputs), f"scorer '{scorer.name}'")
             ratings.add(Metric(label, scorer.higher_is_better, scorer.kind), rating)
+            if scorer.controlled and any(others):
+                other = negative_control.means(scorer, outputs, others, tools, options)
+                difference = negative_control.minus(rating, other)
+                ratings.scores[label + OTHER] = other
+                ratings.add(Metric(label + DIFFERENCE, scorer.higher_is_better), difference)
         if suite.judge:
             _judge(self.settings(suite), outputs, samples, tools, ratings)
         rows = [
