@@ -359,7 +359,7 @@ def _more_pairs(check: Check, evidence: Evidence, discordant: tuple[int, int]) -
     for_it, against = discordant if upward else discordant[::-1]
     n, bound = evidence.n, -(share_margin(check, evidence) or 0.0)
     delta, seen = (for_it - against) / n, (for_it + against) / n
-    if delta < bound:  # it is failing that is to be told
+    if delta < bound:  # here the samples have to show a failure
         delta, bound = -delta, -bound
     needed = [
         power.pairs_needed(

@@ -124,19 +124,19 @@ def _rule(
 ) -> RulePlan:
     """What a rule on a suite's metric takes; `paired` where the arms are two, not one."""
     margin = gate.share_margin(check, evidence)
-    found: list[tuple[float | None, bool, int | None]] = []
+    requirements: list[tuple[float | None, bool, int | None]] = []
     if margin is not None and evidence.discordant:
         confidence = evidence.confidence
         only_a, only_b = evidence.discordant
         seen = (only_a + only_b) / evidence.n
-        found = [(share, False, _equal(share, margin, confidence)) for share in DISCORDANCES]
+        requirements = [(share, False, _equal(share, margin, confidence)) for share in DISCORDANCES]
         if paired:
-            found.append((seen, True, _equal(seen, margin, confidence)))
+            requirements.append((seen, True, _equal(seen, margin, confidence)))
     elif paired or check.rule.limit in ("min", "max"):
-        found = [(None, True, _from_spread(check, evidence))]
+        requirements = [(None, True, _from_spread(check, evidence))]
     seconds, price = rates
     needed = []
-    for share, observed, samples in found:
+    for share, observed, samples in requirements:
         if samples is not None:
             hours = None if seconds is None else samples * seconds / 3600
             dollars = None if hours is None or price is None else hours * price
