@@ -242,7 +242,7 @@ class MetricSection(TypedDict):
     delta_ci_low: float | None
     delta_ci_high: float | None
     delta_p: NotRequired[float | None]
-    """Two-sided; exact McNemar for kind share, else from the bootstrap (over seeds and clusters
+    """Two-sided; McNemar's mid-p for kind share, else from the bootstrap (over seeds and clusters
     too, where there are any)."""
     gained: NotRequired[Count]
     """Kind share: samples that are 0 at the base and 1 here."""

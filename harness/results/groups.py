@@ -65,6 +65,10 @@ class Group:
         """Its cells that have the metric."""
         return [cell for cell in self.cells if metric in metrics(cell, suite)]
 
+    def seeds(self, suite: str, metric: str) -> list[int | None]:
+        """Of its cells that have the metric."""
+        return [cell["plan"]["seed"] for cell in self.having(suite, metric)]
+
     def metric_names(self) -> list[tuple[str, str]]:
         """(suite, metric), in the order of the plan's suites, then of each suite's metrics."""
         names = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
+from harness import stats
 from harness.errors import UserError, nearest
 from harness.record import MetricSection, Record
 from harness.results.cost import cost
@@ -15,6 +16,8 @@ from harness.stats import metric_summary
 
 __all__ = ["build"]
 
+_ALPHA = 0.05
+"""The chance of telling any two rows of a board apart that do not differ."""
 _WORST_LAST = ("ok", "diverged", "oom", "error")
 
 
@@ -37,7 +40,8 @@ def build(
     chosen = _ranked_by(groups, rank_by)
     ranked_by = ".".join(chosen) if chosen else None
     order = _order(rows, ranked_by)
-    ties = _ties(groups, rows, chosen, by_id, read_rows) if chosen else {}
+    pairs = _pairs(groups, rows, chosen, by_id, read_rows) if chosen else []
+    ties = _ties(pairs)
     ranked, mixed = 0, chosen is not None and len(_tokenizers(groups, *chosen)) > 1
     for index in order:
         row = rows[index]
@@ -46,6 +50,7 @@ def build(
             row["rank"] = ranked
         tied = ties.get(index, set())
         row["tied_with"] = [rows[other]["label"] for other in order if other in tied]
+    _set_rank_ranges(rows, ranked_by, pairs)
     return {
         "schema": VERSION,
         "ranked_by": ranked_by,
@@ -135,6 +140,7 @@ def _measured(
         recorded["higher_is_better"],
         [read_rows(cell, suite) for cell in cells],
         [read_rows(base, suite) for base in bases],
+        seeds=([cell["plan"]["seed"] for cell in cells], [base["plan"]["seed"] for base in bases]),
     )
     # as records hold them: of one sample there is no error, and no NaN either
     return cast("MetricSection", plain(measured))
@@ -180,17 +186,17 @@ def _order(rows: Sequence[Row], ranked_by: str | None) -> list[int]:
     return sorted(range(len(rows)), key=place)
 
 
-def _ties(
+def _pairs(
     groups: Sequence[Group],
     rows: Sequence[Row],
     chosen: tuple[str, str],
     by_id: Mapping[str, Record],
     read_rows: ReadRows,
-) -> dict[int, set[int]]:
-    """Index of a row -> indices of the rows that it cannot be distinguished from."""
+) -> list[stats.PairTest]:
+    """Every pair of rows that may be compared, by their indices, with adjusted p."""
     suite, metric = chosen
     ranked_by = ".".join(chosen)
-    alike: dict[tuple[str, str], dict[int, list[metric_summary.Scored]]] = {}
+    alike: dict[tuple[str, str], dict[int, metric_summary.Arm]] = {}
     for index, (group, row) in enumerate(zip(groups, rows, strict=True)):
         if _value(row, ranked_by) is not None:
             how = row["metrics"][ranked_by]["estimator"]
@@ -201,14 +207,45 @@ def _ties(
                 [read_rows(base, suite) for base in group.bases(suite, metric, by_id)],
             )
             tokenizer = group.tokenizer if metric_summary.per_token(how) else ""
-            alike.setdefault((row["suite_hashes"][suite], tokenizer), {})[index] = tables
+            alike.setdefault((row["suite_hashes"][suite], tokenizer), {})[index] = (
+                tables,
+                group.seeds(suite, metric),
+            )
+    tests: list[stats.PairTest] = []
+    for arms in alike.values():
+        how = rows[next(iter(arms))]["metrics"][ranked_by]["estimator"]
+        tests += metric_summary.pairwise(how, arms)
+    return tests
+
+
+def _ties(pairs: Iterable[stats.PairTest]) -> dict[int, set[int]]:
+    """Index of a row -> indices of the rows that it is not told apart from."""
     ties: dict[int, set[int]] = {}
-    for tables_of in alike.values():
-        how = rows[next(iter(tables_of))]["metrics"][ranked_by]["estimator"]
-        for first, second in metric_summary.tied_pairs(how, tables_of):
-            ties.setdefault(first, set()).add(second)
-            ties.setdefault(second, set()).add(first)
+    for pair in pairs:
+        if not _apart(pair):
+            ties.setdefault(pair.a, set()).add(pair.b)
+            ties.setdefault(pair.b, set()).add(pair.a)
     return ties
+
+
+def _apart(pair: stats.PairTest) -> bool:
+    return pair.p < _ALPHA and pair.delta != 0
+
+
+def _set_rank_ranges(
+    rows: Sequence[Row], ranked_by: str | None, pairs: Iterable[stats.PairTest]
+) -> None:
+    """The places that ranked rows may have: behind all that are better, before all worse."""
+    ranked = [row for row in rows if row["rank"] is not None]
+    for row in ranked:
+        row["rank_range"] = [1, len(ranked)]
+    for pair in filter(_apart, pairs):
+        first, second = rows[pair.a], rows[pair.b]
+        if ranked_by is not None and first["rank"] is not None and second["rank"] is not None:
+            higher = first["metrics"][ranked_by]["higher_is_better"]
+            better, worse = (first, second) if (pair.delta > 0) == higher else (second, first)
+            worse["rank_range"][0] += 1
+            better["rank_range"][1] -= 1
 
 
 def _incomparable(rows: Sequence[Row]) -> list[str]:

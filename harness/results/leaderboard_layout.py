@@ -56,6 +56,9 @@ class Row(TypedDict):
     rank: Annotated[int, AT_LEAST_1] | None
     """Null without the metric ranked by, and for all where it is per token and tokenizers
     differ."""
+    rank_range: NotRequired[Annotated[list[Annotated[int, AT_LEAST_1]], _NOT_EMPTY]]
+    """The best and the worst place that its ranked rows leave it: behind those that are
+    significantly better, before those that are significantly worse. Absent without a rank."""
     label: str
     model: str
     method: str
@@ -69,7 +72,8 @@ class Row(TypedDict):
     """Keyed suite.metric."""
     cost: Cost
     tied_with: list[str]
-    """Labels of rows whose paired difference on the metric ranked by does not exclude zero."""
+    """Labels of rows that it is not told apart from: their paired difference on the metric ranked
+    by is not significant, adjusted after Holm for all pairs of rows."""
     budget: NotRequired[dict[str, Any] | None]
     mix: NotRequired[dict[str, Any] | None]
     """General rows blended into the training rows: source, share, hash, rows."""

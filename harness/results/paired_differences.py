@@ -82,7 +82,8 @@ class Evidence:
     def _boots(self) -> tuple[stats.Bootstrap, stats.Bootstrap]:
         arms = [(self.a.scores, self.a.per), (self.b.scores, self.b.per)]
         draws = FEWER if self.n > bootstrapping.MANY else DRAWS
-        a, b = stats.bootstraps(self.kind, arms, clusters=self.a.clusters, draws=draws)
+        seeds = (self.a.seeds, self.b.seeds)
+        a, b = stats.bootstraps(self.kind, arms, clusters=self.a.clusters, draws=draws, seeds=seeds)
         return a, b
 
     @cached_property
@@ -194,7 +195,8 @@ class Pairs:
         how = _narrowed(section["estimator"], where or {})
         own = self._tables(self.candidate, suite, metric, how)
         other = self._tables(self.baseline, suite, metric, how)
-        a, b = metric_summary.pool(own), metric_summary.pool(other)
+        a = metric_summary.pool(own, seeds=self.candidate.seeds(suite, metric))
+        b = metric_summary.pool(other, seeds=self.baseline.seeds(suite, metric))
         comparability.check_samples(suite, a.ids, b.ids)
         if not a.ids or (metric_summary.per_token(how) and not self._same_tokens()):
             return None

@@ -5,7 +5,7 @@
 - `perplexity`: perplexities through their logarithms.
 - `proportions`: proportions, alone and paired, in closed form.
 - `means`: the t interval and clustered standard errors of a mean.
-- `ties`: which of many arms do not differ significantly, from one bootstrap of all.
+- `ties`: every pair of many arms compared, from one bootstrap of all.
 - `power`: the minimum detectable effect, and the samples that a margin needs.
 - `multiple_testing`: several tests at once, and interim analyses of growing data.
 - `metric_summary`: from a suite's scores to a record's metrics.
@@ -13,7 +13,7 @@
 Every layer above `hookspecs` may import it.
 """
 
-from harness.stats.bootstrapping import Bootstrap, Kind
+from harness.stats.bootstrapping import Bootstrap, Kind, SeedNames
 from harness.stats.estimates import (
     Difference,
     Estimate,
@@ -27,13 +27,15 @@ from harness.stats.means import clustered_stderr, t_interval
 from harness.stats.multiple_testing import alpha_spending, holm
 from harness.stats.power import minimum_detectable_effect, samples_needed, stderr_of
 from harness.stats.proportions import clopper_pearson, mcnemar, paired_shares, tango, wilson
-from harness.stats.ties import tied
+from harness.stats.ties import PairTest, pairwise
 
 __all__ = [
     "Bootstrap",
     "Difference",
     "Estimate",
     "Kind",
+    "PairTest",
+    "SeedNames",
     "alpha_spending",
     "bootstraps",
     "clopper_pearson",
@@ -45,11 +47,11 @@ __all__ = [
     "minimum_detectable_effect",
     "paired",
     "paired_shares",
+    "pairwise",
     "point_estimate",
     "samples_needed",
     "stderr_of",
     "t_interval",
     "tango",
-    "tied",
     "wilson",
 ]

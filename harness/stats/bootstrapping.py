@@ -15,7 +15,13 @@ bootstrap's standard error. p is the larger of the two that belong to them.
 
 Scores may be one row per seed, `(seeds, samples)`: the figure is then the mean of the seeds'
 figures on the same samples, and seeds are a second level: their spread is in the interval, with
-degrees of freedom after Satterthwaite (Biometrics Bulletin 2, 1946). One seed does not show it.
+the degrees of freedom that few seeds leave (`_degrees`). One seed does not show it.
+What the answers to single samples add to the spread of the seeds' figures is in the draws of
+samples already and is taken out of it: the components of variance of a two-way layout without
+replication (Searle, Casella & McCulloch, Variance Components, 1992, ch. 4). Arms that were trained
+with the same seeds had the same rows in the same order: the seeds of their difference are drawn
+jointly, and its spread is that of the differences of each seed. Two such seeds are too few to
+trust a spread that happens to be small: the wider of joint and independent draws holds.
 
 Samples that all agree have no spread to resample, which is no certainty: a share is never surer
 than the score interval is of as many samples without exception (Wilson, JASA 22, 1927; of a
@@ -41,6 +47,9 @@ from harness.stats.student_t import t_quantile, t_two_sided
 Kind = Literal["mean", "share", "ratio", "exp_ratio"]
 Floats = NDArray[np.float64]
 Arm = tuple[ArrayLike, "ArrayLike | None"]
+Between = tuple[tuple[float, int], ...]
+SeedNames = Sequence[object] | None
+"""Which seeds the rows of an arm are of; None where that is not known."""
 
 _WEIGHTS_PER_CHUNK = 2_000_000  # of the resampling matrix: 16 MB at a time
 _MAX_CACHED_WEIGHTS = 32_000_000  # a byte each
@@ -52,6 +61,20 @@ MANY = 4000
 
 
 @dataclass(frozen=True)
+class SeedLevel:
+    """What an arm's draws of seeds are made from."""
+
+    replicates: Floats
+    """The figure of each seed in each draw of samples, `(draws, seeds)`."""
+    figures: Floats
+    """The figure of each seed, `(seeds,)`."""
+    names: tuple[object, ...] | None
+    """Which seeds these are; None where that is not known."""
+    seed: int
+    """Of the draws."""
+
+
+@dataclass(frozen=True)
 class Bootstrap:
     """A figure and its bootstrap replicates, shape `(draws,)`."""
 
@@ -60,10 +83,13 @@ class Bootstrap:
     n: int
     units: int
     """What was drawn: samples, or clusters of them."""
-    between_seeds: tuple[tuple[float, int], ...] = ()
+    between_seeds: Between = ()
     """(variance of the mean over seeds, degrees of freedom), for each arm with several seeds."""
     share_unit: float | None = None
-    """Of a share, or what follows from shares: how much all units together are. None: no share."""
+    """Of a share, or what follows from shares: how much all units together are. None: no share,
+    or a difference of shares in which some units differ."""
+    seeds: SeedLevel | None = None
+    """Of an arm with several seeds."""
 
 
 def bootstrap(
@@ -73,13 +99,13 @@ def bootstrap(
     clusters: Sequence[object] | None = None,
     draws: int = 2000,
     seed: int = 0,
-    streams: Sequence[int] | None = None,
+    seeds: Sequence[SeedNames] | None = None,
 ) -> list[Bootstrap]:
     """Replicates of a figure for each `(scores, per)` in `arms`, all from the same draws.
 
-    Arms of different `streams` draw their seeds independently; an arm's stream is its index by
-    default. Raises ValueError as `estimates.estimate` does, and where the arms differ in their
-    number of samples.
+    `seeds` names the seeds of each arm, in the order of its rows. Raises ValueError as
+    `estimates.estimate` does, where the arms differ in their number of samples, and where an arm
+    has more or fewer seeds than names.
     """
     parts = [checked(kind, scores, per) for scores, per in arms]
     if len({top.shape[1] for top, _ in parts}) != 1:
@@ -92,27 +118,93 @@ def bootstrap(
     sums = _resampled_sums(columns, draws, seed)
     totals = columns.sum(axis=1)[None]
     out, at = [], 0
-    for stream, (top, _) in zip(streams or range(len(parts)), parts, strict=True):
+    for names, (top, _) in zip(seeds or [None] * len(parts), parts, strict=True):
         part = slice(at, at + 2 * len(top))
+        if names is not None and len(names) != len(top):
+            raise ValueError(f"got {len(names)} names for {len(top)} seeds")
         of_seeds = point_estimates(kind, totals[:, part])[0]
-        replicates, between = _over_seeds(
-            point_estimates(kind, sums[:, part]), of_seeds, seed, stream
-        )
-        value = float(of_seeds.mean())
+        known = None if names is None else tuple(names)
+        level = SeedLevel(point_estimates(kind, sums[:, part]), of_seeds, known, seed)
         unit = 1.0 if kind == "share" else None
-        out.append(Bootstrap(value, replicates, n, columns.shape[1], between, unit))
+        out.append(_arm(float(of_seeds.mean()), level, n, columns.shape[1], unit))
         at = part.stop
     return out
 
 
+def _arm(value: float, level: SeedLevel, n: int, units: int, unit: float | None) -> Bootstrap:
+    if len(level.figures) == 1:
+        return Bootstrap(value, level.replicates[:, 0], n, units, (), unit)
+    weights, between = _seed_weights(level, units, stream=0)
+    replicates = (level.replicates * weights).sum(axis=1)
+    return Bootstrap(value, replicates, n, units, (between,), unit, level)
+
+
 def difference(a: Bootstrap, b: Bootstrap) -> Bootstrap:
     """The bootstrap of a - b, of two made with the same draws on the same samples."""
-    if (a.n, a.units) != (b.n, b.units) or a.replicates.shape != b.replicates.shape:
-        raise ValueError("bootstraps of different samples or draws cannot be subtracted")
-    between = (*a.between_seeds, *b.between_seeds)
+    a, b, between = together(a, b)
     value = float(rounded_difference(a.value, b.value))
     replicates = rounded_difference(a.replicates, b.replicates)
-    return Bootstrap(value, replicates, a.n, a.units, between, a.share_unit)
+    # where units differ their spread says how sure the difference is
+    unit = a.share_unit if np.ptp(replicates) <= ROUNDING else None
+    return Bootstrap(value, replicates, a.n, a.units, between, unit)
+
+
+def together(
+    a: Bootstrap, b: Bootstrap, scales: tuple[float, float] = (1.0, 1.0)
+) -> tuple[Bootstrap, Bootstrap, Between]:
+    """Two arms whose seeds are drawn as their difference asks for, and what seeds add to it.
+
+    Jointly where both have the same seeds, else independently. The difference is that of the
+    arms times their `scales`. Raises ValueError on bootstraps of different samples or draws.
+    """
+    if (a.n, a.units) != (b.n, b.units) or a.replicates.shape != b.replicates.shape:
+        raise ValueError("bootstraps of different samples or draws cannot be subtracted")
+    apart = _apart(a, b, scales)
+    if a.seeds is None or b.seeds is None or not _same_seeds(a.seeds, b.seeds):
+        return apart
+    jointly = _jointly(a, a.seeds, b, b.seeds, scales)
+    if len(a.seeds.figures) > 2:
+        return jointly
+    return max(apart, jointly, key=lambda parts: _reach(parts, scales))
+
+
+def _same_seeds(a: SeedLevel, b: SeedLevel) -> bool:
+    return a.names is not None and a.names == b.names and a.seed == b.seed
+
+
+def _apart(
+    a: Bootstrap, b: Bootstrap, scales: tuple[float, float]
+) -> tuple[Bootstrap, Bootstrap, Between]:
+    if b.seeds is not None:
+        b = _redrawn(b, b.seeds, _seed_weights(b.seeds, b.units, stream=1)[0])
+    parts = ((a.between_seeds, scales[0]), (b.between_seeds, scales[1]))
+    return a, b, tuple((v * scale**2, df) for between, scale in parts for v, df in between)
+
+
+def _jointly(
+    a: Bootstrap, of_a: SeedLevel, b: Bootstrap, of_b: SeedLevel, scales: tuple[float, float]
+) -> tuple[Bootstrap, Bootstrap, Between]:
+    level = SeedLevel(
+        scales[0] * of_a.replicates - scales[1] * of_b.replicates,
+        scales[0] * of_a.figures - scales[1] * of_b.figures,
+        of_a.names,
+        of_a.seed,
+    )
+    weights, between = _seed_weights(level, a.units, stream=0)
+    return _redrawn(a, of_a, weights), _redrawn(b, of_b, weights), (between,)
+
+
+def _redrawn(boot: Bootstrap, level: SeedLevel, weights: Floats) -> Bootstrap:
+    shift = boot.value - float(level.figures.mean())
+    return replace(boot, replicates=(level.replicates * weights).sum(axis=1) + shift)
+
+
+def _reach(parts: tuple[Bootstrap, Bootstrap, Between], scales: tuple[float, float]) -> float:
+    """How far an interval of the difference goes, to compare two."""
+    a, b, between = parts
+    replicates = scales[0] * a.replicates - scales[1] * b.replicates
+    boot = Bootstrap(0.0, replicates, a.n, a.units, between)
+    return t_quantile(0.975, _degrees(boot)) * float(replicates.std()) if a.units > 1 else 0.0
 
 
 def rounded_difference(a: float | Floats, b: float | Floats) -> Floats:
@@ -123,12 +215,9 @@ def rounded_difference(a: float | Floats, b: float | Floats) -> Floats:
 
 def relative(a: Bootstrap, b: Bootstrap) -> Bootstrap:
     """The bootstrap of a / b - 1, of two made with the same draws on the same samples."""
+    a, b, between = together(a, b, (1 / b.value, a.value / b.value**2))
     value, replicates = a.value / b.value - 1, a.replicates / b.replicates - 1
-    between = (
-        *((v / b.value**2, df) for v, df in a.between_seeds),
-        *((v * a.value**2 / b.value**4, df) for v, df in b.between_seeds),
-    )
-    unit = None if a.share_unit is None else a.share_unit / b.value
+    unit = a.share_unit / b.value if a.share_unit and np.ptp(replicates) <= ROUNDING else None
     return Bootstrap(value, replicates, a.n, a.units, between, unit)
 
 
@@ -187,12 +276,12 @@ def expanded_percentiles(replicates: Floats, t: float, inflation: float) -> tupl
     return float(low), float(high)
 
 
-def p_value(boot: Bootstrap) -> float:
+def p_value(boot: Bootstrap, *, resolved: bool = True) -> float:
     """Two-sided p of the figure being zero: the larger of those of the interval's two parts.
 
     The share of replicates beyond zero counts one more, so that p is never zero (Davison &
     Hinkley, Bootstrap Methods and their Application, 1997, eq. 4.11); where none is beyond, the
-    draws cannot resolve a smaller one.
+    draws cannot resolve a smaller one, and with `resolved` False the t interval's alone counts.
     """
     if boot.units < 2:
         return math.nan
@@ -204,19 +293,32 @@ def p_value(boot: Bootstrap) -> float:
     inflation, df = math.sqrt(boot.units / (boot.units - 1)), _degrees(boot)
     stderr = inflation * float(replicates.std(ddof=1))
     by_t = t_two_sided(boot.value / stderr, df) if stderr else 0.0
-    by_share = t_two_sided(NormalDist().inv_cdf(tail) / inflation, df) if beyond else 2 * tail
+    by_share = 2 * tail if resolved else 0.0
+    if beyond:
+        by_share = t_two_sided(NormalDist().inv_cdf(tail) / inflation, df)
     return max(by_t, by_share, _minimum_p(boot))
 
 
 def _degrees(boot: Bootstrap) -> float:
-    """Degrees of freedom of its standard error, after Satterthwaite where seeds are a level."""
+    """Degrees of freedom of its standard error.
+
+    Where seeds are a level, those at which t is as far out at 95 % as W. G. Howe's limits are
+    (JASA 69, 1974): the root of the summed squares of each component's t times its error. After
+    Satterthwaite they would be too many wherever a few seeds happen to lie close together.
+    """
     seeds = sum(variance for variance, _ in boot.between_seeds)
-    total = float(boot.replicates.var(ddof=1))
-    samples = max(0.0, total - seeds)
-    parts = [(samples, boot.units - 1), *boot.between_seeds]
-    below = sum(variance**2 / df for variance, df in parts)
-    variance_sum = samples + seeds
-    return variance_sum**2 / below if below > 0 and variance_sum > 0 else boot.units - 1
+    samples = boot.units - 1
+    if seeds <= 0:
+        return samples
+    of_samples = max(0.0, float(boot.replicates.var(ddof=1)) - seeds)
+    parts = [(of_samples, samples), *boot.between_seeds]
+    squares = sum(variance * t_quantile(0.975, df) ** 2 for variance, df in parts)
+    t = math.sqrt(squares / (of_samples + seeds))
+    low, high = (math.log(f(df for _, df in parts)) for f in (min, max))
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_quantile(0.975, math.exp(middle)) > t else (low, middle)
+    return math.exp(low)
 
 
 def checked(kind: Kind, scores: ArrayLike, per: ArrayLike | None) -> tuple[Floats, Floats]:
@@ -331,23 +433,31 @@ def point_estimates(kind: Kind, sums: Floats) -> Floats:
         return np.exp(estimates) if kind == "exp_ratio" else estimates
 
 
-def _over_seeds(
-    estimates: Floats, of_seeds: Floats, seed: int, stream: int
-) -> tuple[Floats, tuple[tuple[float, int], ...]]:
-    """Means over drawn seeds, `(draws, seeds)` -> `(draws,)`, and the variance that seeds add."""
-    draws, seeds = estimates.shape
-    if seeds == 1:
-        return estimates[:, 0], ()
-    variance = float(of_seeds.var(ddof=1)) / seeds
-    weights = _seed_weights(draws, seeds, seed, stream)
-    return (estimates * weights).sum(axis=1), ((variance, seeds - 1),)
+def _seed_weights(level: SeedLevel, units: int, *, stream: int) -> tuple[Floats, tuple[float, int]]:
+    """The weight of each seed in each draw, `(draws, seeds)`, and (variance, df) that they add."""
+    draws, seeds = level.replicates.shape
+    total = float(level.figures.var(ddof=1))
+    own = max(0.0, total - _of_answers(level.replicates, units))
+    spread = math.sqrt(own / total) if total > 0 else 0.0
+    weights = 1 / seeds + spread * _deviations(draws, seeds, level.seed, stream)
+    return weights, (own / seeds, seeds - 1)
+
+
+def _of_answers(replicates: Floats, units: int) -> float:
+    """The variance of seeds' figures that is of single answers: draws of samples show it."""
+    seeds = replicates.shape[1]
+    apart = replicates - replicates.mean(axis=1, keepdims=True)
+    variance = float(apart.var(axis=0, ddof=1).sum()) / (seeds - 1)
+    return variance * units / (units - 1) if units > 1 else 0.0
 
 
 @lru_cache(maxsize=8)
-def _seed_weights(draws: int, seeds: int, seed: int, stream: int) -> Floats:
-    """The weight of each seed in each draw, `(draws, seeds)`; kept for the next metric."""
+def _deviations(draws: int, seeds: int, seed: int, stream: int) -> Floats:
+    """How far the weight of each drawn seed is from 1 / seeds; kept for the next metric.
+
+    Draws of few seeds vary too little, by (seeds - 1) / seeds: that is made up for.
+    """
     rng = np.random.Generator(np.random.SFC64([seed, stream, seeds]))
     drawn = rng.multinomial(seeds, [1 / seeds] * seeds, size=draws) / seeds
-    # draws of few seeds vary too little, by (seeds - 1) / seeds
-    weights: Floats = 1 / seeds + math.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
-    return weights
+    deviations: Floats = math.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
+    return deviations

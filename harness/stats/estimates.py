@@ -15,6 +15,7 @@ from harness.stats.bootstrapping import (
     Bootstrap,
     Floats,
     Kind,
+    SeedNames,
     bootstrap,
     checked,
     clipped,
@@ -47,7 +48,7 @@ class Difference:
     p: float
     n: int
     p_exact: float | None = None
-    """Exact McNemar p where both arms are single runs of a `share`, else None."""
+    """Mid-p McNemar where both arms are single runs of a `share`, else None."""
 
 
 def estimate(
@@ -83,6 +84,7 @@ def estimate_with_difference(
     confidence: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
+    seeds: tuple[SeedNames, SeedNames] = (None, None),
 ) -> tuple[Estimate, Difference]:
     """`estimate` of an arm and its `paired` difference to a base, from one bootstrap of both.
 
@@ -95,7 +97,7 @@ def estimate_with_difference(
             _share(top[0], confidence),
             paired(kind, scores, scores_b, confidence=confidence, draws=draws, seed=seed),
         )
-    a, b = bootstraps(kind, [arm, base], clusters=clusters, draws=draws, seed=seed)
+    a, b = bootstraps(kind, [arm, base], clusters=clusters, draws=draws, seed=seed, seeds=seeds)
     return _estimate(kind, a, confidence), _difference(kind, a, b, confidence)
 
 
@@ -117,12 +119,14 @@ def paired(
     confidence: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
+    seeds: tuple[SeedNames, SeedNames] = (None, None),
 ) -> Difference:
     """The difference a - b on the same samples in the same order.
 
     Shapes and errors as for `estimate`; the arms may have different numbers of seeds, but not of
-    samples (ValueError). Single runs of a `share` without clusters: `proportions.paired_shares`;
-    everything else a paired bootstrap.
+    samples (ValueError). Where `seeds` names the same seeds for both, they are drawn jointly.
+    Single runs of a `share` without clusters: `proportions.paired_shares`; everything else a
+    paired bootstrap.
     """
     if kind == "share":
         (top_a, _), (top_b, _) = checked(kind, scores_a, None), checked(kind, scores_b, None)
@@ -131,7 +135,7 @@ def paired(
             n = top_a.shape[1]
             return Difference(shares.delta, shares.ci_low, shares.ci_high, shares.p, n, shares.p)
     arms = [(scores_a, per_a), (scores_b, per_b)]
-    a, b = bootstraps(kind, arms, clusters=clusters, draws=draws, seed=seed)
+    a, b = bootstraps(kind, arms, clusters=clusters, draws=draws, seed=seed, seeds=seeds)
     return _difference(kind, a, b, confidence)
 
 
@@ -142,14 +146,12 @@ def bootstraps(
     clusters: Sequence[object] | None = None,
     draws: int = 2000,
     seed: int = 0,
-    streams: Sequence[int] | None = None,
+    seeds: Sequence[SeedNames] | None = None,
 ) -> list[Bootstrap]:
     """`bootstrapping.bootstrap` of all arms; those of a perplexity are of its logarithm."""
     if kind == "exp_ratio":
-        return perplexity.bootstrap(
-            arms, clusters=clusters, draws=draws, seed=seed, streams=streams
-        )
-    return bootstrap(kind, arms, clusters=clusters, draws=draws, seed=seed, streams=streams)
+        return perplexity.bootstrap(arms, clusters=clusters, draws=draws, seed=seed, seeds=seeds)
+    return bootstrap(kind, arms, clusters=clusters, draws=draws, seed=seed, seeds=seeds)
 
 
 def _estimate(kind: Kind, boot: Bootstrap, confidence: float) -> Estimate:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from harness import stats
@@ -12,6 +13,7 @@ from harness.record import Estimator, MetricSection
 from harness.types import Metric
 
 __all__ = [
+    "Arm",
     "Pooled",
     "Rows",
     "Scored",
@@ -21,12 +23,12 @@ __all__ = [
     "measure",
     "metrics_of",
     "paired",
+    "pairwise",
     "per_token",
     "pool",
     "scored",
     "summarise",
     "tables",
-    "tied_pairs",
 ]
 
 Rows = Sequence[Mapping[str, Any]]
@@ -37,6 +39,9 @@ TASK_WEIGHT = "weight"
 
 Scored = dict[str, tuple[float, "float | None", "str | None"]]
 """Sample id -> (score, denominator or None, its cluster or None)."""
+
+Arm = tuple[Sequence[Scored], stats.SeedNames]
+"""The samples of each run, and the seeds of the runs where they are known."""
 
 
 class Pooled(NamedTuple):
@@ -50,6 +55,8 @@ class Pooled(NamedTuple):
     """Denominators, (runs, samples)."""
     clusters: list[str] | None
     """Of each sample, where the suite names them."""
+    seeds: tuple[object, ...] | None = None
+    """Of each run, where known: differences of runs with the same seeds are paired by them."""
 
 
 def summarise(
@@ -63,7 +70,7 @@ def summarise(
 
     Samples whose score is None or not finite are left out and counted (`left_out`). The delta to
     the base is on the samples that both have; its keys are null where there are none. `delta_p`
-    is exact (McNemar) for a share, whose `gained` and `lost` count samples that went from 0 to 1
+    is McNemar's mid-p for a share, whose `gained` and `lost` count samples that went from 0 to 1
     and from 1 to 0; else it is from the bootstrap. With `same_tokens` False, a figure per token
     (`exp_ratio`) has no delta. Raises ValueError on a repeated id.
     """
@@ -115,10 +122,16 @@ def figure(how: Estimator) -> stats.Kind:
 
 
 def measure(
-    how: Estimator, higher_is_better: bool, runs: Sequence[Rows], bases: Sequence[Rows]
+    how: Estimator,
+    higher_is_better: bool,
+    runs: Sequence[Rows],
+    bases: Sequence[Rows],
+    *,
+    seeds: tuple[stats.SeedNames, stats.SeedNames] = (None, None),
 ) -> MetricSection:
     """One metric over one or several runs (seeds), against one or several runs of the base.
 
+    `seeds` are those of `runs` and of `bases`: the same ones are paired.
     With several runs the figure is the mean of their figures on the samples they share. What is
     `retained` is counted on the samples that every run of the base has right, and has no delta.
     """
@@ -146,11 +159,11 @@ def measure(
     change: stats.Difference | None
     if base_pooled is not None and base_pooled.ids == pooled.ids:
         estimate, change = stats.estimate_with_difference(
-            figure(how), pooled[1:3], base_pooled[1:3], clusters=pooled.clusters
+            figure(how), pooled[1:3], base_pooled[1:3], clusters=pooled.clusters, seeds=seeds
         )
     else:
         estimate = stats.estimate(figure(how), pooled.scores, pooled.per, clusters=pooled.clusters)
-        change = None if base_pooled is None else paired(how, own, base)
+        change = None if base_pooled is None else paired(how, own, base, seeds=seeds)
     metric |= {
         "value": estimate.value,
         "stderr": estimate.stderr,
@@ -195,6 +208,7 @@ def paired(
     *,
     confidence: float = 0.95,
     draws: int = 2000,
+    seeds: tuple[stats.SeedNames, stats.SeedNames] = (None, None),
 ) -> stats.Difference | None:
     """own - other on the samples that all runs of both have; None where there are none."""
     a, b = common(own, other)
@@ -209,40 +223,42 @@ def paired(
         clusters=a.clusters,
         confidence=confidence,
         draws=draws,
+        seeds=seeds,
     )
 
 
-def tied_pairs(how: Estimator, arms: Mapping[int, Sequence[Scored]]) -> list[tuple[int, int]]:
-    """Pairs of arms whose paired difference does not exclude zero (by `paired`).
+def pairwise(how: Estimator, arms: Mapping[int, Arm]) -> list[stats.PairTest]:
+    """All pairs of arms that share samples, each with its p, adjusted after Holm for all of them.
 
-    Arms with the same samples, which are most of them, are compared at once.
+    `a` and `b` of a test are keys of `arms`. Arms with the same samples, which are most of them,
+    are compared at once.
     """
-    pools = {key: pool(runs) for key, runs in arms.items()}
+    pools = {key: pool(runs, seeds=seeds) for key, (runs, seeds) in arms.items()}
     keys_by_samples: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = {}
     for key, pooled in pools.items():
         keys_by_samples.setdefault((tuple(pooled.ids), tuple(pooled.clusters or ())), []).append(
             key
         )
-    pairs = []
+    tests = []
     for (ids, clusters), keys in keys_by_samples.items():
         if ids and len(keys) > 1:
-            matrix = stats.tied(
+            found = stats.pairwise(
                 figure(how),
                 [(pools[key].scores, pools[key].per) for key in keys],
                 clusters=clusters or None,
+                seeds=[pools[key].seeds for key in keys],
             )
-            pairs += [(first, second) for (i, first), (j, second) in _pairs(keys) if matrix[i, j]]
+            tests += [replace(test, a=keys[test.a], b=keys[test.b]) for test in found]
     group_of = {key: number for number, keys in enumerate(keys_by_samples.values()) for key in keys}
     for first, second in itertools.combinations(arms, 2):
         if group_of[first] != group_of[second]:
-            difference = paired(how, arms[first], arms[second])
-            if difference is not None and not (difference.ci_low > 0 or difference.ci_high < 0):
-                pairs.append((first, second))
-    return pairs
-
-
-def _pairs(keys: Sequence[int]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    return itertools.combinations(enumerate(keys), 2)
+            (own, own_seeds), (other, other_seeds) = arms[first], arms[second]
+            difference = paired(how, own, other, seeds=(own_seeds, other_seeds))
+            if difference is not None:
+                p = 1.0 if math.isnan(difference.p) else difference.p
+                tests.append(stats.PairTest(first, second, difference.delta, p))
+    adjusted = stats.holm([test.p for test in tests])
+    return [replace(test, p=p) for test, p in zip(tests, adjusted, strict=True)]
 
 
 def common(own: Sequence[Scored], other: Sequence[Scored]) -> tuple[Pooled, Pooled]:
@@ -272,14 +288,17 @@ def scored(how: Estimator, rows: Rows) -> Scored:
     return out
 
 
-def pool(runs: Sequence[Scored], only: set[str] | None = None) -> Pooled:
-    """The samples that are in every run (and in `only`)."""
+def pool(
+    runs: Sequence[Scored], only: set[str] | None = None, *, seeds: stats.SeedNames = None
+) -> Pooled:
+    """The samples that are in every run (and in `only`); `seeds` are those of the runs."""
     shared = set.intersection(*(set(table) for table in runs)) if runs else set()
     ids = sorted(shared if only is None else shared & only)
     scores = [[table[key][0] for key in ids] for table in runs]
     per = [[p for key in ids if (p := table[key][1]) is not None] for table in runs]
     clusters = [cluster for key in ids if (cluster := runs[0][key][2]) is not None]
-    return Pooled(ids, scores, per if any(per) else None, clusters or None)
+    names = None if seeds is None else tuple(seeds)
+    return Pooled(ids, scores, per if any(per) else None, clusters or None, names)
 
 
 def _matching(how: Estimator, rows: Rows) -> Rows:

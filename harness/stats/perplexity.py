@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.stats import bootstrapping
-from harness.stats.bootstrapping import Arm, Bootstrap, Floats
+from harness.stats.bootstrapping import Arm, Bootstrap, Floats, SeedNames
 
 _LARGEST = 709
 """What `math.exp` can take."""
@@ -24,7 +24,7 @@ def bootstrap(
     clusters: Sequence[object] | None = None,
     draws: int = 2000,
     seed: int = 0,
-    streams: Sequence[int] | None = None,
+    seeds: Sequence[SeedNames] | None = None,
 ) -> list[Bootstrap]:
     """Bootstraps of the logarithm of each arm's perplexity, all from the same draws.
 
@@ -32,7 +32,7 @@ def bootstrap(
     of their logarithms, moved to it. Raises ValueError as `estimates.estimate` does.
     """
     boots = bootstrapping.bootstrap(
-        "ratio", arms, clusters=clusters, draws=draws, seed=seed, streams=streams
+        "ratio", arms, clusters=clusters, draws=draws, seed=seed, seeds=seeds
     )
     return [
         bootstrapping.shifted(boot, log_figure(*arm) - boot.value)
@@ -56,6 +56,7 @@ def subtract(a: Bootstrap, b: Bootstrap, confidence: float) -> tuple[float, floa
     value = exp(a.value) - exp(b.value)
     if a.units < 2:
         return value, math.nan, math.nan
+    a, b, _ = bootstrapping.together(a, b)
     logs = bootstrapping.difference(a, b)
     middle = (a.value + b.value) / 2
     low, high = (

