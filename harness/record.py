@@ -94,6 +94,10 @@ class Tuning(TypedDict):
     space: dict[str, Any]
     """Option -> low, high and log, or choices."""
     number_of_trials: NotRequired[int]
+    extend: NotRequired[int]
+    """Most trials that could follow where the best value had none beyond it; the same for all."""
+    extended: NotRequired[int]
+    """How many did: the last of `trials`."""
     steps: int
     """Of each trial."""
     seed: int

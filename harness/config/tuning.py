@@ -14,6 +14,8 @@ class Tune(StrictModel):
 
     trials: int = Field(ge=1, le=10_000)
     """Trials of each method."""
+    extend: int = Field(default=4, ge=0, le=100)
+    """Most trials added beyond the values tried while the best of them has nothing beyond it."""
     steps: int | None = Field(default=None, ge=1)
     """Optimizer steps of a trial; None means `budget.steps`."""
     seed: int | None = Field(default=None, ge=0, le=2**32 - 1)

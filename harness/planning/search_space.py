@@ -1,6 +1,7 @@
 """The search of tuning: the experiment's `tune` block, and the space of each method.
 
-Every method that trains gets the same number of trials, of the same steps, over its own space.
+Every method that trains gets the same number of trials, of the same steps, over its own space, and
+may add as many where its best value has none beyond it.
 """
 
 from __future__ import annotations
@@ -36,8 +37,23 @@ class Search:
     objectives: tuple[str, ...]
     space: Mapping[str, Mapping[str, Any]]
     """Option -> {low, high, log}, both bounds int for whole numbers, or {choices}."""
+    extend: int = 0
+    """Most trials that may follow, beyond the values tried; see `harness.runner.bracketing`."""
     bounds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Option -> what it takes at all: any of ge, gt, le and lt. No id depends on it."""
+
+    def may_extend(self, option: str) -> bool:
+        """Whether trials may go beyond an option's range: not where its values are listed.
+
+        Nor with whole numbers: ranks and numbers of tokens are sizes, whose memory was predicted.
+        """
+        where = self.space[option]
+        return "choices" not in where and not isinstance(where["low"], int)
+
+    @property
+    def most(self) -> int:
+        """The largest number of trials that the search can come to."""
+        return self.trials + (self.extend if any(map(self.may_extend, self.space)) else 0)
 
     def ends(self) -> list[tuple[str, object]]:
         """(option, value) of every bound and choice."""
@@ -51,6 +67,7 @@ class Search:
         """As in a cell's id and record; apart from the steps, the budget is the cell's."""
         return {
             "number_of_trials": self.trials,
+            "extend": self.extend,
             "steps": self.budget.steps,
             "seed": self.seed,
             "objectives": list(self.objectives),
@@ -103,6 +120,7 @@ def _search(
         seed=experiment.seeds[0] if tune.seed is None else tune.seed,
         objectives=tune.objectives,
         space=space,
+        extend=tune.extend,
         bounds={option: _bounds(type(options), option) for option in space},
     )
 

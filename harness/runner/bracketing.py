@@ -1,7 +1,9 @@
-"""Whether a search ended at an edge: its best value the highest or the lowest of those tried.
+"""Whether a search ended at an edge, its best value the highest or the lowest of those tried, and
+the trials beyond it.
 
 Such a winner says only that the optimum lies there or beyond, and methods whose searches end so
-are ranked by their ranges.
+are ranked by their ranges. Trials beyond are no part of the Optuna study, so that they change none
+of its values.
 """
 
 from __future__ import annotations
@@ -27,6 +29,35 @@ def at_edge(
         return None
     edges = {option: _edge(option, trials, chosen, search) for option in search.space}
     return {option: edge for option, edge in edges.items() if edge} or None
+
+
+def beyond(
+    trials: Sequence[Mapping[str, Any]], chosen: int | None, search: Search
+) -> dict[str, object] | None:
+    """The options of a trial beyond the edge at which the chosen one lies; None if at none.
+
+    The first such option goes as far beyond its outermost value as that is from the next: by their
+    ratio and at least twofold on a log scale, by their distance and at least a quarter of the range
+    on another. The other options are the chosen trial's.
+    """
+    for option, edge in (at_edge(trials, chosen, search) or {}).items():
+        if chosen is None or not search.may_extend(option):
+            continue
+        options = trials[chosen]["options"]
+        wanted = _step(search.space[option], sorted(set(tried(option, trials))), edge)
+        return {**options, option: within(search, option, options[option], wanted)}
+    return None
+
+
+def _step(where: Mapping[str, Any], values: Sequence[float], edge: Edge) -> float:
+    """The value beyond the outermost of `values`, which rise."""
+    outward = values if edge == "highest" else values[::-1]
+    inner, outer = outward[-2:][0], outward[-1]
+    if where["log"]:
+        ratio = max(2.0, outer / inner, inner / outer)
+        return outer * ratio if edge == "highest" else outer / ratio
+    step = max(abs(outer - inner), (where["high"] - where["low"]) / 4)
+    return outer + step if edge == "highest" else outer - step
 
 
 def findings(search: Search, tuning: Mapping[str, Any]) -> list[Finding]:

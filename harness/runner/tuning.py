@@ -57,7 +57,7 @@ def recorded_trials(cell: Cell, out: Path) -> int:
     trials = json.loads(file.read_text(encoding="utf-8"))["trials"] if file.is_file() else []
     there = {file.stem for file in files}
     known = sum(trial["cell"] in there for trial in trials)  # several may have the same options
-    return min(cell.search.trials, max(known, len(files)))
+    return min(cell.search.most, max(known, len(files)))
 
 
 def chosen(cell: Cell, tuning: Mapping[str, Any]) -> Cell:
@@ -106,8 +106,8 @@ class Tuner:
 
         `trials`; `chosen`, the number of the trial with the lowest validation loss (None if none
         has one); `validation_loss`, that trial's; `at_edge`, the options whose value of it is the
-        highest or lowest tried; `front`, the numbers of the trials on the Pareto
-        front; `seconds`, of all trials together.
+        highest or lowest tried; `extended`, how many trials were added for that; `front`, the
+        numbers of the trials on the Pareto front; `seconds`, of all trials together.
         """
         folder = folder_of(cell, self._out)
         with self._searching:  # cells of several seeds may be in flight
@@ -128,6 +128,12 @@ class Tuner:
             trial = self._trial(cell, folder, number, values, trials)
             sampler.tell(number, objectives(trial, search))
             trials.append(trial)
+        while len(trials) < search.most:
+            best = summary(trials, search)["chosen"]
+            beyond = bracketing.beyond(trials, best, search)
+            if beyond is None or trials[-1]["status"] == "error":
+                break
+            trials.append(self._trial(cell, folder, len(trials), beyond, trials))
         return {"study": f"tuning/{folder.name}", **summary(trials, search)}
 
     def _trial(
@@ -135,15 +141,14 @@ class Tuner:
     ) -> Trial:
         """A trial's figures: read from its record, or measured now."""
         assert cell.search is not None
+        total = cell.search.trials if number < cell.search.trials else cell.search.most
         trial_cell = trial_of(cell, values)
         file = folder / "cells" / f"{trial_cell.id}.json"
         same = next((t["number"] for t in before if t["cell"] == trial_cell.id), None)
         new = same is None and _read(file) is None
         if new:
             try:
-                self._run(
-                    trial_cell, folder, f"{cell.label} trial {number + 1}/{cell.search.trials}"
-                )
+                self._run(trial_cell, folder, f"{cell.label} trial {number + 1}/{total}")
             finally:
                 shutil.rmtree(folder / "artifacts", ignore_errors=True)
         trial_record = store.read_record(file)
@@ -156,7 +161,7 @@ class Tuner:
         if same is not None:
             trial |= {"same_as": same, "seconds": 0.0}
         if new:
-            self._report(cell, {"event": "trial", "trials": cell.search.trials, **trial})
+            self._report(cell, {"event": "trial", "trials": total, **trial})
         return trial
 
 
@@ -170,7 +175,7 @@ def objectives(trial: Trial, search: Search) -> list[float] | None:
     return None if trial["status"] != "ok" or None in values else values
 
 
-def summary(trials: Sequence[Trial], search: Search) -> dict[str, object]:
+def summary(trials: Sequence[Trial], search: Search) -> dict[str, Any]:
     """The winner, the Pareto front and the cost of some trials."""
     placed = {t["number"]: place for t in trials if (place := objectives(t, search)) is not None}
     losses = {number: trials[number]["validation_loss"] for number in placed}
@@ -178,6 +183,7 @@ def summary(trials: Sequence[Trial], search: Search) -> dict[str, object]:
     several = len(search.objectives) > 1
     return {
         "trials": list(trials),
+        "extended": max(0, len(trials) - search.trials),
         "chosen": best,
         "validation_loss": None if best is None else losses[best],
         "at_edge": bracketing.at_edge(trials, best, search),

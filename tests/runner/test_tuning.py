@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def tuned(tmp_path_factory, tiny_model, warm):
         ],
         seeds=[0, 1],
         budget=BUDGET,
-        tune={"trials": 3, "steps": 4},
+        tune={"trials": 3, "steps": 4, "extend": 0},
         suites=["picks"],
     )
     watched = Watched(warm)
@@ -205,15 +206,16 @@ RANGE = {"low": 1e-5, "high": 1e-3}
 )
 def test_a_winner_with_nothing_beyond_it_is_named(experiment, tmp_path, best, wall, edge):
     entry = {"name": "lora", "tune": {"lr": RANGE}}
-    cell, tuning = searched(experiment, tmp_path, Valley(best, wall), entry, trials=6)
+    cell, tuning = searched(experiment, tmp_path, Valley(best, wall), entry, trials=6, extend=0)
     assert tuning["at_edge"] == edge
+    assert (len(tuning["trials"]), tuning["extended"]) == (6, 0)
     found = bracketing.findings(cell.search, tuning)
     assert [one.name for one in found] == (["lr_at_edge"] if edge else [])
 
 
 def test_the_advice_widens_the_search_as_it_stands_in_a_file(experiment, tmp_path):
     entry = {"name": "lora", "tune": {"lr": RANGE}}
-    cell, tuning = searched(experiment, tmp_path, Valley(0.5), entry, trials=4)
+    cell, tuning = searched(experiment, tmp_path, Valley(0.5), entry, trials=4, extend=0)
     ((found,)) = bracketing.findings(cell.search, tuning)
     text = found.message.split("tune: ")[1].split(" in the method's entry")[0]
     wider = experiment(methods=[], tune={"trials": 4}, suites=["picks"])
@@ -222,6 +224,49 @@ def test_the_advice_widens_the_search_as_it_stands_in_a_file(experiment, tmp_pat
     space = planned(wider).cells[-1].search.space["lr"]
     assert space["low"] == RANGE["low"]
     assert space["high"] > 5 * tuning["trials"][tuning["chosen"]]["options"]["lr"]
+
+
+@pytest.mark.parametrize("best", [5e-3, 3e-7])
+def test_a_search_goes_on_until_its_winner_has_worse_values_on_both_sides(
+    experiment, tmp_path, best
+):
+    entry = {"name": "lora", "tune": {"lr": RANGE}}
+    valley = Valley(best)
+    _, tuning = searched(experiment, tmp_path, valley, entry, trials=4)
+    rates = [trial["options"]["lr"] for trial in tuning["trials"]]
+    winner = rates[tuning["chosen"]]
+    assert tuning["at_edge"] is None
+    assert min(rates) < winner < max(rates)
+    assert not RANGE["low"] <= winner <= RANGE["high"]
+    assert 1 < tuning["extended"] == len(rates) - 4 <= tuning.get("extend", 4)
+    for before, after in pairwise([winner, *sorted(rates[4:], reverse=best < 1e-5)]):
+        assert before == after or max(before, after) >= 1.99 * min(before, after)
+    # nothing of it runs again, or comes out otherwise
+    assert searched(experiment, tmp_path, refuse, entry, trials=4)[1]["trials"] == tuning["trials"]
+
+
+def test_divergence_brackets_a_search_and_the_extra_trials_end(experiment, tmp_path):
+    entry = {"name": "lora", "tune": {"lr": RANGE}}
+    _, tuning = searched(experiment, tmp_path / "a", Valley(0.5, wall=1e-3), entry, trials=4)
+    assert (tuning["at_edge"], tuning["trials"][-1]["status"]) == (None, "diverged")
+    _, tuning = searched(experiment, tmp_path / "b", Valley(0.5), entry, trials=4, extend=1)
+    assert (tuning["at_edge"], tuning["extended"]) == ({"lr": "highest"}, 1)
+
+
+@pytest.mark.parametrize(
+    ("space", "most"),
+    [({"lr": RANGE}, 8), ({"lr": [1e-4, 1e-3]}, 4), ({"r": {"low": 2, "high": 8}}, 4)],
+)
+def test_listed_values_and_sizes_are_not_gone_beyond(experiment, space, most):
+    small = experiment(
+        methods=[{"name": "lora", "tune": space}], tune={"trials": 4}, suites=["picks"]
+    )
+    assert planned(small).cells[-1].search.most == most
+
+
+def test_the_plan_tells_how_many_trials_a_search_can_come_to(experiment, harness):
+    small = experiment(methods=["lora"], tune={"trials": 4}, suites=["picks"])
+    assert "lora: up to 8 trials of 2 steps" in harness("plan", small.file).stdout
 
 
 def test_an_option_at_its_own_bound_is_at_no_edge(experiment, tmp_path):
@@ -285,7 +330,7 @@ def test_an_interrupted_run_goes_on_with_the_same_trials(tuned, tmp_path, warm):
 def test_more_trials_go_on_from_those_there_are(tuned):
     small, _, _ = tuned
     before = {c.label: c for c in planned(small).cells}
-    more = small.write(tune={"trials": 4, "steps": 4})
+    more = small.write(tune={"trials": 4, "steps": 4, "extend": 0})
     try:
         after = {c.label: c for c in planned(more).cells}
     finally:

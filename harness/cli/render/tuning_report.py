@@ -29,6 +29,7 @@ def described(plan: Plan, out: Path) -> list[dict[str, Any]]:
         {
             "label": cell.label,
             **cell.search.as_record(),
+            "most": cell.search.most,
             "recorded": recorded_trials(cell, out),
             "folder": str(folder_of(cell, out)),
         }
@@ -42,7 +43,7 @@ def print_planned(plan: Plan, out: Path) -> None:
     searches = described(plan, out)
     for search in searches:
         click.echo(
-            f"{search['label']}: {search['number_of_trials']} trials of {search['steps']} steps, "
+            f"{search['label']}: {_counted(search)} trials of {search['steps']} steps, "
             f"{search['recorded']} recorded; {_space(search['space'])}"
         )
     untuned = [cell.label for cell in plan.cells if cell.budget.steps and not cell.search]
@@ -90,6 +91,12 @@ def _loss(trial: Trial) -> float:
     loss = trial["validation_loss"]
     assert loss is not None  # a trial without a loss is on no front
     return loss
+
+
+def _counted(search: Mapping[str, Any]) -> str:
+    """`4`, or `up to 8`: more where the best of the planned ones lies at an edge."""
+    planned, most = search["number_of_trials"], search["most"]
+    return str(planned) if most == planned else f"up to {most}"
 
 
 def _space(space: Mapping[str, Mapping[str, Any]]) -> str:
