@@ -122,7 +122,7 @@ def _leaderboard(rows: Sequence[Arm]) -> Leaderboard:
 
 
 def _tied_groups(rows: Sequence[Row]) -> list[TiedGroup]:
-    """Rows in order of rank; each group holds those that are tied with its first."""
+    """Rows in order of rank; each group holds those not told apart from its first."""
     groups: list[TiedGroup] = []
     tied: Sequence[str] = ()
     for row in rows:

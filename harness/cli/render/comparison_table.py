@@ -51,7 +51,10 @@ def several(report: SeveralComparisons) -> RenderableType:
         grid.add_row(name, *(_change(row["metrics"].get(name)) for row in rows))
     lines = [f"{group['rank']}. {', '.join(group['rows'])}" for group in report["groups"]]
     warnings = dict.fromkeys(line for row in rows for line in row["warnings"])
-    ranks = [f"By {report['ranked_by']}; rows of a group are tied with its first:", *lines]
+    ranks = [
+        f"By {report['ranked_by']}; rows of a group are not told apart from its first:",
+        *lines,
+    ]
     return Group(grid, *map(Text, [*(ranks if lines else []), *warnings]))
 
 

@@ -114,12 +114,12 @@ def _figure(row: Row, name: str) -> Text:
 
 
 def _notes(board: Board) -> list[str]:
-    """What the figures must be read with: ties, labels such as self-judged, unequal suites."""
+    """What to read the figures with: rows not told apart, labels such as self-judged, suites."""
     labels = [f"{suite}: {label}" for suite, label in board.get("labels", {}).items()]
     rows = board["rows"]
     left_out = len(_metric_names(rows)) - len(_shown_names(rows))
     more = [f"{left_out} figures of single subjects and domains are in --format csv and json"]
-    ties = [*_tie_lines(rows), *_health_lines(rows)]
+    ties = [*_tie_lines(rows), *_seed_lines(rows), *_health_lines(rows)]
     return [*ties, *labels, *board["incomparable"], *(more if left_out else [])]
 
 
@@ -138,8 +138,14 @@ def _tie_lines(rows: Sequence[Row]) -> list[str]:
         others = [label for label in row["tied_with"] if (label, row["label"]) not in listed]
         listed |= {(row["label"], label) for label in others}
         if others:
-            lines.append(f"{row['label']} is tied with {', '.join(others)}: 0 is in the interval")
+            lines.append(f"{row['label']} is not told apart from {', '.join(others)}")
     return lines
+
+
+def _seed_lines(rows: Sequence[Row]) -> list[str]:
+    trained = [row for row in rows if row["cost"]["trainable_parameters"]]
+    one = bool(trained) and all(len(row["seeds"]) == 1 for row in trained)
+    return ["one seed: training noise is not in these intervals"] if one else []
 
 
 # Text formats
@@ -155,7 +161,7 @@ def _markdown(board: Board) -> str:
         columns[f"{name} {_arrow(rows, name)}"] = lambda row, name=name: _value(row, name)  # type: ignore[misc]
         columns[f"{name} against base"] = lambda row, name=name: _delta(row, name)  # type: ignore[misc]
     columns |= _cost_columns(rows)
-    columns["tied with"] = lambda row: ", ".join(row["tied_with"])
+    columns["not told apart from"] = lambda row: ", ".join(row["tied_with"])
     lines = [list(columns), ["---"] * len(columns)]
     lines += [[show(row) for show in columns.values()] for row in rows]
     table = "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
@@ -181,13 +187,24 @@ def _csv(board: Board) -> str:
     costs = list(dict.fromkeys(key for row in rows for key in row["cost"]))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    columns = ["rank", "label", "model", "method", "options", "seeds", "status"]
+    columns = [
+        "rank",
+        "rank_low",
+        "rank_high",
+        "label",
+        "model",
+        "method",
+        "options",
+        "seeds",
+        "status",
+    ]
     metric_columns = [f"{name}.{key}" for name in names for key in fields]
     writer.writerow(map(_no_formula, [*columns, *metric_columns, *costs, "tied_with", "cells"]))
     for row in rows:
         options = json.dumps(row["options"], sort_keys=True)
         seeds = ";".join(map(str, row["seeds"]))
-        line = [row["rank"], row["label"], row["model"], row["method"], options, seeds]
+        low, high = row.get("rank_range") or [row["rank"]] * 2
+        line = [row["rank"], low, high, row["label"], row["model"], row["method"], options, seeds]
         metrics = [row["metrics"].get(name, {}).get(key) for name in names for key in fields]
         cost = [row["cost"].get(key) for key in costs]
         ends = [";".join(row["tied_with"]), ";".join(row["cells"])]
@@ -259,7 +276,11 @@ def _is_part(name: str, metrics: Mapping[str, Metric]) -> bool:
 
 
 def _rank(row: Row) -> str:
-    return "-" if row["rank"] is None else str(row["rank"])
+    """Its place, or the best and the worst that it may have: `1-2`."""
+    if row["rank"] is None:
+        return "-"
+    low, high = row.get("rank_range") or [row["rank"]] * 2
+    return str(low) if low == high else f"{low}-{high}"
 
 
 def _title(row: Row, rows: Sequence[Row]) -> str:
