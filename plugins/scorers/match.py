@@ -2,44 +2,38 @@
 
 import re
 import string
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from harness import Sample, Scorer, UserError, hookimpl, normalize_unicode, scorer
 
 
-@scorer("exact_match", kind="share", needs_reference=True, version=2)
-def exact_match(output: str, sample: Sample) -> float:
-    """1 where answer and reference are equal but for case, punctuation and white space.
+def _check_exact(samples: Sequence[Sample], *, normalize: str) -> None:
+    for sample in samples if normalize == "squad" else ():
+        if not _squad_words(sample.reference or ""):
+            raise UserError(
+                f"sample {sample.id}: nothing is left of the reference {sample.reference!r} "
+                "without punctuation and articles, so an empty answer would be right: set "
+                "`{name: exact_match, normalize: none}`"
+            )
 
-    A minus before a number, signs such as + < = and the # of C# are no punctuation. Where
-    nothing but punctuation is there, it counts.
+
+@scorer("exact_match", kind="share", needs_reference=True, version=3, check=_check_exact)
+def exact_match(
+    output: str, sample: Sample, *, normalize: Literal["squad", "none"] = "squad"
+) -> float:
+    """1 where answer and reference are equal (SQuAD, Rajpurkar et al. 2016).
+
+    By default as SQuAD's script has it: case, ASCII punctuation, white space and the articles a,
+    an, the do not count, so that `-5` equals `5` and `C++` equals `C`. With `normalize: none` all
+    counts but white space at the ends.
     """
-    answer, reference = normalize_unicode(output), normalize_unicode(sample.reference or "")
-    plain = _plain(reference)
-    return float(_plain(answer) == plain if plain else answer.strip() == reference.strip())
-
-
-_MINUS = re.compile(r"(?<![\w.)\]])[-\u2212]\s?(?=[$\u20ac\u00a3\u00a5]?\s?\.?\d)")
-"""A sign, not the dash of 3-5."""
-
-
-def _plain(text: str) -> str:
-    signed = _MINUS.sub("\ue000", normalize_unicode(text.casefold()))
-    return " ".join("".join(_kept(c, signed[i - 1 : i]) for i, c in enumerate(signed)).split())
-
-
-def _kept(character: str, before: str) -> str:
-    """What of a character counts: letters with their accents, digits and mathematical signs."""
-    category = unicodedata.category(character)
-    if character == "\ue000":
-        return " -"
-    if character == "_" or category[0] in "LMN" or character.isspace():
-        return character
-    if (category == "Sm" and character not in "|~") or (character == "#" and before.isalnum()):
-        return f" {character} "
-    return " "
+    reference = normalize_unicode(sample.reference or "")
+    answer = normalize_unicode(output, reference)
+    if normalize == "none":
+        return float(answer.strip() == reference.strip())
+    return float(_squad_words(answer) == _squad_words(reference))
 
 
 @scorer("token_f1", needs_reference=True)
@@ -50,7 +44,8 @@ def token_f1(output: str, sample: Sample) -> float:
     one side, 1 if nothing is left of the other.
     """
     wanted = normalize_unicode(sample.reference or "")
-    answer, reference = _squad_words(normalize_unicode(output, wanted)), _squad_words(wanted)
+    answer = Counter(_squad_words(normalize_unicode(output, wanted)))
+    reference = Counter(_squad_words(wanted))
     if not answer or not reference:
         return float(answer == reference)
     return 2 * (answer & reference).total() / (answer.total() + reference.total())
@@ -59,10 +54,10 @@ def token_f1(output: str, sample: Sample) -> float:
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def _squad_words(text: str) -> Counter[str]:
+def _squad_words(text: str) -> list[str]:
     """SQuAD takes punctuation out without leaving a space: `two-day` is `twoday`."""
     words = text.lower().translate(_PUNCTUATION)
-    return Counter(re.sub(r"\b(a|an|the)\b", " ", words).split())
+    return re.sub(r"\b(a|an|the)\b", " ", words).split()
 
 
 def _listed(sample: Sample, key: str) -> list[str]:

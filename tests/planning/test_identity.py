@@ -1,10 +1,11 @@
 """Ids and hashes of what is published: a change of code changes none of them unawares.
 
 `identities.json` was written down at commit 9755b99, before the modules moved into packages; since
-then exact_match and must_contain became version 2 and prose is no longer scored after a chat mark,
-which changed the suites `similarity` and `perplexity` and so the ids of cells, and no training; and
-searches go on beyond their edge, which changed the tuned cells of `methods`. An id changes where a
-result would: then, and only then, write it anew, and say in the changelog what changed.
+then exact_match became version 3, must_contain version 2, and prose is no longer scored after a
+chat mark, which changed the suites `similarity` and `perplexity` and so the ids of cells, and no
+training; and searches go on beyond their edge, which changed the tuned cells of `methods`. An id
+changes where a result would: then, and only then, write it anew, and say in the changelog what
+changed.
 """
 
 from __future__ import annotations

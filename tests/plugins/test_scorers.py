@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from harness import Sample
+from harness import Sample, UserError
 from harness.manager import Plugins
 from harness.types import ModelRef, Output
 
@@ -296,15 +296,42 @@ def test_an_answer_equal_to_its_reference_scores_1_in_every_script(variant, text
     assert rate(variant, [text, decomposed, "?"], [text, text, text]) == [1, 1, 0]
 
 
-@pytest.mark.parametrize(
-    ("answer", "reference", "same"),
-    [
-        ("-5", "5", 0),
-        ("C", "C++", 0),
-        ("x > 3", "x < 3", 0),
-        ("The shop, opens!", "the shop opens", 1),
-        ("-5.", "-5", 1),
-    ],
-)
-def test_exact_match_keeps_signs_and_drops_punctuation(answer, reference, same):
-    assert rate("exact_match", [answer], [reference]) == [same]
+EXACT = [
+    ("The cat!", "a cat", 1, 0),
+    ("the CAT", "cat", 1, 0),
+    ("theatre", "atre", 0, 0),  # an article is a whole word
+    ("two-day", "twoday", 1, 0),  # punctuation leaves no space
+    ("two-day", "two day", 0, 0),
+    ("-5", "5", 1, 0),
+    ("C++", "C", 1, 0),
+    ("x > 3", "x < 3", 1, 0),
+    ("3.5", "35", 1, 0),
+    ("$1,234", "1234", 1, 0),
+    ("a_b", "ab", 1, 0),
+    ("\u201cyes\u201d", "yes", 0, 0),  # quotation marks beyond ASCII are no punctuation
+    ("don't", "dont", 1, 0),
+    ("", "yes", 0, 0),
+    ("a", "yes", 0, 0),
+    (" yes\n", "yes", 1, 1),
+    ("cat dog", "dog cat", 0, 0),
+    ("\u00c9t\u00e9", "\u00e9t\u00e9", 1, 0),
+]
+
+
+@pytest.mark.parametrize(("answer", "reference", "squad", "strict"), EXACT)
+def test_exact_match_is_that_of_squads_script(answer, reference, squad, strict):
+    from lm_eval.tasks.qasper.metrics import f1_abstractive, normalize_answer
+
+    assert (normalize_answer(answer) == normalize_answer(reference)) == bool(squad)
+    assert rate("exact_match", [answer], [reference]) == [squad]
+    assert rate("exact_match", [answer], [reference], normalize="none") == [strict]
+    theirs = f1_abstractive([answer], [reference])
+    assert rate("token_f1", [answer], [reference]) == [pytest.approx(theirs)]
+
+
+def test_a_reference_of_which_squads_script_leaves_nothing_is_refused():
+    check = PLUGINS.scorers.get("exact_match").check
+    samples = [Sample("plus", prompt="?", reference="+")]
+    with pytest.raises(UserError, match=r"sample plus: nothing is left of the reference '\+'"):
+        check(samples, normalize="squad")
+    check(samples, normalize="none")
