@@ -37,11 +37,12 @@ def _last_number(text: str) -> Decimal | None:
     return -value if found[-1]["sign"] else value
 
 
-@scorer("json_valid", kind="share")
+@scorer("json_valid", kind="share", version=2)
 def json_valid(output: str, sample: Sample, *, keys: list[str] | None = None) -> float:
     """1 where the answer, or the one fenced code block in it, is valid JSON (RFC 8259).
 
-    With `keys` it must be an object that has them all.
+    A fence may stand on one line with the JSON, and lines may end in CR LF. With `keys` it must be
+    an object that has them all.
     """
     found, value = _parsed(output)
     if found and keys:
@@ -49,9 +50,16 @@ def json_valid(output: str, sample: Sample, *, keys: list[str] | None = None) ->
     return float(found)
 
 
+_FENCED = re.compile(
+    r"^[ \t]*```(?:json\b)?[ \t]*(?:\n(.*?)^[ \t]*```|([^\n`][^\n]*?)```[ \t]*$)",
+    re.S | re.M | re.I,
+)
+"""A fenced block of lines, or on one line."""
+
+
 def _parsed(text: str) -> tuple[bool, object]:
-    blocks = re.findall(r"^[ \t]*```(?:json)?[ \t]*\n(.*?)^[ \t]*```", text, re.S | re.M | re.I)
-    for candidate in [text, *(blocks if len(blocks) == 1 else [])]:
+    blocks = _FENCED.findall(text.replace("\r\n", "\n"))
+    for candidate in [text, *("".join(block) for block in blocks if len(blocks) == 1)]:
         try:
             return True, json.loads(candidate, parse_constant=_refuse)
         except (ValueError, RecursionError):
