@@ -5,8 +5,9 @@
 Reads a Task as JSON on standard input; the last line that it prints is the decision. Each interim
 analysis doubles the number of samples and spends its share of the policy's alpha
 (`stats.alpha_spending`), for passing and for failing, so that repeated analyses cost no
-confidence. The order of the samples is drawn once from the baseline's, and answers are compared
-with the baseline's answers to the same samples.
+confidence; one with too few samples to pass a rule spends nothing on passing it. The order of the
+samples is drawn once from the baseline's, and answers are compared with the baseline's answers to
+the same samples.
 """
 
 from __future__ import annotations
@@ -157,11 +158,12 @@ def decide(
     `report` is called after each interim analysis. Raises what `answer` raises.
     """
     settled: dict[int, Finding] = {}
+    could_pass: dict[int, int] = {}
     analyses: list[Mapping[str, object]] = []
     upto, before = first, 0
     while True:
         _grow(growing, checks, settled, answer, upto)
-        findings = _interim_analysis(growing, rules, checks, settled, before, upto)
+        findings = _interim_analysis(growing, rules, checks, settled, could_pass, before, upto)
         decision = gate.decision(growing.pairs(rules.policy.confidence), rules, findings)
         settled |= {i: finding for i, finding in enumerate(findings) if finding.verdict == "pass"}
         analyses.append(_progress(growing, decision))
@@ -192,10 +194,15 @@ def _interim_analysis(
     rules: Loaded,
     checks: Sequence[Check],
     settled: Mapping[int, Finding],
+    could_pass: dict[int, int],
     before: int,
     upto: int,
 ) -> list[Finding]:
-    """Each rule at the alpha that this analysis may spend; settled findings stay as they are."""
+    """Each rule at the alpha that this analysis may spend; settled findings stay as they are.
+
+    An analysis of too few samples to pass a rule spends nothing on passing it. `could_pass` holds
+    the samples of each rule's last one that had enough, and is brought up to date.
+    """
     findings = []
     for number, check in enumerate(checks):
         if number in settled:
@@ -203,16 +210,21 @@ def _interim_analysis(
             continue
         alpha = 1 - rules.policy.confidence
         total = growing.total(check.suite)
-        shares = [min(before, total) / total, min(upto, total) / total]
-        share = stats.alpha_spending(1.0, shares)[-1]
-        if share <= 0:  # its samples ran out at an earlier analysis
-            share = 1e-9
-        pairs = growing.pairs(1 - alpha * share)
+        failing = _share(before, upto, total)
+        pairs = growing.pairs(1 - alpha * _share(could_pass.get(number, 0), upto, total))
         bases = _against_base(growing, pairs) if gate.needs_base([check]) else None
         finding = gate.assess(check, pairs, bases)
+        if finding.fewest is None or finding.fewest <= (finding.n or 0):
+            could_pass[number] = upto
         # on the scale of the whole alpha, which Holm's correction works on
-        findings.append(replace(finding, p=min(1.0, finding.p / share)))
+        findings.append(replace(finding, p=min(1.0, finding.p / failing)))
     return findings
+
+
+def _share(before: int, upto: int, total: int) -> float:
+    """The part of alpha that an analysis of `upto` samples may spend after one of `before`."""
+    share = stats.alpha_spending(1.0, [min(before, total) / total, min(upto, total) / total])[-1]
+    return share if share > 0 else 1e-9  # its samples ran out at an earlier analysis
 
 
 def _against_base(growing: Growing, pairs: Pairs) -> Pairs:

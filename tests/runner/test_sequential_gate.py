@@ -185,3 +185,17 @@ def spoil(source: Path, target: Path) -> None:
     weights = load_file(file)
     weights["model.norm.weight"] *= 100
     save_file(weights, file, metadata={"format": "pt"})
+
+
+def test_analyses_that_cannot_pass_leave_the_error_to_those_that_can(tmp_path: Path) -> None:
+    """With 100 samples and a margin of 0.05, only the last of three analyses can pass."""
+    answers = [{**row, "output": "the same, said otherwise"} for row in rows(100)]
+    write(tmp_path / "results", "base", rows(100))
+    rule = "rules: [{metric: quiz.accuracy, max_drop: 0.05}]"
+    decision, counts = gate(tmp_path / "results", answers, rule)
+    assert counts == [32, 64, 100]
+    assert decision.verdict == "pass"
+    # the last interval is as wide as that of a gate without interim analyses
+    (finding,) = decision.findings
+    assert finding.ci_low is not None
+    assert finding.ci_low == pytest.approx(-0.037, abs=0.001)
