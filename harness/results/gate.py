@@ -60,6 +60,8 @@ class Finding:
     verdict: Verdict
     title: str = ""
     """The rule's own name."""
+    measurements: int | None = None
+    """Of a cost: the fewest seeds of an arm; None for a metric."""
     gained: float | None = None
     """Of `retained`: samples that the base has wrong and the candidate right, the mean of seeds."""
     lost: float | None = None
@@ -427,7 +429,13 @@ def _assess_cost(check: Check, pairs: Pairs) -> Finding:
         more_samples=None,
         verdict="pass" if passes else "inconclusive",
         title=rule.name or "",
+        measurements=_fewest_seeds(pairs, alone),
     )
+
+
+def _fewest_seeds(pairs: Pairs, alone: bool) -> int:
+    groups = (pairs.candidate,) if alone else (pairs.candidate, pairs.baseline)
+    return min(len(group.cells) for group in groups)
 
 
 def _plain(value: float) -> float | None:
@@ -453,6 +461,9 @@ def _sentence(finding: Finding) -> str:
         parts.append(same if finding.identical else f"{finding.n} samples")
     if finding.gained is not None and finding.lost is not None:
         parts.append(f"{finding.gained:.3g} gained and {finding.lost:.3g} lost of the base's")
+    if finding.measurements is not None:
+        one = finding.measurements == 1
+        parts.append("one measurement" if one else "means of seeds without an interval")
     if finding.verdict == "inconclusive" and finding.n is not None:
         more = "no number of samples would" if finding.more_samples is None else ""
         likely = f"about {finding.more_samples} more samples would decide"

@@ -696,3 +696,9 @@ def test_retained_is_no_rule_against_the_base_and_shows_gains_elsewhere(tmp_path
     result = harness("gate", board / "qlora", "--baseline", "base", "--policy", pattern)
     assert "'forgetting.*' goes without it" in result.stderr
     assert "forgetting.mmlu_dev" in result.stdout
+
+
+def test_a_cost_says_that_it_is_one_measurement(out: Path) -> None:
+    (finding,) = decide(out, "good", "rules: [{metric: cost.train_seconds, max: 60}]").findings
+    assert (finding.verdict, finding.measurements) == ("pass", 1)
+    assert "one measurement" in finding.sentence
