@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 STARTUP = 5
-"""Trials before the sampler's model of past trials is used; the first has the method's own values.
+"""Trials before the sampler's model of past trials is used; the first has the method's own values
+and the others are spread evenly on both sides of them.
 Over 25 seeds and 8 trials of one dimension, 3, 4, 6 and 10 were indistinguishable."""
 NAME = "search"
 
@@ -39,7 +40,8 @@ def check() -> None:
 
 def digest(search: Search) -> str:
     """A hash of everything that the values of a trial depend on, without the number of trials."""
-    identity = [search.seed, list(search.objectives), search.as_record()["space"], STARTUP]
+    spread = ["spread", STARTUP]
+    identity = [search.seed, list(search.objectives), search.as_record()["space"], *spread]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
@@ -79,6 +81,8 @@ class Study:
         if number < len(trials) and trials[number].state != waiting:
             params = trials[number].params
         else:
+            if number >= len(trials) and number < STARTUP:
+                self._study.enqueue_trial(self._first(number))
             # A sampler's state is not stored: one seed per trial makes resuming change nothing.
             self._study.sampler = optuna.samplers.TPESampler(
                 seed=_seed(self._search.seed, number), n_startup_trials=STARTUP
@@ -107,14 +111,27 @@ class Study:
                 directions=["minimize"] * len(self._search.objectives),
                 load_if_exists=True,
             )
-            if self._defaults and not study.get_trials(deepcopy=False):
-                study.enqueue_trial(self._defaults)
         except Exception as error:
             raise UserError(
                 f"{self._file}: cannot be used ({type(error).__name__}); delete it and run again: "
                 "finished trials are kept beside it"
             ) from error
         return study
+
+    def _first(self, number: int) -> dict[str, object]:
+        """The values of a trial before the sampler's model is used: no draw, the same each time.
+
+        The Halton sequence (Halton 1960), mirrored so that it begins above the method's values.
+        """
+        from scipy.stats import qmc
+
+        own = self._defaults if number == 0 else {}
+        places = 1 - qmc.Halton(d=len(self._space), scramble=False).random(number + 2)[number + 1]
+        spread = {
+            option: _placed(domain, self._defaults.get(option), float(place))
+            for place, (option, domain) in zip(places, self._search.space.items(), strict=True)
+        }
+        return {**spread, **own}
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -132,6 +149,23 @@ def _distribution(optuna: ModuleType, domain: Mapping[str, Any]) -> BaseDistribu
     whole = isinstance(domain["low"], int)
     kind = kinds.IntDistribution if whole else kinds.FloatDistribution
     return kind(domain["low"], domain["high"], log=domain["log"])
+
+
+def _placed(domain: Mapping[str, Any], own: Any, place: float) -> object:
+    """The value at `place` in (0, 1) of a domain; its lower half lies below `own`, if there is one.
+
+    To three digits, so that machines agree on it.
+    """
+    if "choices" in domain:
+        choices = list(domain["choices"])
+        start = choices.index(own) if own in choices else 0  # the second trial takes another
+        return choices[(start + int(place * len(choices))) % len(choices)]
+    low, high = domain["low"], domain["high"]
+    if own is not None and low < own < high:
+        low, high, place = (low, own, 2 * place) if place < 0.5 else (own, high, 2 * place - 1)
+    value = low * (high / low) ** place if domain["log"] else low + (high - low) * place
+    value = round(value) if isinstance(domain["low"], int) else float(f"{value:.3g}")
+    return min(max(value, domain["low"]), domain["high"])
 
 
 def _inside(search: Search, option: str, values: Mapping[str, object]) -> bool:

@@ -97,7 +97,7 @@ class QuantizedOptions(SftOptions):
 class LowRankOptions(SftOptions):
     """Options of an update of rank r to frozen weights, on top of the shared recipe's."""
 
-    lr: float = Field(2e-4, gt=0, le=1, json_schema_extra=usual(2e-5, 2e-3, log=True))
+    lr: float = Field(2e-4, gt=0, le=1, json_schema_extra=usual(2e-5, 1e-2, log=True))
     """Peak learning rate; about ten times that of full fine-tuning (Biderman et al. 2024)."""
     r: int = Field(16, ge=1, le=4096, json_schema_extra=usual(4, 256, log=True))
     """Rank of the update."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class SftOptions(MethodOptions):
     """Optimizer, schedule, layout and validation: what the plan does not own."""
 
-    lr: float = Field(5e-5, gt=0, le=1, json_schema_extra=usual(1e-6, 2e-4, log=True))
+    lr: float = Field(5e-5, gt=0, le=1, json_schema_extra=usual(1e-6, 1e-3, log=True))
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     """How the learning rate falls after the warm-up."""

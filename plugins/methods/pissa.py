@@ -11,7 +11,7 @@ from harness import Artifact, Job, LowRankOptions, Method, hookimpl, train_sft, 
 class PissaOptions(LowRankOptions):
     """LoRA's options; the update starts large, so learning rates are lower."""
 
-    lr: float = Field(5e-5, gt=0, le=1, json_schema_extra=usual(5e-6, 5e-4, log=True))
+    lr: float = Field(5e-5, gt=0, le=1, json_schema_extra=usual(5e-6, 2.5e-3, log=True))
     """Peak learning rate; the paper's is 2e-5."""
     alpha: int | None = Field(None, ge=1, le=2**20)
     """Scale of the update, divided by r; None means r, as in the paper."""

@@ -111,7 +111,7 @@ def test_every_method_gets_as_many_trials_of_as_many_steps_and_begins_with_its_o
 def test_values_lie_in_the_usual_range_and_none_is_measured_twice(tuned):
     small, watched, _ = tuned
     trials = small.records()["range-0"]["plan"]["tuning"]["trials"]
-    assert all(2e-5 <= t["options"]["lr"] <= 2e-3 for t in trials)
+    assert all(2e-5 <= t["options"]["lr"] <= 1e-2 for t in trials)
     assert len({t["options"]["lr"] for t in trials}) == 3
     # two choices in three trials: one of them is recorded again, at no cost
     again = [t for t in small.records()["two-0"]["plan"]["tuning"]["trials"] if "same_as" in t]
@@ -167,6 +167,42 @@ def test_the_validation_loss_is_the_mean_over_all_counted_tokens(tuned, tiny_mod
     validation = validation_loss(artifact, rows, max_length=50, loss="assistant")
     assert validation["tokens"] == tokens
     assert validation["loss"] == pytest.approx(nats / tokens, rel=1e-5)
+
+
+# ---- the first trials ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("own", "log"), [(2e-4, True), (5e-5, True), (3e-3, False)])
+def test_the_first_trials_lie_evenly_on_both_sides_of_the_methods_own(tmp_path, own, log):
+    space = {"lr": {"low": 2e-5, "high": 1e-2, "log": log}}
+    first = []
+    for seed in (0, 1):
+        search = Search(5, Budget(1, 1, 8, "float32"), seed, ("validation_loss",), space)
+        asked = study.Study(tmp_path / str(seed) / "study.db", search, {"lr": own})
+        first.append([asked.values(number)["lr"] for number in range(study.STARTUP)])
+    assert first[0] == first[1]  # spread, not drawn
+    rates = first[0]
+    assert rates[0] == own
+    assert rates[1] > own > rates[2]
+    for count in (3, 4, 5):
+        above, below = (sum(r > own for r in rates[:count]), sum(r < own for r in rates[:count]))
+        assert abs(above - below) <= 1
+    assert len(set(rates)) == 5
+    assert all(2e-5 < rate < 1e-2 for rate in rates)
+
+
+def test_the_first_trials_differ_in_every_option_that_is_searched(tmp_path):
+    space = {
+        "lr": {"low": 2e-5, "high": 1e-2, "log": True},
+        "r": {"low": 4, "high": 256, "log": True},
+        "alpha": {"choices": [8, 16, 32]},
+    }
+    search = Search(5, Budget(1, 1, 8, "float32"), 0, ("validation_loss",), space)
+    asked = study.Study(tmp_path / "study.db", search, {"lr": 0.5, "r": 16, "alpha": 32})
+    rows = [asked.values(number) for number in range(study.STARTUP)]
+    assert (rows[0]["r"], rows[0]["alpha"]) == (16, 32)  # its own rate is not in the range
+    assert len({row["lr"] for row in rows}) == len({row["r"] for row in rows}) == 5
+    assert {row["alpha"] for row in rows} == {8, 16, 32}
 
 
 # ---- a search that ends at its edge --------------------------------------------------------------
@@ -475,7 +511,7 @@ def test_the_plan_shows_the_trials_and_runs_none(tuned, harness):
     result = harness("plan", small.file, "--out", small.out)
     assert result.code == 0
     assert "two: 3 trials of 4 steps, 3 recorded; lr one of 1e-06, 0.03" in result.stdout
-    assert "range: 3 trials of 4 steps, 3 recorded; lr 2e-05 to 0.002 (log)" in result.stdout
+    assert "range: 3 trials of 4 steps, 3 recorded; lr 2e-05 to 0.01 (log)" in result.stdout
     assert "Not tuned, for the entry says what it takes: fixed." in result.stdout
     plan = json.loads(harness("plan", small.file, "--out", small.out, "--json").stdout)
     assert [entry["label"] for entry in plan["tuning"]] == ["two", "range"]

@@ -47,7 +47,7 @@ SAYS = {
     "bos_doubled": "8 of 8 rows begin with '<|endoftext|>' twice",
     "eos_doubled": "8 of 8 rows end with '<|im_end|>' twice",
     "eos_masked": "2 of 2 end tokens '<|im_end|>' of the first batch are left out of the loss",
-    "lr_unusual": "lr 0.5 is above the usual 1e-06 to 0.0002 of this method",
+    "lr_unusual": "lr 0.5 is above the usual 1e-06 to 0.001 of this method",
 }
 
 
@@ -372,7 +372,7 @@ def test_a_plan_tells_of_options_before_anything_is_trained(harness, experiment)
     assert ran.code == 0
     assert len(json.loads(ran.stdout)["cells"]) == 3
     assert ran.error.startswith(
-        "Note: method 'full': health.lr_unusual: lr 0.02 is above the usual 1e-06 to 0.0002"
+        "Note: method 'full': health.lr_unusual: lr 0.02 is above the usual 1e-06 to 0.001"
     )
 
 

@@ -100,7 +100,7 @@ def _counted(search: Mapping[str, Any]) -> str:
 
 
 def _space(space: Mapping[str, Mapping[str, Any]]) -> str:
-    """`lr 2e-05 to 0.002 (log), r one of 4, 8`."""
+    """`lr 2e-05 to 0.01 (log), r one of 4, 8`."""
     return ", ".join(
         f"{option} one of {', '.join(map(str, where['choices']))}"
         if "choices" in where
