@@ -1,6 +1,7 @@
 """A model whose weights are not finite has no answers: its suites fail, and a few missing samples
 have no scores and are reported."""
 
+import json
 import math
 import shutil
 from contextlib import nullcontext
@@ -117,6 +118,26 @@ def test_a_sample_without_an_answer_has_no_scores_and_is_no_output(folder, tiny_
     assert second["missing"] == NOT_FINITE
     metric = summarise(result.metrics, result.rows)["acc"]
     assert (metric["n"], metric["left_out"]) == (7, 1)
+
+
+def test_acc_norm_is_per_character_as_lm_evals(tmp_path, tiny_model, tokenizer):
+    """Per byte the Cyrillic choice would win: 16 bytes, 8 characters."""
+    write_suites(tmp_path)
+    choices = ["\u0434\u043e\u0440\u043e\u0433\u043e\u0439\u0435", "cheapest"]
+    row = {"id": "one", "question": "What?", "choices": choices, "answer": 1}
+    (tmp_path / "choices.jsonl").write_text(json.dumps(row) + "\n")
+    suite = loaded(tmp_path, "picks", tiny_model)
+    assert Choice().dependencies(suite) == {"acc_norm": "characters"}
+
+    class Model:
+        pass
+
+    Model.tokenizer = tokenizer
+    requests = Choice().requests(suite, Model)
+    good = LogLikelihood(logprob=-8.0, greedy=False, token_logprobs=(-8.0,), cut=False)
+    requests.scores = [replace(good, logprob=-9.0), good]
+    (row,) = Choice().score(suite, requests, None).rows
+    assert row["scores"]["acc_norm"] == 1
 
 
 @pytest.mark.parametrize(("missing", "fails"), [(0, False), (5, False), (6, True)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.api.model import Model
@@ -50,6 +50,11 @@ class Choice(SampleTask[ChoiceSettings]):
                 raise DataError(f"sample {sample.id} has no choices and answer", file=suite.file)
         return [plain(sample) for sample in samples]
 
+    def dependencies(self, suite: Suite) -> Mapping[str, object]:
+        """What `acc_norm` divides by, where that is not what it once was: bytes."""
+        choices = [choice for sample in self.samples(suite) for choice in sample.choices or ()]
+        return {} if all(map(str.isascii, choices)) else {"acc_norm": "characters"}
+
     def metrics(self, suite: Suite) -> list[str]:
         """Three, whatever the suite."""
         return ["acc", "acc_norm", PROBABILITY]
@@ -75,7 +80,7 @@ class Choice(SampleTask[ChoiceSettings]):
         return Requests(pairs=pairs, state=(samples, apart))
 
     def score(self, suite: Suite, requests: Requests, tools: TaskTools) -> SuiteResult:
-        """`acc`: the likeliest choice is right; `acc_norm`: the likeliest per byte of its text.
+        """`acc`: the likeliest choice is right; `acc_norm`: the likeliest per character (lm-eval).
 
         `probability`: of the right choice among the choices (`right_probability`).
         """
@@ -85,7 +90,7 @@ class Choice(SampleTask[ChoiceSettings]):
             choices = sample.choices
             logprobs = [s.logprob for s in requests.scores[at : at + len(choices)]]
             at += len(choices)
-            each = [value / len(c.encode()) for value, c in zip(logprobs, choices, strict=True)]
+            each = [value / len(c) for value, c in zip(logprobs, choices, strict=True)]
             best = max(range(len(choices)), key=logprobs.__getitem__)
             normed = max(range(len(choices)), key=each.__getitem__)
             scores = {
