@@ -8,8 +8,9 @@ from typing import Any
 from harness.api.task import Suite
 from harness.errors import NotComparable
 from harness.record import Record, SuiteSection
-from harness.results.groups import Group
+from harness.results.groups import Group, ReadRows, degenerate, own_words
 from harness.results.store import suites
+from harness.stats.degenerate_answers import MANY
 
 _PACKAGES = ("finetune-harness", "torch", "transformers", "peft", "bitsandbytes", "lm_eval")
 """Libraries whose version may move a score."""
@@ -78,6 +79,33 @@ def warnings(candidate: Group, baseline: Group) -> list[str]:
         for what, ours, theirs in settings
         if ours != theirs and ours is not None and theirs is not None
     ]
+
+
+def answers(candidate: Group, baseline: Group, read_rows: ReadRows) -> list[str]:
+    """The lines of a comparison: what is degenerate in each arm, and unequal shares of cut ones."""
+    lines = [
+        f"{group.label}: {one}"
+        for group in (candidate, baseline)
+        for one in degenerate(group, read_rows)
+    ]
+    ours, theirs = (_capped(group, read_rows) for group in (candidate, baseline))
+    return lines + [
+        f"suite '{suite}': {ours[suite]:.0%} of {candidate.label}'s answers are cut at "
+        f"max_new_tokens, {theirs[suite]:.0%} of {baseline.label}'s: their scores are of texts "
+        "of unequal completeness"
+        for suite in ours
+        if suite in theirs and abs(ours[suite] - theirs[suite]) > MANY
+    ]
+
+
+def _capped(group: Group, read_rows: ReadRows) -> dict[str, float]:
+    """Suite -> share of answers that are cut, over all seeds."""
+    marks: dict[str, list[bool]] = {}
+    for cell in group.cells:
+        for suite in suites(cell):
+            rows = own_words(cell, suite, read_rows)
+            marks.setdefault(suite, []).extend(bool(row["capped"]) for row in rows)
+    return {suite: sum(of) / len(of) for suite, of in marks.items() if of}
 
 
 def _section(group: Group, suite: str) -> SuiteSection:

@@ -159,7 +159,7 @@ def compare(
                 if name not in paired
             ),
         ],
-        "warnings": comparability.warnings(candidate.group, baseline.group),
+        "warnings": pairs.warnings(),
     }
 
 

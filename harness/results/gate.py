@@ -17,7 +17,6 @@ from typing import Any, Literal, cast
 
 from harness import stats
 from harness.errors import NotComparable
-from harness.results import comparability
 from harness.results.cost import cost
 from harness.results.groups import Group
 from harness.results.lookup import Arm, base_of
@@ -25,6 +24,7 @@ from harness.results.paired_differences import Evidence, FigureTest, Pairs, betw
 from harness.results.policy import COST, Check, Loaded, default, without_retained
 from harness.results.store import suites
 from harness.stats import power
+from harness.stats.degenerate_answers import MANY, Degenerate
 
 SCHEMA = 1
 """Version of a decision's layout."""
@@ -190,6 +190,8 @@ def decision(pairs: Pairs, policy: Loaded, findings: Sequence[Finding]) -> Decis
     """What the findings come to, with the policy's correction."""
     settings = policy.policy
     findings = corrected(findings, settings.confidence, settings.correction == "holm")
+    if settings.degenerate == "fail":
+        findings = [*findings, *map(_degenerate, pairs.degenerate())]
     verdicts = {finding.verdict for finding in findings}
     verdict: Verdict = "pass"
     if verdicts - {"pass"}:
@@ -201,7 +203,26 @@ def decision(pairs: Pairs, policy: Loaded, findings: Sequence[Finding]) -> Decis
         findings,
         verdict,
         verdict == "fail" or (verdict == "inconclusive" and settings.inconclusive == "block"),
-        [*comparability.warnings(pairs.candidate, pairs.baseline), *_unchecked(pairs, findings)],
+        [*pairs.warnings(), *_unchecked(pairs, findings)],
+    )
+
+
+def _degenerate(one: Degenerate) -> Finding:
+    """A rule that the answers broke."""
+    return Finding(
+        name=f"{one.suite}.degenerate.{one.name}",
+        limit=f"none over {MANY:.0%} ({one.message})",
+        value=one.share,
+        baseline=None,
+        change=one.share,
+        ci_low=None,
+        ci_high=None,
+        bound=MANY,
+        relative=False,
+        n=None,
+        p=0.0,
+        more_samples=None,
+        verdict="fail",
     )
 
 

@@ -9,9 +9,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from harness.errors import UserError
 from harness.record import MetricSection, Plan, Record, SuiteSection
 from harness.results.store import label, suites
-from harness.stats import metric_summary
+from harness.stats import degenerate_answers, metric_summary
 
 ReadRows = Callable[[Record, str], metric_summary.Rows]
 """`read_rows(record, suite)`: the rows of a sample file (`store.rows_reader`)."""
@@ -155,3 +156,23 @@ def findings(record: Record) -> list[str]:
     at_edge = tuning.get("at_edge") if tuning else None
     edges = [f"{option}_at_edge" for option in at_edge or ()]
     return [*edges, *(finding["name"] for finding in training.get("health", []))]
+
+
+def degenerate(group: Group, read_rows: ReadRows) -> list[degenerate_answers.Degenerate]:
+    """Of all seeds of a group, each suite's ways once; samples that are not there have none."""
+    every: dict[tuple[str, str], degenerate_answers.Degenerate] = {}
+    for cell in group.cells:
+        for suite in suites(cell):
+            for one in degenerate_answers.found(suite, own_words(cell, suite, read_rows)):
+                every.setdefault((one.suite, one.name), one)
+    return list(every.values())
+
+
+def own_words(cell: Record, suite: str, read_rows: ReadRows) -> metric_summary.Rows:
+    """The rows of a suite whose answers are the model's own words; none of another."""
+    if "capped_share" not in (suites(cell)[suite].get("notes") or {}):
+        return []
+    try:
+        return read_rows(cell, suite)
+    except UserError:  # what needs the samples says so itself
+        return []

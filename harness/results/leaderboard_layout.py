@@ -81,6 +81,8 @@ class Row(TypedDict):
     """Where a suite has a data hash, it follows after a slash."""
     health: NotRequired[list[str]]
     """Names of the health checks that spoke in any seed; absent where none did."""
+    degenerate: NotRequired[list[str]]
+    """What is degenerate in the answers of any seed, a line each; absent where nothing is."""
 
 
 @section

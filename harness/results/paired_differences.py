@@ -10,9 +10,10 @@ from functools import cached_property
 from harness import stats
 from harness.record import Estimator, Record
 from harness.results import comparability
-from harness.results.groups import Group, ReadRows
+from harness.results.groups import Group, ReadRows, degenerate
 from harness.results.lookup import Arm
 from harness.stats import bootstrapping, metric_summary, perplexity, proportions
+from harness.stats.degenerate_answers import Degenerate
 
 DRAWS, FEWER = 10_000, 2_500
 """Of each bootstrap, and of one over many samples. The smallest p is 0.0002 (0.0008), which leaves
@@ -248,6 +249,19 @@ class Pairs:
         right = [all(scores) for scores in zip(*b.scores, strict=True)]
         changes = [s - was for scores in a.scores for s, was in zip(scores, right, strict=True)]
         return changes.count(1) / len(own), changes.count(-1) / len(own)
+
+    def warnings(self) -> list[str]:
+        """What to be careful about: settings that differ, and degenerate answers of an arm."""
+        return [
+            *comparability.warnings(self.candidate, self.baseline),
+            *comparability.answers(self.candidate, self.baseline, self._read_rows),
+        ]
+
+    def degenerate(self) -> list[Degenerate]:
+        """What is degenerate in the candidate's answers; not that they are cut, which a suite's
+        `max_new_tokens` decides."""
+        every = degenerate(self.candidate, self._read_rows)
+        return [one for one in every if one.name != "capped"]
 
     def rows(self, group: Group, suite: str, metric: str) -> list[metric_summary.Rows]:
         """The sample rows of each seed."""

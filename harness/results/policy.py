@@ -3,6 +3,7 @@
 confidence: 0.95
 correction: holm        # over the rules; or none
 inconclusive: block     # or pass
+degenerate: warn        # or fail
 rules:
   - {metric: similarity.cosine, max_drop: 0.02}
   - {metric: perplexity.perplexity, max_increase: 5%}
@@ -126,6 +127,8 @@ class Policy(StrictModel):
     """For failing several rules at once. Passing needs none: every rule has to pass."""
     inconclusive: Literal["block", "pass"] = "block"
     """What the gate does where no rule fails and some are inconclusive."""
+    degenerate: Literal["warn", "fail"] = "warn"
+    """Whether a candidate that gives one answer to everything, empty or looping ones fails."""
     rules: list[Rule] = Field(min_length=1)
 
 

@@ -8,6 +8,7 @@
 - `ties`: every pair of many arms compared, from one bootstrap of all.
 - `power`: the minimum detectable effect, and the samples that a margin needs.
 - `multiple_testing`: several tests at once, and interim analyses of growing data.
+- `degenerate_answers`: one answer to everything, empty, looping and cut ones, from sample rows.
 - `metric_summary`: from a suite's scores to a record's metrics.
 
 Every layer above `hookspecs` may import it.

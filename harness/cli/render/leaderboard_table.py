@@ -119,7 +119,7 @@ def _notes(board: Board) -> list[str]:
     rows = board["rows"]
     left_out = len(_metric_names(rows)) - len(_shown_names(rows))
     more = [f"{left_out} figures of single subjects and domains are in --format csv and json"]
-    ties = [*_tie_lines(rows), *_seed_lines(rows), *_health_lines(rows)]
+    ties = [*_tie_lines(rows), *_seed_lines(rows), *_health_lines(rows), *_degenerate_lines(rows)]
     return [*ties, *labels, *board["incomparable"], *(more if left_out else [])]
 
 
@@ -130,6 +130,10 @@ def _health_lines(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if row.get("health")
     ]
+
+
+def _degenerate_lines(rows: Sequence[Row]) -> list[str]:
+    return [f"{_title(row, rows)}: {line}" for row in rows for line in row.get("degenerate", ())]
 
 
 def _tie_lines(rows: Sequence[Row]) -> list[str]:

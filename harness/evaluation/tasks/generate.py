@@ -31,6 +31,7 @@ from harness.evaluation.tasks.sample_task import DataSettings, SampleTask, ident
 from harness.hookspecs import hookimpl
 from harness.manager import plugins
 from harness.models import families
+from harness.stats import degenerate_answers
 from harness.types import Metric, ModelRef, Output, Sample, SuiteResult
 
 EXAMPLE = """\
@@ -177,6 +178,7 @@ class Generate(SampleTask[GenerateSettings]):
                 zip(samples, outputs, requests.generated, strict=True)
             )
         ]
+        ratings.warnings += map(str, degenerate_answers.found(suite.name, rows))
         return SuiteResult(rows, ratings.metrics, ratings.notes, ratings.warnings)
 
 
