@@ -249,7 +249,7 @@ def test_a_finished_folder_that_is_read_only_is_read(finished, tmp_path):
     for code, *arguments in (
         (0, "leaderboard", out),
         (0, "compare", out / "full", out / "qlora"),
-        (3, "gate", out / "full", "--baseline", out / "full"),  # 8 samples decide nothing
+        (0, "gate", out / "full", "--baseline", out / "full"),  # the same answers
     ):
         ran = read_only(*arguments)
         assert (ran.returncode, ran.stderr) == (code, ""), arguments
