@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from harness.system.time_limit import time_limit
     from harness.training.low_rank import (
         LowRankOptions,
+        QuantizationOptions,
         QuantizedOptions,
         four_bit_config,
         train_lora,
@@ -89,6 +90,7 @@ _HOME = {
     "ModelOption": "api.method",
     "ModelRef": "types",
     "Output": "types",
+    "QuantizationOptions": "training.low_rank",
     "QuantizedOptions": "training.low_rank",
     "Requests": "api.task",
     "Resolver": "api.task",
@@ -156,6 +158,7 @@ __all__ = [
     "ModelOption",
     "ModelRef",
     "Output",
+    "QuantizationOptions",
     "QuantizedOptions",
     "Requests",
     "Resolver",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -247,7 +247,7 @@ def load_experiment(
 
 def check_experiment(located: Located, untrained: Collection[str] = ("base",)) -> Experiment:
     """An experiment from its parsed file, or from one that `harness eval` builds in its place."""
-    plain = dataclasses.replace(located, data=_normalise(located))
+    plain = dataclasses.replace(located, data=_normalise(located, untrained))
     experiment = strict_yaml.validate(Experiment, plain)
     experiment._located = located
     _check_labels(experiment)
@@ -260,12 +260,15 @@ def check_experiment(located: Located, untrained: Collection[str] = ("base",)) -
     return experiment
 
 
-def _normalise(located: Located) -> object:
+def _normalise(located: Located, untrained: Collection[str]) -> object:
     """Gives the name its default and each method and suite its long form."""
     if not isinstance(located.data, dict):
         return located.data
     data = {"name": located.file.stem, **located.data}
     data["methods"] = _entries(located, "methods", "options", ("name", "label", "tune"))
+    if isinstance(data["methods"], list):
+        for entry in data["methods"]:
+            entry.setdefault("label", _default_label(entry, untrained))
     data["suites"] = _entries(located, "suites", "overrides", ("name",))
     return {key: value for key, value in data.items() if key in located.data or key == "name"}
 
@@ -285,12 +288,17 @@ def _entries(located: Located, key: str, rest: str, own: tuple[str, ...]) -> obj
         if "name" not in values:
             raise located.error(f"missing key 'name' in {key}.{i}{_nested(values)}", (key, i))
         entry = {part: values[part] for part in own if values.get(part) is not None}
-        if "label" in own:
-            entry.setdefault("label", values["name"])
         entry[rest] = {part: value for part, value in values.items() if part not in own}
         entry["line"] = located.line((key, i))
         entries.append(entry)
     return entries
+
+
+def _default_label(entry: Mapping[str, Any], untrained: Collection[str]) -> object:
+    """The method's name; of a quantised model that is not trained, `base-nf4`."""
+    name, quantized = entry["name"], entry["options"].get("quant_type")
+    as_is = name not in untrained or quantized in (None, "none")
+    return name if as_is else f"{name}-{quantized}"
 
 
 def _nested(values: dict[str, object]) -> str:

@@ -120,10 +120,9 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
         for seed, data in itertools.product(experiment.seeds, mixes):
             planned = cell(entry, options[entry.label], seed, data)
             cells[planned.id] = planned
-    if not any(c.method == untouched for c in cells.values()):
-        base = cell(MethodEntry(name=untouched, label=untouched), {}, 0)
-        cells = {base.id: base, **cells}
-    base = next(c for c in cells.values() if c.method == untouched)
+    # With options, such as a quantisation, it is a row like any other.
+    base = next((c for c in cells.values() if c.method == untouched and not c.options), None)
+    base = base or cell(MethodEntry(name=untouched, label=untouched), {}, 0)
     rest = [c for c in cells.values() if c is not base]
     return Plan(experiment.name, base, (base, *rest), experiment.rank_by)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from harness.api.method import usual
+from harness.api.method import MethodOptions, usual
 from harness.errors import EnvironmentLack, UserError
 from harness.models.adapter_fit import check_target_modules
 from harness.models.families import check_quantized
@@ -42,8 +42,8 @@ def four_bit_config(
     }
 
 
-class QuantizedOptions(SftOptions):
-    """Options of a frozen base that may be quantised."""
+class QuantizationOptions(MethodOptions):
+    """Options of weights that may be quantised as they are loaded."""
 
     quant_type: Literal["none", "nf4", "fp4", "int8"] = "none"
     """Number format of the base: full precision, 4-bit NormalFloat or float, or 8-bit integers."""
@@ -71,12 +71,6 @@ class QuantizedOptions(SftOptions):
         if self.quant_type != "none":
             check_quantized(model)
 
-    def footprint(self) -> Footprint | None:
-        """That of what it is mixed with, on a base of so many bits."""
-        base = super().footprint()
-        bits = {"none": None, "int8": 8}.get(self.quant_type, 4)
-        return base and dataclasses.replace(base, bits=bits, double_quant=self.double_quant)
-
     def quantization(self, precision: str) -> dict[str, object] | None:
         """These options as keywords of transformers' BitsAndBytesConfig; None: full precision.
 
@@ -92,6 +86,16 @@ class QuantizedOptions(SftOptions):
             double_quant=self.double_quant,
             compute_dtype=self.compute_dtype,
         )
+
+
+class QuantizedOptions(QuantizationOptions, SftOptions):
+    """Options of training on a frozen base that may be quantised."""
+
+    def footprint(self) -> Footprint | None:
+        """That of what it is mixed with, on a base of so many bits."""
+        base = super().footprint()
+        bits = {"none": None, "int8": 8}.get(self.quant_type, 4)
+        return base and dataclasses.replace(base, bits=bits, double_quant=self.double_quant)
 
 
 class LowRankOptions(SftOptions):

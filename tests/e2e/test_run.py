@@ -562,3 +562,24 @@ def test_the_command_runs_an_experiment_from_end_to_end(harness, experiment):
     assert ran.stderr.splitlines() == [f"{one['id']}: ok" for one in small.records().values()]
     again = harness("run", small.file, "--out", small.out)
     assert "Nothing to do" in again.stdout
+
+
+@pytest.mark.parametrize("kind", ["nf4"])
+def test_a_quantised_base_is_measured_against_the_base(harness, experiment, warm, kind):
+    small = experiment(methods=[{"name": "base", "quant_type": kind}], suites=["predicts"])
+    assert not run_warm(small, warm).failed
+    base, quantised = (small.records()[f"{label}-0"] for label in ("base", f"base-{kind}"))
+    assert quantised["evaluation"]["base"] == base["id"]
+    assert base["evaluation"]["base"] is None
+    ours, theirs = (
+        store.suites(record)["predicts"]["metrics"]["perplexity"] for record in (quantised, base)
+    )
+    assert ours["value"] != theirs["value"]
+    assert ours["delta"] == pytest.approx(ours["value"] - theirs["value"])
+    board = json.loads(harness("leaderboard", small.out, "--format", "json").stdout)
+    assert {row["label"] for row in board["rows"]} == {"base", f"base-{kind}"}
+    policy = small.folder / "policy.yaml"
+    policy.write_text("rules:\n  - {metric: predicts.perplexity, max_increase: 900%}\n")
+    row = f"{small.out}/base-{kind}"
+    gated = harness("gate", row, "--baseline", "base", "--policy", policy)
+    assert gated.code == 0, gated.stderr

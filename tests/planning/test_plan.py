@@ -153,6 +153,27 @@ def test_the_base_is_planned_first_even_where_it_is_not_named(small):
     assert [c.label for c in planned(small).cells] == ["base", "lora"]
 
 
+def test_a_quantised_base_is_a_row_beside_the_base(small):
+    before = ids(small)["base-0"]
+    four = {"name": "base", "quant_type": "nf4"}
+    for methods in ([four], [four, "base"], [{"name": "base", "quant_type": "none"}, four]):
+        small.write(methods=methods, seeds=[0, 1])
+        plan = planned(small)
+        assert [c.label for c in plan.cells] == ["base", "base-nf4"]
+        assert plan.base is plan.cells[0]
+        assert (plan.base.id, plan.base.options) == (before, {})
+    small.write(methods=[four, {**four, "quant_type": "fp4"}, {**four, "label": "four"}])
+    assert [c.label for c in planned(small).cells] == ["base", "base-nf4", "base-fp4", "four"]
+    small.write(methods=["base", {"name": "qlora", "quant_type": "fp4"}])
+    assert [c.label for c in planned(small).cells] == ["base", "qlora"]
+
+
+def test_details_of_a_quantisation_that_is_not_asked_for_are_refused(small):
+    small.write(methods=[{"name": "base", "double_quant": False}])
+    with pytest.raises(UserError, match="double_quant is for 4 bits: set quant_type: nf4 too"):
+        planned(small)
+
+
 def test_what_must_be_equal_is_equal_for_all_methods(small):
     small.write(methods=["full", "lora", "qlora"])
     cells = [c for c in planned(small).cells if c.data]
