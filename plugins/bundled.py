@@ -15,5 +15,5 @@ def register_suites(register: Callable[[Path], None]) -> None:
 
 @hookimpl
 def register_datasets(register: Callable[[str, Path], None]) -> None:
-    """`support`: customer support of one fictional shop, 349 conversations."""
+    """`support`: customer support of one fictional shop, 288 conversations."""
     register("support", Path(str(files("harness"))) / "bundled" / "support-train.jsonl")
