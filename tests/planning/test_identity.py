@@ -1,11 +1,11 @@
 """Ids and hashes of what is published: a change of code changes none of them unawares.
 
-`identities.json` was written down at commit 9755b99, before the modules moved into packages; since
-then exact_match became version 3, must_contain version 2, and prose is no longer scored after a
-chat mark, which changed the suites `similarity` and `perplexity` and so the ids of cells, and no
-training; and searches go on beyond their edge, which changed the tuned cells of `methods`. An id
-changes where a result would: then, and only then, write it anew, and say in the changelog what
-changed.
+`identities.json` was written down at commit 9755b99, before the modules moved into packages. Since
+then exact_match is SQuAD's (version 3), must_contain finds whole numbers (version 2), prose is no
+longer scored after a chat mark, searches begin spread evenly and go on beyond their edge, and the
+data set `support` was written anew: every training on it, the suites `perplexity`, `similarity` and
+`judge`, and so the ids of cells changed. An id changes where a result would: then, and only then,
+write it anew, and say in the changelog what changed.
 """
 
 from __future__ import annotations
