@@ -8,7 +8,7 @@ from harness.results import gate, lookup, policy
 from harness.results.comparison import compare
 from harness.stats.degenerate_answers import found, loops
 
-REFERENCE = Path(__file__).parents[2] / "results/reference/quickstart"
+REFERENCE = Path(__file__).parents[2] / "results/reference/boilerplate"
 RULES = "rules: [{metric: similarity.cosine, max_drop: 0.5}]\n"
 
 

@@ -656,7 +656,7 @@ def test_the_same_answers_pass_however_few_and_whatever_the_margin(tmp_path: Pat
 REFERENCE = Path(__file__).parents[2] / "results/reference"
 
 
-@pytest.mark.parametrize("board", ["quickstart", "methods"])
+@pytest.mark.parametrize("board", ["boilerplate", "methods"])
 def test_a_base_passes_against_itself(board: str) -> None:
     base = REFERENCE / board / "base"
     result = harness("gate", base, "--baseline", base, "--json")
@@ -670,7 +670,7 @@ def test_a_base_passes_against_itself(board: str) -> None:
 
 
 def test_the_default_policy_holds_accuracies_and_no_self_judged_score() -> None:
-    result = harness("gate", REFERENCE / "quickstart/full", "--baseline", "base", "--json")
+    result = harness("gate", REFERENCE / "boilerplate/full", "--baseline", "base", "--json")
     report = json.loads(result.output)
     names = [finding["name"] for finding in report["findings"]]
     assert names == [
@@ -685,7 +685,7 @@ def test_the_default_policy_holds_accuracies_and_no_self_judged_score() -> None:
 def test_retained_is_no_rule_against_the_base_and_shows_gains_elsewhere(tmp_path: Path) -> None:
     rules = "rules:\n  - {metric: forgetting.retained, max_drop: 0.05}\n"
     file = policy_file(tmp_path, rules)
-    board = REFERENCE / "quickstart"
+    board = REFERENCE / "boilerplate"
     refused = harness("gate", board / "qlora", "--baseline", "base", "--policy", file)
     assert isinstance(refused.exception, ConfigError)
     assert "gate.yaml:2: forgetting.retained against the base" in str(refused.exception)
