@@ -469,7 +469,7 @@ def test_compare_prints_two_arms_and_a_whole_folder(out: Path) -> None:
         (1, {"good", "base"}),
         (3, {"bad"}),
     ]
-    assert "tied with its first" in harness("compare", out).output
+    assert "not told apart from its first" in harness("compare", out).output
 
 
 def test_gate_writes_what_ci_systems_read(
