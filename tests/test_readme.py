@@ -60,7 +60,7 @@ def test_the_method_and_the_suite_of_the_readme_run(
     adapter = json.loads((small.out / "artifacts" / vera["id"] / "adapter_config.json").read_text())
     assert (adapter["peft_type"], adapter["r"]) == ("VERA", 4)
     metrics = vera["evaluation"]["suites"]["returns-policy"]["metrics"]
-    assert set(metrics) == {"rougeL", "exact_match", "must_contain"}
+    assert set(metrics) == {"rougeL", "rougeL_own_minus_other", "exact_match", "must_contain"}
     assert all(metric["n"] == 2 and metric["delta"] is not None for metric in metrics.values())
 
 

@@ -1,0 +1,96 @@
+"""What README and results/README say of the reference records is what the records hold."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from harness.cli.main import cli
+from tests.conftest import ROOT
+
+REFERENCE = ROOT / "results/reference"
+
+
+def sentences(file: Path) -> str:
+    """The text of a file in one line."""
+    return re.sub(r"\s+", " ", file.read_text(encoding="utf-8"))
+
+
+def rows(board: str) -> dict[str, Any]:
+    leaderboard = json.loads((REFERENCE / board / "leaderboard.json").read_text())
+    return {row["label"]: row for row in leaderboard["rows"]}
+
+
+def values(board: str, metric: str) -> dict[str, float]:
+    return {label: row["metrics"][metric]["value"] for label, row in rows(board).items()}
+
+
+def test_the_readme_shows_the_leaderboard_of_the_reference_quickstart() -> None:
+    folder = str(REFERENCE / "quickstart")
+    result = CliRunner(env={"COLUMNS": "120"}).invoke(cli, ["leaderboard", folder])
+    assert result.exit_code == 0
+    printed = "\n".join(line.rstrip() for line in result.stdout.splitlines()).strip("\n")
+    shown = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"```text\n{printed}\n```" in shown
+
+
+def test_the_sentences_about_the_quickstart_are_those_of_its_records() -> None:
+    right = values("quickstart", "similarity.must_contain")
+    counts = {label: round(share * 48) for label, share in right.items()}
+    prose = values("quickstart", "perplexity.plain_perplexity")
+    readme, results = sentences(ROOT / "README.md"), sentences(ROOT / "results/README.md")
+    assert f"(`must_contain` {right['base']:.3f})" in readme
+    assert f"{right['full']:.3f} of 48 held-out questions" in readme
+    assert right["lora"] == right["qlora"]
+    assert f"LoRA and QLoRA {right['lora']:.3f}." in readme
+    assert (
+        f"full fine-tuning {counts['full']} of 48, LoRA {counts['lora']}, QLoRA "
+        f"{counts['qlora']}, the base {counts['base']}." in results
+    )
+    assert (
+        f"perplexity {prose['full']:.1f}, {prose['lora']:.1f} and {prose['qlora']:.1f} against the "
+        f"base's {prose['base']:.1f}" in results
+    )
+
+
+def test_each_trained_method_has_facts_that_the_base_has_not() -> None:
+    for label, row in rows("quickstart").items():
+        for metric in ("similarity.must_contain", "similarity.cosine_own_minus_other"):
+            if label != "base":
+                assert row["metrics"][metric]["delta_ci_low"] > 0, (label, metric)
+
+
+def test_the_answers_shown_are_those_of_the_samples() -> None:
+    shown = sentences(ROOT / "results/README.md")
+    for file in sorted((REFERENCE / "quickstart/samples").glob("*/similarity.jsonl.gz")):
+        lines = gzip.decompress(file.read_bytes()).decode().splitlines()
+        for row in map(json.loads, lines[:5]):
+            assert " ".join(row["output"].split()) in shown
+
+
+def test_the_verdicts_that_are_told_are_the_gates() -> None:
+    policy = str(ROOT / "docs/gate-policy.yaml")
+    for label, code in (("full", 0), ("lora", 3), ("qlora", 1)):
+        candidate = str(REFERENCE / "quickstart" / label)
+        arguments = ["gate", candidate, "--baseline", "base", "--policy", policy]
+        assert CliRunner().invoke(cli, arguments).exit_code == code, label
+
+
+def test_the_boilerplate_is_praised_by_the_figures_and_named_by_the_warnings() -> None:
+    cosine = values("boilerplate", "similarity.cosine")
+    rouge = values("boilerplate", "similarity.rougeL")
+    results = sentences(ROOT / "results/README.md")
+    assert (
+        f"cosine {cosine['lora']:.3f} and {cosine['qlora']:.3f} against the base's "
+        f"{cosine['base']:.3f}, ROUGE-L {rouge['lora']:.3f} and {rouge['qlora']:.3f} against "
+        f"{rouge['base']:.3f}" in results
+    )
+    assert set(values("boilerplate", "similarity.must_contain").values()) == {0.0}
+    printed = CliRunner().invoke(cli, ["leaderboard", str(REFERENCE / "boilerplate")]).output
+    assert "19 of 20 prompts have one same answer" in printed
+    assert "20 of 20 prompts have one same answer" in printed
