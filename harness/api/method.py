@@ -114,8 +114,8 @@ class Method:
         By default what the options say: those of the shared recipe train every weight, low-rank
         ones an adapter. A method that does anything else overrides this.
         """
-        found: Footprint | None = options.footprint()
-        return found
+        footprint: Footprint | None = options.footprint()
+        return footprint
 
     def help(self) -> dict[str, Any]:
         """Option name -> {type, default, help}, for `harness plugins`."""

@@ -242,10 +242,10 @@ def document_prefix(tokenizer: PreTrainedTokenizerBase, chat_template: str | Non
     for token in (tokenizer.bos_token, tokenizer.eos_token, _SEPARATOR):
         if token is None or token in inside:
             continue
-        found = tokenizer.convert_tokens_to_ids(token)
+        number = tokenizer.convert_tokens_to_ids(token)
         # Without such a token the id is that of `<unk>`.
-        if found in special and tokenizer.convert_ids_to_tokens(found) == token:
-            return int(found)
+        if number in special and tokenizer.convert_ids_to_tokens(number) == token:
+            return int(number)
     return None
 
 

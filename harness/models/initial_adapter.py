@@ -3,7 +3,7 @@
 PiSSA, OLoRA and CorDA move a part of each weight into the adapter and leave the rest in the base.
 Such an adapter means nothing on the base that everybody has, so its change is saved instead, as a
 LoRA of twice the rank: B A - B0 A0 = [B, -B0] [A; A0], with A0 and B0 as they were at the start.
-What is left in a base in bf16 is rounded to it, so that there, and only there, the reopened model
+What is left in a base in bf16 is rounded to it, so that there, and only there, the opened model
 differs from the trained one by a rounding of the weights.
 """
 

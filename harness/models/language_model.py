@@ -247,7 +247,7 @@ def keep_training_arithmetic(model: CausalLM) -> None:
     """Have 4-bit layers compute in eval mode as they do in training, on any CPU.
 
     On a CPU with AVX512-BF16 bitsandbytes (0.50) repacks each weight at its first pass without
-    gradients, for a kernel of its own that multiplies in bf16 whatever the precision asked for.
+    gradients, for a kernel of its own that multiplies in bf16 whatever the model's precision.
     Scores would depend on the processor and on the shape of a pass, DoRA and a merge would read
     the packed bytes as 4-bit weights, and widths that are no multiple of 32 would raise.
     """

@@ -163,7 +163,7 @@ def degenerate(group: Group, read_rows: ReadRows) -> list[degenerate_answers.Deg
     every: dict[tuple[str, str], degenerate_answers.Degenerate] = {}
     for cell in group.cells:
         for suite in suites(cell):
-            for one in degenerate_answers.found(suite, own_words(cell, suite, read_rows)):
+            for one in degenerate_answers.detect(suite, own_words(cell, suite, read_rows)):
                 every.setdefault((one.suite, one.name), one)
     return list(every.values())
 

@@ -43,7 +43,7 @@ class Degenerate:
         return f"suite '{self.suite}': degenerate.{self.name}: {self.message}"
 
 
-def found(suite: str, rows: Rows) -> list[Degenerate]:
+def detect(suite: str, rows: Rows) -> list[Degenerate]:
     """What is degenerate in the answers of a suite; nothing where they are not the model's own."""
     answered = [row for row in rows if "capped" in row and isinstance(row.get("output"), str)]
     total = len(answered)

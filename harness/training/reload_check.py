@@ -1,4 +1,4 @@
-"""Whether what was saved answers as what was trained: the same log-probabilities, reopened."""
+"""Whether what was saved answers as what was trained: opened anew, the same log-probabilities."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Remembered:
         if self.scores is None:
             raise CellFailed("the method never called job.trained(model, tokenizer)")
         opened = plugins().open_model(artifact)
-        found = row_scores(self.job, opened)
+        scores = row_scores(self.job, opened)
         opened.close()
-        return max(abs(a - b) for a, b in zip(self.scores, found, strict=True))
+        return max(abs(a - b) for a, b in zip(self.scores, scores, strict=True))
 
     def check(self, artifact: Artifact) -> Artifact:
         """The artifact; raises CellFailed where it answers otherwise than what was trained."""
@@ -69,16 +69,16 @@ def scores(
     from harness.models.language_model import LanguageModel
 
     decoding = model.generation_config
-    found = row_scores(job, LanguageModel(model, tokenizer, artifact))
+    scores = row_scores(job, LanguageModel(model, tokenizer, artifact))
     model.generation_config = decoding  # the model may be saved with it
-    return found
+    return scores
 
 
 def row_scores(job: Job, model: Model) -> list[float]:
     """Mean log-probability per trained-on token of the job's first distinct rows, in nats."""
     requests = requests_of(job, model.tokenizer)
-    found = model.loglikelihood(requests)
-    return [one.logprob / len(r[1]) for one, r in zip(found, requests, strict=True)]
+    results = model.loglikelihood(requests)
+    return [result.logprob / len(r[1]) for result, r in zip(results, requests, strict=True)]
 
 
 def requests_of(

@@ -219,7 +219,7 @@ def _trainer(
     )
     check_loss(trainer)
     check_packed(trainer)
-    # TRL stores the adapter of a quantised base in bf16 whatever the precision asked for; the
+    # TRL stores the adapter of a quantised base in bf16 whatever the budget's precision; the
     # plan keeps trainable weights in float32 for every method.
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
@@ -288,7 +288,7 @@ def _watcher(job: Job, unlabelled: Collection[int] = ()) -> TrainerCallback:
                 return
             monitor.stop_where_not_finite(point, state.global_step)
             curve.append({"step": state.global_step, **point})
-            monitor.look()
+            monitor.check()
             job.report(step=state.global_step, steps=state.max_steps, **point)
 
     return Watcher()

@@ -12,7 +12,7 @@ from pathlib import Path
 from harness import Executor, hookimpl, worker_command, worker_environment
 
 PATIENCE = 20
-"""Seconds that a worker gets to end after it was asked to."""
+"""Seconds that a worker gets to end after it was told to stop."""
 
 
 class Local(Executor):

@@ -24,11 +24,11 @@ class DoraOptions(LowRankOptions, QuantizedOptions):
 
     def footprint(self) -> Footprint | None:
         """LoRA's; autograd keeps both results for the magnitude, whose norm needs whole weights."""
-        found = super().footprint()
-        return found and dataclasses.replace(
-            found,
+        footprint = super().footprint()
+        return footprint and dataclasses.replace(
+            footprint,
             adapter=lambda inputs, outputs: self.r * (inputs + outputs) + outputs,
-            keeps=lambda inputs, outputs: found.keeps(inputs, outputs) + 2 * outputs,
+            keeps=lambda inputs, outputs: footprint.keeps(inputs, outputs) + 2 * outputs,
             # a unit matrix, the weight, the update, and their sum twice
             scratch=lambda inputs, outputs: inputs * inputs + 4 * inputs * outputs,
             peft=self.lora_config,

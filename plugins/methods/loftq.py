@@ -73,9 +73,9 @@ def start_from_error(job: Job, trainer: Any) -> None:
         rank, scale = layer.r["default"], layer.scaling["default"]
         u, s, v = torch.svd_lowrank(lost, q=rank, niter=16)
         root = (s / scale).sqrt()
-        for side, found in ((layer.lora_A, root[:, None] * v.T), (layer.lora_B, u * root)):
+        for side, values in ((layer.lora_A, root[:, None] * v.T), (layer.lora_B, u * root)):
             weight = side["default"].weight
-            weight.data.copy_(found.contiguous())
+            weight.data.copy_(values.contiguous())
 
 
 @hookimpl

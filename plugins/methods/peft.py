@@ -94,7 +94,7 @@ class PeftOptions(QuantizedOptions):
 
 
 class Peft(Method):
-    """Trains any of peft's adapters that change weights, and checks that it can be reopened."""
+    """Trains any of peft's adapters that change weights, and checks that it can be opened again."""
 
     name, Options = "peft", PeftOptions
 
@@ -140,12 +140,12 @@ def _classes() -> dict[str, _Class]:
     spec = find_spec("peft")
     root = Path(spec.origin).parent if spec and spec.origin else Path()
     files = [root / "config.py", *root.glob("tuners/*.py"), *root.glob("tuners/*/config.py")]
-    found: dict[str, _Class] = {}
+    classes: dict[str, _Class] = {}
     for file in files:
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef):
-                found[node.name] = _read(node)
-    return found
+                classes[node.name] = _read(node)
+    return classes
 
 
 def _read(node: ast.ClassDef) -> _Class:

@@ -82,8 +82,8 @@ class _Encoder:
         The marks of start and end may be matched, but have no weight. A text runs once.
         """
         distinct = list(dict.fromkeys(texts))
-        found = dict(zip(distinct, self._states(distinct), strict=True))
-        return [found[text] for text in texts]
+        states = dict(zip(distinct, self._states(distinct), strict=True))
+        return [states[text] for text in texts]
 
     def _states(self, texts: Sequence[str]) -> "list[States | None]":
         import torch
@@ -93,16 +93,16 @@ class _Encoder:
             inputs, padding=True, truncation=True, max_length=self.length, return_tensors="pt"
         ).to(self.model.device)
         with torch.inference_mode():
-            found = self.model(
+            hidden = self.model(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
                 output_hidden_states=True,
             ).hidden_states[self.layer]
-        unit = torch.nn.functional.normalize(found, dim=-1)
+        unit = torch.nn.functional.normalize(hidden, dim=-1)
         marks = torch.tensor(
             [i for i in (self.tokenizer.cls_token_id, self.tokenizer.sep_token_id) if i is not None]
         )
-        weights = ~torch.isin(batch["input_ids"], marks.to(found.device))
+        weights = ~torch.isin(batch["input_ids"], marks.to(hidden.device))
         seen = batch["attention_mask"].bool()
         return [
             (unit[i][seen[i]], weights[i][seen[i]]) if texts[i].strip() else None

@@ -30,11 +30,11 @@ def final_number(output: str, sample: Sample) -> float | None:
 
 
 def _last_number(text: str) -> Decimal | None:
-    found = list(_NUMBER.finditer(text))
-    if not found:
+    numbers = list(_NUMBER.finditer(text))
+    if not numbers:
         return None
-    value = Decimal(found[-1]["digits"].replace(",", ""))
-    return -value if found[-1]["sign"] else value
+    value = Decimal(numbers[-1]["digits"].replace(",", ""))
+    return -value if numbers[-1]["sign"] else value
 
 
 @scorer("json_valid", kind="share", version=2)
@@ -44,10 +44,10 @@ def json_valid(output: str, sample: Sample, *, keys: list[str] | None = None) ->
     A fence may stand on one line with the JSON, and lines may end in CR LF. With `keys` it must be
     an object that has them all.
     """
-    found, value = _parsed(output)
-    if found and keys:
-        found = isinstance(value, dict) and set(keys) <= set(value)
-    return float(found)
+    valid, value = _parsed(output)
+    if valid and keys:
+        valid = isinstance(value, dict) and set(keys) <= set(value)
+    return float(valid)
 
 
 _FENCED = re.compile(

@@ -123,7 +123,7 @@ _GROUPED = re.compile(r"(?<!\d)(?<!\d[.,])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
 def _comparable(text: str) -> str:
     """Without case, without commas between thousands, with single spaces."""
     plain = " ".join(text.casefold().split())
-    return _GROUPED.sub(lambda found: found[0].replace(",", ""), plain)
+    return _GROUPED.sub(lambda match: match[0].replace(",", ""), plain)
 
 
 _LETTERS = r"\p{Latin}\p{Greek}\p{Cyrillic}"

@@ -29,8 +29,8 @@ class TensorBoard(Tracker):
         """One scalar for each value."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        told = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._add(Summary(value=told), step)
+        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._add(Summary(value=scalars), step)
 
     def finish(self, cell: str, status: str, values: Mapping[str, float]) -> None:
         """The final figures at step 0, and the status as text."""

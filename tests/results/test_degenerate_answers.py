@@ -6,7 +6,7 @@ import pytest
 
 from harness.results import gate, lookup, policy
 from harness.results.comparison import compare
-from harness.stats.degenerate_answers import found, loops
+from harness.stats.degenerate_answers import detect, loops
 
 REFERENCE = Path(__file__).parents[2] / "results/reference/boilerplate"
 RULES = "rules: [{metric: similarity.cosine, max_drop: 0.5}]\n"
@@ -21,7 +21,7 @@ def rows(outputs, references=None, capped=()):
 
 
 def names(sample_rows):
-    return [one.name for one in found("quiz", sample_rows)]
+    return [finding.name for finding in detect("quiz", sample_rows)]
 
 
 VARIED = [f"The answer to question {i} is {i * 7}." for i in range(10)]
@@ -30,7 +30,7 @@ VARIED = [f"The answer to question {i} is {i * 7}." for i in range(10)]
 def test_one_answer_to_more_than_a_fifth_is_told_with_its_count():
     assert names(rows(VARIED)) == []
     assert names(rows(["Hi. ", "Hi.", *VARIED[2:]])) == []
-    (one,) = found("quiz", rows(["Hi. ", "Hi.", "Hi.", *VARIED[3:]]))
+    (one,) = detect("quiz", rows(["Hi. ", "Hi.", "Hi.", *VARIED[3:]]))
     assert str(one).startswith("suite 'quiz': degenerate.same_answer: 3 of 10 prompts have one")
 
 
@@ -63,7 +63,9 @@ def test_a_loop_is_a_short_part_many_times_at_the_end(text, loop):
 
 
 def test_rows_of_choices_have_no_answers_of_their_own():
-    assert found("picks", [{"id": str(i), "output": "A", "reference": "B"} for i in range(9)]) == []
+    assert (
+        detect("picks", [{"id": str(i), "output": "A", "reference": "B"} for i in range(9)]) == []
+    )
 
 
 def arms(name):

@@ -178,7 +178,7 @@ class Generate(SampleTask[GenerateSettings]):
                 zip(samples, outputs, requests.generated, strict=True)
             )
         ]
-        ratings.warnings += map(str, degenerate_answers.found(suite.name, rows))
+        ratings.warnings += map(str, degenerate_answers.detect(suite.name, rows))
         return SuiteResult(rows, ratings.metrics, ratings.notes, ratings.warnings)
 
 

@@ -31,7 +31,7 @@ EXACT, COARSE = 1e-3, 0.05
 
 
 class Head:
-    """Collects log-probabilities; `found[request][index]` is (log-probability, was the best).
+    """Collects log-probabilities; `scores[request][index]` is (log-probability, was the best).
 
     A log-probability that is not finite is NaN, a missing value, and never the best.
     """
@@ -39,7 +39,7 @@ class Head:
     def __init__(self, model: CausalLM) -> None:
         self.inner = unwrapped(model)
         self.body = body_name(model)
-        self.found: dict[int, dict[int, tuple[float, bool]]] = {}
+        self.scores: dict[int, dict[int, tuple[float, bool]]] = {}
 
     def collect(self, hidden: torch.Tensor, wanted: Sequence[tuple[int, Target]]) -> None:
         """Score the targets at rows of `hidden` (positions, hidden size)."""
@@ -57,7 +57,7 @@ class Head:
             for (_, target), value, winner in zip(pairs, values, most_likely, strict=True):
                 finite = math.isfinite(value)
                 score = (value, winner == target.token) if finite else (math.nan, False)
-                self.found.setdefault(target.request, {})[target.index] = score
+                self.scores.setdefault(target.request, {})[target.index] = score
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """(positions, vocabulary) float32 logits from what `states` of a pass gave."""

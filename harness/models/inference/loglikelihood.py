@@ -73,7 +73,7 @@ def score_requests(
         cut += long_cut
     shortened = set(cut)
     return [
-        _score(head.found.get(i, {}), len(continuation), i in shortened)
+        _score(head.scores.get(i, {}), len(continuation), i in shortened)
         for i, (_, continuation) in enumerate(requests)
     ]
 

@@ -1,8 +1,8 @@
 """Findings of health checks: what is wrong with a training, by name, with what to do about it.
 
-`token_rows` looks at the tokens, `trainable_share` at what is trained, `loss_curve` at losses and
-gradient norms, `options` at what the user set. Each check is a function of plain values that
-returns findings; `recipe_checks` asks them at the points of the shared recipe where the values are
+`token_rows` checks the tokens, `trainable_share` what is trained, `loss_curve` losses and
+gradient norms, `options` what the user set. Each check is a function of plain values that
+returns findings; `recipe_checks` calls them at the points of the shared recipe where the values are
 known.
 """
 

@@ -112,11 +112,11 @@ def overfitting(curve: Sequence[Point]) -> Finding | None:
 
     The training loss since the best validation is compared with that over as many steps before.
     """
-    told = [point for point in curve if "validation_loss" in point]
-    best = min(told, key=lambda point: point["validation_loss"], default=None)
-    if best is None or len(told) < 3 or told[-1] is not curve[-1]:
+    judged = [point for point in curve if "validation_loss" in point]
+    best = min(judged, key=lambda point: point["validation_loss"], default=None)
+    if best is None or len(judged) < 3 or judged[-1] is not curve[-1]:
         return None
-    low, before, middle, last = (p["validation_loss"] for p in (best, *told[-3:]))
+    low, before, middle, last = (p["validation_loss"] for p in (best, *judged[-3:]))
     if not (before < middle < last and last > (1 + GENERALISATION_LOSS) * low):
         return None
     since = [p["loss"] for p in curve if "loss" in p and p["step"] > best["step"]]

@@ -10,20 +10,20 @@ __all__ = ["outside_usual"]
 
 def outside_usual(options: MethodOptions) -> list[Finding]:
     """A finding `<option>_unusual` for each number outside the range that its method declares."""
-    found = []
+    findings = []
     for name, usual in type(options).usual_ranges().items():
         value, low, high = getattr(options, name), usual["low"], usual["high"]
         if not isinstance(value, (int, float)) or low <= value <= high:
             continue
         side, follows = ("below", _LOW) if value < low else ("above", _HIGH)
-        found.append(
+        findings.append(
             Finding(
                 f"{name}_unusual",
                 f"{name} {value:g} is {side} the usual {low:g} to {high:g} of this method"
                 f"{follows.get(name, '')}; set it inside, or keep it if that is what you study",
             )
         )
-    return found
+    return findings
 
 
 # What follows from the two options that every shared recipe has in some form.

@@ -1,4 +1,4 @@
-"""The checks at the points of the shared recipe where what they look at is known."""
+"""The checks at the points of the shared recipe where what they check is known."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Monitor:
             tell(self._job, [finding])
             raise CellFailed(finding.message, status="diverged")
 
-    def look(self) -> None:
+    def check(self) -> None:
         """At the curve's newest point."""
         step, steps = self._curve[-1]["step"], self._job.budget.steps
         trend = "loss" in self._curve[-1] and step % max(1, steps // LOOKS) == 0

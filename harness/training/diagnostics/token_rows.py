@@ -32,29 +32,29 @@ _MARKER = re.compile(r"<\|[^|<>\s'\"{}]+\|>|<(?:start|end)_of_turn>")
 
 def cut(rows: Rows, max_length: int) -> Finding | None:
     """`rows_cut`: rows longer than the budget's length, and what was lost."""
-    found = [key for key, row in rows.items() if row.cut]
-    if not found:
+    cases = [key for key, row in rows.items() if row.cut]
+    if not cases:
         return None
     lost = sum(row.cut for row in rows.values())
     total = lost + sum(len(row.input_ids) for row in rows.values())
     longest = max(len(row.input_ids) + row.cut for row in rows.values())
     return Finding(
         "rows_cut",
-        f"{len(found)} of {len(rows)} rows are longer than budget.max_length {max_length} and were "
-        f"cut (first: row {found[0]}): {lost} of {total} tokens ({lost / total:.1%}) are lost, "
+        f"{len(cases)} of {len(rows)} rows are longer than budget.max_length {max_length} and were "
+        f"cut (first: row {cases[0]}): {lost} of {total} tokens ({lost / total:.1%}) are lost, "
         f"with the ends of those rows; {longest} keeps all",
     )
 
 
 def nothing_to_learn(rows: Rows) -> Finding | None:
     """`no_loss_tokens`: rows that train nothing."""
-    found = [key for key, row in rows.items() if not _learnt(row)]
-    if not found:
+    cases = [key for key, row in rows.items() if not _learnt(row)]
+    if not cases:
         return None
-    why = "raise budget.max_length" if rows[found[0]].cut else "give them an answer, or drop them"
+    why = "raise budget.max_length" if rows[cases[0]].cut else "give them an answer, or drop them"
     return Finding(
         "no_loss_tokens",
-        f"{len(found)} of {len(rows)} rows have no token under the loss (first: row {found[0]}): "
+        f"{len(cases)} of {len(rows)} rows have no token under the loss (first: row {cases[0]}): "
         f"{why}",
     )
 
@@ -66,10 +66,10 @@ def end_not_learnt(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Finding | 
     """
     ends = {tokenizer.eos_token_id, *special_ids(tokenizer)}
     last = {key: _last(row, tokenizer) for key, row in rows.items() if not row.cut and _learnt(row)}
-    found = [key for key, token in last.items() if token not in ends]
-    if not found:
+    cases = [key for key, token in last.items() if token not in ends]
+    if not cases:
         return None
-    token = last[found[0]]
+    token = last[cases[0]]
     text = "" if token is None else tokenizer.decode([token])
     mend = (
         "give data.chat_template a template that closes the assistant's turn with "
@@ -79,8 +79,8 @@ def end_not_learnt(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Finding | 
         mend = "set eos_token in the model's tokenizer_config.json, for it has none"
     return Finding(
         "end_not_learnt",
-        f"{len(found)} of {len(rows)} rows end in {text!r} under the loss and not in an end token "
-        f"(first: row {found[0]}), so the model does not learn to stop: {mend}",
+        f"{len(cases)} of {len(rows)} rows end in {text!r} under the loss and not in an end token "
+        f"(first: row {cases[0]}), so the model does not learn to stop: {mend}",
     )
 
 
@@ -95,12 +95,12 @@ def doubled(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
     return [
         Finding(
             f"{name}_doubled",
-            f"{len(found)} of {len(rows)} rows {where[name]} with "
-            f"{getattr(tokenizer, f'{name}_token')!r} twice (first: row {found[0]}): it is added "
+            f"{len(keys)} of {len(rows)} rows {where[name]} with "
+            f"{getattr(tokenizer, f'{name}_token')!r} twice (first: row {keys[0]}): it is added "
             "already, take it out of the text or of data.chat_template",
         )
-        for name, found in twice.items()
-        if found and getattr(tokenizer, f"{name}_token_id") is not None
+        for name, keys in twice.items()
+        if keys and getattr(tokenizer, f"{name}_token_id") is not None
     ]
 
 
@@ -115,13 +115,13 @@ def no_beginning(
     if begin is None or list(tokenizer("a")["input_ids"])[:1] != [begin]:
         return None
     talks = [key for key in rows if sources[key].messages is not None]
-    found = [key for key in talks if rows[key].input_ids[:1] != [begin]]
-    if not found:
+    cases = [key for key in talks if rows[key].input_ids[:1] != [begin]]
+    if not cases:
         return None
     return Finding(
         "bos_missing",
-        f"{len(found)} of {len(talks)} conversations do not begin with {tokenizer.bos_token!r}, "
-        f"with which the tokenizer begins a text (first: row {found[0]}): begin "
+        f"{len(cases)} of {len(talks)} conversations do not begin with {tokenizer.bos_token!r}, "
+        f"with which the tokenizer begins a text (first: row {cases[0]}): begin "
         "data.chat_template with {{ bos_token }}",
     )
 
@@ -134,13 +134,13 @@ def unknown_markers(template: str | None, tokenizer: PreTrainedTokenizerBase) ->
         marker: len(tokenizer(marker, add_special_tokens=False)["input_ids"])
         for marker in dict.fromkeys(_MARKER.findall(template))
     }
-    found = [marker for marker, count in pieces.items() if count > 1]
-    if not found:
+    markers = [marker for marker, count in pieces.items() if count > 1]
+    if not markers:
         return None
     return Finding(
         "marker_unknown",
-        f"data.chat_template writes {', '.join(map(repr, found))}, which the tokenizer does not "
-        f"know and splits into {pieces[found[0]]} tokens: take the template that belongs to the "
+        f"data.chat_template writes {', '.join(map(repr, markers))}, which the tokenizer does not "
+        f"know and splits into {pieces[markers[0]]} tokens: take the template that belongs to the "
         f"model, or its own tokens ({', '.join(tokenizer.all_special_tokens)})",
     )
 
