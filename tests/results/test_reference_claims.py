@@ -73,7 +73,7 @@ def test_the_answers_shown_are_those_of_the_samples() -> None:
             assert " ".join(row["output"].split()) in shown
 
 
-def test_the_verdicts_that_are_told_are_the_gates() -> None:
+def test_the_verdicts_described_are_those_of_the_gate() -> None:
     policy = str(ROOT / "docs/gate-policy.yaml")
     for label, code in (("full", 0), ("lora", 3), ("qlora", 1)):
         candidate = str(REFERENCE / "quickstart" / label)
