@@ -214,7 +214,7 @@ def test_scores_come_out_under_their_labels(experiment, warm):
     record = small.records()["base-0"]
     assert record["status"] == "ok", record["error"]
     metrics = record["evaluation"]["suites"]["answers"]["metrics"]
-    assert set(metrics) == {"chrf", "some", "never"}
+    assert set(metrics) == {"chrf", "chrf_own_minus_other", "some", "never"}
     assert (metrics["some"]["value"], metrics["never"]["value"]) == (1.0, 0.0)
     assert metrics["some"]["estimator"]["kind"] == "share"
     assert metrics["chrf"]["n"] == 8
