@@ -214,7 +214,7 @@ def test_a_score_that_is_no_number_is_counted_told_and_never_compared(faulty, ex
     metric = told["metrics"]["faulty"]
     assert (metric["value"], metric["n"], metric["left_out"]) == (1.0, 7, 1)
     assert told["samples"]["non_finite"] == 1
-    (warning,) = (line for line in record["warnings"] if "answers" in line)
+    (warning,) = (line for line in record["warnings"] if "answers': faulty" in line)
     assert warning.startswith("suite 'answers': faulty is NaN or infinite for 1 of 8 samples; they")
     policy = small.folder / "policy.yaml"
     policy.write_text("rules: [{metric: answers.faulty, max_drop: 0.5}]")
