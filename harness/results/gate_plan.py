@@ -7,7 +7,6 @@ candidate that is truly as good as the baseline.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -160,7 +159,6 @@ def _from_spread(check: Check, evidence: Evidence) -> int | None:
     room = test.value - bound if upward else bound - test.value
     distance = room if check.rule.limit in ("min", "max") else abs(bound)
     stderr = stats.stderr_of(test.ci_low, test.ci_high, evidence.confidence)
-    if distance <= 0 or not math.isfinite(stderr):
+    if distance <= 0:
         return None
-    seen = power.minimum_detectable_effect(stderr, evidence.confidence)
-    return max(2, math.ceil(evidence.n * (seen / distance) ** 2))
+    return stats.samples_needed(stderr, evidence.n, distance, evidence.confidence, fewest=2)

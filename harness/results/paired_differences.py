@@ -60,8 +60,7 @@ class Evidence:
         """Of shares of single runs: samples that only the candidate, and only the baseline has."""
         if not self._closed:
             return None
-        pairs = list(zip(self.a.scores[0], self.b.scores[0], strict=True))
-        return pairs.count((1.0, 0.0)), pairs.count((0.0, 1.0))
+        return proportions.discordant(self.a.scores[0], self.b.scores[0])[:2]
 
     @property
     def units(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from harness import stats
 from harness.record import Estimator, MetricSection
+from harness.stats import proportions
 from harness.types import Metric
 
 __all__ = [
@@ -179,7 +180,7 @@ def measure(
         }
         if how["kind"] == "share" and len(own) == len(base) == 1:
             a, b = common(own, base)
-            gained, lost = _flips(a.scores[0], b.scores[0])
+            gained, lost, _ = proportions.discordant(a.scores[0], b.scores[0])
             metric |= {"gained": gained, "lost": lost}
     return metric
 
@@ -265,12 +266,6 @@ def common(own: Sequence[Scored], other: Sequence[Scored]) -> tuple[Pooled, Pool
     """Both arms on the samples that all runs of both have, in one order."""
     ids = set(pool(own).ids) & set(pool(other).ids)
     return pool(own, ids), pool(other, ids)
-
-
-def _flips(scores: Sequence[float], base: Sequence[float]) -> tuple[int, int]:
-    """Samples that rise from 0 to 1 from the base to this arm, and those that fall."""
-    pairs = list(zip(base, scores, strict=True))
-    return pairs.count((0.0, 1.0)), pairs.count((1.0, 0.0))
 
 
 def scored(how: Estimator, rows: Rows) -> Scored:

@@ -33,18 +33,23 @@ def minimum_detectable_effect(
 
 
 def samples_needed(
-    stderr: float, n: int, distance: float, confidence: float = 0.95, power: float = POWER
+    stderr: float,
+    n: int,
+    distance: float,
+    confidence: float = 0.95,
+    power: float = POWER,
+    *,
+    fewest: int | None = None,
 ) -> int | None:
     """Samples in all with which a test separates a true value this far from a margin from it.
 
-    `stderr` is that of `n` samples and shrinks with their square root. None where the distance is
-    zero, and where no spread is known.
+    `stderr` is that of `n` samples and shrinks with their square root. Never under `fewest`, by
+    default the `n` that there are. None where the distance is zero, and where no spread is known.
     """
     if distance == 0 or not math.isfinite(stderr):
         return None
-    return max(
-        n, math.ceil(n * (minimum_detectable_effect(stderr, confidence, power) / distance) ** 2)
-    )
+    effect = minimum_detectable_effect(stderr, confidence, power)
+    return max(n if fewest is None else fewest, math.ceil(n * (effect / distance) ** 2))
 
 
 MANY_PAIRS = 300

@@ -33,7 +33,7 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 def mcnemar(scores_a: ArrayLike, scores_b: ArrayLike) -> float:
     """Two-sided p of paired 0/1 scores: `mid_p` of their discordant pairs."""
-    only_a, only_b, _ = _discordant(scores_a, scores_b)
+    only_a, only_b, _ = discordant(scores_a, scores_b)
     return mid_p(only_a, only_b)
 
 
@@ -57,7 +57,7 @@ def paired_shares(
     10 of 40,000 tables of up to 400 discordant pairs at 95 %; it is drawn out to zero there, so
     that the two never contradict each other.
     """
-    only_a, only_b, n = _discordant(scores_a, scores_b)
+    only_a, only_b, n = discordant(scores_a, scores_b)
     low, high = tango(only_a, only_b, n, confidence)
     p = mid_p(only_a, only_b)
     if p >= 1 - confidence:
@@ -87,7 +87,7 @@ def tango(only_a: int, only_b: int, n: int, confidence: float = 0.95) -> tuple[f
 
 def tango_p(scores_a: ArrayLike, scores_b: ArrayLike, delta: float) -> float:
     """Two-sided p of p_a - p_b = delta, by the score that `tango` inverts."""
-    return 2 * NormalDist().cdf(-abs(_tango_z(*_discordant(scores_a, scores_b), delta)))
+    return 2 * NormalDist().cdf(-abs(_tango_z(*discordant(scores_a, scores_b), delta)))
 
 
 def clears(only_a: int, only_b: int, n: int, delta: float, confidence: float) -> bool:
@@ -118,7 +118,7 @@ def _tango_z(only_a: int, only_b: int, n: int, delta: float) -> float:
     return distance / math.sqrt(variance)
 
 
-def _discordant(scores_a: ArrayLike, scores_b: ArrayLike) -> tuple[int, int, int]:
+def discordant(scores_a: ArrayLike, scores_b: ArrayLike) -> tuple[int, int, int]:
     """Pairs that only a has, that only b has, and all pairs."""
     a, b = np.asarray(scores_a, float), np.asarray(scores_b, float)
     return int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum()), a.size
