@@ -1,6 +1,10 @@
-"""Memory and speed of the training methods on one GPU, against prediction and against bare peft.
+"""Memory and speed of training, scoring and generation on one GPU.
 
-    python benchmarks/gpu.py [--sizes 1B,3B,7B] [--lengths 512,2048] [--steps 4] [--to FILE]
+    python benchmarks/gpu.py [--parts training,inference] [--sizes 1B,3B,7B] [--lengths 512,2048]
+        [--steps 4] [--to FILE]
+
+Training is held against its prediction and against bare peft; scoring against lm-eval and
+generation against transformers (gpu_inference.py).
 
 Random-weight Llamas are built on the device: nothing is downloaded and no weights are written.
 Every case goes through the harness's own recipe (`train_sft`) with two things replaced: the weights
@@ -28,6 +32,8 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import gpu_inference
+
 from harness.errors import is_out_of_memory
 from harness.manager import plugins
 from harness.models.shapes import Shapes, shapes_of
@@ -38,7 +44,7 @@ from harness.system.child_process import one_gpu, quiet_libraries
 from harness.system.environment import environment
 from harness.system.hardware import facts, free_memory
 from harness.system.measure import Meter, StepClock
-from harness.types import Artifact, Budget, Job, ModelRef, Row
+from harness.types import Artifact, Budget, Job, ModelRef, Precision, Row
 
 METHODS = ("full", "lora", "qlora", "dora")
 """Those that are registered are run."""
@@ -308,6 +314,7 @@ def line(case: Case, told: Mapping[str, Any]) -> str:
 def main() -> None:
     """All cases in one process; what a case held is freed before the next."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", default="training,inference")
     parser.add_argument("--sizes", default="1B,3B,7B")
     parser.add_argument("--lengths", default="512,2048")
     parser.add_argument("--methods", default=",".join(METHODS))
@@ -323,19 +330,31 @@ def main() -> None:
     lengths = [int(n) for n in asked.lengths.split(",")] if gpu else [32, 64]
     methods = [m for m in asked.methods.split(",") if m in plugins().methods.things]
     memory = facts().gpus[0].memory_bytes if gpu else None
+    precision: Precision = "bf16" if gpu else "float32"
+    parts = asked.parts.split(",")
     told: dict[str, Any] = {"environment": environment(), "claims": gpu, "cases": []}
+    told["inference"] = []
     if not gpu:
         print("no GPU: tiny shapes on the CPU, to show that it works; the figures claim nothing")
     meter = Meter()
     with meter.phase("all"):
         for size in sizes:
-            for method in methods:
-                for length in lengths:
-                    case = Case(size, method, length, asked.steps, "bf16" if gpu else "float32")
-                    told["cases"].append(run(case, _tokenizer(), memory))
-                    print(line(case, told["cases"][-1]), flush=True)
-                    if asked.to:
-                        store.write_json(asked.to, told)
+            if "training" in parts:
+                for method in methods:
+                    for length in lengths:
+                        case = Case(size, method, length, asked.steps, precision)
+                        told["cases"].append(run(case, _tokenizer(), memory))
+                        print(line(case, told["cases"][-1]), flush=True)
+            if "inference" in parts:
+                model = random_weights(size, precision, None)
+                told["inference"].append(
+                    gpu_inference.measure(model, _tokenizer(), size, precision)
+                )
+                del model
+                free_memory()
+                print(*gpu_inference.lines(told["inference"][-1]), sep="\n", flush=True)
+            if asked.to:
+                store.write_json(asked.to, told)
     told["seconds"] = meter.phases["all"]["seconds"]
     if asked.to:
         store.write_json(asked.to, told)
