@@ -122,9 +122,25 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
             cells[planned.id] = planned
     # With options, such as a quantisation, it is a row like any other.
     base = next((c for c in cells.values() if c.method == untouched and not c.options), None)
-    base = base or cell(MethodEntry(name=untouched, label=untouched), {}, 0)
+    if base is None:
+        _check_base_label(experiment, entries, untouched)
+        base = cell(MethodEntry(name=untouched, label=untouched), {}, 0)
     rest = [c for c in cells.values() if c is not base]
     return Plan(experiment.name, base, (base, *rest), experiment.rank_by)
+
+
+def _check_base_label(
+    experiment: Experiment, entries: Sequence[MethodEntry], untouched: str
+) -> None:
+    """The base's row is added under its name, which no other row may have."""
+    for entry in entries:
+        if entry.label == untouched:
+            raise experiment.error(
+                f"label '{untouched}' is the unchanged model's, which is measured too: give the "
+                f"method '{entry.name}' another `label`",
+                "methods",
+                experiment.methods.index(entry),
+            )
 
 
 def _chosen(experiment: Experiment, wanted: Sequence[str]) -> list[MethodEntry]:

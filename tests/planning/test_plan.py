@@ -174,6 +174,15 @@ def test_details_of_a_quantisation_that_is_not_asked_for_are_refused(small):
         planned(small)
 
 
+def test_no_other_row_takes_the_name_of_the_unchanged_model(small):
+    for taken in ({"name": "base", "quant_type": "nf4"}, {"name": "lora"}):
+        small.write(methods=[{**taken, "label": "base"}])
+        with pytest.raises(
+            UserError, match=rf"label 'base' is .*give the method '{taken['name']}'"
+        ):
+            planned(small)
+
+
 def test_what_must_be_equal_is_equal_for_all_methods(small):
     small.write(methods=["full", "lora", "qlora"])
     cells = [c for c in planned(small).cells if c.data]
