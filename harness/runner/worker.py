@@ -36,6 +36,7 @@ from harness.results import schema, store
 from harness.results.artifact_hash import artifact_hash
 from harness.runner import oom_retry
 from harness.runner.oom_retry import Rung
+from harness.system.arithmetic import float32_precision_kept
 from harness.system.child_process import begin
 from harness.system.hardware import available_memory, free_memory
 from harness.system.measure import MemoryWatch, Meter
@@ -286,7 +287,8 @@ class TrainingRun:
         job = self.job(method, folder)
         # Not reported to the parent, which has them from the plan.
         self.log.warnings += map(str, findings.keep(job.training, outside_usual(job.options)))
-        artifact: Artifact = method.train(job)
+        with float32_precision_kept():
+            artifact: Artifact = method.train(job)
         if not isinstance(artifact, Artifact):
             raise PluginFault(
                 f"method '{cell.method}': train() returned {repr(artifact)[:100]}: "

@@ -10,7 +10,15 @@ from weakref import WeakKeyDictionary
 from harness.api.model import Progress
 from harness.errors import is_out_of_memory
 from harness.models.inference import tree_attention
-from harness.models.inference.lm_head import COARSE, EXACT, Head, body_name, states, unwrapped
+from harness.models.inference.lm_head import (
+    COARSE,
+    EXACT,
+    HEAD_ROWS,
+    Head,
+    body_name,
+    states,
+    unwrapped,
+)
 from harness.models.inference.prefix_tree import Node, Target
 from harness.models.inference.rope import LengthRope
 from harness.models.inference.tree_attention import Block, Past
@@ -36,6 +44,8 @@ class Limit:
     """Sequences, where the user set them (`--batch 8`)."""
     halved: int = 0
     """How often memory ran out."""
+    head_rows: int = HEAD_ROWS
+    """Positions that pass the head at once; halved apart, where their logits do not fit."""
 
     def halve(self, tokens: int, rows: int) -> None:
         """After a pass of so many tokens and rows ran out of memory."""
@@ -127,10 +137,19 @@ class _Passes:
         else:
             self._count(pieces)
             return
+        for piece in pieces:
+            piece.keep = None  # what the failed pass had stored
         free_memory()
         middle = len(pieces) // 2
         self._pass(pieces[:middle])
         self._pass(pieces[middle:])
+
+    def _collect(self, hidden: torch.Tensor, wanted: Sequence[tuple[int, Target]]) -> None:
+        """Score the targets at rows of `hidden`, and keep how many of them fit at once."""
+        self.head.collect(hidden, wanted)
+        if self.head.rows < self.limit.head_rows:
+            self.limit.head_rows = self.head.rows
+            self.limit.halved += 1
 
     def _count(self, pieces: Sequence[_Piece]) -> None:
         self.done += sum(len(piece.tokens) for piece in pieces)
@@ -210,7 +229,7 @@ class Packed(_Passes):
         positions = [self.before + position for piece in pieces for position in piece.positions]
         with tree_attention.laid_out(tree_attention.lay_out(blocks, self.device)):
             hidden = hidden_states(self.model, ids, positions)
-        self.head.collect(
+        self._collect(
             hidden,
             [
                 (start + offset, wanted)
@@ -265,7 +284,7 @@ class Padded(_Passes):
             self.rope.reset()
         width = max(len(piece.tokens) for piece in pieces)
         hidden = padded_states(self.model, [piece.tokens for piece in pieces], self.virtual)
-        self.head.collect(
+        self._collect(
             hidden.flatten(0, 1),
             [
                 (row * width + offset, wanted)

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 from harness.errors import is_out_of_memory
 from harness.models.inference.prefix_tree import Target
+from harness.system.hardware import free_memory
 
 if TYPE_CHECKING:
     import torch
@@ -36,28 +37,51 @@ class Head:
     A log-probability that is not finite is NaN, a missing value, and never the best.
     """
 
-    def __init__(self, model: CausalLM) -> None:
+    def __init__(self, model: CausalLM, rows: int = HEAD_ROWS) -> None:
         self.inner = unwrapped(model)
         self.body = body_name(model)
         self.scores: dict[int, dict[int, tuple[float, bool]]] = {}
+        self.rows = rows
+        """Positions at once; fewer once their logits did not fit."""
 
     def collect(self, hidden: torch.Tensor, wanted: Sequence[tuple[int, Target]]) -> None:
-        """Score the targets at rows of `hidden` (positions, hidden size)."""
+        """Score the targets at rows of `hidden` (positions, hidden size).
+
+        Logits that do not fit in memory are computed in halves. Raises what reports that memory ran
+        out where those of one position do not fit.
+        """
         targets: dict[int, list[Target]] = {}
         for row, target in wanted:
             targets.setdefault(row, []).append(target)
         rows = sorted(targets)
-        for start in range(0, len(rows), HEAD_ROWS):
-            part = rows[start : start + HEAD_ROWS]
-            logprobs = self.logits(hidden[part]).log_softmax(dim=-1)
-            best = logprobs.argmax(dim=-1)
-            pairs = [(i, target) for i, row in enumerate(part) for target in targets[row]]
-            values = logprobs[[i for i, _ in pairs], [target.token for _, target in pairs]].tolist()
-            most_likely = best[[i for i, _ in pairs]].tolist()
-            for (_, target), value, winner in zip(pairs, values, most_likely, strict=True):
-                finite = math.isfinite(value)
-                score = (value, winner == target.token) if finite else (math.nan, False)
-                self.scores.setdefault(target.request, {})[target.index] = score
+        before, start = self.rows, 0
+        while start < len(rows):
+            part = rows[start : start + self.rows]
+            try:
+                self._score(hidden[part], [targets[row] for row in part])
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(part) == 1:  # the pass is what is too large
+                    self.rows = before
+                    raise
+                self.rows = len(part) // 2
+            else:
+                start += len(part)
+                continue
+            free_memory()
+
+    def _score(self, states: torch.Tensor, targets: Sequence[Sequence[Target]]) -> None:
+        """Score the targets of each position of `states`."""
+        logprobs = self.logits(states).log_softmax(dim=-1)
+        best = logprobs.argmax(dim=-1)
+        pairs = [(i, target) for i, of_row in enumerate(targets) for target in of_row]
+        values = logprobs[[i for i, _ in pairs], [target.token for _, target in pairs]].tolist()
+        most_likely = best[[i for i, _ in pairs]].tolist()
+        for (_, target), value, winner in zip(pairs, values, most_likely, strict=True):
+            finite = math.isfinite(value)
+            score = (value, winner == target.token) if finite else (math.nan, False)
+            self.scores.setdefault(target.request, {})[target.index] = score
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """(positions, vocabulary) float32 logits from what `states` of a pass gave."""

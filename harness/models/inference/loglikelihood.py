@@ -23,6 +23,7 @@ from harness.models.inference.lm_head import Head, body_name, unwrapped
 from harness.models.inference.prefix_tree import build
 from harness.models.inference.rope import length_rope
 from harness.models.inference.virtual_tokens import virtual_tokens
+from harness.system.hardware import free_memory
 
 if TYPE_CHECKING:
     from harness.models.causal_lm import CausalLM
@@ -51,7 +52,7 @@ def score_requests(
     With `share` the model must be one that `why_not_shared` finds nothing against. A pass that
     runs out of memory is halved, and `limit` with it.
     """
-    head = Head(model)
+    head = Head(model, limit.head_rows)
     rope = length_rope(model)
     lengths = [min(len(c) + len(t), max_length + 1) - 1 for c, t in requests]
     virtual = virtual_tokens(model)
@@ -92,8 +93,19 @@ def why_not_shared(model: CausalLM) -> str | None:
     """Why the model cannot share prefixes, by a test of it; None where it can.
 
     A difference between the two kinds of passes is not an error: such a model is scored unshared.
+    Memory that runs out is none: the test is done again with what can be freed, and then raises.
     Raises UserError where the model is no causal one.
     """
+    try:
+        return _why_not_shared(model)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    free_memory()
+    return _why_not_shared(model)
+
+
+def _why_not_shared(model: CausalLM) -> str | None:
     check_causal(model)
     config = model.config.get_text_config()
     if getattr(model.config, "is_encoder_decoder", False):

@@ -58,7 +58,7 @@ class Block:
     """Of its first token in the pack."""
     past: Past | None
     parents: Sequence[int]
-    """Per token the offset in the block of the token before it, -1 for the first."""
+    """Per token the offset in the block of the token before it, -1 for the first; depth first."""
     keep: Past | None
     """Receives its keys and values, for blocks that will continue it."""
 
@@ -189,13 +189,20 @@ def _bucket(blocks: Sequence[Block], chain: bool, device: torch.device) -> _Buck
 
 
 def _tree_mask(block: Block, width: int) -> torch.Tensor:
-    """(width, width): 0 where a token sees another (its ancestors and itself), else -inf."""
+    """(width, width): 0 where a token sees another (its ancestors and itself), else -inf.
+
+    Tokens stand in depth-first order: what a token is an ancestor of follows it without a gap.
+    """
     import torch
 
-    sees = torch.eye(width, dtype=torch.bool)
-    for token, parent in enumerate(block.parents):
+    ends = list(range(1, width + 1))
+    """Per token the offset after the last one below it."""
+    for token in range(block.length - 1, -1, -1):
+        parent = block.parents[token]
         if parent >= 0:
-            sees[token, : parent + 1] |= sees[parent, : parent + 1]
+            ends[parent] = max(ends[parent], ends[token])
+    column = torch.arange(width)
+    sees = (column <= column[:, None]) & (column[:, None] < torch.tensor(ends))
     return torch.zeros(width, width).masked_fill_(~sees, float("-inf"))
 
 

@@ -1,5 +1,7 @@
 """The attention without a fused kernel, for devices that have none, is the fused one."""
 
+import random
+
 import pytest
 
 from harness.models.inference import tree_attention
@@ -20,3 +22,26 @@ def test_plain_attention_is_the_fused_one(monkeypatch, causal, at_once):
     plain = tree_attention._plain_attend(query, key, value, mask, causal, 0.25)
     for one, other in zip(fused, plain, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_token_of_a_tree_sees_its_ancestors_and_itself():
+    import torch
+
+    draw = random.Random(0)
+    for _ in range(50):
+        parents, path = [-1], [0]
+        while len(parents) < draw.randrange(1, 40):
+            # depth first: below the last token or below one of its ancestors, or a new root
+            path = path[: draw.randrange(len(path) + 1)] if draw.random() < 0.3 else path
+            parents.append(path[-1] if path else -1)
+            path = [*path, len(parents) - 1]
+        ancestors = [{0}]
+        for token, parent in enumerate(parents[1:], 1):
+            ancestors.append({token} | (ancestors[parent] if parent >= 0 else set()))
+        width = len(parents) + 3
+        ancestors += [{token} for token in range(len(parents), width)]
+        mask = tree_attention._tree_mask(tree_attention.Block(0, None, parents, None), width)
+        expected = [
+            [0.0 if i in sees else float("-inf") for i in range(width)] for sees in ancestors
+        ]
+        assert torch.equal(mask, torch.tensor(expected))
