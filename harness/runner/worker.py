@@ -36,10 +36,10 @@ from harness.results import schema, store
 from harness.results.artifact_hash import artifact_hash
 from harness.runner import oom_retry
 from harness.runner.oom_retry import Rung
-from harness.system.arithmetic import float32_precision_kept
 from harness.system.child_process import begin
 from harness.system.hardware import available_memory, free_memory
 from harness.system.measure import MemoryWatch, Meter
+from harness.training.arithmetic import float32_precision_kept
 from harness.training.diagnostics import findings
 from harness.training.diagnostics.options import outside_usual
 from harness.training.validation_loss import validation_loss

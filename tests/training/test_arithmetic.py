@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.system.arithmetic import float32_precision_kept
+from harness.training.arithmetic import float32_precision_kept
 
 
 def state():
