@@ -14,6 +14,7 @@ HarnessError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from harness.record import Status
@@ -99,11 +100,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception reports that memory, the device's or the host's, ran out."""
-    phrases = (
-        "out of memory",
-        "not enough memory",
-        "can't allocate memory",
-        "Cannot allocate",
-        "bad_alloc",
-    )
-    return isinstance(error, MemoryError) or any(text in str(error) for text in phrases)
+    return isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|not enough memory|can't allocate memory|Cannot allocate|bad_alloc|OutOfMemory"
+    r"|cudaErrorMemoryAllocation"
+    # the libraries that take memory beside torch's allocator, and AMD's of the same names
+    r"|\b(CU|HIP|ROC)(BLAS|BLASLT|DNN|SOLVER|SPARSE|FFT)_(STATUS_)?(\w+_)?ALLOC(ATION)?_FAILED\b"
+    # what they say where their first allocation, of a workspace, fails
+    r"|\b(CU|HIP|ROC)(BLAS|BLASLT|DNN|SOLVER|SPARSE)_STATUS_NOT_INITIALIZED\b"
+    r"|\bMIOPEN_?\w*ALLOC_?FAILED\b|miopenStatusAllocFailed",
+)

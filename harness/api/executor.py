@@ -23,6 +23,13 @@ class Executor:
     next event of its worker.
     """
 
+    on_this_machine: ClassVar[bool] = False
+    """Whether its workers run on this machine, started with `harness.worker_environment()`.
+
+    Then `harness run --jobs` sets how many run at once in place of `concurrency`, and each has a
+    GPU, or its share of the cores, of its own. `run` must work in threads, as above.
+    """
+
     def run(self, job_file: Path, log_file: Path) -> Iterator[Event]:
         """Run `harness.worker_command(job_file)` and yield the events that it reports.
 
@@ -40,5 +47,8 @@ def worker_command(job_file: Path) -> list[str]:
 
 
 def worker_environment() -> dict[str, str]:
-    """The environment variables for `worker_command`: this process's own, and what workers need."""
+    """The environment variables for `worker_command`: this process's own, and what workers need.
+
+    To be asked for in `run`, for each worker: they say which GPU it has.
+    """
     return child_process.environment()

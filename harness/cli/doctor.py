@@ -17,7 +17,7 @@ import click
 
 from harness.errors import UserError
 from harness.models import packaged
-from harness.system import hardware, hub
+from harness.system import gpu_check, hardware, hub
 from harness.system.console import console
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def checks(distribution: str = DISTRIBUTION) -> list[Check]:
         *_packages(distribution),
         _torch(machine),
         _gpu(machine),
+        *_compiler(machine),
         _precision(machine),
         _four_bit(machine),
         _memory(machine),
@@ -154,7 +155,8 @@ def _requirement(text: str) -> Check | None:
 def _torch(machine: hardware.Machine) -> Check:
     if machine.torch is None:
         return Check("torch", "missing", "not installed", "pip install torch")
-    build = f"CUDA {machine.torch.cuda}" if machine.torch.cuda else "CPU build"
+    kind = "ROCm" if machine.torch.rocm else "CUDA"
+    build = f"{kind} {machine.torch.cuda}" if machine.torch.cuda else "CPU build"
     if machine.gpus and not machine.torch.cuda:
         why = f"{machine.torch.version} ({build}) cannot use the GPU"
         return Check("torch", "missing", why, _GPU_TORCH)
@@ -162,17 +164,35 @@ def _torch(machine: hardware.Machine) -> Check:
 
 
 def _gpu(machine: hardware.Machine) -> Check:
+    if lack := gpu_check.lack_of(machine):
+        return Check("gpu", "missing", lack.why, lack.mend)
     if not machine.gpus:
-        why = "none that this process may use: models run on the CPU"
+        why = gpu_check.unused() or "none that this process may use: models run on the CPU"
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         if hidden is not None:
             return Check("gpu", "note", f"{why} (CUDA_VISIBLE_DEVICES={hidden!r})")
         return Check("gpu", "note", why)
-    names = ", ".join(
-        f"{gpu.name} {gpu.memory_bytes / 2**30:.0f} GiB (sm_{gpu.capability[0]}{gpu.capability[1]})"
-        for gpu in machine.gpus
-    )
-    return Check("gpu", "ok", names)
+    cuda = machine.driver.cuda
+    driver = f"; driver for CUDA {cuda[0]}.{cuda[1]}" if cuda else ""
+    status: Literal["ok", "note"] = "note" if machine.gpus[0].busy else "ok"
+    return Check("gpu", status, ", ".join(map(_described, machine.gpus)) + driver)
+
+
+def _described(gpu: hardware.Gpu) -> str:
+    size = f"{gpu.memory_bytes / 2**30:.0f} GiB"
+    busy = f", busy: {(gpu.free_bytes or 0) / 2**30:.1f} GiB free" if gpu.busy else ""
+    return f"{gpu.name} {size} (sm_{gpu.capability[0]}{gpu.capability[1]}{busy})"
+
+
+def _compiler(machine: hardware.Machine) -> list[Check]:
+    """Triton's compiler, where there is a GPU for Triton."""
+    if machine.device != "cuda" or sys.platform == "win32":
+        return []
+    lack = gpu_check.compiler_lack()
+    if lack is None:
+        return [Check("compiler", "ok", "compiles what Triton needs")]
+    why = f"{lack.why}: training runs without Triton, slower; no budget.compile, no budget.liger"
+    return [Check("compiler", "note", why, lack.mend)]
 
 
 def _precision(machine: hardware.Machine) -> Check:

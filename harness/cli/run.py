@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from harness.api.executor import Executor
 from harness.cli import options
 from harness.cli.options import ExperimentOptions, MeasuringOptions
 from harness.cli.plan import load, plan_of, print_notes
@@ -21,8 +22,11 @@ from harness.manager import plugins
 from harness.planning.cell import is_recorded
 from harness.planning.plan import Plan
 from harness.results import store
+from harness.runner import places
+from harness.runner.places import Places
 from harness.runner.run import Outcome, run_plan
 from harness.runner.tracking import Tracking, chosen
+from harness.system import hardware
 from harness.system.console import console
 
 
@@ -31,17 +35,33 @@ from harness.system.console import console
 @options.measuring
 @options.executor
 @options.batch
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Cells at once, a free GPU (or a share of the cores) for each; default: 1.",
+)
 @click.option("--tracker", "trackers", multiple=True, metavar="NAME", help="Report to it too.")
 def command(
     measuring: MeasuringOptions,
     experiment: ExperimentOptions,
     executor: str,
     batch: int | None,
+    jobs: int | None,
     trackers: Sequence[str],
 ) -> None:
     """Run an experiment FILE, or `quickstart`. What is recorded already is not run again."""
-    methods = experiment.methods
-    sys.exit(run(load(experiment), measuring, executor, batch, methods=methods, trackers=trackers))
+    sys.exit(
+        run(
+            load(experiment),
+            measuring,
+            executor,
+            batch,
+            methods=experiment.methods,
+            trackers=trackers,
+            jobs=jobs,
+        )
+    )
 
 
 def run(
@@ -53,11 +73,13 @@ def run(
     methods: str = "",
     trackers: Sequence[str] = (),
     chat_template: str | None = None,
+    jobs: int | None = None,
 ) -> int:
     """Run an experiment's cells, show the leaderboard and return the exit code.
 
-    `batch` sequences at once, None for what memory allows; `methods` and `chat_template` as in
-    `plan_of`; `trackers` in addition to those of the experiment.
+    `jobs` cells at once, None for one or as many as the executor runs; `batch` sequences at once,
+    None for what memory allows; `methods` and `chat_template` as in `plan_of`; `trackers` in
+    addition to those of the experiment.
     """
     cell_executor = plugins().executors.get(executor)
     loaded_trackers = chosen(plugins(), experiment, trackers)
@@ -69,9 +91,11 @@ def run(
         _check_writable(plan, out)
         screen.begin(len(plan.cells))
         tracking = Tracking(loaded_trackers, plan.experiment, out, _print_note)
-        with _locked(plan, out), tracking:
+        with _locked(plan, out), _places(plan, out, cell_executor, jobs) as held, tracking:
             cache = reusable_results(out)
-            outcome = run_plan(plan, out, cell_executor, screen.observe, tracking, batch, cache)
+            outcome = run_plan(
+                plan, out, cell_executor, screen.observe, tracking, batch, cache, held
+            )
     _print_outcome(plan, outcome, out, measuring.as_json)
     return outcome.exit_code
 
@@ -94,6 +118,25 @@ def _locked(plan: Plan, out: Path) -> AbstractContextManager[None]:
     """Hold `out` where a cell is to run, so that no two runs train the same one."""
     done = all(is_recorded(out, cell) for cell in plan.cells)
     return nullcontext() if done else store.held(out)
+
+
+def _places(
+    plan: Plan, out: Path, executor: Executor, jobs: int | None
+) -> AbstractContextManager[Places | None]:
+    """Where the workers run, held for this run; None where the executor decides.
+
+    Raises UserError for a number of jobs that this executor or machine cannot run.
+    """
+    if not getattr(executor, "on_this_machine", False):
+        if jobs is not None:
+            raise UserError(
+                f"--jobs: the executor '{executor.name}' says itself how many cells run at once: "
+                "leave --jobs out"
+            )
+        return nullcontext()
+    if all(is_recorded(out, cell) for cell in plan.cells):
+        return nullcontext()
+    return places.held(jobs or 1, hardware.facts(), _print_note)
 
 
 def _check_writable(plan: Plan, out: Path) -> None:

@@ -30,6 +30,10 @@ NEARLY_SPENT = 0.8
 """Share of memory in use above which a worker that dies of a signal counts as out of memory.
 Libraries that do not check an allocation die of SIGSEGV or SIGBUS; the system sends SIGKILL."""
 
+POSSIBLY_SPENT = 0.4
+"""Share above which a crash may come of a lack of memory: one large allocation goes beyond the
+limit from there, and what was in use before it is all that is known."""
+
 _SIGNALS = {9: "SIGKILL", 11: "SIGSEGV", 7: "SIGBUS"}
 
 Observer = Callable[[Cell, Event], None]
@@ -156,9 +160,12 @@ class _End:
                 "machine and the kernel's log (dmesg), then run again"
             )
         if self.signal:
+            maybe = ", possibly out of memory" if self.spent >= POSSIBLY_SPENT else ""
+            smaller = "lower budget.micro_batch, or " if maybe else ""
             return (
-                f"a library crashed ({self.signal}) with {share}: the log has the Python stack; "
-                "run again, and if it crashes again reinstall the library at the top of that stack"
+                f"a library crashed ({self.signal}) with {share}{maybe}: the log has the Python "
+                f"stack; {smaller}run again, and if it crashes again reinstall the library at the "
+                "top of that stack"
             )
         return "see its log"
 

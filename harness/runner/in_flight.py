@@ -29,11 +29,13 @@ class Flight(Protocol):
         """Have `call(*arguments)` made in the thread of `run`; called while `work` runs."""
 
 
-def flight(executor: Executor) -> Flight:
-    """Runs as many cells at once as the executor's `concurrency`, a whole number from 1.
+def flight(executor: Executor, at_once: int | None = None) -> Flight:
+    """Runs `at_once` cells at once; None: the executor's `concurrency`, a whole number from 1.
 
-    Raises PluginFault for any other value.
+    Raises PluginFault for any other value of that.
     """
+    if at_once is not None:
+        return Sequential() if at_once == 1 else Concurrent(at_once)
     source = f"executor '{executor.name}'"
     with calling(source):
         limit = executor.concurrency

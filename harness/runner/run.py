@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +22,10 @@ from harness.results.leaderboard_layout import Leaderboard
 from harness.runner import bracketing, study
 from harness.runner.cell_runner import Observer, run_cell
 from harness.runner.in_flight import EventsInOrder, flight
+from harness.runner.places import Places
 from harness.runner.tracking import Tracking
 from harness.runner.tuning import Tuner, chosen, failure
+from harness.system.gpu_check import check_device
 from harness.types import Event
 
 if TYPE_CHECKING:
@@ -52,11 +55,12 @@ def run_plan(
     tracking: Tracking | None = None,
     batch: int | None = None,
     shared: Path | None = None,
+    places: Places | None = None,
 ) -> Outcome:
     """Run the cells that have no record yet; a failing one does not stop the others.
 
-    The base runs first, then as many cells at once as the executor's `concurrency`; `observe` and
-    `tracking` are called in this thread only.
+    The base runs first, then as many cells at once as there are `places` or, where those are
+    None, as the executor's `concurrency`; `observe` and `tracking` are called in this thread only.
 
     A tuned cell's trials run before it, each once. Their events go to `observe` only, under the
     trial's label; `{"event": "trial", ...}` of the tuned cell has the result of each.
@@ -72,7 +76,7 @@ def run_plan(
     among them; `tracking` gets the same.
     """
     recorded, notices = _recorded(plan, out)
-    cells = flight(executor)
+    cells = flight(executor, len(places) if places else None)
     tracked = None if tracking is None else EventsInOrder(plan.cells, tracking.event)
     statuses: dict[str, str] = {}
 
@@ -108,7 +112,8 @@ def run_plan(
         if notice := store.set_aside(out, cell.id) or notices.get(cell.id):
             notices[cell.id] = notice
             report(cell, {"event": "warning", "message": notice})
-        status = run_one(cell)
+        with places.one() if places else nullcontext():
+            status = run_one(cell)
         kept = store.read_record(out / "cells" / f"{cell.id}.json")
         statuses[cell.id] = status
         report(cell, {"event": "recorded", "status": status, "record": kept})
@@ -128,7 +133,8 @@ def run_plan(
 def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:
     """Ids of the cells that need not run, and why a recorded cell must run again.
 
-    Raises UserError if a library is missing that the remaining cells need.
+    Raises UserError if a library is missing that the remaining cells need, or if torch cannot use
+    the GPU that they were planned for.
     """
     recorded = {cell.id for cell in plan.cells if is_recorded(out, cell)}
     left = [cell for cell in plan.cells if cell.id not in recorded]
@@ -136,6 +142,7 @@ def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:
         study.check()
     if not left:
         return recorded, {}
+    check_device()
     check_loading(plan.base.suites, plugins())
     lack = _lost_answers(out, plan.base) if plan.base.id in recorded else None
     if lack is None:

@@ -22,19 +22,24 @@ if TYPE_CHECKING:
     from harness.types import Precision
 
 __all__ = [
+    "Driver",
     "Gpu",
     "Machine",
     "TorchBuild",
+    "TorchView",
     "available_memory",
     "default_precision",
     "facts",
     "free_memory",
     "torch_build",
+    "torch_view",
 ]
 
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
-_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+BUSY_SHARE = 0.1
+"""Share of a GPU's memory above which what others hold of it makes it a busy one: a screen's
+compositor takes less, a model more."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,28 @@ class Gpu:
     memory_bytes: int
     capability: tuple[int, int]
     """Compute capability, as (8, 0)."""
+    id: str | None = None
+    """As `CUDA_VISIBLE_DEVICES` takes it; None where it is not known."""
+    free_bytes: int | None = None
+    """When it was asked; None where it is not known."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether other processes hold more than BUSY_SHARE of its memory."""
+        free = self.free_bytes
+        return free is not None and free < (1 - BUSY_SHARE) * self.memory_bytes
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What NVIDIA's driver says of itself."""
+
+    cuda: tuple[int, int] | None = None
+    """The newest CUDA that it supports; None without a driver."""
+    fault: str | None = None
+    """Why its devices are not known."""
+    answered: bool = True
+    """False where it took too long, so that there may well be GPUs."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +81,8 @@ class TorchBuild:
     version: str
     cuda: str | None
     """The CUDA (or HIP) release it was built with; None for a CPU build."""
+    rocm: bool = False
+    """Whether that is HIP, AMD's: torch calls its devices `cuda` too."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +97,9 @@ class Machine:
     flags: tuple[str, ...] = ()
     """Those of FLAGS that the CPU has."""
     gpus: tuple[Gpu, ...] = ()
+    """Those that are free first."""
     torch: TorchBuild | None = None
+    driver: Driver = Driver()
 
     @property
     def device(self) -> str:
@@ -96,13 +127,18 @@ def default_precision(machine: Machine) -> Precision:
 def facts() -> Machine:
     """This machine; read once per process."""
     model, flags = _cpu()
+    build = torch_build()
+    gpus, driver = _gpus()
+    if build is not None and build.rocm:
+        gpus = torch_view().gpus  # AMD's libraries come with torch alone
     return Machine(
         cores=_cores(),
         memory_bytes=_memory_bytes(),
         cpu=model,
         flags=flags,
-        gpus=_gpus(),
-        torch=torch_build(),
+        gpus=gpus,
+        torch=build,
+        driver=driver,
     )
 
 
@@ -166,56 +202,46 @@ def _memory_bytes(root: Path = Path("/")) -> int:
     return total
 
 
-def _gpus(timeout: float = 5.0) -> tuple[Gpu, ...]:
-    """The CUDA devices, queried from the driver in a child process.
+def _gpus(seconds: float = 60.0) -> tuple[tuple[Gpu, ...], Driver]:
+    """The CUDA devices, and what their driver says (`gpu_query`), asked for at most `seconds`.
 
-    A child, because a process that has initialised CUDA must not fork; and the driver library
-    rather than nvidia-smi, because it honours `CUDA_VISIBLE_DEVICES` and MIG slices.
+    Without persistence mode a driver loads for several seconds at the first question.
     """
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}:
-        return ()
-    if sys.platform == "darwin":
-        return ()
-    with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"} or sys.platform == "darwin":
+        return (), Driver()
+    script = Path(__file__).with_name("gpu_query.py")
+    try:
         completed = subprocess.run(
-            [sys.executable, "-I", "-S", __file__],
+            [sys.executable, "-I", "-S", script],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=timeout,
+            timeout=seconds,
             check=False,
         )
-        devices = json.loads(completed.stdout or "[]")
-        return tuple(Gpu(name, memory, (major, minor)) for name, memory, major, minor in devices)
-    return ()
-
-
-def _query_driver() -> list[tuple[str, int, int, int]]:
-    """(name, memory in bytes, capability major, minor) of each device, through libcuda."""
-    import ctypes
-
-    try:
-        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return []
-    count = ctypes.c_int(0)
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
-        return []
-    devices = []
-    for ordinal in range(count.value):
-        device, capability = ctypes.c_int(), (ctypes.c_int(), ctypes.c_int())
-        name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
-        failed = (
-            cuda.cuDeviceGet(ctypes.byref(device), ordinal)
-            or cuda.cuDeviceGetName(name, len(name), device)
-            or cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-            or cuda.cuDeviceGetAttribute(ctypes.byref(capability[0]), _MAJOR, device)
-            or cuda.cuDeviceGetAttribute(ctypes.byref(capability[1]), _MINOR, device)
+    except subprocess.TimeoutExpired:
+        why = f"the CUDA driver did not answer within {seconds:g} s"
+        return (), Driver(fault=why, answered=False)
+    except OSError as error:
+        return (), Driver(fault=f"the CUDA driver could not be asked ({error.strerror})")
+    if not completed.stdout:
+        why = f"asking the CUDA driver ended with exit code {completed.returncode}"
+        return (), Driver(fault=why)
+    said = json.loads(completed.stdout)
+    gpus = [
+        Gpu(
+            name=device["name"],
+            memory_bytes=device["memory_bytes"],
+            capability=tuple(device["capability"]),
+            id=device["uuid"] or _visible(at, "CUDA_VISIBLE_DEVICES"),
+            free_bytes=device["free_bytes"],
         )
-        if not failed:
-            text = name.value.decode(errors="replace")
-            devices.append((text, memory.value, capability[0].value, capability[1].value))
-    return devices
+        for at, device in enumerate(said["devices"])
+    ]
+    # those that are free come first, for the first is the one that is used
+    gpus.sort(key=lambda gpu: gpu.busy)
+    cuda = said["cuda"]
+    return tuple(gpus), Driver(tuple(cuda) if cuda else None, said["fault"])
 
 
 def torch_build() -> TorchBuild | None:
@@ -227,7 +253,82 @@ def torch_build() -> TorchBuild | None:
         return None
     text = _read(Path(spec.origin).parent / "version.py")
     values = dict(re.findall(r"^(\w+)\b[^=\n]*=\s*'([^']*)'", text, re.MULTILINE))
-    return TorchBuild(values.get("__version__", "unknown"), values.get("cuda") or values.get("hip"))
+    cuda, hip = values.get("cuda"), values.get("hip")
+    return TorchBuild(values.get("__version__", "unknown"), cuda or hip, rocm=bool(hip))
+
+
+def _visible(at: int, *variables: str) -> str:
+    """What a variable that lists the visible devices calls the one at a position."""
+    named = next((os.environ[name] for name in variables if os.environ.get(name)), "")
+    names = [name.strip() for name in named.split(",") if name.strip()]
+    return names[at] if at < len(names) else str(at)
+
+
+_ASK_TORCH = """
+import json, warnings
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    import torch
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+devices = [torch.cuda.get_device_properties(i) for i in range(count)]
+print(json.dumps({
+    "gpus": [[d.name, d.total_memory, [d.major, d.minor]] for d in devices],
+    "compiled_for": torch.cuda.get_arch_list(),
+    "reason": " ".join(str(said[-1].message).split()) if said else None,
+}))
+"""
+
+
+@dataclass(frozen=True)
+class TorchView:
+    """What torch itself sees."""
+
+    gpus: tuple[Gpu, ...] = ()
+    """In torch's order."""
+    compiled_for: tuple[str, ...] = ()
+    """The architectures that it has code for, such as `sm_90` and `compute_90`."""
+    reason: str | None = None
+    """What it says where it sees none, if anything."""
+
+    def runs_on(self, capability: tuple[int, int]) -> bool:
+        """Whether it has code for a compute capability.
+
+        Machine code runs on later minor versions of its major one; `compute_*` is compiled for
+        any later device (CUDA C++ Programming Guide, "Application Compatibility").
+        """
+        for name in self.compiled_for:
+            kind, _, digits = name.partition("_")
+            number = re.match(r"\d+", digits)
+            if kind not in {"sm", "compute"} or number is None:
+                return True  # ROCm's names, such as gfx942
+            own = divmod(int(number[0]), 10)
+            if own <= capability and (kind == "compute" or own[0] == capability[0]):
+                return True
+        return False
+
+
+@functools.cache
+def torch_view() -> TorchView:
+    """What torch sees here, asked in a child process: it takes the seconds of torch's import.
+
+    Nothing is seen where torch cannot be imported.
+    """
+    completed = subprocess.run(
+        [sys.executable, "-c", _ASK_TORCH],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if completed.returncode:
+        lines = completed.stderr.strip().splitlines()
+        return TorchView(reason=lines[-1] if lines else f"exit code {completed.returncode}")
+    said = json.loads(completed.stdout.splitlines()[-1])
+    gpus = tuple(
+        Gpu(name, memory, tuple(which), _visible(at, "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"))
+        for at, (name, memory, which) in enumerate(said["gpus"])
+    )
+    return TorchView(gpus, tuple(said["compiled_for"]), said["reason"])
 
 
 def available_memory() -> int:
@@ -262,7 +363,3 @@ def free_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-if __name__ == "__main__":
-    print(json.dumps(_query_driver()))

@@ -27,6 +27,7 @@ On a CPU the weights' way through memory: passes of 32 to 256 tokens of a 135M m
 
 def check(*, liger: bool, compile: bool) -> None:
     """Raise UserError, naming the budget's key, for options that this machine does not support."""
+    from harness.system.gpu_check import compiler_lack
     from harness.system.hardware import facts
 
     cuda = facts().device == "cuda"
@@ -36,6 +37,9 @@ def check(*, liger: bool, compile: bool) -> None:
         raise EnvironmentLack(
             "budget.liger: liger-kernel is missing: pip install 'finetune-harness[liger]'"
         )
+    triton = "budget.liger" if liger else "budget.compile" if compile else None
+    if cuda and triton and (lack := compiler_lack()):
+        raise EnvironmentLack(f"{triton}: {lack.why}: {lack.mend}; or leave it out")
     compilers = (os.environ.get("CXX"), "g++", "clang++", "c++")
     if compile and not any(name and shutil.which(name) for name in compilers):
         raise EnvironmentLack(

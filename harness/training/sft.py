@@ -29,6 +29,7 @@ from harness.training.trainer import (
     check_packed,
     dataset,
     head_on_trained_positions,
+    head_without_triton,
     name_cap,
     name_experts,
     trainer_class,
@@ -77,11 +78,12 @@ def train_sft(
     Raises CellFailed where the artifact does not answer as what was trained, and (status
     `diverged`) at the first loss that is not finite.
     """
-    if not verify:
-        return _train(job, lr, peft, quantization, started, recipe)
-    remembered = Remembered(job)
-    watched = dataclasses.replace(job, trained=remembered.see)
-    return remembered.check(_train(watched, lr, peft, quantization, started, recipe))
+    with head_without_triton(job.warn):
+        if not verify:
+            return _train(job, lr, peft, quantization, started, recipe)
+        remembered = Remembered(job)
+        watched = dataclasses.replace(job, trained=remembered.see)
+        return remembered.check(_train(watched, lr, peft, quantization, started, recipe))
 
 
 def _train(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.data.tokenization import Encoded
-from harness.errors import UserError
+from harness.errors import EnvironmentLack, UserError
+from harness.system.gpu_check import compiler_lack
 from harness.training.packing import check_rows
 from harness.types import Job
 
@@ -229,6 +230,35 @@ def head_on_trained_positions() -> Iterator[None]:
         yield
     finally:
         utils._use_triton = switch
+
+
+@contextmanager
+def head_without_triton(warn: Callable[[str], None]) -> Iterator[None]:
+    """Have TRL's fused head run in torch on a GPU where Triton cannot compile.
+
+    TRL takes Triton wherever it imports, and Triton wants a C compiler and Python.h at its first
+    kernel: a slim container would fail at the first step. The loss is the same, its tiles take
+    more memory. Raises EnvironmentLack where this TRL has no such switch.
+    """
+    import torch
+    from transformers.utils.import_utils import is_triton_available
+
+    lack = compiler_lack() if torch.cuda.is_available() and is_triton_available() else None
+    if lack is None:
+        yield
+        return
+    try:
+        from trl.kernels import chunked_logprob
+
+        before = chunked_logprob._use_triton
+    except (ImportError, AttributeError):
+        raise EnvironmentLack(f"{lack.why}: {lack.mend}") from None
+    warn(f"{lack.why}: the loss is computed without Triton, slower; {lack.mend}")
+    chunked_logprob._use_triton = lambda device: False
+    try:
+        yield
+    finally:
+        chunked_logprob._use_triton = before
 
 
 def dataset(encoded: Sequence[Encoded]) -> Dataset:

@@ -1,4 +1,4 @@
-"""Runs cells one after another as child processes of this one."""
+"""Runs cells as child processes of this one."""
 
 import json
 import os
@@ -16,9 +16,10 @@ PATIENCE = 20
 
 
 class Local(Executor):
-    """One worker at a time on this machine."""
+    """Workers on this machine: one at a time, or as many as `--jobs` says."""
 
     name = "local"
+    on_this_machine = True
 
     def run(self, job_file: Path, log_file: Path) -> Iterator[Mapping[str, object]]:
         """Events come as JSON lines on the worker's standard output; the rest goes to the log."""

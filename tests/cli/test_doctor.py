@@ -14,7 +14,8 @@ import pytest
 from harness.cli import doctor
 from harness.cli.doctor import Check
 from harness.models import packaged
-from harness.system.hardware import Gpu, Machine, TorchBuild
+from harness.system import gpu_check, hardware
+from harness.system.hardware import Gpu, Machine, TorchBuild, TorchView
 
 HERE = Machine(cores=2, memory_bytes=8 << 30, cpu="some", torch=TorchBuild("2.13.0+cpu", None))
 
@@ -101,17 +102,51 @@ def test_a_distribution_that_is_not_installed_is_missing() -> None:
     assert check.mend.startswith("pip install ")
 
 
-def test_a_gpu_that_torch_cannot_use_is_told() -> None:
-    gpu = replace(HERE, gpus=(Gpu("Some GPU", 24 << 30, (8, 6)),))
+A6 = Gpu("Some GPU", 24 << 30, (8, 6))
+ABLE = replace(
+    HERE, gpus=(A6,), torch=TorchBuild("2.13.0", "13.0"), driver=hardware.Driver((13, 0))
+)
+
+
+def test_a_gpu_that_torch_cannot_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = replace(HERE, gpus=(A6,))
     assert doctor._torch(gpu).status == "missing"
     assert "pip install" in doctor._torch(gpu).mend
     assert doctor._torch(HERE) == Check("torch", "ok", "2.13.0+cpu (CPU build)")
     assert doctor._torch(replace(HERE, torch=None)).mend == "pip install torch"
-    able = replace(gpu, torch=TorchBuild("2.13.0", "13.0"))
-    assert doctor._torch(able).status == "ok"
-    assert doctor._precision(able).status == "ok"
-    assert doctor._gpu(able).detail == "Some GPU 24 GiB (sm_86)"
+    assert doctor._torch(ABLE).status == "ok"
+    rocm = replace(ABLE, torch=TorchBuild("2.13.0", "6.4", rocm=True))
+    assert doctor._torch(rocm).detail == "2.13.0 (ROCm 6.4)"
+    assert doctor._precision(ABLE).status == "ok"
     assert doctor._precision(gpu).detail == "slow on this cpu; precision: auto is float32"
+    # what torch itself says decides
+    monkeypatch.setattr(hardware, "torch_view", lambda: TorchView((A6,), ("sm_86",)))
+    assert doctor._gpu(ABLE).detail == "Some GPU 24 GiB (sm_86); driver for CUDA 13.0"
+    busy = replace(ABLE, gpus=(replace(A6, free_bytes=3 << 30),))
+    assert doctor._gpu(busy).status == "note"
+    assert "busy: 3.0 GiB free" in doctor._gpu(busy).detail
+    monkeypatch.setattr(hardware, "torch_view", TorchView)
+    old = doctor._gpu(replace(ABLE, driver=hardware.Driver((12, 2))))
+    assert (old.status, old.mend.split()[:2]) == ("missing", ["pip", "install"])
+    assert "this one is for CUDA 12.2" in old.detail
+
+
+def test_tritons_compiler_is_looked_for_where_there_is_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert doctor._compiler(HERE) == []
+    monkeypatch.setattr(gpu_check, "compiler_lack", lambda: None)
+    assert [check.status for check in doctor._compiler(ABLE)] == ["ok"]
+    lack = gpu_check.Lack("no C compiler", "apt-get install gcc")
+    monkeypatch.setattr(gpu_check, "compiler_lack", lambda: lack)
+    (check,) = doctor._compiler(ABLE)
+    assert (check.status, check.mend) == ("note", "apt-get install gcc")
+
+
+def test_an_apple_gpu_that_stays_unused_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check.sys, "platform", "darwin")
+    monkeypatch.setattr(gpu_check.platform, "machine", lambda: "arm64")
+    assert "Apple's GPU (MPS) is not used" in doctor._gpu(HERE).detail
 
 
 def test_the_mirror(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import sys
 import threading
 
 import pytest
+from harness.plugins.executors.local import Local
 
 from harness import Executor, Tracker
 from harness.config.experiment import load_experiment
@@ -13,6 +14,7 @@ from harness.manager import Plugins
 from harness.planning.plan import Settings, make_plan
 from harness.results import store
 from harness.runner.in_flight import EventsInOrder
+from harness.runner.places import Places
 from harness.runner.run import run_plan
 from harness.runner.tracking import Tracking
 from tests.conftest import run_warm
@@ -25,19 +27,21 @@ def planned(small):
     return make_plan(load_experiment(small.file), Plugins(), Settings())
 
 
-class Meeting(Pair):
+def meeting(kind):
     """After the base, no worker's events are passed on before two workers run."""
 
-    def __init__(self):
-        self.met = threading.Barrier(2)
+    class Meeting(kind):
+        met = threading.Barrier(2)
 
-    def run(self, job_file, log_file):
-        base = json.loads(job_file.read_text())["cell"]["method"] == "base"
-        events = super().run(job_file, log_file)
-        yield next(events)
-        if not base:
-            self.met.wait(timeout=300)
-        yield from events
+        def run(self, job_file, log_file):
+            base = json.loads(job_file.read_text())["cell"]["method"] == "base"
+            events = super().run(job_file, log_file)
+            yield next(events)
+            if not base:
+                self.met.wait(timeout=300)
+            yield from events
+
+    return Meeting()
 
 
 class Diary(Tracker):
@@ -66,7 +70,11 @@ def comparable(record):
     return {**kept, "suites": suites, "losses": losses}
 
 
-def test_two_cells_in_flight_leave_the_records_that_one_after_another_leaves(experiment, warm):
+@pytest.mark.parametrize("kind", [Pair, Local])
+def test_two_cells_in_flight_leave_the_records_that_one_after_another_leaves(
+    experiment, warm, kind
+):
+    """By an executor's own concurrency, and by `--jobs 2` with a thread for each worker."""
     small = experiment(methods=METHODS, suites=["picks"])
     assert not run_warm(small, warm).failed
     plan, out = planned(small), small.folder / "paired"
@@ -77,8 +85,9 @@ def test_two_cells_in_flight_leave_the_records_that_one_after_another_leaves(exp
         events.append((cell.id, event["event"]))
 
     stdout = sys.stdout
+    two = Places([{"OMP_NUM_THREADS": "1"}] * 2) if kind is Local else None
     with Tracking([diary], "paired", out, pytest.fail) as tracking:
-        outcome = run_plan(plan, out, Meeting(), observe, tracking)
+        outcome = run_plan(plan, out, meeting(kind), observe, tracking, places=two)
     ids = [cell.id for cell in plan.cells]
     assert (list(outcome.ran), outcome.failed, outcome.exit_code) == (ids, (), 0)
     # in flight together, and after the base

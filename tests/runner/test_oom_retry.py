@@ -8,6 +8,7 @@ import yaml
 from harness.manager import plugins
 from harness.results import store
 from harness.runner import oom_retry
+from harness.runner.cell_runner import _End
 from harness.system.hardware import available_memory
 from harness.types import Budget
 from tests.conftest import ROOT, THINGS, conversations, run_warm, write_distribution, write_jsonl
@@ -165,6 +166,17 @@ def test_a_worker_that_dies_with_memory_to_spare_is_an_error_that_says_what_to_d
     assert advice in died["error"]["message"]
     assert "ladder" not in (died["training"] or {})
     assert records["lora-0"]["status"] == "ok"
+
+
+@pytest.mark.parametrize(("spent", "told"), [(0.9, "oom"), (0.5, "possibly"), (0.1, "no")])
+def test_a_crash_near_the_limit_is_told_as_possibly_out_of_memory(spent, told):
+    """One allocation beyond the limit crashes oneDNN while half of the memory is free."""
+    end = _End(code=-11)
+    end.update({"event": "memory", "spent": spent})
+    assert end.status == ("oom" if told == "oom" else "error")
+    assert ("possibly out of memory" in end.cause) == (told == "possibly")
+    assert ("lower budget.micro_batch" in end.cause) == (told == "possibly")
+    assert "\n" not in end.cause
 
 
 def test_on_oom_stop_tries_once(run):

@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.system import hardware
-from harness.system.hardware import Gpu, Machine, TorchBuild, default_precision
+from harness.system.hardware import Driver, Gpu, Machine, TorchBuild, default_precision
 
 CPU = Machine(cores=2, memory_bytes=8 << 30, cpu="some", torch=TorchBuild("2.13.0+cpu", None))
 CUDA = TorchBuild("2.13.0", "13.0")
@@ -20,20 +21,48 @@ CUDA = TorchBuild("2.13.0", "13.0")
 LIBCUDA = r"""
 #include <string.h>
 #include <stddef.h>
-int cuInit(unsigned flags) { return 0; }
-int cuDeviceGetCount(int *count) { *count = 1; return 0; }
+#ifdef SLEEPS
+#include <unistd.h>
+#endif
+#ifndef FAILS
+#define FAILS 0
+#endif
+int cuDriverGetVersion(int *version) { *version = 12040; return 0; }
+int cuInit(unsigned flags) {
+#ifdef SLEEPS
+    sleep(60);
+#endif
+    return FAILS;
+}
+int cuDeviceGetCount(int *count) { *count = 2; return 0; }
 int cuDeviceGet(int *device, int ordinal) { *device = 7 + ordinal; return 0; }
 int cuDeviceGetName(char *name, int length, int device) {
-    if (device != 7) return 101;
-    strncpy(name, "Some GPU", length);
+    strncpy(name, device == 7 ? "Busy GPU" : "Some GPU", length);
     return 0;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)24 << 30; return 0; }
+int cuDeviceGetUuid_v2(char *bytes, int device) { memset(bytes, device, 16); return 0; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     *value = attribute == 75 ? 8 : attribute == 76 ? 6 : -1;
     return 0;
 }
 """
+LIBNVML = r"""
+#include <string.h>
+typedef struct { unsigned long long total, free, used; } Memory;
+int nvmlInit_v2(void) { return 0; }
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle) {
+    if (strncmp(uuid, "MIG-", 4)) return 6;  /* not found: both are slices */
+    *handle = uuid[4] == '0' && uuid[5] == '7' ? (void *)1 : (void *)2;
+    return 0;
+}
+int nvmlDeviceGetMemoryInfo(void *handle, Memory *memory) {
+    memory->free = (handle == (void *)1 ? 10ull : 23ull) << 30;
+    return 0;
+}
+"""
+SOME = Gpu("Some GPU", 24 << 30, (8, 6), "MIG-08080808-0808-0808-0808-080808080808", 23 << 30)
+BUSY = Gpu("Busy GPU", 24 << 30, (8, 6), "MIG-07070707-0707-0707-0707-070707070707", 10 << 30)
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -41,6 +70,13 @@ def write(root: Path, files: dict[str, str]) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     return root
+
+
+@pytest.mark.skipif(bool(os.environ.get("HARNESS_TEST_GPU")), reason="tests on the GPU")
+def test_the_tests_run_on_the_cpu_wherever_they_run() -> None:
+    torch = pytest.importorskip("torch")
+    assert hardware.facts().device == "cpu"
+    assert not torch.cuda.is_available()
 
 
 def test_facts_of_this_machine_are_plausible_and_need_no_torch() -> None:
@@ -112,23 +148,56 @@ def test_auto_precision(here: Machine, precision: str) -> None:
     assert default_precision(here) == precision
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a Linux library")
-def test_gpus_are_asked_from_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cuda.c").write_text(LIBCUDA)
-    command = ["cc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", tmp_path / "cuda.c"]
-    subprocess.run(command, check=True)
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`driver("FAILS=803")` puts a driver's libraries, compiled so, where they are looked for."""
+    if shutil.which("cc") is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs a C compiler, and Linux")
+
+    def put(*defined: str) -> None:
+        for name, text in (("libcuda.so.1", LIBCUDA), ("libnvidia-ml.so.1", LIBNVML)):
+            (tmp_path / "source.c").write_text(text)
+            flags = [f"-D{text}" for text in defined]
+            command = ["cc", "-w", "-shared", "-fPIC", *flags, "-o", tmp_path / name]
+            subprocess.run([*command, tmp_path / "source.c"], check=True)
+
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert hardware._gpus() == (Gpu("Some GPU", 24 << 30, (8, 6)),)
+    return put
+
+
+def test_gpus_are_asked_from_the_driver_and_free_ones_come_first(
+    driver: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver()
+    assert hardware._gpus() == ((SOME, BUSY), Driver((12, 4)))
+    assert (SOME.busy, BUSY.busy) == (False, True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert hardware._gpus() == ()
+    assert hardware._gpus() == ((), Driver())
+
+
+def test_a_driver_that_is_slow_or_broken_does_not_look_like_none(
+    driver: Callable[..., None],
+) -> None:
+    driver("SLEEPS")
+    gpus, said = hardware._gpus(seconds=1)
+    assert (gpus, said.answered) == ((), False)
+    assert said.fault == "the CUDA driver did not answer within 1 s"
+    driver("FAILS=803")
+    fault = "the CUDA driver does not start (error 803)"
+    assert hardware._gpus() == ((), Driver((12, 4), fault))
+    driver("FAILS=100")  # the library without a device
+    assert hardware._gpus() == ((), Driver((12, 4)))
 
 
 def test_the_torch_build_is_the_one_that_torch_names() -> None:
     torch = pytest.importorskip("torch")
     build = hardware.torch_build()
-    assert build == TorchBuild(torch.__version__, torch.version.cuda or torch.version.hip)
+    cuda, hip = torch.version.cuda, torch.version.hip
+    assert build == TorchBuild(torch.__version__, cuda or hip, rocm=bool(hip))
+    seen = hardware.torch_view()
+    assert len(seen.gpus) == (torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    assert list(seen.compiled_for) == torch.cuda.get_arch_list()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")

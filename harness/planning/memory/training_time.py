@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
 from harness.api.footprint import Footprint
 from harness.models.shapes import Shapes
 from harness.planning.memory.batches import Batch
 from harness.planning.memory.formula import adapter_parameters
 from harness.system.hardware import Machine
 
-GPU_BF16 = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "A10": 125e12,
-    "L4": 121e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-    "A6000": 155e12,
+
+@dataclass(frozen=True)
+class Speed:
+    """Dense operations a second of a card, from its maker's data sheet."""
+
+    half: float
+    """In bf16 or fp16, added up in float32."""
+    float32: float
+    """Without tensor cores, as torch multiplies float32 by default."""
+    bf16: bool = True
+    """Whether it has bf16; else it emulates it, at a speed that no sheet names."""
+
+
+GPUS = {
+    "B200": Speed(2250e12, 75e12),
+    "GH200": Speed(989e12, 67e12),
+    "H200": Speed(989e12, 67e12),
+    "H200 NVL": Speed(835e12, 60e12),
+    "H100": Speed(989e12, 67e12),
+    "H100 NVL": Speed(835e12, 60e12),
+    "H100 PCIe": Speed(756e12, 51e12),
+    "A100": Speed(312e12, 19.5e12),
+    "L40S": Speed(362e12, 91.6e12),
+    "L40": Speed(181e12, 90.5e12),
+    "L4": Speed(121e12, 30.3e12),
+    "A10": Speed(125e12, 31.2e12),
+    "A10G": Speed(70e12, 35e12),
+    "RTX 6000 Ada Generation": Speed(364e12, 91.1e12),
+    "RTX A6000": Speed(155e12, 38.7e12),
+    "RTX 4090": Speed(165e12, 82.6e12),
+    "RTX 3090": Speed(71e12, 35.6e12),
+    "T4": Speed(65e12, 8.1e12, bf16=False),
+    "V100": Speed(125e12, 15.7e12, bf16=False),
 }
-"""Dense bf16 operations a second, from the makers' data sheets."""
+"""By the model as the driver names it, its maker, line, form and memory left out."""
+_MAKERS = {"nvidia", "tesla", "geforce"}
+_FORM = re.compile(r"(?i)\d+GB|SXM\d*|HBM\d\w*|PCIe")
 UTILISED = 0.35
 """Share of it that a training step reaches."""
-FLOAT32_SHARE = 1 / 15
-"""Float32 without tensor cores, against bf16."""
 CORE = 38e9
 """Float32 operations a second of an AVX2 core: 71 to 82e9 on two (results/reference)."""
 
@@ -42,14 +68,24 @@ def operations(shapes: Shapes, footprint: Footprint, tokens: float) -> float:
 
 
 def operations_per_second(machine: Machine, precision: str) -> float | None:
-    """Expected rate of a training step; None for an unknown device."""
+    """Expected rate of a training step; None for a device of unknown speed."""
     if machine.device != "cuda":
         return CORE * machine.cores if precision == "float32" else None
-    name = machine.gpus[0].name
-    peak = next((speed for key, speed in GPU_BF16.items() if key in name), None)
-    if peak is None:
+    speed = speed_of(machine.gpus[0].name)
+    if speed is None or (precision == "bf16" and not speed.bf16):
         return None
-    return UTILISED * peak * (1 if precision == "bf16" else FLOAT32_SHARE)
+    return UTILISED * (speed.float32 if precision == "float32" else speed.half)
+
+
+def speed_of(name: str) -> Speed | None:
+    """The speed of a card by its whole name; None for one that is not in GPUS.
+
+    `NVIDIA A100-SXM4-80GB` and `NVIDIA A100 80GB PCIe` are an A100. A laptop's, a slice (MIG) and
+    every other variant is another card.
+    """
+    words = [word for word in name.replace("-", " ").split() if word.lower() not in _MAKERS]
+    model = " ".join(word for word in words if not _FORM.fullmatch(word))
+    return GPUS.get(f"{model} PCIe" if "PCIe" in words else model) or GPUS.get(model)
 
 
 def seconds(
