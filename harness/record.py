@@ -226,6 +226,9 @@ class Estimator(TypedDict):
     per: str | None
     where: str | dict[str, str] | None
     """The group of the samples, or their fields."""
+    bounds: NotRequired[list[float | None]]
+    """The least and the greatest that the figure can be, null for none; absent where the metric
+    states none. A share's are 0 and 1."""
 
 
 @section

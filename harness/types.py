@@ -16,6 +16,10 @@ Message = Mapping[str, str]
 Event = Mapping[str, Any]
 """What a worker reports, as JSON: `event` is its kind, the other keys depend on that."""
 
+Bounds = tuple[float | None, float | None]
+"""The least and the greatest that a score, and so a mean of them, can be; None where there is no
+such bound."""
+
 Precision = Literal["float32", "bf16"]
 ArtifactKind = Literal["base", "weights", "adapter"]
 
@@ -200,6 +204,8 @@ class Metric:
     where: str | Mapping[str, str] | None = None
     """Only samples whose `group` is this, or whose fields are these (`{"domain": "news"}`); None
     means all."""
+    bounds: Bounds | None = None
+    """The range of the figure, which its interval does not leave; a share's is 0 to 1."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from harness.api.tools import Tools
-from harness.types import Output, Sample
+from harness.types import Bounds, Output, Sample
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Judge:
     """What a suite's `judge: {name: ...}` says."""
     version: ClassVar[int] = 1
     """Raise it with every change of the prompt: it is part of the suite's hash."""
+    bounds: ClassVar[Bounds | None] = None
+    """The least and the greatest score, which intervals do not leave."""
 
     def judge(
         self,

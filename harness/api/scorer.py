@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.api.tools import Tools
-from harness.types import ModelRef, Output, Sample
+from harness.types import Bounds, ModelRef, Output, Sample
 
 if TYPE_CHECKING:
     from harness.config.strict_yaml import StrictModel
@@ -38,6 +38,8 @@ class Scorer:
     reference: bool | None = None
     """Whether it grades how near an answer is to the reference, so that the score against other
     samples' references is its negative control; None: where it needs a reference and is a mean."""
+    bounds: Bounds | None = None
+    """The range of its scores, which intervals do not leave; a share's is 0 to 1."""
 
     @property
     def controlled(self) -> bool:
@@ -88,6 +90,7 @@ def scorer(
     check: Callable[..., None] | None = None,
     version_beyond_ascii: int | None = None,
     reference: bool | None = None,
+    bounds: Bounds | None = None,
 ) -> Callable[[Callable[..., Any]], Scorer]:
     """Make a scorer of a function.
 
@@ -103,7 +106,12 @@ def scorer(
     A score of how near answer and reference are is also computed against the references of other
     samples, as `<label>_other`, and suites have the metric `<label>_own_minus_other`; `reference`
     says whether, by default where the scorer needs a reference and is no share.
+
+    `bounds=(0.0, 1.0)` is the range of the scores, None on a side without an end: a score beyond
+    it is an error, and no interval leaves it. Without it intervals are as wide as they are.
     """
+    if bounds is not None and None not in bounds and not bounds[0] < bounds[1]:  # type: ignore[operator]
+        raise TypeError(f"scorer '{name}': bounds are (least, greatest), got {bounds}")
 
     def make(function: Callable[..., Any]) -> Scorer:
         @functools.wraps(function)
@@ -125,6 +133,7 @@ def scorer(
             check,
             version_beyond_ascii,
             reference,
+            bounds,
         )
         taken = {"name", "label"} & {parameter.name for parameter in made.parameters}
         if taken:

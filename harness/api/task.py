@@ -199,6 +199,12 @@ class TaskTools(Tools, Protocol):
     def judge_identity(self) -> dict[str, Any]:
         """Who judges: `model`, `content_hash` and `self_judged`."""
 
+    def cut_by_embedder(self, texts: Sequence[str]) -> tuple[int, int | None]:
+        """How many of the texts are longer than the suite's embedder reads, and its most tokens.
+
+        (0, None) where it states no length.
+        """
+
 
 class Task(Generic[Keys]):
     """A way in which a suite asks a model. Subclass it, set `name` and `Settings`.

@@ -32,6 +32,9 @@ class Encoded:
     labels: list[int]
     cut: int = 0
     """Tokens truncated from the end to fit `max_length`."""
+    framing: Sequence[bool] = ()
+    """For each token, whether it is none of the row's own texts: the end token, and what a chat
+    template writes around an answer."""
 
 
 def encode_row(
@@ -51,21 +54,25 @@ def encode_row(
     ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if row.messages is not None:
         try:
-            ids, labels = _conversation(tokenizer, row.messages, chat_template, loss)
+            ids, labels, framing = _conversation(tokenizer, row.messages, chat_template, loss)
         except UserError as error:
             raise UserError(f"row {row.id}: {error}") from error
     elif row.text is not None:
         ids = [*encode_text(tokenizer, row.text), *ending]
-        labels = list(ids)
+        labels, framing = list(ids), _ended(ids, ending)
     else:
         before = encode_text(tokenizer, row.prompt or "")
         ids = [*before, *encode_after(tokenizer, row.completion or ""), *ending]
-        labels = [IGNORED] * len(before) + ids[len(before) :]
+        labels, framing = [IGNORED] * len(before) + ids[len(before) :], _ended(ids, ending)
     if loss == "all":
         labels = list(ids)
     cut = max(0, len(ids) - max_length) if max_length else 0
     end = len(ids) - cut
-    return Encoded(ids[:end], labels[:end], cut)
+    return Encoded(ids[:end], labels[:end], cut, framing[:end])
+
+
+def _ended(ids: Sequence[int], ending: Sequence[int]) -> list[bool]:
+    return [False] * (len(ids) - len(ending)) + [True] * len(ending)
 
 
 def encode_prompt(
@@ -298,8 +305,8 @@ def _conversation(
     messages: Sequence[Message],
     chat_template: str | None,
     loss: str,
-) -> tuple[list[int], list[int]]:
-    """Ids and labels; with `loss="all"` answers are not located."""
+) -> tuple[list[int], list[int], list[bool]]:
+    """Ids, labels and `Encoded.framing`; with `loss="all"` answers are not located."""
 
     def rendered(some: Sequence[Message], generation_prompt: bool) -> str:
         return render(tokenizer, some, chat_template, generation_prompt=generation_prompt)
@@ -316,7 +323,26 @@ def _conversation(
         token if any(start <= a and (b <= end or a < end) for start, end in spans) else IGNORED
         for token, (a, b) in zip(ids, places, strict=True)
     ]
-    return ids, labels
+    if loss == "all":
+        return ids, labels, [False] * len(ids)
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    # a first message of the assistant may have no span
+    pairs = zip(answers[len(answers) - len(spans) :], spans, strict=True)
+    contents = [_content_span(text, answer, span) for answer, span in pairs]
+    framing = [not any(a < end and b > start for start, end in contents) for a, b in places]
+    return ids, labels, framing
+
+
+def _content_span(text: str, answer: str, span: tuple[int, int]) -> tuple[int, int]:
+    """Where in an assistant's turn the answer's own text is; all of it where it was rewritten.
+
+    A template may write an end token after it, an empty line of thought before it, or strip it.
+    """
+    for wanted in (answer, answer.strip()):
+        at = text.find(wanted, *span)
+        if at >= 0:
+            return at, at + len(wanted)
+    return span
 
 
 def _in_pieces(

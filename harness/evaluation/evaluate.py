@@ -174,6 +174,28 @@ class Bench:
         """(texts, dimensions) float32 unit vectors of the suite's embedder; a text runs once."""
         import numpy as np
 
+        key, model = self._embedder()
+        new = [text for text in dict.fromkeys(texts) if (key, text) not in self._embedded]
+        found = model.encode(new, normalize_embeddings=True, show_progress_bar=False)
+        self._embedded |= {(key, text): vector for text, vector in zip(new, found, strict=True)}
+        return np.array([self._embedded[key, text] for text in texts])
+
+    def cut_by_embedder(self, texts: Sequence[str]) -> tuple[int, int | None]:
+        """How many of the texts are longer than the suite's embedder reads, and its most tokens.
+
+        Its own two marks count among them. (0, None) where it states no length.
+        """
+        from transformers import PreTrainedTokenizerBase
+
+        _, model = self._embedder()
+        most, tokenizer = model.max_seq_length, model.tokenizer
+        if most is None or not texts or not isinstance(tokenizer, PreTrainedTokenizerBase):
+            return 0, None
+        encoded = tokenizer([text.strip() for text in texts], truncation=False, verbose=False)
+        return sum(len(ids) > most for ids in encoded["input_ids"]), int(most)
+
+    def _embedder(self) -> tuple[str, Any]:
+        """The suite's embedder, opened once, and what it is remembered by."""
         assert self.suite is not None
         assert self.suite.embedder is not None
         embedder = self.suite.embedder
@@ -182,10 +204,7 @@ class Bench:
             from sentence_transformers import SentenceTransformer
 
             self._embedders[key] = SentenceTransformer(embedder.path, revision=embedder.revision)
-        new = [text for text in dict.fromkeys(texts) if (key, text) not in self._embedded]
-        found = self._embedders[key].encode(new, normalize_embeddings=True, show_progress_bar=False)
-        self._embedded |= {(key, text): vector for text, vector in zip(new, found, strict=True)}
-        return np.array([self._embedded[key, text] for text in texts])
+        return key, self._embedders[key]
 
     def judge_model(self) -> Model:
         """The judge's model, opened on first use; the judged one is closed for it."""

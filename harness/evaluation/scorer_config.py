@@ -14,7 +14,7 @@ from harness.config.strict_yaml import KeyPath, Located, validate_options
 from harness.data.text_normalization import beyond_ascii
 from harness.errors import DataError, PluginFault, UserError
 from harness.manager import Plugins, calling
-from harness.types import ModelRef, Sample
+from harness.types import Bounds, ModelRef, Sample
 
 __all__ = ["check_samples", "checked", "content", "read", "uses"]
 
@@ -23,6 +23,9 @@ Resolve = Callable[[str, KeyPath], ModelRef]
 
 OTHER, DIFFERENCE = "_other", "_own_minus_other"
 """What a scorer's label gets for its negative control: a score, and a score with its metric."""
+
+ROUNDING = 1e-5
+"""By how much a score in float32 may be beyond the bounds, of their size."""
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -109,8 +112,13 @@ def uses(
         yield entry.label, scorer, options
 
 
-def checked(scores: object, count: int, whose: str) -> Sequence[float | None]:
-    """What a scorer or a judge gave. Raises PluginFault unless each answer has a number or None."""
+def checked(
+    scores: object, count: int, whose: str, bounds: Bounds | None = None
+) -> Sequence[float | None]:
+    """What a scorer or a judge gave, within the bounds that it states.
+
+    Raises PluginFault unless each answer has a number within them, or None.
+    """
     listed = list(scores) if isinstance(scores, Iterable) and not isinstance(scores, str) else None
     if listed is None or len(listed) != count:
         given = f"{len(listed)} scores" if listed is not None else repr(scores)[:100]
@@ -118,6 +126,16 @@ def checked(scores: object, count: int, whose: str) -> Sequence[float | None]:
     for score in listed:
         if score is not None and not isinstance(score, numbers.Real):
             raise PluginFault(f"{whose} gave {repr(score)[:100]}: a score is a number or None")
+    least, greatest = bounds or (None, None)
+    for score in listed if bounds else ():
+        if score is not None and (
+            (least is not None and score < least - ROUNDING * max(1.0, abs(least)))
+            or (greatest is not None and score > greatest + ROUNDING * max(1.0, abs(greatest)))
+        ):
+            raise PluginFault(
+                f"{whose} gave {score:g}, beyond its bounds {least} to {greatest}: correct "
+                "`bounds`, or leave it out"
+            )
     return listed
 
 

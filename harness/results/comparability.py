@@ -8,7 +8,7 @@ from typing import Any
 from harness.api.task import Suite
 from harness.errors import NotComparable
 from harness.record import Record, SuiteSection
-from harness.results.groups import Group, ReadRows, degenerate, own_words
+from harness.results.groups import Group, ReadRows, answer_warnings, own_words
 from harness.results.store import suites
 from harness.stats.degenerate_answers import MANY
 
@@ -82,11 +82,11 @@ def warnings(candidate: Group, baseline: Group) -> list[str]:
 
 
 def answers(candidate: Group, baseline: Group, read_rows: ReadRows) -> list[str]:
-    """The lines of a comparison: what is degenerate in each arm, and unequal shares of cut ones."""
+    """The lines of a comparison: each arm's own, and unequal shares of answers that are cut."""
     lines = [
-        f"{group.label}: {one}"
+        f"{group.label}: {line}"
         for group in (candidate, baseline)
-        for one in degenerate(group, read_rows)
+        for line in answer_warnings(group, read_rows)
     ]
     ours, theirs = (_capped(group, read_rows) for group in (candidate, baseline))
     return lines + [

@@ -198,12 +198,13 @@ def _difference(
     metric: Evidence, change: FigureTest, p_adjusted: float, confidence: float
 ) -> MetricDifference:
     stderr = stats.stderr_of(change.ci_low, change.ci_high, confidence)
+    low, high = metric.shown(change, "difference")
     return {
         "value": metric.value,
         "baseline": metric.baseline,
         "delta": change.value,
-        "delta_ci_low": change.ci_low,
-        "delta_ci_high": change.ci_high,
+        "delta_ci_low": low,
+        "delta_ci_high": high,
         "p": _p_value(change),
         "detectable": stats.minimum_detectable_effect(stderr, confidence),
         "margin": margin(metric),

@@ -283,14 +283,17 @@ def assess_evidence(check: Check, evidence: Evidence) -> Finding:
     passes = identical or (room_low > 0 if strict else room_low >= 0)
     beyond = room < 0 and not passes
     more = _More() if passes else _more_samples(check, test, evidence, room)
+    alone = check.rule.limit in ("min", "max")
+    sort: Literal["figure", "difference", "ratio"] = "ratio" if relative else "difference"
+    low, high = evidence.shown(test, "figure" if alone else sort)
     return Finding(
         name=check.name,
         limit=check.rule.limit_text(),
         value=evidence.value,
-        baseline=None if check.rule.limit in ("min", "max") else evidence.baseline,
+        baseline=None if alone else evidence.baseline,
         change=test.value,
-        ci_low=_plain(test.ci_low),
-        ci_high=_plain(test.ci_high),
+        ci_low=_plain(low),
+        ci_high=_plain(high),
         bound=bound,
         relative=relative,
         n=evidence.n,

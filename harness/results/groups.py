@@ -168,6 +168,17 @@ def degenerate(group: Group, read_rows: ReadRows) -> list[degenerate_answers.Deg
     return list(every.values())
 
 
+def answer_warnings(group: Group, read_rows: ReadRows) -> list[str]:
+    """Lines on what is degenerate, and on texts that an embedder cut, each suite's once."""
+    lines = [str(one) for one in degenerate(group, read_rows)]
+    cut: dict[str, list[str]] = {}
+    for cell in group.cells:
+        for suite, section in suites(cell).items():
+            if found := degenerate_answers.cut_by_embedder(suite, section.get("notes") or {}):
+                cut.setdefault(suite, found)
+    return [*lines, *(line for found in cut.values() for line in found)]
+
+
 def own_words(cell: Record, suite: str, read_rows: ReadRows) -> metric_summary.Rows:
     """The rows of a suite whose answers are the model's own words; none of another."""
     if "capped_share" not in (suites(cell)[suite].get("notes") or {}):

@@ -9,7 +9,7 @@ from harness import stats
 from harness.errors import UserError, nearest
 from harness.record import MetricSection, Record
 from harness.results.cost import cost
-from harness.results.groups import Group, ReadRows, degenerate, findings, grouped, metrics
+from harness.results.groups import Group, ReadRows, answer_warnings, findings, grouped, metrics
 from harness.results.leaderboard_layout import VERSION, Leaderboard, Row, RowMetric
 from harness.results.store import plain, suites
 from harness.stats import metric_summary
@@ -96,7 +96,7 @@ def _row(group: Group, by_id: Mapping[str, Record], read_rows: ReadRows) -> Row:
     }
     if health := list(dict.fromkeys(name for cell in group.cells for name in findings(cell))):
         row["health"] = health
-    if lines := [str(one) for one in degenerate(group, read_rows)]:
+    if lines := answer_warnings(group, read_rows):
         row["degenerate"] = lines
     return row
 

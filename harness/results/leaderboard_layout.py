@@ -82,7 +82,8 @@ class Row(TypedDict):
     health: NotRequired[list[str]]
     """Names of the health checks that spoke in any seed; absent where none did."""
     degenerate: NotRequired[list[str]]
-    """What is degenerate in the answers of any seed, a line each; absent where nothing is."""
+    """What is degenerate in the answers of any seed, and texts that an embedder cut, a line each;
+    absent where nothing is."""
 
 
 @section

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 from harness import stats
 from harness.record import Estimator, Record
@@ -14,6 +15,7 @@ from harness.results.groups import Group, ReadRows, degenerate
 from harness.results.lookup import Arm
 from harness.stats import bootstrapping, metric_summary, perplexity, proportions
 from harness.stats.degenerate_answers import Degenerate
+from harness.types import Bounds
 
 DRAWS, FEWER = 10_000, 2_500
 """Of each bootstrap, and of one over many samples. The smallest p is 0.0002 (0.0008), which leaves
@@ -49,6 +51,8 @@ class Evidence:
     confidence: float
     identical: bool = False
     """Whether both arms gave the same answers, with the same scores."""
+    bounds: Bounds = (None, None)
+    """The range of the figure."""
 
     @property
     def n(self) -> int:
@@ -119,6 +123,20 @@ class Evidence:
         if b.value <= 0 or not (b.replicates > 0).all():
             return FigureTest(math.nan, math.nan, math.nan, math.nan)
         return _bootstrap_test(bootstrapping.relative(a, b), limit, self.confidence)
+
+    def shown(
+        self, test: FigureTest, of: Literal["figure", "difference", "ratio"]
+    ) -> tuple[float, float]:
+        """The interval of a test in the range that a figure of its sort has: for showing alone.
+
+        What shrinks by a share of itself, a `ratio`, cannot go below -1 where it has no sign.
+        """
+        within = self.bounds
+        if of == "difference":
+            within = metric_summary.spread(within)
+        elif of == "ratio":
+            within = (-1.0, None) if within[0] is not None and within[0] >= 0 else (None, None)
+        return metric_summary.clipped(within, test.value, test.ci_low, test.ci_high)
 
     def _log_p(self, ratio: float) -> float:
         """Two-sided p of candidate / baseline being `ratio`."""
@@ -207,6 +225,7 @@ class Pairs:
             b,
             self._confidence,
             self._identical(suite, metric, a, b),
+            metric_summary.bounds(how),
         )
 
     def _identical(

@@ -81,6 +81,22 @@ def _same(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> tuple[str,
     return "same_answer", count, f"{what}: its scores say nothing of the questions"
 
 
+CUT = "cut_by_embedder"
+"""The note of a suite that counts texts of which the embedder saw the beginning alone."""
+
+
+def cut_by_embedder(suite: str, notes: Mapping[str, Any]) -> list[str]:
+    """The line of a suite whose embedder cut texts, by the notes that it left."""
+    if CUT not in notes:
+        return []
+    cut = notes[CUT]
+    return [
+        f"suite '{suite}': {cut['answers']} answers and {cut['references']} references of "
+        f"{cut['samples']} samples are longer than the {cut['most_tokens']} tokens that the "
+        "embedder reads: cosines are of their beginnings"
+    ]
+
+
 def loops(text: str) -> bool:
     """Whether an answer ends in a short part that repeats; its last word may be cut."""
     words = text.split()

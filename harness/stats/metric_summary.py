@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 from harness import stats
 from harness.record import Estimator, MetricSection
 from harness.stats import proportions
-from harness.types import Metric
+from harness.types import Bounds, Metric
 
 __all__ = [
     "Arm",
     "Pooled",
     "Rows",
     "Scored",
+    "bounds",
+    "clipped",
     "common",
     "estimator",
     "figure",
@@ -28,6 +30,7 @@ __all__ = [
     "per_token",
     "pool",
     "scored",
+    "spread",
     "summarise",
     "tables",
 ]
@@ -89,12 +92,42 @@ def summarise(
 
 def estimator(metric: Metric) -> Estimator:
     """How a metric is computed, as its record keeps it."""
-    return {
+    how: Estimator = {
         "kind": metric.kind,
         "score": metric.score or metric.name,
         "per": metric.per,
         "where": dict(metric.where) if isinstance(metric.where, Mapping) else metric.where,
     }
+    if metric.bounds is not None:
+        how["bounds"] = list(metric.bounds)
+    return how
+
+
+def bounds(how: Estimator) -> Bounds:
+    """The range of a figure."""
+    if how["kind"] in ("share", "retained"):
+        return 0.0, 1.0
+    low, high = how.get("bounds", (None, None))
+    return low, high
+
+
+def spread(of: Bounds | None) -> Bounds:
+    """The range of a difference of two figures that have this range."""
+    low, high = of or (None, None)
+    return (None, None) if low is None or high is None else (low - high, high - low)
+
+
+def clipped(within: Bounds, value: float, low: float, high: float) -> tuple[float, float]:
+    """An interval without what lies beyond the range of its figure; it always holds the figure.
+
+    For showing alone: tests and verdicts are of the whole interval, whose width is the spread.
+    """
+    least, greatest = within
+    if least is not None:
+        low = min(max(low, least), max(value, low))
+    if greatest is not None:
+        high = max(min(high, greatest), min(value, high))
+    return low, high
 
 
 def per_token(how: Estimator) -> bool:
@@ -112,9 +145,14 @@ def metrics_of(sections: Mapping[str, MetricSection]) -> list[Metric]:
             score=section["estimator"]["score"],
             per=section["estimator"]["per"],
             where=section["estimator"]["where"],
+            bounds=_bounds(section["estimator"].get("bounds")),
         )
         for name, section in sections.items()
     ]
+
+
+def _bounds(written: Sequence[float | None] | None) -> Bounds | None:
+    return None if written is None else (written[0], written[1])
 
 
 def figure(how: Estimator) -> stats.Kind:
@@ -165,17 +203,20 @@ def measure(
     else:
         estimate = stats.estimate(figure(how), pooled.scores, pooled.per, clusters=pooled.clusters)
         change = None if base_pooled is None else paired(how, own, base, seeds=seeds)
+    within = bounds(how)
+    low, high = clipped(within, estimate.value, estimate.ci_low, estimate.ci_high)
     metric |= {
         "value": estimate.value,
         "stderr": estimate.stderr,
-        "ci_low": estimate.ci_low,
-        "ci_high": estimate.ci_high,
+        "ci_low": low,
+        "ci_high": high,
     }
     if change is not None:
+        low, high = clipped(spread(within), change.delta, change.ci_low, change.ci_high)
         metric |= {
             "delta": change.delta,
-            "delta_ci_low": change.ci_low,
-            "delta_ci_high": change.ci_high,
+            "delta_ci_low": low,
+            "delta_ci_high": high,
             "delta_p": change.p,
         }
         if how["kind"] == "share" and len(own) == len(base) == 1:

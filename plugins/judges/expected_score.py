@@ -19,6 +19,7 @@ class ExpectedScore(Judge):
     """
 
     name = "expected_score"
+    bounds = (float(SCORES[0]), float(SCORES[-1]))
 
     def judge(
         self, outputs: Sequence[Output], samples: Sequence[Sample], *, rubric: str, tools: Tools

@@ -16,7 +16,7 @@ BATCH = 32
 """Texts in one pass of the encoder."""
 
 
-@scorer("cosine", batch=True, embeds=True, needs_reference=True)
+@scorer("cosine", batch=True, embeds=True, needs_reference=True, bounds=(-1.0, 1.0))
 def cosine(outputs: Sequence[Output], samples: Sequence[Sample], tools: Tools) -> list[float]:
     """Cosine of the sentence embeddings of answer and reference, -1 to 1."""
     answers = tools.embed([output.text for output in outputs])

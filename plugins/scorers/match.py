@@ -36,7 +36,7 @@ def exact_match(
     return float(_squad_words(answer) == _squad_words(reference))
 
 
-@scorer("token_f1", needs_reference=True)
+@scorer("token_f1", needs_reference=True, bounds=(0.0, 1.0))
 def token_f1(output: str, sample: Sample) -> float:
     """F1 of the words that answer and reference share, 0 to 1 (SQuAD, Rajpurkar et al. 2016).
 

@@ -82,6 +82,7 @@ _ROUGE: dict[str, Any] = {
     "needs_reference": True,
     "check": _check_rouge,
     "version_beyond_ascii": 2,
+    "bounds": (0.0, 1.0),
 }
 
 
@@ -107,7 +108,7 @@ def rouge_l(outputs: Sequence[Output], samples: Sequence[Sample], tools: Tools) 
     return _rouge(outputs, samples, "rougeL")
 
 
-@scorer("bleu", batch=True, needs_reference=True)
+@scorer("bleu", batch=True, needs_reference=True, bounds=(0.0, 100.0))
 def bleu(
     outputs: Sequence[Output],
     samples: Sequence[Sample],
@@ -126,7 +127,7 @@ def bleu(
     return _sentences(metric, outputs, samples)
 
 
-@scorer("chrf", batch=True, needs_reference=True)
+@scorer("chrf", batch=True, needs_reference=True, bounds=(0.0, 100.0))
 def chrf(
     outputs: Sequence[Output],
     samples: Sequence[Sample],

@@ -1,13 +1,16 @@
 """Scorers: their settings in a suite's file, and what they refuse before anything runs."""
 
+import math
+
+import numpy as np
 import pytest
 import yaml
 from pydantic import TypeAdapter
 
 from harness import Sample, scorer
 from harness.api.task import ScorerUse, Suite
-from harness.errors import ConfigError, DataError, UserError
-from harness.evaluation.scorer_config import uses
+from harness.errors import ConfigError, DataError, PluginFault, UserError
+from harness.evaluation.scorer_config import checked, uses
 from harness.evaluation.suite import Where, load_suite
 from harness.evaluation.tasks.generate import Generate
 from harness.manager import Plugins
@@ -227,3 +230,31 @@ def test_the_command_refuses_before_anything_runs(experiment, harness):
     assert (result.code, small.out.exists()) == (2, False)
     assert "answers.yaml:" in result.error
     assert "is no regular expression" in result.error
+
+
+# ---- bounds --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("score", [1.01, -0.01, np.float32(1.0001)])
+def test_a_score_beyond_the_bounds_that_its_scorer_states_is_its_fault(score):
+    with pytest.raises(PluginFault, match=r"scorer 'near' gave .*, beyond its bounds 0.0 to 1.0"):
+        checked([0.5, score], 2, "scorer 'near'", (0.0, 1.0))
+    assert checked([0.5, score], 2, "scorer 'near'") == [0.5, score]
+    assert checked([9.0, None], 2, "scorer 'near'", (0.0, None)) == [9.0, None]
+
+
+def test_rounding_and_nan_are_within_bounds():
+    scores = [np.float32(1.000001), math.nan, 0, None]
+    assert checked(scores, 4, "scorer 'near'", (0.0, 1.0)) == scores
+
+
+@pytest.mark.parametrize("bounds", [(1.0, 0.0), (1.0, 1.0)])
+def test_bounds_are_the_least_and_the_greatest(bounds):
+    with pytest.raises(TypeError, match=r"scorer 'odd': bounds are \(least, greatest\)"):
+        scorer("odd", bounds=bounds)(lambda output, sample: 1.0)
+
+
+def test_every_built_in_scorer_that_is_no_share_states_its_range():
+    free = {one.name for one in PLUGINS.scorers.things.values() if one.bounds is None}
+    shares = {one.name for one in PLUGINS.scorers.things.values() if one.kind == "share"}
+    assert free - shares == {"bertscore"}  # an F1 of cosines, which may be negative: no range

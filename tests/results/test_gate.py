@@ -190,6 +190,44 @@ def test_each_limit_passes_the_good_and_stops_the_bad(
     assert decision.exit_code == 1
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "min: -0.05",  # the limit lies beyond the range: what passes is still the interval's
+        "min: 0.0",
+        "max: 1.05",
+        "max: 1.0",
+        "max_drop: 1.2",
+        "max_drop: 20%",
+        "better_than: base",
+    ],
+)
+def test_a_range_changes_how_an_interval_is_shown_and_no_verdict(tmp_path: Path, rule: str) -> None:
+    decisions = []
+    for name, bounds in (("free", None), ("kept", (0.0, 1.0))):
+        metrics = [Metric("cosine", True, bounds=bounds)]
+        folder, base = tmp_path / name, None
+        for label, seed in (("base", 1), ("good", 2)):
+            answers = rows(4, seed=seed)
+            for row, value in zip(answers, (0.999, 0.01, 0.98 - seed / 9, 0.97), strict=True):
+                row["scores"]["cosine"] = value
+            section = {"metrics": summarise(metrics, answers)}
+            base = write(folder, label, answers, base=base, suite=section)
+        decisions.append(decide(folder, "good", f"rules: [{{metric: quiz.cosine, {rule}}}]"))
+    free, kept = (decision.findings[0] for decision in decisions)
+    hidden = {"ci_low": None, "ci_high": None}
+    assert replace(free, **hidden) == replace(kept, **hidden)
+    assert free.ci_low is not None
+    assert free.ci_high is not None
+    if rule.startswith(("min", "max:")):
+        assert free.ci_low < 0
+        assert free.ci_high > 1
+        assert (kept.ci_low, kept.ci_high) == (0, 1)
+    else:
+        assert kept.ci_low == max(free.ci_low, -1)
+        assert kept.ci_high == free.ci_high
+
+
 def test_too_few_samples_are_inconclusive_and_say_how_many_would_do(tmp_path: Path) -> None:
     base = write(tmp_path, "base", rows(40))
     write(tmp_path, "good", rows(40, seed=2), base=base)

@@ -11,7 +11,7 @@ import pytest
 
 from harness import stats
 from harness.results import store as records
-from harness.stats.metric_summary import estimator, measure, metrics_of, summarise
+from harness.stats.metric_summary import clipped, estimator, measure, metrics_of, summarise
 from harness.types import Metric
 from tests.results.test_store import PLAN
 
@@ -157,3 +157,54 @@ def test_a_metric_without_any_score_is_null_not_a_crash() -> None:
 def test_a_sample_id_that_occurs_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="'a' occurs twice"):
         summarise([Metric("x", True)], [sample("a", x=1.0), sample("a", x=2.0)])
+
+
+@pytest.mark.parametrize("worse", [0.0, 0.05])
+def test_an_interval_stays_in_the_range_of_its_figure_and_nothing_else_changes(
+    worse: float,
+) -> None:
+    values = [1.0, 1.0, 0.9, 1.0, 0.98]
+    rows = [sample(f"s{i}", x=value - worse) for i, value in enumerate(values)]
+    base = [sample(f"s{i}", x=value - 0.9 * (i == 1)) for i, value in enumerate(values)]
+    free, kept = (
+        summarise([Metric("x", True, bounds=bounds)], rows, base)["x"]
+        for bounds in (None, (0.95 - worse, 1.0 - worse))
+    )
+    assert free["ci_low"] < 0.95 - worse < 1 - worse < free["ci_high"]
+    assert (kept["ci_low"], kept["ci_high"]) == (0.95 - worse, 1 - worse)
+    assert free["delta_ci_low"] < -0.05 < 0.05 < free["delta_ci_high"]
+    assert kept["delta_ci_low"] == pytest.approx(-0.05)
+    assert kept["delta_ci_high"] == pytest.approx(max(0.05, kept["delta"]))  # which it holds
+    for key in ("value", "stderr", "delta", "delta_p", "n"):
+        assert kept[key] == free[key]
+    assert metrics_of({"x": kept}) == [
+        Metric("x", True, score="x", bounds=(0.95 - worse, 1 - worse))
+    ]
+    assert "bounds" not in free["estimator"]
+
+
+def test_a_bound_on_one_side_leaves_the_other_and_differences_alone() -> None:
+    rows = [sample(f"s{i}", bits=0.001 * (i == 0), bytes=9) for i in range(4)]
+    base = [sample(f"s{i}", bits=0.5 * i, bytes=9) for i in range(4)]
+    free, kept = (
+        summarise([Metric("x", False, "ratio", "bits", "bytes", bounds=bounds)], rows, base)["x"]
+        for bounds in (None, (0, None))
+    )
+    assert free["ci_low"] < 0 == kept["ci_low"]
+    for key in ("ci_high", "delta_ci_low", "delta_ci_high"):
+        assert kept[key] == free[key]
+
+
+@pytest.mark.parametrize(
+    ("interval", "shown"),
+    [
+        ((-0.5, 0.5, 1.5), (0.0, 1.0)),
+        ((0.2, 0.5, 0.7), (0.2, 0.7)),
+        ((0.9, 1.0000002, 1.2), (0.9, 1.0000002)),  # rounding of the figure itself
+        ((math.nan, 0.5, math.nan), (math.nan, math.nan)),  # of one sample there is no interval
+    ],
+)
+def test_clipping(interval: tuple[float, float, float], shown: tuple[float, float]) -> None:
+    low, value, high = interval
+    assert clipped((0.0, 1.0), value, low, high) == pytest.approx(shown, nan_ok=True, abs=0)
+    assert clipped((None, None), value, low, high) == pytest.approx((low, high), nan_ok=True, abs=0)

@@ -104,7 +104,7 @@ class Choice(SampleTask[ChoiceSettings]):
         metrics = [
             Metric("acc", True, "share"),
             Metric("acc_norm", True, "share"),
-            Metric(PROBABILITY, True),
+            Metric(PROBABILITY, True, bounds=(0.0, 1.0)),
         ]
         notes = {"encoded_apart": apart} if apart else {}
         warnings = [_joined(apart, len(requests.pairs))] if apart else []

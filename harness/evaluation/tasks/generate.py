@@ -31,7 +31,7 @@ from harness.evaluation.tasks.sample_task import DataSettings, SampleTask, ident
 from harness.hookspecs import hookimpl
 from harness.manager import plugins
 from harness.models import families
-from harness.stats import degenerate_answers
+from harness.stats import degenerate_answers, metric_summary
 from harness.types import Metric, ModelRef, Output, Sample, SuiteResult
 
 EXAMPLE = """\
@@ -163,13 +163,18 @@ class Generate(SampleTask[GenerateSettings]):
         others = suite.pick(negative_control.others(self._all(suite)))
         for label, scorer, options in uses(suite.scorers, plugins()):
             scores = scorer.rate(outputs, samples, tools, **options)
-            rating = checked(scores, len(outputs), f"scorer '{scorer.name}'")
-            ratings.add(Metric(label, scorer.higher_is_better, scorer.kind), rating)
+            rating = checked(scores, len(outputs), f"scorer '{scorer.name}'", scorer.bounds)
+            better, bounds = scorer.higher_is_better, scorer.bounds
+            ratings.add(Metric(label, better, scorer.kind, bounds=bounds), rating)
             if scorer.controlled and any(others):
                 other = negative_control.means(scorer, outputs, others, tools, options)
                 difference = negative_control.minus(rating, other)
                 ratings.scores[label + OTHER] = other
-                ratings.add(Metric(label + DIFFERENCE, scorer.higher_is_better), difference)
+                own_minus_other = bounds and metric_summary.spread(bounds)
+                name = label + DIFFERENCE
+                ratings.add(Metric(name, better, bounds=own_minus_other), difference)
+        if any(scorer.embeds for _, scorer, _ in uses(suite.scorers, plugins())):
+            _note_cut_texts(suite, outputs, samples, tools, ratings)
         if suite.judge:
             _judge(self.settings(suite), outputs, samples, tools, ratings)
         rows = [
@@ -200,6 +205,26 @@ class _Ratings:
         return {name: scores[sample] for name, scores in self.scores.items()}
 
 
+def _note_cut_texts(
+    suite: Suite,
+    outputs: Sequence[Output],
+    samples: Sequence[Sample],
+    tools: TaskTools,
+    ratings: _Ratings,
+) -> None:
+    """Say of how many texts the embedder saw the beginning alone."""
+    answers, most = tools.cut_by_embedder([output.text for output in outputs])
+    references, _ = tools.cut_by_embedder([sample.reference or "" for sample in samples])
+    if answers or references:
+        ratings.notes[degenerate_answers.CUT] = {
+            "samples": len(samples),
+            "answers": answers,
+            "references": references,
+            "most_tokens": most,
+        }
+        ratings.warnings += degenerate_answers.cut_by_embedder(suite.name, ratings.notes)
+
+
 def _judge(
     settings: GenerateSettings,
     outputs: Sequence[Output],
@@ -213,9 +238,9 @@ def _judge(
     verdict = judge.judge(outputs, samples, rubric=settings.judge.rubric, tools=tools)
     if not isinstance(verdict, Judgement):
         raise PluginFault(f"judge '{judge.name}' gave {repr(verdict)[:100]}, not a Judgement")
-    scores = checked(verdict.scores, len(outputs), f"judge '{judge.name}'")
+    scores = checked(verdict.scores, len(outputs), f"judge '{judge.name}'", judge.bounds)
     check_finite(verdict)
-    ratings.add(Metric("score", True), scores)
+    ratings.add(Metric("score", True, bounds=judge.bounds), scores)
     identity = tools.judge_identity()
     ratings.notes["judge"] = {**identity, "judge": judge.name, **verdict.notes}
     if identity["self_judged"]:

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,10 @@ class _EncodedRow:
     """Of the whole row, context included."""
     pieces: int
     """Pairs that were asked of it."""
-    unscored: int
-    """Bytes of a text's first token where nothing stands before it, so that nothing predicts it."""
+    framing: Sequence[bool]
+    """For each counted token, whether it is none of the row's own text (`Encoded.framing`)."""
+    bytes: int
+    """UTF-8 bytes of the text whose tokens are counted."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,18 @@ class Perplexity(Task[PerplexitySettings]):
         return [(source, plain(row)) for source, row in rows]
 
     def dependencies(self, suite: Suite) -> Mapping[str, object]:
-        """The rule for what stands before a document, where a row is one.
+        """The rules for what stands before a document and which bits are an answer's, for its rows.
 
-        It was BOS once, a chat mark or not: figures by the two rules are not compared.
+        Before a document stood BOS once, a chat mark or not; and an answer's bits were also those
+        of its end token, which has no bytes. Figures by two rules are not compared.
         """
-        documents = any(_is_document(row) for _, row in rows_of(suite))
-        return {"document_prefix": "no chat mark"} if documents else {}
+        rows = [row for _, row in rows_of(suite)]
+        rules = {}
+        if any(map(_is_document, rows)):
+            rules["document_prefix"] = "no chat mark"
+        if any(row.text is None for row in rows):
+            rules["bits"] = "of the answers' own text"
+        return rules
 
     def samples(self, suite: Suite) -> list[Sample]:
         """Rows with all their texts, under the ids of their sample rows."""
@@ -167,15 +175,23 @@ class Perplexity(Task[PerplexitySettings]):
                 for start, end in _runs(encoded.labels)
                 for piece in _pieces(encoded.input_ids, start, end, model.max_length, stride)
             ]
+            framing = [
+                framed
+                for label, framed in zip(encoded.labels, encoded.framing, strict=True)
+                if label != IGNORED
+            ]
             unscored = _unscored(row, encoded, model) if prefix is None else 0
+            scored = _bytes(row, len(_runs(encoded.labels))) - unscored
             length = len(encoded.input_ids)
-            encoded_rows.append(_EncodedRow(source, row, length, len(own), unscored))
+            encoded_rows.append(_EncodedRow(source, row, length, len(own), framing, scored))
             pairs += own
         begins = None if prefix is None else model.tokenizer.convert_ids_to_tokens(prefix)
         return Requests(pairs=pairs, state=_State(encoded_rows, stride, model.max_length, begins))
 
     def score(self, suite: Suite, requests: Requests, tools: TaskTools) -> SuiteResult:
-        """Per row: negative log-likelihood (nats), tokens, bits and bytes of what was scored."""
+        """Per row: negative log-likelihood (nats) and number of the counted tokens, and bits and
+        bytes of its own text: without the end token, and what a template writes around an answer.
+        """
         state: _State = requests.state
         rows, at = [], 0
         for row in state.rows:
@@ -240,20 +256,30 @@ def _encode(row: Row, model: Model, prefix: int | None) -> Encoded:
     """Ids and labels of a row; what counts is never the first, which nothing predicts."""
     tokenizer = model.tokenizer
     encoded = encode_row(tokenizer, row, chat_template=model.chat_template)
-    ids, labels = list(encoded.input_ids), list(encoded.labels)
     # The end token that training appends to a plain text is no part of the text.
     if row.text is not None and tokenizer.eos_token_id is not None:
-        ids, labels = ids[:-1], labels[:-1]
+        encoded = _part(encoded, slice(None, -1))
     if not _is_document(row):
-        if labels and labels[0] != IGNORED:
-            ids, labels = [model.prefix_token, *ids], [IGNORED, *labels]
-        return Encoded(ids, labels)
+        if encoded.labels and encoded.labels[0] != IGNORED:
+            encoded = _after(model.prefix_token, encoded)
+        return encoded
     # What the tokenizer puts before every text gives way to what begins a document.
-    if ids[:1] in ([tokenizer.bos_token_id], [prefix]):
-        ids, labels = ids[1:], labels[1:]
+    if encoded.input_ids[:1] in ([tokenizer.bos_token_id], [prefix]):
+        encoded = _part(encoded, slice(1, None))
     if prefix is not None:
-        return Encoded([prefix, *ids], [IGNORED, *labels])
-    return Encoded(ids, [IGNORED, *labels[1:]][: len(ids)])
+        return _after(prefix, encoded)
+    labels = [IGNORED, *encoded.labels[1:]][: len(encoded.labels)]
+    return replace(encoded, labels=labels)
+
+
+def _part(encoded: Encoded, part: slice) -> Encoded:
+    return Encoded(encoded.input_ids[part], encoded.labels[part], framing=encoded.framing[part])
+
+
+def _after(token: int, encoded: Encoded) -> Encoded:
+    """The row after a token that does not count."""
+    ids, labels = [token, *encoded.input_ids], [IGNORED, *encoded.labels]
+    return Encoded(ids, labels, framing=[True, *encoded.framing])
 
 
 def _unscored(row: Row, encoded: Encoded, model: Model) -> int:
@@ -261,8 +287,7 @@ def _unscored(row: Row, encoded: Encoded, model: Model) -> int:
     if not _is_document(row) or not encoded.input_ids:
         return 0
     first = model.text(encoded.input_ids[:1])
-    text = row.completion or "" if row.text is None else row.text
-    return len(first.encode()) if text.startswith(first) else 0
+    return len(first.encode()) if _texts(row)[0].startswith(first) else 0
 
 
 def _runs(labels: list[int]) -> list[tuple[int, int]]:
@@ -300,30 +325,38 @@ def _row(
 ) -> dict[str, object]:
     source, row = encoded.source, encoded.row
     unanswered = missing(score.logprob for score in scores)
+    logprobs = [logprob for score in scores for logprob in score.token_logprobs]
+    own = [p for p, framed in zip(logprobs, encoded.framing, strict=True) if not framed]
     nll = None if unanswered else -sum(score.logprob for score in scores)
-    text = row.text if row.text is not None else _answers(row)
     return {
         "id": _id(source, row),
         "group": source or None,
         "domain": _domain(row),
         **cluster(clusters, {"group": source, **row.extra}, row.id),
         "prompt": None,
-        "reference": text,
+        "reference": "\n".join(_texts(row)),
         "output": None,
         **unanswered,
         "scores": {
             "nll": nll,
-            "tokens": sum(len(score.token_logprobs) for score in scores),
-            "bits": None if nll is None else nll / math.log(2),
-            "bytes": len(text.encode()) - encoded.unscored,
+            "tokens": len(logprobs),
+            "bits": None if unanswered else -sum(own) / math.log(2),
+            "bytes": encoded.bytes,
         },
     }
 
 
-def _answers(row: Row) -> str:
+def _texts(row: Row) -> list[str]:
+    """What is scored of a row: its text, its completion, or each of its answers."""
     if row.messages is None:
-        return row.completion or ""
-    return "\n".join(m["content"] for m in row.messages if m["role"] == "assistant")
+        return [(row.completion or "") if row.text is None else row.text]
+    return [message["content"] for message in row.messages if message["role"] == "assistant"]
+
+
+def _bytes(row: Row, counted: int) -> int:
+    """UTF-8 bytes of a row's last `counted` texts: a first one without a prompt is context."""
+    texts = _texts(row)
+    return sum(len(text.encode()) for text in texts[len(texts) - counted :])
 
 
 def _domain(row: Row) -> str | None:
@@ -353,8 +386,10 @@ def _all_metrics(suite: Suite, rows: Rows) -> list[Metric]:
 
 def _pair(prefix: str, suffix: str, where: str | Mapping[str, str] | None) -> list[Metric]:
     return [
-        Metric(f"{prefix}perplexity{suffix}", False, "exp_ratio", "nll", "tokens", where),
-        Metric(f"{prefix}bits_per_byte{suffix}", False, "ratio", "bits", "bytes", where),
+        Metric(
+            f"{prefix}perplexity{suffix}", False, "exp_ratio", "nll", "tokens", where, (1, None)
+        ),
+        Metric(f"{prefix}bits_per_byte{suffix}", False, "ratio", "bits", "bytes", where, (0, None)),
     ]
 
 

@@ -132,7 +132,57 @@ def test_a_long_conversation_counts_every_answer(
     answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
     counted = [len(opened.tokenizer(f"{text}<|im_end|>")["input_ids"]) for text in answers]
     assert row["scores"]["tokens"] == sum(counted) > LENGTH
-    assert row["scores"]["bytes"] == len("\n".join(answers).encode())
+    assert row["scores"]["bytes"] == len("".join(answers).encode())
+
+
+THINKING = CHATML.replace("message['content'] +", "'<think></think>' + message['content'] +")
+"""Writes an empty thought before each answer, after the generation prompt."""
+
+
+@pytest.mark.parametrize("template", [CHATML, THINKING])
+def test_bits_per_byte_has_the_bits_of_the_texts_own_bytes_alone(
+    tmp_path: Path, tiny_artifact: Any, opened: Any, template: str
+) -> None:
+    text = "It is by the door."
+    talk = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": text}]
+    rows: dict[str, list[dict[str, Any]]] = {
+        "talk": [{"messages": talk}],
+        "asked": [{"prompt": "Where is it? ", "completion": text}],
+        "prose": [{"text": text}],
+    }
+    artifact = dataclasses.replace(tiny_artifact, chat_template=template)
+    for row in measured(artifact, suite_of(tmp_path, rows)).rows:
+        scores, form = row["scores"], row["group"]
+        encode = opened.tokenizer
+        before = "" if template == CHATML or form != "talk" else "<think></think>"
+        after = {"talk": "<|im_end|>", "prose": ""}.get(form, encode.eos_token)
+        counted = encode(before + text + after)["input_ids"]
+        own = encode(text)["input_ids"]
+        assert (scores["tokens"], scores["bytes"]) == (len(counted), len(text)), form
+        at = len(encode(before)["input_ids"]) if before else 0
+        assert counted[at : at + len(own)] == own
+        context = {
+            "talk": render(opened, talk[:1], template),
+            "asked": rows["asked"][0]["prompt"],
+        }.get(form, "<|endoftext|>")
+        scored = opened.loglikelihood([(encode(context)["input_ids"], counted)])[0]
+        assert scores["nll"] == pytest.approx(-scored.logprob, rel=1e-4)
+        bits = -sum(scored.token_logprobs[at : at + len(own)]) / math.log(2)
+        assert scores["bits"] == pytest.approx(bits, rel=1e-4)
+        assert (scores["bits"] < scores["nll"] / math.log(2)) == (form != "prose")
+
+
+def render(opened: Any, messages: list[dict[str, str]], template: str) -> str:
+    from harness.data.tokenization import render as rendered
+
+    return rendered(opened.tokenizer, messages, template, generation_prompt=True)
+
+
+def test_figures_by_the_two_rules_for_an_answers_bits_have_different_hashes(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]
+    for row in ({"messages": talk}, {"prompt": "A", "completion": "B"}):
+        assert "bits" in suite_of(tmp_path, {"": [row]}).parts
+    assert "bits" not in suite_of(tmp_path, {"": [{"text": "One."}]}).parts
 
 
 def test_the_first_token_of_a_text_counts_too(opened: Any) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from harness.types import Bounds
+
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
@@ -32,6 +34,8 @@ class Sums:
     """A sample's share of the numerator and of the denominator.
 
     Raises TypeError or ValueError on an item that the aggregation is not for."""
+    bounds: Bounds | None = None
+    """The range of the figure."""
 
 
 def number(item: Item) -> float:
@@ -80,11 +84,11 @@ def _brier_score(item: Item) -> tuple[float, float]:
 BY_NAME: Mapping[str, Sums] = {
     "mean": Sums("mean", _mean),
     "nanmean": Sums("mean", _mean),
-    "perplexity": Sums("exp_ratio", _perplexity),
-    "weighted_perplexity": Sums("exp_ratio", _weighted_perplexity),
-    "bits_per_byte": Sums("ratio", _bits_per_byte),
-    "f1": Sums("ratio", _f1),
-    "brier_score": Sums("mean", _brier_score),
+    "perplexity": Sums("exp_ratio", _perplexity, (1.0, None)),
+    "weighted_perplexity": Sums("exp_ratio", _weighted_perplexity, (1.0, None)),
+    "bits_per_byte": Sums("ratio", _bits_per_byte, (0.0, None)),
+    "f1": Sums("ratio", _f1, (0.0, 1.0)),
+    "brier_score": Sums("mean", _brier_score, (0.0, 2.0)),
 }
 """By the name under which lm-eval registers the aggregation."""
 

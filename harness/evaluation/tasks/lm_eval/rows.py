@@ -19,7 +19,7 @@ from harness.evaluation.tasks.sample_rows import (
     right_probability,
 )
 from harness.stats import metric_summary
-from harness.types import Metric
+from harness.types import Bounds, Metric
 
 if TYPE_CHECKING:
     from lm_eval.api.group import Group
@@ -176,7 +176,7 @@ def _columns(
                 out.leave_out(name, f"lm-eval raised {error}" if error else why, own)
                 continue
             score, per, kind = _put(rows, parts, sums, key, suffix)
-            metric = Metric(name, bool(better.get(key, True)), kind, score, per, task)
+            metric = Metric(name, bool(better.get(key, True)), kind, score, per, task, sums.bounds)
             if not out.agrees(metric, rows, own):
                 continue
             out.warnings += _remarks(name, metric, rows, better.get(key))
@@ -198,7 +198,9 @@ def _probability(
     for row, score in zip(rows, scores, strict=True):
         row["scores"][PROBABILITY] = score if "missing" not in row else None
     if any(row["scores"][PROBABILITY] is not None for row in rows):
-        metric = Metric(f"{task}.{PROBABILITY}", True, score=PROBABILITY, where=task)
+        metric = Metric(
+            f"{task}.{PROBABILITY}", True, score=PROBABILITY, where=task, bounds=(0.0, 1.0)
+        )
         first = samples[0]["filter"]
         yield Column(task, PROBABILITY, first, "", False, metric, rows)
 
@@ -342,14 +344,28 @@ def _averages(
     (better,) = directions
     kind: EstimatorKind = "share" if kinds == {"share"} else "mean"
     first, second = ("", f".{MACRO}") if by_size else (f".{MICRO}", "")
-    micro = Metric(name + first, better, kind, score=score)
+    bounds = _common_bounds(columns)
+    micro = Metric(
+        name + first, better, kind, score=score, bounds=None if kind == "share" else bounds
+    )
     macro = Metric(
-        name + second, better, "ratio", score=f"{score}.{MACRO}", per=metric_summary.TASK_WEIGHT
+        name + second,
+        better,
+        "ratio",
+        score=f"{score}.{MACRO}",
+        per=metric_summary.TASK_WEIGHT,
+        bounds=bounds,
     )
     averages = [micro, macro] if by_size else [macro, micro]
     if not out.agrees(averages[0], rows, own):
         return []
     return averages if members > 1 else averages[:1]
+
+
+def _common_bounds(columns: Sequence[Column]) -> Bounds | None:
+    """The range of an average of figures that all have it."""
+    ranges = {metric_summary.bounds(metric_summary.estimator(one.metric)) for one in columns}
+    return ranges.pop() if len(ranges) == 1 and (None, None) not in ranges else None
 
 
 def _rows(task: str, samples: Samples, clusters: str | None) -> list[SampleRow]:
