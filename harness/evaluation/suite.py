@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -221,21 +222,30 @@ class _FileResolver:
     ) -> tuple[ScorerUse, ...]:
         """Checked entries of `scorers:`."""
         return scorer_config.read(
-            entries, self.located, plugins=self.plugins, resolve=self.model, reserved=reserved
+            entries,
+            self.located,
+            plugins=self.plugins,
+            resolve=functools.partial(self.model, causal=False),
+            reserved=reserved,
         )
 
     def embedder(self, scorers: Sequence[ScorerUse], name: str) -> ModelRef | None:
         """The embedder, where one of the scorers embeds."""
         embeds = any(self.plugins.scorers.get(scorer.name).embeds for scorer in scorers)
-        return self.model(name, ("embedder",), kind=EMBEDDER) if embeds else None
+        return self.model(name, ("embedder",), kind=EMBEDDER, causal=False) if embeds else None
 
     def judge(self, name: str) -> str:
         """Raises UserError for a judge that is not registered."""
         self.plugins.judges.get(name)
         return name
 
-    def model(self, name: str, path: KeyPath, *, kind: str | None = None) -> ModelRef:
-        """The model that is named at `path`; a folder may also lie beside the suite's file."""
+    def model(
+        self, name: str, path: KeyPath, *, kind: str | None = None, causal: bool = True
+    ) -> ModelRef:
+        """The model that is named at `path`; a folder may also lie beside the suite's file.
+
+        Without `causal` it may be an encoder.
+        """
         from harness.models.packaged import resolve_model
 
         mark = self.located.mark(path)
@@ -246,6 +256,7 @@ class _FileResolver:
                 mirror=self.where.mirror,
                 report=self.where.report,
                 kind=kind,
+                causal=causal,
                 file=file,
                 line=line,
             )

@@ -70,10 +70,11 @@ _LONGEST_HEADER = 100_000_000
 """Bytes of a header that safetensors reads at most."""
 
 
-def fault(folder: Path, *, trust_remote_code: bool = False) -> str | None:
+def fault(folder: Path, *, trust_remote_code: bool = False, causal: bool = True) -> str | None:
     """The first defect of a model's files, as the end of a sentence with the fix; None without one.
 
-    Reads the JSON files and the headers of the weights, and imports no torch.
+    With `causal`, that it is no causal language model is one. Reads the JSON files and the headers
+    of the weights, and imports no torch.
     """
     try:
         contents = {name: _object(folder / name) for name in _JSON if (folder / name).is_file()}
@@ -85,9 +86,9 @@ def fault(folder: Path, *, trust_remote_code: bool = False) -> str | None:
     tokenizer, settings = contents.get("tokenizer.json"), contents.get("tokenizer_config.json", {})
     if tokenizer is not None and not isinstance(tokenizer.get("model"), dict):
         return "has a broken tokenizer.json (it has no 'model'): download it again"
-    return _no_causal_model(config, trust_remote_code) or _beyond_embeddings(
-        config, tokenizer or {}, settings, _template(folder, settings)
-    )
+    if causal and (other := _no_causal_model(config, trust_remote_code)):
+        return other
+    return _beyond_embeddings(config, tokenizer or {}, settings, _template(folder, settings))
 
 
 def _object(file: Path) -> dict[str, object]:

@@ -359,14 +359,15 @@ def resolve_model(
     pull_missing: bool = True,
     report: Report | None = None,
     kind: str | None = None,
+    causal: bool = True,
 ) -> ModelRef:
     """A packaged alias, a folder or a Hub id (`org/name`, `org/name@revision`), resolved.
 
     In that order; a Hub id is looked for in `mirror` (`<mirror>/<org>/<name>`), then in the local
     Hugging Face cache, then on the Hub. Folders are relative to `file`'s folder, then to the
     current one. `file` and `line` say where the user wrote the name. With `kind`, an alias of
-    another kind is refused. Raises ConfigError, or EnvironmentLack for an alias that is not
-    pulled under `pull_missing=False`.
+    another kind is refused; with `causal` a folder that holds no causal language model. Raises
+    ConfigError, or EnvironmentLack for an alias that is not pulled under `pull_missing=False`.
     """
     fail = functools.partial(ConfigError, file=file, line=line)
     if name in registry():
@@ -378,12 +379,12 @@ def resolve_model(
         return _folder_ref(name, pull(name, report), False)
     for folder in _candidate_folders(name, file):
         if folder.is_dir():
-            return _checked_ref(name, folder, trust_remote_code, fail)
+            return _checked_ref(name, folder, trust_remote_code, fail, causal)
     hub_id, _, revision = name.partition("@")
     if not _HUB_ID.fullmatch(hub_id):
         raise fail(f"model {name!r}: no such folder, and it cannot be a Hub id")
     if mirror is not None and (mirror / hub_id).is_dir():
-        return _checked_ref(name, (mirror / hub_id).resolve(), trust_remote_code, fail)
+        return _checked_ref(name, (mirror / hub_id).resolve(), trust_remote_code, fail, causal)
     try:
         commit = hub.cached_commit(hub_id, revision) or hub.revision("model", hub_id, revision)
     except UserError as error:
@@ -396,7 +397,9 @@ def resolve_model(
         )
     model = ModelRef(name, hub_id, revision=commit, trust_remote_code=trust_remote_code)
     cached = hub.cached_folder(model)
-    damage = cached and model_files.fault(cached, trust_remote_code=trust_remote_code)
+    damage = cached and model_files.fault(
+        cached, trust_remote_code=trust_remote_code, causal=causal
+    )
     if damage:
         raise fail(f"model {name!r}: its copy in the Hugging Face cache ({cached}) {damage}")
     return model
@@ -410,11 +413,15 @@ def _candidate_folders(name: str, file: Path | None) -> list[Path]:
 
 
 def _checked_ref(
-    name: str, folder: Path, trust_remote_code: bool, fail: Callable[[str], ConfigError]
+    name: str,
+    folder: Path,
+    trust_remote_code: bool,
+    fail: Callable[[str], ConfigError],
+    causal: bool,
 ) -> ModelRef:
     damage = (
         hub.lack(folder)
-        or model_files.fault(folder, trust_remote_code=trust_remote_code)
+        or model_files.fault(folder, trust_remote_code=trust_remote_code, causal=causal)
         or seal_fault(folder)
     )
     if damage is not None:
