@@ -18,7 +18,9 @@ VERSION: Literal[1] = 1
 """Of the record's layout."""
 
 Status = Literal["ok", "oom", "error", "diverged"]
-EstimatorKind = Literal["mean", "share", "ratio", "exp_ratio", "retained"]
+EstimatorKind = Literal[
+    "mean", "share", "ratio", "exp_ratio", "retained", "corpus_bleu", "corpus_chrf"
+]
 
 _Section = TypeVar("_Section", bound=type)
 
@@ -223,6 +225,7 @@ class Estimator(TypedDict):
 
     kind: EstimatorKind
     score: str
+    """Key in a sample row's `scores`; of corpus_bleu and corpus_chrf, in its `statistics`."""
     per: str | None
     where: str | dict[str, str] | None
     """The group of the samples, or their fields."""

@@ -191,7 +191,9 @@ class Metric:
 
     kinds: `mean` of `score`; `share`, the mean of a score that is 0 or 1;
     `ratio`, sum(score) / sum(per); `exp_ratio`, exp of that (perplexity per token); `retained`,
-    the share of the samples with score 1 at the base that have it still.
+    the share of the samples with score 1 at the base that have it still; `corpus_bleu` and
+    `corpus_chrf`, the score of the sums of the samples' `statistics`
+    (`harness.stats.corpus_scores`).
     """
 
     name: str
@@ -213,7 +215,10 @@ class SuiteResult:
     """What running a suite on a model gives: rows for the sample file and how to sum them up."""
 
     rows: Sequence[Mapping[str, Any]]
-    """One per sample: id, prompt, reference, output, scores (name -> number or None), group."""
+    """One per sample: id, prompt, reference, output, scores (name -> number or None), group.
+
+    Of a metric of kind `corpus_bleu` or `corpus_chrf` also `statistics` (name -> list of numbers or
+    None)."""
     metrics: Sequence[Metric]
     notes: Mapping[str, object] = field(default_factory=dict)
     """Facts for the record, such as `capped_share`, `judge`, `stride`."""

@@ -14,15 +14,18 @@ from harness.types import Bounds, ModelRef, Output, Sample
 if TYPE_CHECKING:
     from harness.config.strict_yaml import StrictModel
 
+ScorerKind = Literal["mean", "share", "corpus_bleu", "corpus_chrf"]
+"""How a scorer's metric follows from what it gives for each answer."""
+
 
 @dataclass(frozen=True)
 class Scorer:
     """A function that rates answers, with the name of its metric."""
 
     name: str
-    rate: Callable[..., Sequence[float | None]]
+    rate: Callable[..., Sequence[float | None] | Sequence[Sequence[float] | None]]
     """`rate(outputs, samples, tools, **options)`; its keyword-only parameters are its options."""
-    kind: Literal["mean", "share"] = "mean"
+    kind: ScorerKind = "mean"
     higher_is_better: bool = True
     version: int = 1
     """Raise it when the same answer would get another score: it is part of the suite's hash."""
@@ -37,7 +40,8 @@ class Scorer:
     where answers to such references alone would get another score."""
     reference: bool | None = None
     """Whether it grades how near an answer is to the reference, so that the score against other
-    samples' references is its negative control; None: where it needs a reference and is a mean."""
+    samples' references is its negative control; None: where it needs a reference and is a mean.
+    A corpus score has none: no sample of it has a score to take another from."""
     bounds: Bounds | None = None
     """The range of its scores, which intervals do not leave; a share's is 0 to 1."""
 
@@ -81,7 +85,7 @@ class Scorer:
 def scorer(
     name: str,
     *,
-    kind: Literal["mean", "share"] = "mean",
+    kind: ScorerKind = "mean",
     higher_is_better: bool = True,
     version: int = 1,
     batch: bool = False,
@@ -99,9 +103,13 @@ def scorer(
     and returns a list. Its keyword-only parameters are the options that a suite may set, checked
     by their annotations; one annotated ModelRef is a model's name there and resolved here.
 
-    `kind="share"` says that scores are 0 or 1; `embeds=True` that it calls `Tools.embed`;
-    `needs_reference=True` that a sample without a reference is an error. `check(samples,
-    **options)` is called before anything runs and raises UserError for what cannot be scored.
+    `kind="share"` says that scores are 0 or 1. With `kind="corpus_bleu"` or `"corpus_chrf"` the
+    metric is the score of the whole corpus, and the function gives for each answer the numbers
+    that `harness.stats.corpus_scores` sums up: for BLEU, say, with a tokenizer of one's own.
+
+    `embeds=True` says that it calls `Tools.embed`; `needs_reference=True` that a sample without a
+    reference is an error. `check(samples, **options)` is called before anything runs and raises
+    UserError for what cannot be scored.
 
     A score of how near answer and reference are is also computed against the references of other
     samples, as `<label>_other`, and suites have the metric `<label>_own_minus_other`; `reference`
@@ -112,6 +120,8 @@ def scorer(
     """
     if bounds is not None and None not in bounds and not bounds[0] < bounds[1]:  # type: ignore[operator]
         raise TypeError(f"scorer '{name}': bounds are (least, greatest), got {bounds}")
+    if reference and kind not in ("mean", "share"):
+        raise TypeError(f"scorer '{name}': a corpus score has no negative control")
 
     def make(function: Callable[..., Any]) -> Scorer:
         @functools.wraps(function)

@@ -14,9 +14,10 @@ from harness.config.strict_yaml import KeyPath, Located, validate_options
 from harness.data.text_normalization import beyond_ascii
 from harness.errors import DataError, PluginFault, UserError
 from harness.manager import Plugins, calling
+from harness.stats import corpus_scores
 from harness.types import Bounds, ModelRef, Sample
 
-__all__ = ["check_samples", "checked", "content", "read", "uses"]
+__all__ = ["check_samples", "checked", "checked_statistics", "content", "read", "uses"]
 
 Resolve = Callable[[str, KeyPath], ModelRef]
 """`resolve(name, path)`: the model that is named at `path` of the suite's file."""
@@ -137,6 +138,31 @@ def checked(
                 "`bounds`, or leave it out"
             )
     return listed
+
+
+def checked_statistics(
+    given: object, count: int, whose: str, kind: corpus_scores.CorpusKind
+) -> Sequence[Sequence[float] | None]:
+    """What a scorer of a corpus score gave.
+
+    Raises PluginFault unless each answer has as many finite numbers as the kind has, or None.
+    """
+    listed = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else None
+    if listed is None or len(listed) != count:
+        found = f"{len(listed)} lists" if listed is not None else repr(given)[:100]
+        raise PluginFault(f"{whose} gave {found} for {count} answers: give one for each")
+    out: list[Sequence[float] | None] = []
+    for own in listed:
+        try:
+            out.append(
+                None if own is None else corpus_scores.checked(kind, [own])[:, 0, 0].tolist()
+            )
+        except (TypeError, ValueError):
+            raise PluginFault(
+                f"{whose} gave {repr(own)[:100]}: not the statistics of {kind} "
+                "(harness.stats.corpus_scores), nor None"
+            ) from None
+    return out
 
 
 def check_samples(

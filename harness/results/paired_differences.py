@@ -84,7 +84,7 @@ class Evidence:
 
     @cached_property
     def _boots(self) -> tuple[stats.Bootstrap, stats.Bootstrap]:
-        arms = [(self.a.scores, self.a.per), (self.b.scores, self.b.per)]
+        arms = [self.a.arm, self.b.arm]
         draws = FEWER if self.n > bootstrapping.MANY else DRAWS
         seeds = (self.a.seeds, self.b.seeds)
         a, b = stats.bootstraps(self.kind, arms, clusters=self.a.clusters, draws=draws, seeds=seeds)
@@ -101,7 +101,7 @@ class Evidence:
         return self._figure(self.b)
 
     def _figure(self, arm: metric_summary.Pooled) -> float:
-        return stats.point_estimate(self.kind, arm.scores, arm.per)
+        return stats.point_estimate(self.kind, *arm.arm)
 
     def change(self, limit: float = 0.0) -> FigureTest:
         """candidate - baseline, against `limit`."""
@@ -236,7 +236,7 @@ class Pairs:
         Scores of 0 and 1 agree by chance too (of models 5 points apart, on 20 samples, one time in
         three), so that the answers behind them must be the same as well.
         """
-        if suite in self._partial or (a.scores, a.per) != (b.scores, b.per):
+        if suite in self._partial or a.arm != b.arm:
             return False
         ids = set(a.ids)
         ours, theirs = (

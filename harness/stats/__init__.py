@@ -3,6 +3,7 @@
 - `estimates`: a value with its interval, and the paired difference of two arms.
 - `bootstrapping`: the bootstrap over samples or clusters, and seeds.
 - `perplexity`: perplexities through their logarithms.
+- `corpus_scores`: BLEU and chrF from the sums of samples' sufficient statistics.
 - `proportions`: proportions, alone and paired, in closed form.
 - `means`: the t interval and clustered standard errors of a mean.
 - `ties`: every pair of many arms compared, from one bootstrap of all.

@@ -3,7 +3,8 @@
 An arm is one of the compared models: its scores and, of a ratio, their denominators. All resampling
 is the nonparametric bootstrap over samples (Efron & Tibshirani, An Introduction to the Bootstrap,
 1993, ch. 13): samples are drawn with replacement, and every figure is computed anew from what was
-drawn. Ratios (perplexity) resample numerator and denominator together. Both arms of a difference
+drawn. Ratios (perplexity) resample numerator and denominator together, scores of a corpus (BLEU)
+all their sufficient statistics. Both arms of a difference
 see the same draw, so whatever makes a sample hard for both cancels out. Where samples come in
 clusters, whole clusters are drawn. Draws depend on (number of samples or clusters, draws, seed)
 alone.
@@ -42,10 +43,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from harness.stats import corpus_scores
+from harness.stats.corpus_scores import Floats as Floats
 from harness.stats.student_t import t_quantile, t_two_sided
 
-Kind = Literal["mean", "share", "ratio", "exp_ratio"]
-Floats = NDArray[np.float64]
+Kind = Literal["mean", "share", "ratio", "exp_ratio", "corpus_bleu", "corpus_chrf"]
 Arm = tuple[ArrayLike, "ArrayLike | None"]
 Between = tuple[tuple[float, int], ...]
 SeedNames = Sequence[object] | None
@@ -108,23 +110,25 @@ def bootstrap(
     has more or fewer seeds than names.
     """
     parts = [checked(kind, scores, per) for scores, per in arms]
-    if len({top.shape[1] for top, _ in parts}) != 1:
-        counts = [top.shape[1] for top, _ in parts]
+    counts = [part.shape[2] for part in parts]
+    if len(set(counts)) != 1:
         raise ValueError(f"arms must have the same samples, got {counts} of them")
-    n = parts[0][0].shape[1]
-    columns = np.concatenate([row for top, bottom in parts for row in (top, bottom)])
+    n = counts[0]
+    columns = np.concatenate([part.reshape(-1, n) for part in parts])
     if clusters is not None:
         columns = _by_cluster(columns, clusters)
     sums = _resampled_sums(columns, draws, seed)
     totals = columns.sum(axis=1)[None]
     out, at = [], 0
-    for names, (top, _) in zip(seeds or [None] * len(parts), parts, strict=True):
-        part = slice(at, at + 2 * len(top))
-        if names is not None and len(names) != len(top):
-            raise ValueError(f"got {len(names)} names for {len(top)} seeds")
-        of_seeds = point_estimates(kind, totals[:, part])[0]
+    for names, (components, runs, _) in zip(
+        seeds or [None] * len(parts), (part.shape for part in parts), strict=True
+    ):
+        part = slice(at, at + components * runs)
+        if names is not None and len(names) != runs:
+            raise ValueError(f"got {len(names)} names for {runs} seeds")
+        of_seeds = point_estimates(kind, totals[:, part], runs)[0]
         known = None if names is None else tuple(names)
-        level = SeedLevel(point_estimates(kind, sums[:, part]), of_seeds, known, seed)
+        level = SeedLevel(point_estimates(kind, sums[:, part], runs), of_seeds, known, seed)
         unit = 1.0 if kind == "share" else None
         out.append(_arm(float(of_seeds.mean()), level, n, columns.shape[1], unit))
         at = part.stop
@@ -321,11 +325,14 @@ def _degrees(boot: Bootstrap) -> float:
     return math.exp(low)
 
 
-def checked(kind: Kind, scores: ArrayLike, per: ArrayLike | None) -> tuple[Floats, Floats]:
-    """Scores and denominators, each `(seeds, samples)`; a mean's denominators are ones.
+def checked(kind: Kind, scores: ArrayLike, per: ArrayLike | None) -> Floats:
+    """What is summed over samples for a figure: `(components, seeds, samples)`.
 
-    Raises ValueError as `estimates.estimate` does.
+    Two components are scores and denominators, a mean's being ones; of a corpus score they are its
+    sufficient statistics. Raises ValueError as `estimates.estimate` does.
     """
+    if kind in corpus_scores.KINDS:
+        return corpus_scores.checked(kind, scores)
     top = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     if top.ndim != 2 or top.size == 0:
         raise ValueError(f"scores must be (samples,) or (seeds, samples), got {np.shape(scores)}")
@@ -343,7 +350,7 @@ def checked(kind: Kind, scores: ArrayLike, per: ArrayLike | None) -> tuple[Float
         raise ValueError("a share needs scores that are 0 or 1; use kind 'mean'")
     if (bottom < 0).any() or (bottom.sum(axis=1) == 0).any():
         raise ValueError("`per` must not be negative and must not sum to zero")
-    return top, bottom
+    return np.stack([top, bottom])
 
 
 def _by_cluster(columns: Floats, clusters: Sequence[object]) -> Floats:
@@ -423,11 +430,13 @@ def _poisson_table() -> NDArray[np.uint8]:
     return np.searchsorted(cumulative, steps).astype(np.uint8)
 
 
-def point_estimates(kind: Kind, sums: Floats) -> Floats:
-    """The figure of each seed from sums, numerators before denominators: `(draws, seeds)`."""
-    seeds = sums.shape[1] // 2
+def point_estimates(kind: Kind, sums: Floats, seeds: int) -> Floats:
+    """The figure of each seed, `(draws, seeds)`, from the sums `(draws, components * seeds)`."""
+    parts = sums.reshape(len(sums), -1, seeds)
+    if kind in corpus_scores.KINDS:
+        return corpus_scores.SCORES[kind](np.moveaxis(parts, 1, -1))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        tops, bottoms = sums[:, :seeds], sums[:, seeds:]
+        tops, bottoms = parts[:, 0], parts[:, 1]
         # a draw that holds nothing to count: 0, as scikit-learn's F1
         estimates: Floats = np.where((tops == 0) & (bottoms == 0), 0.0, tops / bottoms)
         return np.exp(estimates) if kind == "exp_ratio" else estimates

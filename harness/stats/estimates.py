@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from harness.stats import perplexity
@@ -63,12 +62,13 @@ def estimate(
 ) -> Estimate:
     """A figure of kind `kind` (see `types.Metric`) from per-sample scores.
 
-    `scores` and `per` have shape `(samples,)` or `(seeds, samples)`; `clusters` names each
-    sample's. A `share` of one run without clusters gets a Wilson interval, everything else a
-    bootstrap. Raises ValueError on an empty or non-finite array, on a share that is not 0 or 1,
+    `scores` and `per` have shape `(samples,)` or `(seeds, samples)`, the statistics of a corpus
+    score one more axis, of theirs; `clusters` names each sample's. A `share` of one run without
+    clusters gets a Wilson interval, everything else a bootstrap. Raises ValueError on an empty or
+    non-finite array, on a share that is not 0 or 1, on numbers that are no statistics of the kind,
     and where `per` is missing or sums to zero.
     """
-    top, _ = checked(kind, scores, per)
+    top = checked(kind, scores, per)[0]
     if kind == "share" and len(top) == 1 and clusters is None:
         return _share(top[0], confidence)
     [boot] = bootstraps(kind, [(scores, per)], clusters=clusters, draws=draws, seed=seed)
@@ -91,7 +91,7 @@ def estimate_with_difference(
     Both have the same samples in the same order. Errors as for `paired`.
     """
     (scores, per), scores_b = arm, base[0]
-    top, _ = checked(kind, scores, per)
+    top = checked(kind, scores, per)[0]
     if kind == "share" and len(top) == 1 and clusters is None:
         return (
             _share(top[0], confidence),
@@ -103,9 +103,8 @@ def estimate_with_difference(
 
 def point_estimate(kind: Kind, scores: ArrayLike, per: ArrayLike | None = None) -> float:
     """The value without an interval; shapes and errors as for `estimate`."""
-    top, bottom = checked(kind, scores, per)
-    sums = np.concatenate([top, bottom]).sum(axis=1)
-    return float(point_estimates(kind, sums[None])[0].mean())
+    sums = checked(kind, scores, per).sum(axis=2)
+    return float(point_estimates(kind, sums.reshape(1, -1), sums.shape[1])[0].mean())
 
 
 def paired(

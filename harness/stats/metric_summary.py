@@ -8,15 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from harness import stats
 from harness.record import Estimator, MetricSection
-from harness.stats import proportions
+from harness.stats import corpus_scores, proportions
 from harness.types import Bounds, Metric
 
 __all__ = [
     "Arm",
     "Pooled",
     "Rows",
+    "Score",
     "Scored",
     "bounds",
     "clipped",
@@ -41,8 +45,21 @@ Rows = Sequence[Mapping[str, Any]]
 TASK_WEIGHT = "weight"
 """The `per` of a mean over tasks: in each row's scores, 1 / the number of its task's rows."""
 
-Scored = dict[str, tuple[float, "float | None", "str | None"]]
-"""Sample id -> (score, denominator or None, its cluster or None)."""
+
+class Score(NamedTuple):
+    """What a sample adds to a figure."""
+
+    score: float
+    """Of the sample alone."""
+    per: float | None
+    """Its denominator."""
+    cluster: str | None
+    statistics: tuple[float, ...] | None = None
+    """What a corpus score sums up."""
+
+
+Scored = dict[str, Score]
+"""By sample id."""
 
 Arm = tuple[Sequence[Scored], stats.SeedNames]
 """The samples of each run, and the seeds of the runs where they are known."""
@@ -54,13 +71,20 @@ class Pooled(NamedTuple):
     ids: list[str]
     """Sorted."""
     scores: list[list[float]]
-    """(runs, samples)"""
+    """(runs, samples); of a corpus score each sample's own."""
     per: list[list[float]] | None
     """Denominators, (runs, samples)."""
     clusters: list[str] | None
     """Of each sample, where the suite names them."""
     seeds: tuple[object, ...] | None = None
     """Of each run, where known: differences of runs with the same seeds are paired by them."""
+    statistics: list[list[tuple[float, ...]]] | None = None
+    """Of a corpus score, (runs, samples, components)."""
+
+    @property
+    def arm(self) -> tuple[ArrayLike, ArrayLike | None]:
+        """What the figure is computed of, as `harness.stats` takes it."""
+        return self.scores if self.statistics is None else self.statistics, self.per
 
 
 def summarise(
@@ -198,10 +222,10 @@ def measure(
     change: stats.Difference | None
     if base_pooled is not None and base_pooled.ids == pooled.ids:
         estimate, change = stats.estimate_with_difference(
-            figure(how), pooled[1:3], base_pooled[1:3], clusters=pooled.clusters, seeds=seeds
+            figure(how), pooled.arm, base_pooled.arm, clusters=pooled.clusters, seeds=seeds
         )
     else:
-        estimate = stats.estimate(figure(how), pooled.scores, pooled.per, clusters=pooled.clusters)
+        estimate = stats.estimate(figure(how), *pooled.arm, clusters=pooled.clusters)
         change = None if base_pooled is None else paired(how, own, base, seeds=seeds)
     within = bounds(how)
     low, high = clipped(within, estimate.value, estimate.ci_low, estimate.ci_high)
@@ -239,7 +263,7 @@ def tables(how: Estimator, runs: Sequence[Rows], bases: Sequence[Rows]) -> list[
 
 
 def _right_in_all(bases: Sequence[Scored]) -> set[str]:
-    wrong = {key for base in bases for key, sample in base.items() if not sample[0]}
+    wrong = {key for base in bases for key, sample in base.items() if not sample.score}
     return set(pool(bases).ids) - wrong
 
 
@@ -256,12 +280,13 @@ def paired(
     a, b = common(own, other)
     if not a.ids:
         return None
+    (scores_a, per_a), (scores_b, per_b) = a.arm, b.arm
     return stats.paired(
         figure(how),
-        a.scores,
-        b.scores,
-        a.per,
-        b.per,
+        scores_a,
+        scores_b,
+        per_a,
+        per_b,
         clusters=a.clusters,
         confidence=confidence,
         draws=draws,
@@ -286,7 +311,7 @@ def pairwise(how: Estimator, arms: Mapping[int, Arm]) -> list[stats.PairTest]:
         if ids and len(keys) > 1:
             found = stats.pairwise(
                 figure(how),
-                [(pools[key].scores, pools[key].per) for key in keys],
+                [pools[key].arm for key in keys],
                 clusters=clusters or None,
                 seeds=[pools[key].seeds for key in keys],
             )
@@ -311,6 +336,8 @@ def common(own: Sequence[Scored], other: Sequence[Scored]) -> tuple[Pooled, Pool
 
 def scored(how: Estimator, rows: Rows) -> Scored:
     """The samples of `rows` that have the score (and denominator) that `how` asks for."""
+    if how["kind"] in corpus_scores.KINDS:
+        return _with_statistics(how["kind"], how, rows)
     out: Scored = {}
     top, bottom = how["score"], how["per"]
     for row in _matching(how, rows):
@@ -320,7 +347,22 @@ def scored(how: Estimator, rows: Rows) -> Scored:
             continue
         if row["id"] in out:
             raise ValueError(f"sample id {row['id']!r} occurs twice")
-        out[row["id"]] = (score, per, row.get("cluster"))
+        out[row["id"]] = Score(score, per, row.get("cluster"))
+    return out
+
+
+def _with_statistics(kind: corpus_scores.CorpusKind, how: Estimator, rows: Rows) -> Scored:
+    """The samples with statistics of a corpus score, and the score of each sample alone."""
+    having = [row for row in _matching(how, rows) if row["statistics"].get(how["score"])]
+    if not having:
+        return {}
+    statistics = [tuple(map(float, row["statistics"][how["score"]])) for row in having]
+    alone = corpus_scores.SCORES[kind](np.moveaxis(corpus_scores.checked(kind, statistics), 0, -1))
+    out: Scored = {}
+    for row, score, own in zip(having, alone[0].tolist(), statistics, strict=True):
+        if row["id"] in out:
+            raise ValueError(f"sample id {row['id']!r} occurs twice")
+        out[row["id"]] = Score(score, None, row.get("cluster"), own)
     return out
 
 
@@ -330,11 +372,19 @@ def pool(
     """The samples that are in every run (and in `only`); `seeds` are those of the runs."""
     shared = set.intersection(*(set(table) for table in runs)) if runs else set()
     ids = sorted(shared if only is None else shared & only)
-    scores = [[table[key][0] for key in ids] for table in runs]
-    per = [[p for key in ids if (p := table[key][1]) is not None] for table in runs]
-    clusters = [cluster for key in ids if (cluster := runs[0][key][2]) is not None]
+    scores = [[table[key].score for key in ids] for table in runs]
+    per = [[p for key in ids if (p := table[key].per) is not None] for table in runs]
+    clusters = [cluster for key in ids if (cluster := runs[0][key].cluster) is not None]
     names = None if seeds is None else tuple(seeds)
-    return Pooled(ids, scores, per if any(per) else None, clusters or None, names)
+    every = [[own for key in ids if (own := table[key].statistics) is not None] for table in runs]
+    return Pooled(
+        ids,
+        scores,
+        per if any(per) else None,
+        clusters or None,
+        names,
+        every if any(every) else None,
+    )
 
 
 def _matching(how: Estimator, rows: Rows) -> Rows:

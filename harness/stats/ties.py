@@ -91,8 +91,8 @@ def _bootstraps(
     seed: int,
 ) -> list[Bootstrap]:
     names = list(seeds) if seeds is not None else [None] * len(arms)
-    largest = max(bootstrapping.checked(kind, *arm)[0].size for arm in arms)
-    chunk = max(1, _SCORES_PER_CHUNK // (2 * largest))
+    largest = max(bootstrapping.checked(kind, *arm).size for arm in arms)
+    chunk = max(1, _SCORES_PER_CHUNK // largest)
     boots: list[Bootstrap] = []
     for start in range(0, len(arms), chunk):
         part = slice(start, start + chunk)

@@ -1,8 +1,9 @@
 """Scorers that count n-grams shared with the reference: ROUGE, BLEU, chrF."""
 
+import re
 import unicodedata
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 from harness import (
     Output,
@@ -15,9 +16,6 @@ from harness import (
     scorer,
     split_words,
 )
-
-if TYPE_CHECKING:
-    from sacrebleu.metrics.base import Metric
 
 
 def _rouge(outputs: Sequence[Output], samples: Sequence[Sample], variant: str) -> list[float]:
@@ -77,6 +75,20 @@ def _check_rouge(samples: Sequence[Sample]) -> None:
             )
 
 
+def _check_pairs_of_words(samples: Sequence[Sample]) -> None:
+    _check_rouge(samples)
+    for sample in samples:
+        reference = normalize_unicode(sample.reference or "")
+        other = _needs_other_words(reference)
+        words = split_words(reference) if other else re.findall("[a-z0-9]+", reference.lower())
+        if len(words) < 2:
+            raise UserError(
+                f"sample {sample.id}: the reference {sample.reference!r} is a single word, so "
+                "ROUGE-2, which is of pairs of words, would be 0 for every answer: leave rouge2 "
+                "out, or the row"
+            )
+
+
 _ROUGE: dict[str, Any] = {
     "batch": True,
     "needs_reference": True,
@@ -96,9 +108,12 @@ def rouge_1(outputs: Sequence[Output], samples: Sequence[Sample], tools: Tools) 
     return _rouge(outputs, samples, "rouge1")
 
 
-@scorer("rouge2", **_ROUGE)
+@scorer("rouge2", **_ROUGE | {"check": _check_pairs_of_words})
 def rouge_2(outputs: Sequence[Output], samples: Sequence[Sample], tools: Tools) -> list[float]:
-    """F1 of shared pairs of words (Lin 2004), 0 to 1; words as for rouge1."""
+    """F1 of shared pairs of words (Lin 2004), 0 to 1; words as for rouge1.
+
+    A reference of one word has no pair and is refused.
+    """
     return _rouge(outputs, samples, "rouge2")
 
 
@@ -108,55 +123,105 @@ def rouge_l(outputs: Sequence[Output], samples: Sequence[Sample], tools: Tools) 
     return _rouge(outputs, samples, "rougeL")
 
 
-@scorer("bleu", batch=True, needs_reference=True, bounds=(0.0, 100.0))
+_SACREBLEU: dict[str, Any] = {
+    "batch": True,
+    "needs_reference": True,
+    "bounds": (0.0, 100.0),
+}
+
+Tokenizer = Literal["13a", "intl", "char", "zh", "none"]
+
+
+@scorer("bleu", kind="corpus_bleu", version=2, **_SACREBLEU)
 def bleu(
     outputs: Sequence[Output],
     samples: Sequence[Sample],
     tools: Tools,
     *,
-    tokenize: Literal["13a", "intl", "char", "zh", "none"] = "13a",
+    tokenize: Tokenizer = "13a",
     lowercase: bool = False,
-) -> list[float]:
-    """sacrebleu's sentence BLEU (Papineni et al. 2002; Post 2018), 0 to 100, effective order.
+) -> list[list[float]]:
+    """sacrebleu's corpus BLEU (Papineni et al. 2002; Post 2018), 0 to 100.
 
-    The metric is the mean over sentences, not corpus BLEU. `tokenize` is sacrebleu's.
+    Of each answer the lengths, and the matched and all n-grams of 1 to 4 tokens. `tokenize` is
+    sacrebleu's.
     """
     from sacrebleu.metrics import BLEU
 
+    # effective order changes a sentence's score and none of its counts; without it, a warning each
     metric = BLEU(tokenize=tokenize, lowercase=lowercase, effective_order=True)
-    return _sentences(metric, outputs, samples)
+    scores = (metric.sentence_score(*pair) for pair in _pairs(outputs, samples))
+    return [[score.sys_len, score.ref_len, *score.counts, *score.totals] for score in scores]
 
 
-@scorer("chrf", batch=True, needs_reference=True, bounds=(0.0, 100.0))
+@scorer("chrf", kind="corpus_chrf", version=2, **_SACREBLEU)
 def chrf(
     outputs: Sequence[Output],
     samples: Sequence[Sample],
     tools: Tools,
     *,
     word_order: Literal[0, 1, 2] = 0,
-) -> list[float]:
-    """sacrebleu's sentence chrF (Popović 2015), 0 to 100; `word_order: 2` is chrF++.
+) -> list[list[float]]:
+    """sacrebleu's corpus chrF (Popović 2015), 0 to 100; `word_order: 2` is chrF++.
 
-    The metric is the mean over sentences, not corpus chrF.
+    Of each answer its n-grams, those of the reference and those matched, for each order.
     """
     from sacrebleu.metrics import CHRF
 
-    return _sentences(CHRF(word_order=word_order), outputs, samples)
+    metric = CHRF(word_order=word_order)
+    # sacrebleu has no public name for these counts: its `sentence_score` is made of them
+    return [
+        list(metric._extract_corpus_statistics([answer], [references])[0])
+        for answer, references in _pairs(outputs, samples)
+    ]
 
 
-def _sentences(
-    metric: "Metric", outputs: Sequence[Output], samples: Sequence[Sample]
+@scorer("sentence_bleu", **_SACREBLEU)
+def sentence_bleu(
+    outputs: Sequence[Output],
+    samples: Sequence[Sample],
+    tools: Tools,
+    *,
+    tokenize: Tokenizer = "13a",
+    lowercase: bool = False,
 ) -> list[float]:
-    scores = []
+    """The mean of sacrebleu's sentence BLEU, 0 to 100, of effective order (as it recommends).
+
+    Not the BLEU of papers, which is `bleu`. `tokenize` is sacrebleu's.
+    """
+    from sacrebleu.metrics import BLEU
+
+    metric = BLEU(tokenize=tokenize, lowercase=lowercase, effective_order=True)
+    return [float(metric.sentence_score(*pair).score) for pair in _pairs(outputs, samples)]
+
+
+@scorer("sentence_chrf", **_SACREBLEU)
+def sentence_chrf(
+    outputs: Sequence[Output],
+    samples: Sequence[Sample],
+    tools: Tools,
+    *,
+    word_order: Literal[0, 1, 2] = 0,
+) -> list[float]:
+    """The mean of sacrebleu's sentence chrF, 0 to 100; `word_order: 2` is chrF++.
+
+    Not the chrF of papers, which is `chrf`.
+    """
+    from sacrebleu.metrics import CHRF
+
+    metric = CHRF(word_order=word_order)
+    return [float(metric.sentence_score(*pair).score) for pair in _pairs(outputs, samples)]
+
+
+def _pairs(outputs: Sequence[Output], samples: Sequence[Sample]) -> Iterator[tuple[str, list[str]]]:
+    """Each answer with its references, of which a sample has one, as sacrebleu takes them."""
     for output, sample in zip(outputs, samples, strict=True):
         reference = normalize_unicode(sample.reference or "")
-        answer = normalize_unicode(output.text, reference)
-        scores.append(float(metric.sentence_score(answer, [reference]).score))
-    return scores
+        yield normalize_unicode(output.text, reference), [reference]
 
 
 @hookimpl
 def register_scorers(register: Callable[[Scorer], None]) -> None:
-    """rouge1, rouge2, rougeL, bleu, chrf."""
-    for one in (rouge_1, rouge_2, rouge_l, bleu, chrf):
+    """rouge1, rouge2, rougeL, bleu, chrf, sentence_bleu, sentence_chrf."""
+    for one in (rouge_1, rouge_2, rouge_l, bleu, chrf, sentence_bleu, sentence_chrf):
         register(one)

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from harness import Sample, scorer
 from harness.api.task import ScorerUse, Suite
 from harness.errors import ConfigError, DataError, PluginFault, UserError
-from harness.evaluation.scorer_config import checked, uses
+from harness.evaluation.scorer_config import checked, checked_statistics, uses
 from harness.evaluation.suite import Where, load_suite
 from harness.evaluation.tasks.generate import Generate
 from harness.manager import Plugins
@@ -212,15 +212,15 @@ def write_answers(small, scorers, **changes):
 def test_scores_come_out_under_their_labels(experiment, warm):
     small = experiment(suites=["answers"])
     some = {"name": "regex", "label": "some", "pattern": "(?s).*"}
-    write_answers(small, ["chrf", some, {**some, "label": "never", "pattern": "(?!)"}])
+    write_answers(small, ["sentence_chrf", some, {**some, "label": "never", "pattern": "(?!)"}])
     run_warm(small, warm)
     record = small.records()["base-0"]
     assert record["status"] == "ok", record["error"]
     metrics = record["evaluation"]["suites"]["answers"]["metrics"]
-    assert set(metrics) == {"chrf", "chrf_own_minus_other", "some", "never"}
+    assert set(metrics) == {"sentence_chrf", "sentence_chrf_own_minus_other", "some", "never"}
     assert (metrics["some"]["value"], metrics["never"]["value"]) == (1.0, 0.0)
     assert metrics["some"]["estimator"]["kind"] == "share"
-    assert metrics["chrf"]["n"] == 8
+    assert metrics["sentence_chrf"]["n"] == 8
 
 
 def test_the_command_refuses_before_anything_runs(experiment, harness):
@@ -230,6 +230,29 @@ def test_the_command_refuses_before_anything_runs(experiment, harness):
     assert (result.code, small.out.exists()) == (2, False)
     assert "answers.yaml:" in result.error
     assert "is no regular expression" in result.error
+
+
+# ---- corpus scores -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [[0.5], [[1.0] * 9], ["text"], [None, None], [[math.nan] * 10]])
+def test_a_corpus_score_is_of_its_kinds_statistics(given):
+    with pytest.raises(PluginFault, match="scorer 'own' gave"):
+        checked_statistics(given, 1, "scorer 'own'", "corpus_bleu")
+
+
+def test_statistics_are_numbers_or_none():
+    given = [np.arange(10), None]
+    found = checked_statistics(given, 2, "scorer 'own'", "corpus_bleu")
+    assert found == [[float(i) for i in range(10)], None]
+
+
+def test_a_corpus_score_has_no_negative_control():
+    with pytest.raises(TypeError, match="scorer 'own': a corpus score has no negative control"):
+        scorer("own", kind="corpus_bleu", reference=True)(lambda output, sample: [1.0] * 10)
+    names = {one.name for one in PLUGINS.scorers.things.values() if one.controlled}
+    assert {"sentence_bleu", "sentence_chrf"} <= names
+    assert not {"bleu", "chrf"} & names
 
 
 # ---- bounds --------------------------------------------------------------------------------------

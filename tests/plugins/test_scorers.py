@@ -2,10 +2,12 @@
 
 import unicodedata
 
+import numpy as np
 import pytest
 
 from harness import Sample, UserError
 from harness.manager import Plugins
+from harness.stats import bootstrapping
 from harness.types import ModelRef, Output
 
 PLUGINS = Plugins(discover=False)
@@ -201,18 +203,111 @@ def test_rouge_is_that_of_rouge_score(variant):
     assert 0 < wanted[0] < 1
 
 
-def test_bleu_and_chrf_are_those_of_sacrebleu():
+@pytest.mark.parametrize("reference", ["Yes.", "1", "Нет", "\u00c9t\u00e9!"])
+def test_rouge2_refuses_a_reference_of_one_word(reference):
+    samples = [Sample("two", prompt="?", reference="Yes, sir."), Sample("one", reference=reference)]
+    with pytest.raises(UserError, match=r"sample one: the reference .* is a single word"):
+        PLUGINS.scorers.get("rouge2").check(samples)
+    PLUGINS.scorers.get("rougeL").check(samples)
+    # what is refused would be 0 for the reference itself
+    assert rate("rouge2", [reference], [reference]) == [0]
+
+
+@pytest.mark.parametrize("reference", ["Yes, sir.", "1,840", "Да, есть", "two-day"])
+def test_rouge2_takes_what_has_a_pair_of_words(reference):
+    PLUGINS.scorers.get("rouge2").check([Sample("two", reference=reference)])
+    assert rate("rouge2", [reference], [reference]) == [1]
+
+
+def test_sentence_bleu_and_chrf_are_those_of_sacrebleu():
     import sacrebleu
 
     pairs = [(answer, [target]) for answer, target in zip(ANSWERS, REFERENCES, strict=True)]
     bleu = [sacrebleu.sentence_bleu(*pair).score for pair in pairs]
-    assert rate("bleu", ANSWERS, REFERENCES) == pytest.approx(bleu)
+    assert rate("sentence_bleu", ANSWERS, REFERENCES) == pytest.approx(bleu)
     assert 0 < bleu[3] < 100
     char = [sacrebleu.sentence_bleu(*pair, tokenize="char", lowercase=True).score for pair in pairs]
-    assert rate("bleu", ANSWERS, REFERENCES, tokenize="char", lowercase=True) == pytest.approx(char)
+    found = rate("sentence_bleu", ANSWERS, REFERENCES, tokenize="char", lowercase=True)
+    assert found == pytest.approx(char)
     for word_order in (0, 2):
         chrf = [sacrebleu.sentence_chrf(*pair, word_order=word_order).score for pair in pairs]
-        assert rate("chrf", ANSWERS, REFERENCES, word_order=word_order) == pytest.approx(chrf)
+        found = rate("sentence_chrf", ANSWERS, REFERENCES, word_order=word_order)
+        assert found == pytest.approx(chrf)
+
+
+CORPORA = {
+    "english": (ANSWERS, REFERENCES),
+    "the references themselves": (REFERENCES, REFERENCES),
+    "empty answers among others": (["", "A tent.", ""], ["A stove.", "A tent returns.", "No."]),
+    "empty answers alone": (["", " "], ["Yes, we do.", "No."]),
+    "references of one word": (["Yes", "No.", "Perhaps", "yes"], ["Yes", "No", "Never", "Yes"]),
+    "one word each, all right": (["Yes"], ["Yes"]),
+    "nothing in common": (["aaa bbb ccc ddd"], ["xyz xyz xyz xyz"]),
+    "no match of four words": (
+        ["we ship a red tent today", "it is free of charge"],
+        ["we ship the red tent now", "it comes free of cost"],
+    ),
+    "shorter than their references": (["the red tent"], ["the red tent is in the red box now"]),
+    "longer than their references": (["the red tent is in the red box now"], ["the red tent"]),
+    "russian": (
+        ["Палатка красная и лёгкая.", "Нет, чайник не продаётся."],
+        ["Палатка красная, лёгкая.", "Нет, этот чайник у нас не продаётся."],
+    ),
+    "chinese": (
+        ["商店十点开门。", "我们不卖红色的帐篷"],
+        ["商店早上十点开门。", "我们没有红色帐篷卖"],
+    ),
+    "marks that a token splits at": (["It's $1,840.50 -- no?"], ["It's $1,840.50, no more."]),
+}
+
+
+def of_corpus(kind, statistics):
+    from harness.stats import corpus_scores
+
+    return float(corpus_scores.SCORES[kind](np.sum(statistics, axis=0, dtype=float)))
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+@pytest.mark.parametrize("tokenize", ["13a", "zh", "intl", "char", "none"])
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_bleu_is_sacrebleus_of_the_corpus(corpus, tokenize, lowercase):
+    import sacrebleu
+
+    answers, references = CORPORA[corpus]
+    options = {"tokenize": tokenize, "lowercase": lowercase}
+    found = of_corpus("corpus_bleu", rate("bleu", answers, references, **options))
+    wanted = sacrebleu.corpus_bleu(answers, [references], **options).score
+    assert found == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+@pytest.mark.parametrize("word_order", [0, 1, 2])
+def test_chrf_is_sacrebleus_of_the_corpus(corpus, word_order):
+    import sacrebleu
+
+    answers, references = CORPORA[corpus]
+    found = of_corpus("corpus_chrf", rate("chrf", answers, references, word_order=word_order))
+    wanted = sacrebleu.corpus_chrf(answers, [references], word_order=word_order).score
+    assert found == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["bleu", "chrf"])
+def test_every_draw_of_the_bootstrap_is_sacrebleus_score_of_what_was_drawn(kind):
+    import sacrebleu
+
+    from harness import stats
+
+    answers = [text for corpus, _ in CORPORA.values() for text in corpus]
+    references = [text for _, corpus in CORPORA.values() for text in corpus]
+    score = sacrebleu.corpus_bleu if kind == "bleu" else sacrebleu.corpus_chrf
+    statistics = rate(kind, answers, references)
+    (boot,) = stats.bootstraps(f"corpus_{kind}", [(statistics, None)], draws=25)
+    assert boot.value == pytest.approx(score(answers, [references]).score)
+    (weights,) = bootstrapping._weights(len(answers), 25, 0)
+    for counts, replicate in zip(weights, boot.replicates, strict=True):
+        drawn = np.repeat(np.arange(len(answers)), counts)
+        theirs = score([answers[i] for i in drawn], [[references[i] for i in drawn]])
+        assert replicate == pytest.approx(theirs.score)
 
 
 # ---- BERTScore -----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from harness.record import new_record
 from harness.results import gate, lookup, policy
 from harness.results import store as records
 from harness.results.comparison import compare
+from harness.stats import corpus_scores
 from harness.stats.metric_summary import summarise
 from harness.types import Metric
 
@@ -226,6 +227,38 @@ def test_a_range_changes_how_an_interval_is_shown_and_no_verdict(tmp_path: Path,
     else:
         assert kept.ci_low == max(free.ci_low, -1)
         assert kept.ci_high == free.ci_high
+
+
+def test_a_corpus_score_is_gated_and_compared_on_its_sums(tmp_path: Path) -> None:
+    metric, base = Metric("bleu", True, "corpus_bleu", bounds=(0.0, 100.0)), None
+    sums = {}
+    for label, lost in (("base", 0), ("good", 0.5), ("bad", 6)):
+        answers = rows(300, seed=2)
+        for i, row in enumerate(answers):
+            length, few = 8 + i % 5, lost if i % 2 else 0
+            ngrams = [length - k for k in range(4)]
+            matches = [max(0.0, count - 2 - i % 3 - few) for count in ngrams]
+            row["statistics"] = {"bleu": [length, length, *matches, *ngrams]}
+            row["output"] = f"{label} {i}"
+        sums[label] = np.sum([row["statistics"]["bleu"] for row in answers], axis=0)
+        section = {"metrics": summarise([metric], answers)}
+        key = write(tmp_path, label, answers, base=base, suite=section)
+        base = base or key
+    scores = {label: float(corpus_scores.bleu(total)) for label, total in sums.items()}
+    for label, verdict in (("good", "pass"), ("bad", "fail")):
+        text = "rules: [{metric: quiz.bleu, max_drop: 5}]"
+        decision = decide(tmp_path, label, text, baseline="base")
+        assert decision.verdict == verdict
+        (finding,) = decision.findings
+        assert finding.change == pytest.approx(scores[label] - scores["base"])
+    arms = [lookup.find(str(tmp_path / label), []) for label in ("bad", "base")]
+    compared = compare(*arms)
+    difference = compared["metrics"]["quiz.bleu"]
+    assert difference["verdict"] == "worse"
+    assert difference["value"] == pytest.approx(scores["bad"])
+    assert difference["delta"] == pytest.approx(scores["bad"] - scores["base"])
+    assert compared["samples"]["quiz"]["better"] == []
+    assert len(compared["samples"]["quiz"]["worse"]) == 3
 
 
 def test_too_few_samples_are_inconclusive_and_say_how_many_would_do(tmp_path: Path) -> None:

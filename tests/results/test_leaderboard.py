@@ -21,7 +21,7 @@ from harness.results import leaderboard_file
 from harness.results import store as records
 from harness.results.leaderboard import build
 from harness.stats import bootstrapping
-from harness.stats.metric_summary import estimator, pairwise, summarise
+from harness.stats.metric_summary import Score, estimator, pairwise, summarise
 from harness.types import Metric
 from tests.conftest import Ran
 
@@ -193,7 +193,7 @@ def test_equal_methods_are_seldom_told_apart_anywhere_on_a_board() -> None:
     for _ in range(80):
         hard = rng.normal(size=60)
         arms = {
-            key: ([{str(i): (v, None, None) for i, v in enumerate(scores)}], None)
+            key: ([{str(i): Score(v, None, None) for i, v in enumerate(scores)}], None)
             for key, scores in enumerate(hard + rng.normal(size=(8, 60)))
         }
         boards += any(test.p < 0.05 for test in pairwise(how, arms))

@@ -24,7 +24,7 @@ from harness.config.strict_yaml import Located, StrictModel
 from harness.data.tokenization import encode_prompt
 from harness.errors import PluginFault
 from harness.evaluation.judging import check_finite
-from harness.evaluation.scorer_config import DIFFERENCE, OTHER, checked, uses
+from harness.evaluation.scorer_config import DIFFERENCE, OTHER, checked, checked_statistics, uses
 from harness.evaluation.tasks import negative_control
 from harness.evaluation.tasks.sample_rows import missing
 from harness.evaluation.tasks.sample_task import DataSettings, SampleTask, identity
@@ -163,9 +163,19 @@ class Generate(SampleTask[GenerateSettings]):
         others = suite.pick(negative_control.others(self._all(suite)))
         for label, scorer, options in uses(suite.scorers, plugins()):
             scores = scorer.rate(outputs, samples, tools, **options)
-            rating = checked(scores, len(outputs), f"scorer '{scorer.name}'", scorer.bounds)
-            better, bounds = scorer.higher_is_better, scorer.bounds
-            ratings.add(Metric(label, better, scorer.kind, bounds=bounds), rating)
+            whose, better, bounds = (
+                f"scorer '{scorer.name}'",
+                scorer.higher_is_better,
+                scorer.bounds,
+            )
+            metric = Metric(label, better, scorer.kind, bounds=bounds)
+            if scorer.kind == "corpus_bleu" or scorer.kind == "corpus_chrf":
+                ratings.metrics.append(metric)
+                own = checked_statistics(scores, len(outputs), whose, scorer.kind)
+                ratings.statistics[label] = own
+                continue
+            rating = checked(scores, len(outputs), whose, bounds)
+            ratings.add(metric, rating)
             if scorer.controlled and any(others):
                 other = negative_control.means(scorer, outputs, others, tools, options)
                 difference = negative_control.minus(rating, other)
@@ -178,7 +188,13 @@ class Generate(SampleTask[GenerateSettings]):
         if suite.judge:
             _judge(self.settings(suite), outputs, samples, tools, ratings)
         rows = [
-            _row(suite, sample, output, missing((), generated.finite), ratings.of(i))
+            _row(
+                suite,
+                sample,
+                output,
+                missing((), generated.finite),
+                ratings.of(i, not generated.finite),
+            )
             for i, (sample, output, generated) in enumerate(
                 zip(samples, outputs, requests.generated, strict=True)
             )
@@ -195,14 +211,22 @@ class _Ratings:
     warnings: list[str]
     metrics: list[Metric] = field(default_factory=list)
     scores: dict[str, Sequence[float | None]] = field(default_factory=dict)
+    statistics: dict[str, Sequence[Sequence[float] | None]] = field(default_factory=dict)
+    """Of corpus scores."""
 
     def add(self, metric: Metric, scores: Sequence[float | None]) -> None:
         self.metrics.append(metric)
         self.scores[metric.name] = scores
 
-    def of(self, sample: int) -> dict[str, float | None]:
-        """Those of one sample."""
-        return {name: scores[sample] for name, scores in self.scores.items()}
+    def of(self, sample: int, unanswered: bool) -> dict[str, object]:
+        """Those of one sample, as its row holds them; None where it has no answer."""
+        kinds: dict[str, Mapping[str, Sequence[object]]] = {"scores": self.scores}
+        if self.statistics:
+            kinds["statistics"] = self.statistics
+        return {
+            kind: {name: None if unanswered else every[sample] for name, every in rated.items()}
+            for kind, rated in kinds.items()
+        }
 
 
 def _note_cut_texts(
@@ -253,7 +277,7 @@ def _row(
     sample: Sample,
     output: Output,
     unanswered: Mapping[str, str],
-    scores: Mapping[str, float | None],
+    rated: Mapping[str, object],
 ) -> dict[str, object]:
     return {
         **identity(suite, sample),
@@ -263,7 +287,7 @@ def _row(
         "tokens": output.tokens,
         "capped": output.capped,
         **unanswered,
-        "scores": dict.fromkeys(scores) if unanswered else dict(scores),
+        **rated,
     }
 
 

@@ -100,7 +100,7 @@ class Collected:
             return False
         try:
             figure = stats.point_estimate(
-                metric_summary.figure(metric_summary.estimator(metric)), table.scores, table.per
+                metric_summary.figure(metric_summary.estimator(metric)), *table.arm
             )
         except ValueError as error:
             self.leave_out(metric.name, str(error), own)
