@@ -185,11 +185,10 @@ class Bench:
 
         Its own two marks count among them. (0, None) where it states no length.
         """
-        from transformers import PreTrainedTokenizerBase
-
         _, model = self._embedder()
         most, tokenizer = model.max_seq_length, model.tokenizer
-        if most is None or not texts or not isinstance(tokenizer, PreTrainedTokenizerBase):
+        # static embeddings have another sort of tokenizer, and no length
+        if most is None or not texts or not hasattr(tokenizer, "model_max_length"):
             return 0, None
         encoded = tokenizer([text.strip() for text in texts], truncation=False, verbose=False)
         return sum(len(ids) > most for ids in encoded["input_ids"]), int(most)
