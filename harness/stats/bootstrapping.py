@@ -45,7 +45,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from harness.stats import corpus_scores
 from harness.stats.corpus_scores import Floats as Floats
-from harness.stats.student_t import t_quantile, t_two_sided
+from harness.stats.student_t import rising_root, t_quantile, t_two_sided
 
 Kind = Literal["mean", "share", "ratio", "exp_ratio", "corpus_bleu", "corpus_chrf"]
 Arm = tuple[ArrayLike, "ArrayLike | None"]
@@ -318,11 +318,9 @@ def _degrees(boot: Bootstrap) -> float:
     parts = [(of_samples, samples), *boot.between_seeds]
     squares = sum(variance * t_quantile(0.975, df) ** 2 for variance, df in parts)
     t = math.sqrt(squares / (of_samples + seeds))
-    low, high = (math.log(f(df for _, df in parts)) for f in (min, max))
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_quantile(0.975, math.exp(middle)) > t else (low, middle)
-    return math.exp(low)
+    few, many = min(df for _, df in parts), max(df for _, df in parts)
+    # t is nearly straight in 1 / df
+    return 1 / rising_root(lambda x: t_quantile(0.975, 1 / x) - t, 1 / many, 1 / few)
 
 
 def checked(kind: Kind, scores: ArrayLike, per: ArrayLike | None) -> Floats:
@@ -446,10 +444,20 @@ def _seed_weights(level: SeedLevel, units: int, *, stream: int) -> tuple[Floats,
     """The weight of each seed in each draw, `(draws, seeds)`, and (variance, df) that they add."""
     draws, seeds = level.replicates.shape
     total = float(level.figures.var(ddof=1))
-    own = max(0.0, total - _of_answers(level.replicates, units))
+    own = beyond_answers(total, _of_answers(level.replicates, units), seeds - 1)
     spread = math.sqrt(own / total) if total > 0 else 0.0
     weights = 1 / seeds + spread * _deviations(draws, seeds, level.seed, stream)
     return weights, (own / seeds, seeds - 1)
+
+
+def beyond_answers(variance: float, of_answers: float, df: int) -> float:
+    """What a variance with `df` degrees of freedom has beyond that of single answers.
+
+    Not the expected variance of answers is taken off but its median, (1 - 2 / (9 df))^3 times that
+    (Wilson & Hilferty, PNAS 17, 1931): few seeds lie closer together than on average more often
+    than not, and the seeds' own part would be thought zero too often.
+    """
+    return max(0.0, variance - (1 - 2 / (9 * df)) ** 3 * of_answers)
 
 
 def _of_answers(replicates: Floats, units: int) -> float:

@@ -96,3 +96,26 @@ def _root(f: Callable[[float], float], low: float, high: float) -> float:
             break
         low, high = (low, middle) if f(middle) > 0 else (middle, high)
     return (low + high) / 2
+
+
+def rising_root(f: Callable[[float], float], low: float, high: float) -> float:
+    """Where a rising and nearly straight function is zero: the nearer end where it is not between.
+
+    The Illinois method (Dowell & Jarratt, BIT 11, 1971), to 1e-9 of the interval.
+    """
+    f_low, f_high = f(low), f(high)
+    if f_low >= 0 or f_high <= 0:
+        return low if f_low >= 0 else high
+    width, side, middle = high - low, 0, low
+    for _ in range(100):
+        before, middle = middle, (low * f_high - high * f_low) / (f_high - f_low)
+        value = f(middle)
+        if value == 0 or abs(middle - before) <= 1e-9 * width:
+            break
+        if value > 0:
+            high, f_high = middle, value
+            f_low, side = (f_low / 2 if side > 0 else f_low), 1
+        else:
+            low, f_low = middle, value
+            f_high, side = (f_high / 2 if side < 0 else f_high), -1
+    return middle

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.stats import bootstrapping
+from harness.stats import bootstrapping, seed_pooling
 from harness.stats.bootstrapping import Arm, Bootstrap, Kind, SeedNames
 from harness.stats.estimates import bootstraps
 from harness.stats.proportions import mid_p
@@ -45,11 +45,12 @@ def pairwise(
 ) -> list[PairTest]:
     """All pairs of arms, each tested as `estimates.paired` tests it; p is not adjusted.
 
-    Every arm has the same samples in the same order; `seeds` names those of each. Bootstraps grow
-    with the number of arms, not of pairs: all pairs are differences of the same replicates. Where
-    no draw lies beyond zero, p is that of the t interval alone, for draws cannot resolve what an
-    adjustment for many pairs asks of them. Of one unit p is 1. Raises ValueError as
-    `estimates.estimate` does.
+    Every arm has the same samples in the same order; `seeds` names those of each. Of three arms
+    and more with the same seeds, what seeds add is estimated over all of them (`seed_pooling`).
+    Bootstraps grow with the number of arms, not of pairs: all pairs are differences of the same
+    replicates. Where no draw lies beyond zero, p is that of the t interval alone, for draws cannot
+    resolve what an adjustment for many pairs asks of them. Of one unit p is 1. Raises ValueError
+    as `estimates.estimate` does.
     """
     parts = [bootstrapping.checked(kind, *arm)[0] for arm in arms]
     closed = kind == "share" and clusters is None
@@ -58,9 +59,11 @@ def pairwise(
     if len(single) < len(arms):
         few = parts[0].shape[1] <= MANY_SAMPLES and len(arms) <= MANY_ARMS
         boots = _bootstraps(kind, arms, clusters, seeds, draws or (DRAWS if few else FEWER), seed)
+        tables = seed_pooling.seeded(boots)
+        seeded = [arm or boot for arm, boot in zip(tables, boots, strict=True)]
         for i, j in itertools.combinations(range(len(arms)), 2):
             if not {i, j} <= single:
-                change = bootstrapping.difference(boots[i], boots[j])
+                change = seed_pooling.difference(seeded[i], seeded[j])
                 p = bootstrapping.p_value(change, resolved=False)
                 tests.append(PairTest(i, j, change.value, 1.0 if math.isnan(p) else p))
     return sorted(tests, key=lambda test: (test.a, test.b))
