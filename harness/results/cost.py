@@ -29,6 +29,20 @@ def cost(cells: Sequence[Record]) -> Cost:
     return figures
 
 
+def cost_range(cells: Sequence[Record]) -> dict[str, list[float]]:
+    """The least and the greatest of the seeds' train seconds and peak memory, where two have one.
+
+    A range, no interval: a handful of seeds says little of the next one.
+    """
+    each = [cost([cell]) for cell in cells]
+    known: dict[str, list[float | None]] = {
+        "train_seconds": [one["train_seconds"] for one in each],
+        "peak_memory_bytes": [one["peak_memory_bytes"] for one in each],
+    }
+    figures = {name: [v for v in values if v is not None] for name, values in known.items()}
+    return {name: [min(of), max(of)] for name, of in figures.items() if len(of) > 1}
+
+
 def _dollars(cell: Record) -> float | None:
     """Every phase at the plan's price; None where it has none, or where nothing was measured."""
     price = cell["plan"].get("price_per_hour")

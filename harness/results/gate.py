@@ -62,6 +62,10 @@ class Finding:
     """The rule's own name."""
     measurements: int | None = None
     """Of a cost: the fewest seeds of an arm; None for a metric."""
+    seeds_range: tuple[float, float] | None = None
+    """Of a cost: the least and the greatest of the candidate's seeds; None of one seed."""
+    baseline_seeds_range: tuple[float, float] | None = None
+    """The same of the baseline's."""
     gained: float | None = None
     """Of `retained`: samples that the base has wrong and the candidate right, the mean of seeds."""
     lost: float | None = None
@@ -454,7 +458,16 @@ def _assess_cost(check: Check, pairs: Pairs) -> Finding:
         verdict="pass" if passes else "inconclusive",
         title=rule.name or "",
         measurements=_fewest_seeds(pairs, alone),
+        seeds_range=_range_of_seeds(pairs.candidate, check.metric),
+        baseline_seeds_range=None if alone else _range_of_seeds(pairs.baseline, check.metric),
     )
+
+
+def _range_of_seeds(group: Group, metric: str) -> tuple[float, float] | None:
+    """The least and the greatest cost of a seed; None where fewer than two have one."""
+    each = [costs(Group([cell])).get(metric) for cell in group.cells]
+    known = [value for value in each if value is not None]
+    return (min(known), max(known)) if len(known) > 1 else None
 
 
 def _fewest_seeds(pairs: Pairs, alone: bool) -> int:
@@ -486,14 +499,26 @@ def _sentence(finding: Finding) -> str:
     if finding.gained is not None and finding.lost is not None:
         parts.append(f"{finding.gained:.3g} gained and {finding.lost:.3g} lost of the base's")
     if finding.measurements is not None:
-        one = finding.measurements == 1
-        parts.append("one measurement" if one else "means of seeds without an interval")
+        parts.append(_of_seeds(finding, figure))
     if finding.verdict == "inconclusive" and finding.n is not None:
         more = "no number of samples would" if finding.more_samples is None else ""
         likely = f"about {finding.more_samples} more samples would decide"
         between = f" (from {finding.more_samples_low} to {finding.more_samples_high})"
         parts.append(more or likely + between)
     return ", ".join(parts)
+
+
+def _of_seeds(finding: Finding, figure: Callable[..., str]) -> str:
+    """How a cost spreads over seeds, which is no interval: so few values give none."""
+    ranges = [
+        f"{name} seeds from {figure(of[0])} to {figure(of[1])}"
+        for name, of in (
+            ("the candidate's", finding.seeds_range),
+            ("the baseline's", finding.baseline_seeds_range),
+        )
+        if of is not None
+    ]
+    return " and ".join([*(["one measurement"] if finding.measurements == 1 else []), *ranges])
 
 
 def _interval(finding: Finding, figure: Callable[..., str]) -> str:

@@ -8,7 +8,7 @@ from typing import cast
 from harness import stats
 from harness.errors import UserError, nearest
 from harness.record import MetricSection, Record
-from harness.results.cost import cost
+from harness.results.cost import cost, cost_range
 from harness.results.groups import Group, ReadRows, answer_warnings, findings, grouped, metrics
 from harness.results.leaderboard_layout import VERSION, Leaderboard, Row, RowMetric
 from harness.results.store import plain, suites
@@ -94,6 +94,8 @@ def _row(group: Group, by_id: Mapping[str, Record], read_rows: ReadRows) -> Row:
         "mix": (plan.get("data") or {}).get("mix"),
         "suite_hashes": group.hashes,
     }
+    if spread := cost_range(group.cells):
+        row["cost_range"] = spread
     if health := list(dict.fromkeys(name for cell in group.cells for name in findings(cell))):
         row["health"] = health
     if lines := answer_warnings(group, read_rows):

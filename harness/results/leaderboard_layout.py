@@ -71,6 +71,9 @@ class Row(TypedDict):
     metrics: dict[str, RowMetric]
     """Keyed suite.metric."""
     cost: Cost
+    cost_range: NotRequired[dict[str, list[float]]]
+    """train_seconds and peak_memory_bytes -> the least and the greatest of the seeds; absent for
+    one seed."""
     tied_with: list[str]
     """Labels of rows that it is not told apart from: their paired difference on the metric ranked
     by is not significant, adjusted after Holm for all pairs of rows."""

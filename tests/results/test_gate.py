@@ -773,3 +773,20 @@ def test_a_cost_says_that_it_is_one_measurement(out: Path) -> None:
     (finding,) = decide(out, "good", "rules: [{metric: cost.train_seconds, max: 60}]").findings
     assert (finding.verdict, finding.measurements) == ("pass", 1)
     assert "one measurement" in finding.sentence
+    assert finding.seeds_range is finding.baseline_seeds_range is None
+
+
+def test_a_cost_of_several_seeds_has_their_mean_and_their_range(tmp_path: Path) -> None:
+    base = write(tmp_path, "base", rows(40), training=trained(10))
+    for seed, seconds in enumerate((30, 33, 42)):
+        write(tmp_path, "lora", rows(40), base=base, seed=seed, training=trained(seconds))
+    text = "rules: [{metric: cost.train_seconds, max_increase: 300%}]"
+    candidate = lookup.find(str(tmp_path / "lora"), [])
+    loaded = policy.load(policy_file(tmp_path, text))
+    baseline = lookup.baseline("base", candidate, [tmp_path])
+    (finding,) = gate.decide(candidate, baseline, loaded).findings
+    assert (finding.value, finding.seeds_range) == (35, (30, 42))
+    assert (finding.measurements, finding.baseline_seeds_range) == (1, None)
+    assert finding.sentence.endswith("one measurement and the candidate's seeds from 30 to 42")
+    # the range decides nothing: the mean does, as it did
+    assert finding.verdict == "pass"

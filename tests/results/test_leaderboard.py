@@ -187,6 +187,21 @@ def test_a_board_of_one_seed_says_what_its_intervals_leave_out(tmp_path: Path) -
     assert sentence not in shown(results.board())
 
 
+def test_a_board_says_how_costs_spread_over_seeds(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    for seed, seconds in enumerate((30, 33, 42)):
+        results.add(f"l{seed}", "lora", 0.2, seed=seed, training=trained(seconds))
+    results.add("f0", "full", 0.2, training=trained(50))
+    board = results.board()
+    by_label = {row["label"]: row for row in board["rows"]}
+    assert by_label["lora"]["cost"]["train_seconds"] == 35
+    assert by_label["lora"]["cost_range"]["train_seconds"] == [30, 42]
+    assert "cost_range" not in by_label["full"]
+    line = "train time of single seeds: lora 30.0s to 42.0s"
+    assert line in shown(board)
+    assert line in str(render(board, "markdown"))
+
+
 def test_equal_methods_are_seldom_told_apart_anywhere_on_a_board() -> None:
     how = estimator(Metric("x", True))
     rng, boards = np.random.default_rng(3), 0

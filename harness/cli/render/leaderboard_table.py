@@ -119,8 +119,26 @@ def _notes(board: Board) -> list[str]:
     rows = board["rows"]
     left_out = len(_metric_names(rows)) - len(_shown_names(rows))
     more = [f"{left_out} figures of single subjects and domains are in --format csv and json"]
-    ties = [*_tie_lines(rows), *_seed_lines(rows), *_health_lines(rows), *_degenerate_lines(rows)]
-    return [*ties, *labels, *board["incomparable"], *(more if left_out else [])]
+    ties = [*_tie_lines(rows), *_seed_lines(rows), *_cost_lines(rows)]
+    warned = [*_health_lines(rows), *_degenerate_lines(rows)]
+    return [*ties, *warned, *labels, *board["incomparable"], *(more if left_out else [])]
+
+
+def _cost_lines(rows: Sequence[Row]) -> list[str]:
+    """How costs spread over seeds, which is no interval; nothing of rows with one measurement."""
+    kinds = {
+        "train time": ("train_seconds", numbers.duration),
+        "peak memory": ("peak_memory_bytes", lambda value: numbers.size(round(value))),
+    }
+    lines = []
+    for what, (name, show) in kinds.items():
+        ranges = [
+            f"{_title(row, rows)} {show(of[0])} to {show(of[1])}"
+            for row in rows
+            if (of := row.get("cost_range", {}).get(name))
+        ]
+        lines += [f"{what} of single seeds: {', '.join(ranges)}"] if ranges else []
+    return lines
 
 
 def _health_lines(rows: Sequence[Row]) -> list[str]:
