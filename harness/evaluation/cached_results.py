@@ -17,7 +17,24 @@ from harness.record import SuiteSection
 from harness.results import store
 from harness.results.store import Rows
 from harness.stats import metric_summary
+from harness.system import hardware
 from harness.types import SuiteResult
+
+PASSES = 1
+"""Raised when the same model on the same device would give other answers or log-probabilities."""
+
+
+def arithmetic() -> str:
+    """What computes the answers of a worker on this machine, beside the artifact's precision.
+
+    Below float32 the kernels of another device choose other answers where two are nearly as
+    likely, and so do those of another generation of GPUs.
+    """
+    machine = hardware.facts()
+    kind = machine.device
+    if kind == "cuda":
+        kind += " {}.{}".format(*machine.gpus[0].capability)
+    return f"{kind}, passes {PASSES}"
 
 
 class _Reused(TypedDict, total=False):
@@ -28,8 +45,9 @@ class _Reused(TypedDict, total=False):
 class Sections:
     """What a cell's record says of each suite, and the sample files beside it.
 
-    A kept suite is known by the bytes of the artifact, the suite's hash and the hash of its data
-    alone: whichever cell or experiment measured it.
+    A kept suite is known by the bytes of the artifact, the suite's hash, the hash of its data and
+    the arithmetic alone: whichever cell or experiment measured it. One from before arithmetic was
+    kept is measured again.
     """
 
     out: Path
@@ -41,6 +59,8 @@ class Sections:
     shared: Path | None = None
     """Folder whose results folders may hold the same answers; None: only `out` is searched."""
     tokenizer_hash: str | None = None
+    arithmetic: str = field(default_factory=arithmetic)
+    """Of this worker."""
     done: dict[str, SuiteSection] = field(default_factory=dict)
     """Suite -> its section of the record."""
     _data: dict[str, str | None] = field(default_factory=dict)
@@ -103,6 +123,7 @@ class Sections:
         beside = {
             "artifact_hash": self.artifact_hash,
             "tokenizer_hash": self.tokenizer_hash,
+            "arithmetic": self.arithmetic,
             "warnings": list(result.warnings),
         }
         store.write_section(self.out, self.cell_id, suite.name, {**section, **beside})
@@ -156,6 +177,8 @@ class Sections:
             wanted = [store.SECTION, self.artifact_hash, suite.hash, self._data[suite.name]]
             keys = ("schema", "artifact_hash", "hash", "data_hash")
             if [section[key] for key in keys] != wanted:
+                return None
+            if section.get("arithmetic") != self.arithmetic:
                 return None
             metrics = metric_summary.metrics_of(section["metrics"])
             if lacking := _lacking(suite, section):

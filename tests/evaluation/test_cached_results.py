@@ -15,13 +15,15 @@ import yaml
 from harness.cli.run import reusable_results
 from harness.config.experiment import load_experiment
 from harness.errors import UserError
-from harness.evaluation.cached_results import Sections
+from harness.evaluation.cached_results import Sections, arithmetic
 from harness.manager import Plugins
 from harness.models import trained_artifact
 from harness.planning.cell import Cell
 from harness.planning.plan import Settings, make_plan
 from harness.results import store
 from harness.results.artifact_hash import artifact_hash
+from harness.system import hardware
+from harness.system.hardware import Gpu, Machine, TorchBuild
 from harness.types import Artifact, ModelRef
 from tests.conftest import ROOT, THINGS, Experiment, Ran, run_warm, write_distribution, write_jsonl
 from tests.warm import Warm
@@ -60,6 +62,21 @@ def sections(small: Experiment, label: str, warnings: list[str], base: bool = Fa
         artifact_hash=records[f"{label}-0"]["evaluation"]["artifact_hash"],
         warn=warnings.append,
     )
+
+
+def test_answers_are_of_the_device_that_computed_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its kind and generation, whatever else the machine has."""
+
+    def on(*gpus: Gpu, cuda: str | None = "12.8", cores: int = 2) -> str:
+        torch = TorchBuild("2.13.0", cuda)
+        machine = Machine(cores, 2**33, "a processor", gpus=gpus, torch=torch)
+        monkeypatch.setattr(hardware, "facts", lambda: machine)
+        return arithmetic()
+
+    ampere, hopper = (Gpu("one", 2**36, capability) for capability in ((8, 0), (9, 0)))
+    assert on() == on(cores=64) == on(ampere, cuda=None)
+    assert on(ampere) == on(ampere, ampere)
+    assert len({on(), on(ampere), on(hopper)}) == 3
 
 
 # ---- the artifact --------------------------------------------------------------------------------
@@ -260,7 +277,8 @@ def test_answers_to_other_data_or_of_another_layout_are_not_the_same(copy: Exper
     section, rows = store.read_section(file)
     assert sections(copy, "base", warnings).reuse(suite) == cell.id
     assert rows == store.read_samples(copy.out, copy.records()["base-0"], "picks")
-    for change in ({"data_hash": "d" * 64}, {"schema": 0}, {"hash": "0" * 64}):
+    changes = ({"data_hash": "d" * 64}, {"schema": 0}, {"hash": "0" * 64})
+    for change in (*changes, {"arithmetic": "cuda 8.0, passes 1"}, {"arithmetic": None}):
         store.write_section(copy.out, cell.id, "picks", {**section, **change})
         assert sections(copy, "base", warnings).reuse(suite) is None
     # nothing is broken: these are answers to something else
