@@ -29,7 +29,8 @@ from harness.data.rows import load_samples
 from harness.data.tokenization import encode_prompt
 from harness.evaluation.tasks.lm_eval import mirror
 from harness.evaluation.tasks.lm_eval.model import shared_prefix_lm
-from harness.models.inference.generation import Ending, _plain
+from harness.models.inference.ending import Ending
+from harness.models.inference.transformers_generate import transformers_answers
 from harness.models.language_model import LanguageModel, open_artifact
 from harness.models.packaged import resolve_model
 from harness.results import store
@@ -238,7 +239,11 @@ def generation(bench: Bench) -> dict[str, Any]:
 
     def theirs(batch: int) -> list[Any]:
         parts = [prompts[i : i + batch] for i in range(0, len(prompts), batch)]
-        return [answer for part in parts for answer in _plain(model.model, part, ending, pad)]
+        return [
+            answer
+            for part in parts
+            for answer in transformers_answers(model.model, part, ending, pad)
+        ]
 
     batches = (16, 32, 64, len(prompts))
     tried = {batch: seconds(lambda batch=batch: theirs(batch))[0] for batch in batches}

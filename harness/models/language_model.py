@@ -16,8 +16,9 @@ from harness.data.tokenization import end_tokens
 from harness.errors import UserError
 from harness.models import adapters
 from harness.models.families import check_quantized
+from harness.models.inference.ending import Ending
 from harness.models.inference.forward import Limit
-from harness.models.inference.generation import Ending, greedy
+from harness.models.inference.generation import greedy
 from harness.models.inference.lm_head import unwrapped
 from harness.models.inference.loglikelihood import score_requests, why_not_shared
 from harness.models.inference.virtual_tokens import virtual_tokens

@@ -7,8 +7,8 @@ import weakref
 import pytest
 
 from harness.models.inference import forward, generation, tree_attention
+from harness.models.inference.ending import Ending
 from harness.models.inference.forward import Limit
-from harness.models.inference.generation import Ending
 from harness.models.inference.loglikelihood import probe_requests, score_requests, why_not_shared
 from harness.models.inference.prefix_tree import build
 from harness.models.language_model import LanguageModel, load_weights, open_artifact
