@@ -22,7 +22,8 @@ from harness.errors import UserError
 from harness.evaluation.suite import task_of
 from harness.hookspecs import hookimpl
 from harness.manager import plugins
-from harness.types import Artifact, ModelRef, SuiteResult
+from harness.stats import metric_summary
+from harness.types import Artifact, Metric, ModelRef, SuiteResult
 
 __all__ = ["Trial", "run"]
 
@@ -100,7 +101,7 @@ def run(trial: Trial) -> dict[str, object]:
         "prompt": watcher.shown(),
         "samples": task_of(trial.suite, plugins()).count(trial.suite),
         "metrics": _metrics(trial.suite, result),
-        "rows": [_shown(row) for row in result.rows],
+        "rows": [_shown(row, result.metrics) for row in result.rows],
         "warnings": list(result.warnings),
     }
 
@@ -148,11 +149,20 @@ def _tiny(folder: Path) -> ModelRef:
     return ModelRef(NAME, str(folder))
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, object]:
-    """The parts of a row that are shown; numbers that JSON cannot hold are None."""
+def _shown(row: Mapping[str, Any], metrics: Sequence[Metric]) -> dict[str, object]:
+    """The parts of a row that are shown; numbers that JSON cannot hold are None.
+
+    Scores of a corpus are those of its answer alone.
+    """
+    alone = {
+        metric.name: score.score
+        for metric in metrics
+        if metric.name in row.get("statistics", {})
+        for score in metric_summary.scored(metric_summary.estimator(metric), [row]).values()
+    }
     scores = {
         name: value if isinstance(value, (int, float)) and math.isfinite(value) else None
-        for name, value in row["scores"].items()
+        for name, value in {**row["scores"], **alone}.items()
     }
     kept = {key: row.get(key) for key in ("id", "group", "output", "reference")}
     return {**kept, "scores": scores}

@@ -129,6 +129,16 @@ def test_only_the_first_samples_run_and_all_are_counted(tmp_path):
     assert [row["id"] for row in report["rows"]] == ["q0", "q1", "q2"]
 
 
+def test_a_corpus_score_is_shown_of_each_answer_alone(tmp_path):
+    file = new(tmp_path, "generate")
+    file.write_text(file.read_text().replace("[rougeL, exact_match, must_contain]", "[chrf, bleu]"))
+    report = tried(file)
+    assert report["metrics"] == ["chrf", "bleu"]
+    for row in report["rows"]:
+        assert set(row["scores"]) == {"chrf", "bleu"}
+        assert all(0 <= score <= 100 for score in row["scores"].values())
+
+
 def test_another_model_shows_its_own_tokens(tmp_path, tiny_model, tokenizer):
     report = tried(new(tmp_path, "generate"), ModelRef("mine", str(tiny_model)))
     turn = {"role": "user", "content": "When is the shop open on Saturdays?"}
