@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import click
 
 from harness.cli import options
 from harness.cli.options import ExperimentOptions, Finite, MeasuringOptions
-from harness.cli.render import tuning_report
+from harness.cli.render import detection_report, tuning_report
 from harness.cli.render.grid import print_grid
 from harness.cli.render.memory_report import PredictionOptions, report
 from harness.cli.render.progress import Quiet, progress
@@ -22,12 +23,30 @@ from harness.errors import UserError
 from harness.evaluation import suite_versions
 from harness.manager import plugins
 from harness.planning.cell import Cell, is_recorded
+from harness.planning.detection import Question, detection_plan
 from harness.planning.plan import Plan, Settings, make_plan
+from harness.results import store
+from harness.results.detection.plan import DetectionPlan
 from harness.runner.tracking import named
 from harness.system import child_process
 from harness.training.diagnostics.options import outside_usual
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """What is to be told from zero, and where the earlier records are."""
+
+    detect: float | None
+    folders: Sequence[Path]
+    metrics: Sequence[str]
+
+    def check(self) -> None:
+        """Raise UserError for options that --detect alone has."""
+        for option, given in (("--from", self.folders), ("--metric", self.metrics)):
+            if given and self.detect is None:
+                raise UserError(f"{option} is for --detect D, the difference to be told from zero")
 
 
 @click.command("plan")
@@ -42,9 +61,33 @@ BUNDLED = Path(__file__).parent.parent / "bundled"
     "--trace", is_flag=True, help="Run a step symbolically too, for each method: a minute or so."
 )
 @click.option("--price-per-hour", type=Finite(min=0), help="Of this machine, in dollars.")
+@click.option(
+    "--detect",
+    type=Finite(min=0, min_open=True),
+    metavar="D",
+    help="Seeds and samples that tell a difference of D, by earlier records; 0.02 of a share, or "
+    "of a perplexity as a part of it.",
+)
+@click.option(
+    "--from",
+    "folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With --detect: more results folders.",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="With --detect: suite.metric, or a pattern. Default: the first metric of each suite.",
+)
+@options.collected(DetectOptions)
 @options.collected(PredictionOptions)
 def command(
     prediction: PredictionOptions,
+    detect: DetectOptions,
     measuring: MeasuringOptions,
     given: ExperimentOptions,
     show_tokens: bool,
@@ -54,17 +97,20 @@ def command(
 
     Peak memory and time are predicted by formula from the model's configuration, its tokenizer and
     the rows; --trace runs the real model's code without weights, for what is not quantised.
+    --detect says what it would cost to know: whether another seed or more samples tell more.
     """
     if show_tokens and measuring.as_json:
         raise UserError("--show-tokens prints text: leave out --json")
     prediction.check()
+    detect.check()
     experiment = load(given)
     with progress(json=measuring.as_json) as screen:
         plan = plan_of(experiment, measuring, screen, methods=given.methods)
     named(plugins(), experiment, ())
     out = measuring.out or Path("results") / plan.experiment
+    detection = _detection(plan, out, given.experiment, detect, prediction)
     print_notes(plan, out)
-    print_plan(plan, out, prediction, measuring.as_json)
+    print_plan(plan, out, prediction, measuring.as_json, detection)
     if show_tokens:
         _print_tokens(plan, rows)
 
@@ -120,8 +166,28 @@ def print_notes(plan: Plan, out: Path) -> None:
             click.echo(f"Note: method '{label}': {finding}", err=True)
 
 
-def print_plan(plan: Plan, out: Path, prediction: PredictionOptions, as_json: bool) -> None:
-    """Print a plan's cells, whether they are recorded, its tuning and predicted memory."""
+def _detection(
+    plan: Plan, out: Path, file: str, detect: DetectOptions, prediction: PredictionOptions
+) -> DetectionPlan | None:
+    """What it would cost to know; None where that was not asked."""
+    if detect.detect is None:
+        return None
+    price = prediction.price_per_hour
+    question = Question(detect.detect, file, out, detect.folders, detect.metrics, price)
+    return detection_plan(plan, question, plugins())
+
+
+def print_plan(
+    plan: Plan,
+    out: Path,
+    prediction: PredictionOptions,
+    as_json: bool,
+    detection: DetectionPlan | None = None,
+) -> None:
+    """Print a plan's cells, whether they are recorded, its tuning and predicted memory.
+
+    `detection` is what it would cost to know, where that was asked.
+    """
     cells = [_cell_document(cell, is_recorded(out, cell)) for cell in plan.cells]
     memory = report(plan.cells, prediction)
     notes = [*dict.fromkeys(n for cell in plan.cells for n in checks.warnings(cell.data))]
@@ -135,6 +201,8 @@ def print_plan(plan: Plan, out: Path, prediction: PredictionOptions, as_json: bo
             "advice": memory.advice,
             "notes": notes,
         }
+        if detection is not None:
+            document["detect"] = store.plain(detection.to_json())
         click.echo(json.dumps(document, indent=2))
     else:
         _print_cells(cells, out)
@@ -142,6 +210,8 @@ def print_plan(plan: Plan, out: Path, prediction: PredictionOptions, as_json: bo
         memory.show()
         for note in notes:
             click.echo(f"Note: {note}")
+        if detection is not None:
+            detection_report.show(detection)
 
 
 def _cell_document(cell: Cell, recorded: bool) -> dict[str, object]:

@@ -8,6 +8,8 @@
 - `means`: the t interval and clustered standard errors of a mean.
 - `ties`: every pair of many arms compared, from one bootstrap of all.
 - `power`: the minimum detectable effect, and the samples that a margin needs.
+- `variance_components`: the variance of a figure, split into samples, training and both.
+- `planned_test`: the power of a test that is yet to be made, on so many samples and seeds.
 - `multiple_testing`: several tests at once, and interim analyses of growing data.
 - `degenerate_answers`: one answer to everything, empty, looping and cut ones, from sample rows.
 - `metric_summary`: from a suite's scores to a record's metrics.

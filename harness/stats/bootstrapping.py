@@ -116,7 +116,7 @@ def bootstrap(
     n = counts[0]
     columns = np.concatenate([part.reshape(-1, n) for part in parts])
     if clusters is not None:
-        columns = _by_cluster(columns, clusters)
+        columns = by_cluster(columns, clusters)
     sums = _resampled_sums(columns, draws, seed)
     totals = columns.sum(axis=1)[None]
     out, at = [], 0
@@ -351,7 +351,7 @@ def checked(kind: Kind, scores: ArrayLike, per: ArrayLike | None) -> Floats:
     return np.stack([top, bottom])
 
 
-def _by_cluster(columns: Floats, clusters: Sequence[object]) -> Floats:
+def by_cluster(columns: Floats, clusters: Sequence[object]) -> Floats:
     """Sums over each cluster: `(columns, samples)` -> `(columns, clusters)`."""
     if len(clusters) != columns.shape[1]:
         raise ValueError(f"got {len(clusters)} clusters for {columns.shape[1]} samples")
