@@ -202,6 +202,10 @@ class Training(TypedDict, total=False):
     """Rows per forward pass, as it ran."""
     gradient_checkpointing: bool
     """As it ran."""
+    skipped_steps: Count
+    """In fp16: steps that changed no weight, as their scaled gradients overflowed."""
+    loss_scale: float
+    """In fp16: the factor of the loss in the last step."""
     best_checkpoint: Count
     """Step of the checkpoint that was kept; null where it is the last."""
     mix: Any

@@ -20,7 +20,7 @@ Bounds = tuple[float | None, float | None]
 """The least and the greatest that a score, and so a mean of them, can be; None where there is no
 such bound."""
 
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "bf16", "fp16"]
 ArtifactKind = Literal["base", "weights", "adapter"]
 
 
@@ -55,7 +55,8 @@ class Budget:
     max_length: int
     """Tokens per row; longer rows are cut and counted."""
     precision: Precision
-    """Arithmetic of the forward and backward pass; trainable weights are always float32."""
+    """Arithmetic of the forward and backward pass; in fp16 the loss is scaled. Trainable weights
+    are float32, but where a method says otherwise."""
     micro_batch: int | Literal["auto"] | None = None
     """Rows per forward pass; None means `batch`, `auto` the cheapest. Divides `batch`."""
     group_by_length: bool = True

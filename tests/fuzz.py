@@ -386,7 +386,7 @@ _EXPERIMENT: dict[str, Sequence[Any]] = {
     "budget.batch": (0, -1, 0.5, "a", [], 10**30, True, {}),
     "budget.micro_batch": (0, -1, 3, "all", [], 10**30, 0.5),
     "budget.max_length": (0, 7, -1, "a", [], 10**30, 0.5),
-    "budget.precision": (1, "fp16", [], "", None),
+    "budget.precision": (1, "fp8", [], "", None),
     "budget.on_oom": (1, "never", [], ""),
     "data": ([], 1, "x", {}, {"train": None}),
     "data.train": (1, "", [], "nope.jsonl", "nope", "~nosuchuser/x", "x" * 300, "/dev/null"),

@@ -9,9 +9,11 @@ from typing import Any, Literal
 OPTIMIZER_BYTES = {
     "adamw_torch": 8.0,
     "adamw_torch_fused": 8.0,
-    "paged_adamw_8bit": 2.0,
+    "adamw_8bit": 2 + 8 / 256,
+    "paged_adamw_8bit": 2 + 8 / 256,
 }
-"""Bytes of state for each trainable parameter: two moments, in float32 or in one byte each."""
+"""Bytes of state for each trainable parameter: two moments, in float32, or in one byte each with a
+float32 for each 256 of them. bitsandbytes keeps those of embeddings in float32."""
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,9 @@ def _compiler(machine: hardware.Machine) -> list[Check]:
 def _precision(machine: hardware.Machine) -> Check:
     if machine.bf16_is_fast:
         return Check("bf16", "ok", "fast here; precision: auto is bf16")
-    return Check("bf16", "note", f"slow on this {machine.device}; precision: auto is float32")
+    usual = hardware.default_precision(machine)
+    lack = "no bf16 arithmetic" if machine.device == "cuda" else f"slow on this {machine.device}"
+    return Check("bf16", "note", f"{lack}; precision: auto is {usual}")
 
 
 def _four_bit(machine: hardware.Machine) -> Check:

@@ -130,6 +130,7 @@ def experiment_of(given: ModelOptions) -> experiment.Experiment:
         ("model",): "--base" if given.base else "MODEL",
         ("methods", last, "label"): "--label",
         ("suites",): "--suite",
+        ("budget", "precision"): "--precision",
     }
     return experiment.check_experiment(
         Located(Path("harness eval"), values, marks), {method["name"] for method in methods}

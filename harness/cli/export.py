@@ -80,7 +80,7 @@ class ExportOptions:
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "bf16"]),
+    type=click.Choice(["float32", "bf16", "fp16"]),
     help="Of the merged weights. Default: the precision of the training.",
 )
 @click.option("--max-shard-size", metavar="SIZE", help="Default: 5GB.")
@@ -88,13 +88,13 @@ class ExportOptions:
     "--max-difference",
     type=Finite(min=0),
     metavar="NATS",
-    help="Of a token's log-probability. Default: 0.01 in float32, 1 in bf16.",
+    help="Of a token's log-probability. Default: 0.01 in float32, 1 in 16 bits.",
 )
 @click.option(
     "--max-changed",
     type=Finite(0, 1),
     metavar="SHARE",
-    help="Of the answers. Default: 0.05 in float32, 0.35 in bf16.",
+    help="Of the answers. Default: 0.05 in float32, 0.35 in 16 bits.",
 )
 @click.option("--force", is_flag=True, help="Keep a merge that fails, and exit 0.")
 @click.option(

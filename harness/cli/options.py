@@ -119,7 +119,7 @@ precision = click.option(
     "--precision",
     default="auto",
     show_default=True,
-    type=click.Choice(["auto", "float32", "bf16"]),
+    type=click.Choice(["auto", "float32", "bf16", "fp16"]),
 )
 batch = click.option(
     "--batch",

@@ -101,8 +101,8 @@ class BudgetConfig(StrictModel):
     """Rows per forward pass; divides `batch`. `auto` weighs padding against passes."""
     max_length: int = Field(default=512, ge=8, le=MOST_DRAWS)
     """Tokens per row."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Arithmetic of the forward and backward pass."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the forward and backward pass; `auto` is what is fast on this machine."""
     group_by_length: bool = True
     """Rows of similar length share a forward pass; every step keeps its rows."""
     liger: bool = False

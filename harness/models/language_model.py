@@ -215,8 +215,8 @@ def open_artifact(artifact: Artifact, batch: int | None = None) -> LanguageModel
 def load_weights(artifact: Artifact, *, dtype: str | None = None) -> CausalLM:
     """The transformers model of an artifact, without its adapter, on the best device.
 
-    `dtype` is 'float32' or 'bf16'; None means the artifact's precision. Raises UserError where
-    the model is no causal language model.
+    `dtype` is 'float32', 'bf16' or 'fp16'; None means the artifact's precision. Raises UserError
+    where the model is no causal language model.
     """
     import_bitsandbytes()
     import torch
@@ -281,10 +281,11 @@ def load_tokenizer(artifact: Artifact) -> PreTrainedTokenizerBase:
 
 
 def torch_dtype(precision: str) -> torch.dtype:
-    """`float32` or `bf16` as a torch dtype."""
+    """`float32`, `bf16` or `fp16` as a torch dtype."""
     import torch
 
-    return {"float32": torch.float32, "bf16": torch.bfloat16}[precision]
+    names = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    return names[precision]
 
 
 def import_bitsandbytes() -> None:

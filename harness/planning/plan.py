@@ -27,7 +27,7 @@ from harness.models.adapters import resolve_adapter
 from harness.planning.cell import Cell, is_model, new_cell
 from harness.planning.chat_template_check import check_suites, check_training, needs_template
 from harness.planning.search_space import Search, plan_searches
-from harness.system.hardware import default_precision, facts
+from harness.system.hardware import check_precision, default_precision, facts
 from harness.system.hub import cached_folder
 from harness.training import batching
 from harness.types import Budget, ModelRef
@@ -64,6 +64,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
 
     Raises ConfigError, DataError or UserError; downloads packaged models that are missing, last.
     """
+    _check_precision(experiment)
     _check_speed(experiment)
     entries = _chosen(experiment, settings.methods)
     checked = {e.label: _options(experiment, plugins, e) for e in entries}
@@ -248,6 +249,13 @@ def _budget(experiment: Experiment) -> Budget:
         compile=budget.compile,
         on_oom=budget.on_oom,
     )
+
+
+def _check_precision(experiment: Experiment) -> None:
+    try:
+        check_precision(experiment.budget.precision, facts())
+    except UserError as error:
+        raise experiment.error(str(error), "budget", "precision") from None
 
 
 def _check_speed(experiment: Experiment) -> None:

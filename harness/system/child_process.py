@@ -55,7 +55,19 @@ def environment() -> dict[str, str]:
     place = PLACE.get()
     if place is None:
         place = on_gpu(hardware.facts().gpus[0]) if len(hardware.facts().gpus) > 1 else {}
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **place}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **_allocator(), **os.environ, **place}
+
+
+def _allocator() -> dict[str, str]:
+    """On CUDA torch's allocator may grow its blocks, unless the user has set how it allocates.
+
+    Batches of other lengths then leave no holes that the next does not fit into.
+    """
+    if not sys.platform.startswith("linux") or hardware.facts().device != "cuda":
+        return {}
+    if {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & set(os.environ):
+        return {}
+    return {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}  # read by every torch
 
 
 def on_gpu(gpu: hardware.Gpu) -> dict[str, str]:

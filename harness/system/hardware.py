@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.errors import UserError
+
 if TYPE_CHECKING:
     from harness.types import Precision
 
@@ -28,6 +30,7 @@ __all__ = [
     "TorchBuild",
     "TorchView",
     "available_memory",
+    "check_precision",
     "default_precision",
     "facts",
     "free_memory",
@@ -119,8 +122,31 @@ class Machine:
 
 
 def default_precision(machine: Machine) -> Precision:
-    """What `precision: auto` stands for: bf16 where it is fast, else float32."""
-    return "bf16" if machine.bf16_is_fast else "float32"
+    """What `precision: auto` stands for: bf16 where it is fast, else fp16 on CUDA, else float32."""
+    if machine.bf16_is_fast:
+        return "bf16"
+    return "fp16" if machine.device == "cuda" else "float32"
+
+
+def check_precision(precision: str, machine: Machine) -> None:
+    """Raise UserError, with what to write instead, for arithmetic that the device lacks.
+
+    CUDA cards before compute capability 8.0 only emulate bf16. On a CPU bf16 may be slow but is
+    there; fp16 is not offered, as its loss scaling would be for nothing. `auto` always passes.
+    """
+    usual = default_precision(machine)
+    if precision == "bf16" and machine.device == "cuda" and not machine.bf16_is_fast:
+        gpu = machine.gpus[0]
+        capability = ".".join(map(str, gpu.capability))
+        raise UserError(
+            f"precision bf16: {gpu.name} (compute capability {capability}) has no bf16 arithmetic: "
+            f"set it to {usual}, or to float32"
+        )
+    if precision == "fp16" and machine.device != "cuda":
+        raise UserError(
+            "precision fp16 needs a CUDA GPU, and there is none that torch can use: set it to "
+            f"{usual}"
+        )
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from harness.api.method import MethodOptions, usual
 from harness.errors import EnvironmentLack, UserError
 from harness.models.adapter_fit import check_target_modules
 from harness.models.families import check_quantized
+from harness.system.hardware import check_precision, facts
 from harness.training.sft import train_sft
 from harness.training.sft_options import SftOptions
 from harness.types import Artifact, Job, ModelRef
@@ -49,7 +50,7 @@ class QuantizationOptions(MethodOptions):
     """Number format of the base: full precision, 4-bit NormalFloat or float, or 8-bit integers."""
     double_quant: bool = True
     """In 4 bits, quantise the quantisation constants too: 0.37 bits a weight less."""
-    compute_dtype: Literal["auto", "float32", "bf16"] = "auto"
+    compute_dtype: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """In 4 bits, arithmetic on the dequantised weights; `auto` is the plan's precision."""
 
     def check(self, precision: str) -> None:
@@ -64,6 +65,10 @@ class QuantizationOptions(MethodOptions):
         rejected = sorted({"double_quant", "compute_dtype"} & self.model_fields_set)
         if self.quant_type == "int8" and rejected:
             raise UserError(f"{rejected[0]} is for 4 bits: leave it out with quant_type int8")
+        try:
+            check_precision(self.compute_dtype, facts())
+        except UserError as error:
+            raise UserError(f"compute_dtype: {error}") from None
 
     def fits(self, model: ModelRef) -> None:
         """Raise UserError where the model's family does not run in 4 or 8 bits."""

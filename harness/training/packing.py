@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 COMPARED = 16
 """Tokens of each row on which a packed pass is compared with passes of one row."""
 _ROUNDING, _COARSE = 0.001, 0.05
-"""Tolerances of a log-probability, as a share of it: in float32; in bf16 or with a quantised
+"""Tolerances of a log-probability, as a share of it: in float32; in 16 bits or with a quantised
 base."""
 _FIX = "set packing: false"
 
@@ -35,7 +35,7 @@ def check_rows(
     """Raise UserError where a model's log-probabilities of packed rows are not those of each alone.
 
     `collator` is TRL's, set to lay rows end to end. Two rows of token ids are compared, cut to
-    COMPARED tokens; `coarse` allows for the rounding of bf16 or of a quantised base.
+    COMPARED tokens; `coarse` allows for the rounding of 16 bits or of a quantised base.
     """
     shortened = [list(row[:COMPARED]) for row in rows if len(row) > 1][:2]
     if not shortened:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ROWS = 4
 """Rows that are scored with both."""
-CLOSE = {"float32": 1e-3, "bf16": 2e-2}
+CLOSE = {"float32": 1e-3, "bf16": 2e-2, "fp16": 2e-2}
 """Largest difference of a row's mean log-probability per token, in nats, by precision."""
 
 

@@ -21,6 +21,7 @@ from harness.models.stored_quantization import check_full_precision
 from harness.system.measure import StepClock
 from harness.training import batching
 from harness.training.diagnostics import recipe_checks as health
+from harness.training.loss_scaling import LossScaling, warn_of_skipped
 from harness.training.reload_check import Remembered
 from harness.training.sft_options import SftOptions, has_gpu
 from harness.training.trainer import (
@@ -132,6 +133,7 @@ def _train(
     health.before_training(job, trainer, train, parameters)
     with job.phase("train"), head_on_trained_positions():
         trainer.train()
+    warn_of_skipped(job)
     health.after_training(job, trainer)
     _note_curve(job, trainer, train)
     with job.phase("save"):
@@ -252,6 +254,7 @@ def _watcher(job: Job, unlabelled: Collection[int] = ()) -> TrainerCallback:
     job.training["loss_curve"] = curve
     job.training["step_seconds"] = clock.seconds
     monitor = health.Monitor(job, curve)
+    scaling = LossScaling(job)
 
     class Watcher(TrainerCallback):
         def on_step_begin(
@@ -273,6 +276,17 @@ def _watcher(job: Job, unlabelled: Collection[int] = ()) -> TrainerCallback:
             clock.end()
             job.report(step=state.global_step, steps=state.max_steps)
 
+        def on_optimizer_step(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            optimizer: Any = None,
+            **kwargs: object,
+        ) -> None:
+            if args.fp16:
+                scaling.after_step(optimizer)
+
         def on_log(
             self,
             args: TrainingArguments,
@@ -288,6 +302,8 @@ def _watcher(job: Job, unlabelled: Collection[int] = ()) -> TrainerCallback:
                 return
             if not {"loss", "validation_loss"} & set(point):
                 return
+            if scaling.skipped_last and not math.isfinite(point.get("grad_norm", 0.0)):
+                del point["grad_norm"]  # it overflowed because the loss was scaled
             monitor.stop_where_not_finite(point, state.global_step)
             curve.append({"step": state.global_step, **point})
             monitor.check()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from harness.api.method import MethodOptions, usual
-from harness.errors import UserError
+from harness.errors import EnvironmentLack, UserError
 from harness.models.families import check_packing, check_trainable
 from harness.types import ModelRef
 
 if TYPE_CHECKING:
     from harness.api.footprint import Footprint
+
+
+Optimizer = Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"]
+EIGHT_BITS = ("adamw_8bit", "paged_adamw_8bit")
 
 
 class SftOptions(MethodOptions):
@@ -28,8 +33,10 @@ class SftOptions(MethodOptions):
     """Decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
-    optimizer: Literal["adamw_torch", "adamw_torch_fused", "paged_adamw_8bit"] = "adamw_torch"
-    """Optimizer; the paged 8-bit one needs CUDA."""
+    optimizer: Optimizer = Field(default_factory=lambda: default_optimizer())
+    """AdamW: torch's (`adamw_torch_fused`, the default on CUDA, holds no copies of all weights as
+    `adamw_torch` does there), or bitsandbytes' with its moments in 8 bits. The paged one moves them
+    to host memory where the GPU's is short, and needs CUDA."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     packing: bool = False
@@ -44,7 +51,11 @@ class SftOptions(MethodOptions):
         if self.keep_best and not self.validate_every:
             raise UserError("keep_best needs validate_every: set it to a number of steps")
         if self.optimizer == "paged_adamw_8bit" and not has_gpu():
-            raise UserError("optimizer paged_adamw_8bit needs a CUDA GPU: use adamw_torch here")
+            raise UserError("optimizer paged_adamw_8bit needs a CUDA GPU: use adamw_8bit here")
+        if self.optimizer in EIGHT_BITS and find_spec("bitsandbytes") is None:
+            raise EnvironmentLack(
+                f"optimizer {self.optimizer} needs bitsandbytes: pip install bitsandbytes"
+            )
 
     def fits(self, model: ModelRef) -> None:
         """Raise UserError where TRL cannot train the model's family, or pack its rows."""
@@ -66,6 +77,11 @@ class SftOptions(MethodOptions):
     def recipe(self) -> dict[str, Any]:
         """The recipe's part of the options, as keywords for `train_sft`."""
         return {key: getattr(self, key) for key in SftOptions.model_fields}
+
+
+def default_optimizer() -> Optimizer:
+    """Torch's AdamW, fused on CUDA: it needs 16 bytes a float32 weight there, unfused 20."""
+    return "adamw_torch_fused" if has_gpu() else "adamw_torch"
 
 
 def has_gpu() -> bool:

@@ -30,7 +30,7 @@ _COMPARED = 16
 _CAPS = ("output_logit_soft_cap", "logits_soft_cap")
 """Names of other configurations for `final_logit_softcapping`."""
 _ROUNDING = {False: 0.005, True: 0.05}
-"""What rounding may make of a log-probability, as a share of it: in float32, and in bf16."""
+"""What rounding may make of a log-probability, as a share of it: in float32, and in 16 bits."""
 
 
 class Trainer(Protocol):
@@ -82,7 +82,9 @@ def arguments(job: Job, settings: SftOptions, micro: int) -> SFTConfig:
         gradient_checkpointing=settings.gradient_checkpointing,
         torch_compile=budget.compile,
         bf16=budget.precision == "bf16",
-        fp16=False,
+        fp16=budget.precision == "fp16",
+        # Where the plan says float32, torch.compile would take TF32, for all that follows too.
+        tf32=False,
         use_cpu=not gpu,
         dataloader_pin_memory=gpu,
         seed=job.seed,
@@ -106,6 +108,11 @@ def arguments(job: Job, settings: SftOptions, micro: int) -> SFTConfig:
         report_to=[],
         disable_tqdm=True,
     )
+
+
+def in_16_bits(arguments: SFTConfig) -> bool:
+    """Whether the arithmetic is bf16 or fp16."""
+    return bool(arguments.bf16 or arguments.fp16)
 
 
 def trainer_class(job: Job) -> type[Any]:
@@ -186,7 +193,7 @@ def check_loss(trainer: Trainer) -> None:
         ) from error
     finally:
         model.train(training)
-    allowed = _ROUNDING[bool(trainer.args.bf16)] * float(1 + own.abs().max())
+    allowed = _ROUNDING[in_16_bits(trainer.args)] * float(1 + own.abs().max())
     difference = float((own - fused).abs().max())
     if math.isfinite(difference) and difference > allowed:
         raise UserError(
@@ -206,7 +213,7 @@ def check_packed(trainer: Trainer) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     first = rows[: arguments.per_device_train_batch_size]["input_ids"]
-    coarse = arguments.bf16 or bool(getattr(inner, "is_quantized", False))
+    coarse = in_16_bits(arguments) or bool(getattr(inner, "is_quantized", False))
     with trainer.compute_loss_context_manager():
         check_rows(inner, trainer.data_collator, first, coarse=coarse)
 

@@ -90,6 +90,31 @@ def test_optimizer_bytes_are_those_of_adamw():
     assert Footprint("all", optimizer="another").state_bytes() is None
 
 
+@pytest.mark.parametrize("name", ["adamw_8bit", "paged_adamw_8bit"])
+def test_eight_bit_optimizer_bytes_are_those_of_bitsandbytes(name):
+    """With the recipe's optimizer, on a real model whose embedding and head are apart."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+    config = LlamaConfig(**{**WIDTHS, **WIDE, "tie_word_embeddings": False})
+    model = LlamaForCausalLM(config)
+    arguments = TrainingArguments(optim=name, use_cpu=True, report_to=[])
+    optimizer = Trainer(model=model, args=arguments).create_optimizer()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    kept = {
+        id(t): t.nbytes
+        for state in optimizer.state.values()
+        for key, t in state.items()
+        if isinstance(t, torch.Tensor) and "qmap" not in key
+    }
+    shapes = shapes_of(json.loads(config.to_json_string(use_diff=False)))
+    assert formula.optimizer_bytes(shapes, footprint("full", optimizer="adamw_8bit")) == sum(
+        kept.values()
+    )
+
+
 @pytest.mark.parametrize("double", [True, False])
 @pytest.mark.parametrize("shape", [(576, 1536), (64, 128)])
 def test_four_bit_bytes_are_those_of_bitsandbytes(shape, double):

@@ -7,13 +7,14 @@ import pytest
 
 from harness.config.experiment import load_experiment
 from harness.data.training_set import training_rows
-from harness.errors import UserError
+from harness.errors import ConfigError, UserError
 from harness.manager import Plugins
 from harness.planning.cell import budget_content, is_recorded
 from harness.planning.plan import Settings, make_plan
 from harness.record import new_record
 from harness.results import store
 from harness.runner.worker import Log, Work, _record
+from harness.system.hardware import Gpu, Machine, TorchBuild, default_precision, facts
 from tests.conftest import conversations, write_jsonl
 
 PLUGINS = Plugins(discover=False)
@@ -199,7 +200,26 @@ def test_only_the_chosen_methods_are_planned(small):
 
 def test_auto_precision_is_resolved_for_this_machine(small):
     small.write(budget={**small.content["budget"], "precision": "auto"})
-    assert {c.budget.precision for c in planned(small).cells} <= {"float32", "bf16"}
+    (precision,) = {c.budget.precision for c in planned(small).cells}
+    assert precision == default_precision(facts())
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "precision", "instead"),
+    [("Tesla T4", (7, 5), "bf16", "fp16, or to float32"), (None, None, "fp16", "float32")],
+)
+def test_a_precision_that_the_device_lacks_is_refused_with_its_line(
+    small, monkeypatch, name, capability, precision, instead
+):
+    gpus = (Gpu(name, 16 << 30, capability),) if name else ()
+    build = TorchBuild("2.13.0", "13.0" if name else None)
+    machine = Machine(2, 8 << 30, "some", gpus=gpus, torch=build)
+    monkeypatch.setattr("harness.planning.plan.facts", lambda: machine)
+    small.write(model="nowhere", budget={**small.content["budget"], "precision": precision})
+    lines = small.file.read_text(encoding="utf-8").splitlines()
+    line = next(number for number, text in enumerate(lines, 1) if "precision" in text)
+    with pytest.raises(ConfigError, match=f":{line}: precision {precision}.*: set it to {instead}"):
+        planned(small)
 
 
 def test_validation_rows_are_not_trained_on(small):

@@ -12,8 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import UserError
 from harness.system import hardware
-from harness.system.hardware import Driver, Gpu, Machine, TorchBuild, default_precision
+from harness.system.hardware import (
+    Driver,
+    Gpu,
+    Machine,
+    TorchBuild,
+    check_precision,
+    default_precision,
+)
 
 CPU = Machine(cores=2, memory_bytes=8 << 30, cpu="some", torch=TorchBuild("2.13.0+cpu", None))
 CUDA = TorchBuild("2.13.0", "13.0")
@@ -139,13 +147,40 @@ def test_cpu_flags_are_read_as_words(tmp_path: Path) -> None:
         (replace(CPU, flags=("avx2", "avx512_bf16")), "bf16"),
         (replace(CPU, flags=("amx_bf16",)), "bf16"),
         (replace(CPU, gpus=(Gpu("A100", 40 << 30, (8, 0)),), torch=CUDA), "bf16"),
-        (replace(CPU, gpus=(Gpu("T4", 16 << 30, (7, 5)),), torch=CUDA), "float32"),
+        (replace(CPU, gpus=(Gpu("T4", 16 << 30, (7, 5)),), torch=CUDA), "fp16"),
+        (replace(CPU, gpus=(Gpu("V100", 16 << 30, (7, 0)),), torch=CUDA), "fp16"),
         # a GPU that the installed torch cannot use changes nothing
         (replace(CPU, gpus=(Gpu("A100", 40 << 30, (8, 0)),)), "float32"),
     ],
 )
 def test_auto_precision(here: Machine, precision: str) -> None:
     assert default_precision(here) == precision
+    check_precision(precision, here)
+    check_precision("auto", here)
+    check_precision("float32", here)
+
+
+T4 = replace(CPU, gpus=(Gpu("Tesla T4", 16 << 30, (7, 5)),), torch=CUDA)
+
+
+@pytest.mark.parametrize(
+    ("here", "precision", "instead"),
+    [
+        (T4, "bf16", r"Tesla T4 \(compute capability 7\.5\) has no bf16 .*: set it to fp16, or"),
+        (CPU, "fp16", "needs a CUDA GPU, .*: set it to float32"),
+        (replace(CPU, flags=("amx_bf16",)), "fp16", "needs a CUDA GPU, .*: set it to bf16"),
+        (replace(T4, torch=CPU.torch), "fp16", "needs a CUDA GPU, .*: set it to float32"),
+    ],
+)
+def test_arithmetic_that_the_device_lacks_is_refused(here, precision, instead):
+    with pytest.raises(UserError, match=f"precision {precision}.* {instead}"):
+        check_precision(precision, here)
+
+
+def test_slow_bf16_on_a_cpu_and_fp16_on_any_card_are_allowed():
+    check_precision("bf16", CPU)
+    check_precision("fp16", T4)
+    check_precision("fp16", replace(T4, gpus=(Gpu("A100", 40 << 30, (8, 0)),)))
 
 
 @pytest.fixture

@@ -21,6 +21,10 @@ HEAD_ROWS = 4096
 """Positions that it scores at once."""
 HEAD_COPIES = {"cuda": 1, "cpu": 6}
 """Tiles alive at once in its backward pass: Triton works in place, the torch fallback does not."""
+FLOAT32_STATE = 8
+"""Bytes of AdamW's two moments in float32."""
+SMALL_TENSOR = 4096
+"""Numbers of a tensor below which an 8-bit optimizer keeps float32."""
 BLOCK, OUTER_BLOCK = 64, 256
 """Weights of a quantisation block, and constants of a block of double quantisation."""
 PROCESS_BYTES = 555 * 2**20
@@ -49,7 +53,7 @@ class Setting:
     @property
     def compute(self) -> int:
         """Bytes of a number in the arithmetic."""
-        return 2 if self.precision == "bf16" else 4
+        return 4 if self.precision == "float32" else 2
 
     @property
     def trains_all(self) -> bool:
@@ -133,12 +137,26 @@ def peak(setting: Setting) -> dict[str, int]:
     return {k: v for k, v in {**held, **largest, "heap": heap}.items() if v}
 
 
-def _held(setting: Setting) -> dict[str, int]:
-    """What is there from the second step on, whatever the moment."""
-    shapes, footprint = setting.shapes, setting.footprint
+def optimizer_bytes(shapes: Shapes, footprint: Footprint) -> int:
+    """State of the optimizer. Raises NotPredicted for one that is not known.
+
+    bitsandbytes' 8-bit ones keep the moments of embeddings (as transformers sets them up) and of
+    tensors of less than 4,096 numbers in float32.
+    """
     state = footprint.state_bytes()
     if state is None:
         raise NotPredicted(f"no formula for the optimizer '{footprint.optimizer}'")
+    trained = trained_parameters(shapes, footprint)
+    whole = 0
+    if state < FLOAT32_STATE and footprint.trains == "all":
+        norms = shapes.layers * shapes.norms + shapes.hidden
+        whole = shapes.embedding + (norms if shapes.hidden < SMALL_TENSOR else 0)
+    return round(state * (trained - whole) + FLOAT32_STATE * whole)
+
+
+def _held(setting: Setting) -> dict[str, int]:
+    """What is there from the second step on, whatever the moment."""
+    shapes, footprint = setting.shapes, setting.footprint
     trained = trained_parameters(shapes, footprint)
     plain, quantised = shapes.parameters, 0
     if footprint.bits is not None:
@@ -150,7 +168,7 @@ def _held(setting: Setting) -> dict[str, int]:
     return {
         "weights": plain * (4 if setting.trains_all else setting.compute) + 4 * frozen,
         "quantised base": quantised,
-        "optimizer": round(state * trained),
+        "optimizer": optimizer_bytes(shapes, footprint),
         "process": PROCESS_BYTES if setting.device == "cpu" else 0,
         "load buffers": _load_buffers(setting),
     }
@@ -165,7 +183,8 @@ def _load_buffers(setting: Setting) -> int:
     on_cpu, footprint = setting.device == "cpu", setting.footprint
     if not on_cpu or footprint.bits is None:
         return 0
-    same_type = setting.shapes.dtype == {"bf16": "bfloat16"}.get(setting.precision, "float32")
+    names = {"bf16": "bfloat16", "fp16": "float16"}
+    same_type = setting.shapes.dtype == names.get(setting.precision, "float32")
     return setting.compute * setting.shapes.linear_weights if same_type else 0
 
 

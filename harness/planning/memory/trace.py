@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from harness.models.shapes import NotPredicted, config_of
 from harness.planning.memory.predict import Prediction, footprint_of, setting_of
 from harness.system.child_process import answer
+from harness.training.sft_options import EIGHT_BITS
 
 if TYPE_CHECKING:
     from torch import Tensor, UntypedStorage, nn
@@ -55,6 +56,8 @@ def traced(cell: Cell, device: str) -> Prediction:
         footprint, setting = footprint_of(cell), setting_of(cell, device)
         if footprint.bits is not None:
             raise NotPredicted("a quantised base cannot be traced")
+        if footprint.optimizer in EIGHT_BITS:
+            raise NotPredicted("an optimizer with moments in 8 bits cannot be traced")
         config = config_of(cell.model)
     except NotPredicted as why:
         return Prediction(None, {}, kind, "not traced", why_not=str(why))
@@ -244,10 +247,13 @@ def _loss(model: Any, request: _Request) -> Tensor:
     import torch
     from trl.trainer import utils
 
+    from harness.models.language_model import torch_dtype
+
     device, count = request["device"], request["supervised"]
+    dtype = torch_dtype(request["precision"])
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     ids = torch.zeros(request["rows"], request["length"], dtype=torch.long, device=device)
-    with torch.autocast(device, torch.bfloat16, enabled=request["precision"] == "bf16"):
+    with torch.autocast(device, dtype, enabled=dtype != torch.float32):
         hidden = inner.base_model(input_ids=ids, use_cache=False).last_hidden_state
         scored = hidden.reshape(-1, hidden.size(-1))[:count]
         log_probabilities = utils._ChunkedLogProbFunction.apply(
