@@ -245,7 +245,8 @@ def test_seeds_are_one_row_with_an_interval_over_their_shared_samples(tmp_path: 
     tokens = np.full((3, 120), 20)
     # samples are ordered by id in the leaderboard
     order = np.argsort([f"q{i}" for i in range(120)])
-    expected = stats.paired("exp_ratio", nll[:, order], np.array(base)[:, order], tokens, tokens)
+    own, other, names = nll[:, order], np.array(base)[:, order], (0, 1, 2)
+    expected = stats.paired("exp_ratio", own, other, tokens, tokens, seeds=(names, names))
     assert metric["delta"] == pytest.approx(expected.delta)
     assert metric["delta_ci_low"] == pytest.approx(expected.ci_low)
     assert lora["cost"]["train_seconds"] == pytest.approx(11)
