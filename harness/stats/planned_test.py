@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 
 from harness.stats import power as power_of_intervals
-from harness.stats.bootstrapping import Floats
+from harness.stats.bootstrapping import Floats, beyond_answers
 from harness.stats.power import POWER
 from harness.stats.student_t import t_quantile
 from harness.stats.variance_components import Components
@@ -103,7 +103,8 @@ class PlannedTest:
         own, probability = self.components.truncated(), (1 + self.confidence) / 2
         training, both = own.training or 0.0, (own.sample_by_seed or 0.0) / units
         t_seeds = t_quantile(probability, seeds - 1)
-        seen = np.maximum(0.0, (training + both) * _chi_square(seeds - 1) - both)
+        spreads = ((training + both) * _chi_square(seeds - 1)).tolist()
+        seen = np.array([beyond_answers(spread, both, seeds - 1) for spread in spreads])
         if seeds == 2 and self.independent is not None:
             seen = np.maximum(seen, max(0.0, self.independent))
         answers = (own.samples / units + both / seeds) * _t_of_units(probability, units) ** 2

@@ -171,6 +171,10 @@ def test_methods_without_a_record_are_planned_by_the_others(recorded: Experiment
     found = json.loads(ran.stdout)["detect"]
     assert found["notes"] == ["no earlier record of dora: planned by full"]
     assert {one["candidate"] for one in found["comparisons"]} == {"full"}
+    told = CliRunner().invoke(
+        cli, ["plan", str(other), "--out", str(recorded.out), "--detect", "0.02"]
+    )
+    assert "Note: no earlier record of dora: planned by full" in told.stderr
 
 
 def test_without_records_of_the_same_suites_it_says_what_is_missing(

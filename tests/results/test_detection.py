@@ -117,7 +117,9 @@ def test_two_seeds_predict_the_width_that_three_have(predicted: list[Predicted])
         median(one.ratio for one in against_base if one.metric == name)
         for name in {one.metric for one in against_base}
     ]
-    assert (min(medians), max(medians)) == pytest.approx((0.93, 1.16), abs=0.01)
+    words = f"each metric's median is between {min(medians):.2f} and {max(medians):.2f}"
+    assert words in sentences(RESULTS)
+    assert 0.75 < min(medians) < max(medians) < 1.25
     assert median(abs(one.ratio - 1) for one in against_base) < 0.25
     assert told(against_base) in sentences(RESULTS)
 

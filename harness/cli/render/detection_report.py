@@ -36,6 +36,8 @@ def show(plan: DetectionPlan) -> None:
     console().print(grid)
     for line in lines(plan):
         click.echo(line)
+    for note in plan.notes:
+        click.echo(f"Note: {note}", err=True)
 
 
 def shown(outlooks: Sequence[Outlook]) -> list[Outlook]:
@@ -92,7 +94,7 @@ def _row(outlook: Outlook) -> list[str]:
         parts = " + ".join(f"{share:.0%}" for share in values)
     told = _size(outlook, _width(outlook)) + f" on {outlook.now.samples:,}"
     if outlook.now.detectable is None:
-        told += ", without training's part"
+        told += " (one run)"
     return [
         f"{outlook.candidate} - {outlook.baseline}",
         told,
