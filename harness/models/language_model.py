@@ -19,8 +19,9 @@ from harness.models.families import check_quantized
 from harness.models.inference.ending import Ending
 from harness.models.inference.forward import Limit
 from harness.models.inference.generation import greedy
-from harness.models.inference.lm_head import unwrapped
+from harness.models.inference.lm_head import HEAD_ROWS, unwrapped
 from harness.models.inference.loglikelihood import score_requests, why_not_shared
+from harness.models.inference.slots import bytes_per_token
 from harness.models.inference.virtual_tokens import virtual_tokens
 from harness.system.hardware import free_memory
 from harness.types import Artifact
@@ -35,6 +36,8 @@ CPU_TOKENS, CUDA_TOKENS = 2048, 32768
 """Tokens of a pass above which it gets no faster."""
 MEMORY_SHARE = 0.5
 """The share of the free memory that a pass may use."""
+_LEVELS = 2
+"""Passes whose keys and values are held at once: a task's examples, and its questions' stems."""
 _DYNAMO = "TORCHDYNAMO_DISABLE"
 
 
@@ -325,17 +328,18 @@ def tokens_that_fit(model: CausalLM) -> int:
     import torch
 
     config = model.config.get_text_config()
-    # BLT states its widths and layers for its parts alone: 64 layers are a cautious guess
     hidden = int(getattr(config, "hidden_size", None) or model.get_input_embeddings().embedding_dim)
     inner_width = getattr(config, "intermediate_size", None) or 4 * hidden
     inner = (
         max(map(int, inner_width)) if isinstance(inner_width, (list, tuple)) else int(inner_width)
     )
-    layers = int(getattr(config, "num_hidden_layers", None) or 64)
-    # states, the feed-forward's three, and the keys and values that other passes go on from
-    per_token = 4 * (16 * hidden + 3 * inner + 2 * layers * hidden)
+    # states and the feed-forward's three in float32, and what other passes go on from
+    per_token = 4 * (16 * hidden + 3 * inner)
+    per_token += _LEVELS * bytes_per_token(model)
     if model.device.type == "cuda":
         free, limit = torch.cuda.mem_get_info()[0], CUDA_TOKENS
     else:
         free, limit = psutil.virtual_memory().available, CPU_TOKENS
-    return max(1, min(limit, int(MEMORY_SHARE * free / per_token)))
+    # logits, their log-softmax and its working copy, in float32
+    head = 3 * 4 * HEAD_ROWS * unwrapped(model).get_input_embeddings().weight.shape[0]
+    return max(1, min(limit, int((MEMORY_SHARE * free - head) / per_token)))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 HEAD_ROWS = 512
 """Positions that pass the head at once: bounds rows x vocabulary in float32."""
+HEAD_BLOCK = 2**14
+"""Rows of the head's weight that are copied to float32 at once, where a copy is needed."""
 _CHECKED_TOKENS = (5, 2, 9, 3, 7, 4)
 """Token ids on which body and head together are compared with the whole model."""
 EXACT, COARSE = 1e-3, 0.05
@@ -228,8 +230,8 @@ def _in_float32(head: torch.nn.Module | None) -> Iterator[None]:
         return
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
-        bias = None if head.bias is None else head.bias.float()
-        return torch.nn.functional.linear(hidden.float(), head.weight.float(), bias)
+        product = _float32_product(hidden, head.weight)
+        return product if head.bias is None else product + head.bias.float()
 
     before: Callable[..., object] | None = head.__dict__.get("forward")
     head.__dict__["forward"] = forward
@@ -239,3 +241,18 @@ def _in_float32(head: torch.nn.Module | None) -> Iterator[None]:
         del head.__dict__["forward"]
         if before is not None:
             head.__dict__["forward"] = before
+
+
+def _float32_product(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(..., rows) float32 of (..., width) and (rows, width); on CUDA without a copy of `weight`."""
+    import torch
+
+    linear = torch.nn.functional.linear
+    if weight.device.type != "cuda":
+        return linear(hidden.float(), weight.float())
+    if hidden.dtype == weight.dtype:  # 16 bits: products of two are exact in float32
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        product = torch.mm(flat, weight.t(), out_dtype=torch.float32)
+        return product.view(*hidden.shape[:-1], -1)
+    blocks = weight.split(HEAD_BLOCK)
+    return torch.cat([linear(hidden.float(), block.float()) for block in blocks], dim=-1)

@@ -3,7 +3,8 @@
 A pack has no padding: every linear layer sees exactly the distinct tokens. Attention is computed
 block by block, and the part that a block pays to a prefix computed earlier is joined to it by the
 two log-sum-exps, as in Juravsky et al. 2024 (arXiv 2402.05099), equation 3. Keys and values of a
-prefix are stored once, however many blocks continue it.
+prefix are stored once, however many blocks continue it. On CUDA a layer launches as many kernels
+for many prefixes as for few.
 """
 
 from __future__ import annotations
@@ -13,32 +14,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from harness.models.inference.attention_kernels import attend
+from harness.models.inference.padded_rows import Rows, rows_of
+from harness.models.inference.past_attention import Join, Kept, Past, Run, joins_of
+
 if TYPE_CHECKING:
     import torch
 
     from harness.models.causal_lm import CausalLM
 
+__all__ = [
+    "Block",
+    "Counting",
+    "Joined",
+    "Layout",
+    "Pack",
+    "Past",
+    "attend",
+    "attending",
+    "laid_out",
+    "lay_out",
+]
+
 NAME = "harness_prefix_tree"
 """Under which transformers' attention interface knows this attention."""
-SCORES_AT_ONCE = 2**26
-"""Attention scores that the path without a fused kernel holds at once."""
-
-
-@dataclass
-class Past:
-    """Keys and values of a run of tokens, per layer (1, key heads, tokens, head size)."""
-
-    before: Past | None = None
-    """What precedes those tokens."""
-    keys: dict[int, torch.Tensor] = field(default_factory=dict)
-    values: dict[int, torch.Tensor] = field(default_factory=dict)
-
-    def chain(self) -> Iterator[Past]:
-        """This past and all that precede it, the last first."""
-        past: Past | None = self
-        while past is not None:
-            yield past
-            past = past.before
 
 
 class Layout(Protocol):
@@ -79,24 +78,14 @@ class Block:
 
 
 @dataclass(frozen=True)
-class _Bucket:
-    """Blocks of like length, padded to the longest."""
-
-    gather: torch.Tensor
-    """(blocks, length): position in the pack; padding repeats the last token."""
-    source: torch.Tensor
-    """Flat positions in the bucket that are not padding; `target` are theirs in the pack."""
-    target: torch.Tensor
-    mask: torch.Tensor | None
-    """(blocks, 1, length, length) float, or None where causal order is all."""
-
-
-@dataclass(frozen=True)
 class Pack:
     """Blocks that follow each other in one row."""
 
     blocks: Sequence[Block]
-    buckets: Sequence[_Bucket]
+    buckets: Sequence[Rows]
+    joins: Sequence[Join]
+    """Of the pasts right before the blocks, then of those before them, and so on."""
+    kept: Kept | None
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
@@ -104,19 +93,17 @@ class Pack:
         """Attention within each block, joined with its attention to its past."""
         import torch
 
-        output = query.new_empty(*query.shape[:-1], value.shape[-1])
+        # what is joined is rounded once, at the end
+        dtype = torch.promote_types(query.dtype, torch.float32) if self.joins else query.dtype
+        output = query.new_empty(*query.shape[:-1], value.shape[-1], dtype=dtype)
         joined = Joined(output, torch.empty_like(query[..., 0], dtype=torch.float32))
         for bucket in self.buckets:
             _within(bucket, query, key, value, scale, joined)
-        for start, end, past in _runs(self.blocks):
-            for part in past.chain():
-                joined.join(start, end, query, part.keys[layer], part.values[layer], scale)
-        for block in self.blocks:
-            if block.keep is not None:
-                block_slice = slice(block.start, block.end)
-                block.keep.keys[layer] = key[:, :, block_slice].clone()
-                block.keep.values[layer] = value[:, :, block_slice].clone()
-        return joined.out
+        for join in self.joins:
+            joined.add(join.runs[0].start, *join.attend(layer, query, scale))
+        if self.kept is not None:
+            self.kept.store(layer, key, value)
+        return joined.out.to(query.dtype)
 
 
 @dataclass
@@ -138,9 +125,13 @@ class Joined:
         scale: float,
     ) -> None:
         """Add the attention of the tokens start..end to keys that all of them see."""
+        self.add(start, *attend(query[:, :, start:end], key, value, None, False, scale))
+
+    def add(self, start: int, output: torch.Tensor, logsum: torch.Tensor) -> None:
+        """Add attention of the tokens from `start` on to other keys, and its log-sum-exp."""
         import torch
 
-        output, logsum = attend(query[:, :, start:end], key, value, None, False, scale)
+        end = start + output.shape[2]
         total = torch.logaddexp(self.weight[:, :, start:end], logsum)
         share = (logsum - total).exp()[..., None]
         current = self.out[:, :, start:end]
@@ -166,26 +157,38 @@ class Counting:
 
 def lay_out(blocks: Sequence[Block], device: torch.device) -> Pack:
     """Sort the blocks of a pack, which follow each other, into buckets of like length."""
-    buckets: dict[tuple[bool, int], list[Block]] = {}
+    groups: dict[tuple[bool, int], list[Block]] = {}
     for block in blocks:
-        buckets.setdefault((block.chain, (block.length - 1).bit_length()), []).append(block)
-    return Pack(blocks, [_bucket(group, chain, device) for (chain, _), group in buckets.items()])
+        groups.setdefault((block.chain, (block.length - 1).bit_length()), []).append(block)
+    buckets = [_bucket(group, chain, device) for (chain, _), group in groups.items()]
+    return Pack(
+        blocks,
+        buckets,
+        joins_of([Run(b.start, b.end, b.past) for b in blocks if b.past is not None]),
+        _kept(blocks, device),
+    )
 
 
-def _bucket(blocks: Sequence[Block], chain: bool, device: torch.device) -> _Bucket:
+def _bucket(blocks: Sequence[Block], chain: bool, device: torch.device) -> Rows:
     import torch
 
-    width = max(block.length for block in blocks)
-    starts = torch.tensor([[block.start] for block in blocks])
-    lengths = torch.tensor([[block.length] for block in blocks])
-    column = torch.arange(width)[None]
-    gather = starts + torch.minimum(column, lengths - 1)
-    real = (column < lengths).flatten()
     mask = None
     if not chain:
-        mask = torch.stack([_tree_mask(block, width) for block in blocks])[:, None].to(device)
-    source = real.nonzero().flatten()
-    return _Bucket(gather.to(device), source.to(device), gather.flatten()[source].to(device), mask)
+        width = max(block.length for block in blocks)
+        mask = torch.stack([_tree_mask(block, width) for block in blocks])[:, None]
+    starts, lengths = [block.start for block in blocks], [block.length for block in blocks]
+    return rows_of(starts, lengths, mask, device)
+
+
+def _kept(blocks: Sequence[Block], device: torch.device) -> Kept | None:
+    import torch
+
+    pairs = [(block, block.keep) for block in blocks if block.keep is not None]
+    if not pairs:
+        return None
+    positions = [torch.arange(block.start, block.end) for block, _ in pairs]
+    lengths = [block.length for block, _ in pairs]
+    return Kept(torch.cat(positions).to(device), lengths, [past for _, past in pairs])
 
 
 def _tree_mask(block: Block, width: int) -> torch.Tensor:
@@ -252,7 +255,7 @@ def _attention(
 
 
 def _within(
-    bucket: _Bucket,
+    bucket: Rows,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -263,67 +266,4 @@ def _within(
     q, k, v = (states[0][:, bucket.gather].transpose(0, 1) for states in (query, key, value))
     mask = None if bucket.mask is None else bucket.mask.to(q.dtype)
     output, logsum = attend(q, k, v, mask, mask is None, scale)
-    heads, size = output.shape[1], output.shape[-1]
-    flat = output.transpose(0, 1).reshape(heads, -1, size)
-    joined.out[0][:, bucket.target] = flat[:, bucket.source]
-    joined.weight[0][:, bucket.target] = logsum.transpose(0, 1).reshape(heads, -1)[:, bucket.source]
-
-
-def _runs(blocks: Sequence[Block]) -> Iterator[tuple[int, int, Past]]:
-    """Stretches of the pack whose blocks continue the same past."""
-    index = 0
-    while index < len(blocks):
-        first, end = blocks[index], index
-        while end < len(blocks) and blocks[end].past is first.past:
-            end += 1
-        if first.past is not None:
-            yield first.start, blocks[end - 1].end, first.past
-        index = end
-
-
-def attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    causal: bool,
-    scale: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention (rows, heads, tokens, size), and the log-sum-exp of its scores without the size."""
-    import torch
-
-    if query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, causal, attn_mask=mask, scale=scale
-        )
-    return _plain_attend(query, key, value, mask, causal, scale)
-
-
-def _plain_attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    causal: bool,
-    scale: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same without a fused kernel, over so many tokens at once that the scores stay bounded."""
-    import torch
-
-    rows, heads, tokens, _ = query.shape
-    groups = heads // key.shape[1]
-    key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
-    step = max(1, SCORES_AT_ONCE // (rows * heads * key.shape[2]))
-    outs, logsums = [], []
-    for start in range(0, tokens, step):
-        scores = (query[:, :, start : start + step] @ key.transpose(-1, -2)).float() * scale
-        if mask is not None:
-            scores = scores + mask[:, :, start : start + step]
-        if causal:
-            key_position = torch.arange(key.shape[2], device=key.device)
-            query_position = torch.arange(start, start + scores.shape[2], device=key.device)
-            scores = scores.masked_fill(key_position[None] > query_position[:, None], float("-inf"))
-        logsum = scores.logsumexp(dim=-1)
-        outs.append((scores - logsum[..., None]).exp().to(value.dtype) @ value)
-        logsums.append(logsum)
-    return torch.cat(outs, dim=2), torch.cat(logsums, dim=2)
+    bucket.scatter(output, logsum, joined.out, joined.weight)

@@ -1,27 +1,13 @@
-"""The attention without a fused kernel, for devices that have none, is the fused one."""
+"""Which tokens of a pack see which, and what is joined of the parts."""
 
 import random
+from itertools import accumulate
 
 import pytest
 
 from harness.models.inference import tree_attention
-
-
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("at_once", [1, 1000, 2**26])
-def test_plain_attention_is_the_fused_one(monkeypatch, causal, at_once):
-    import torch
-
-    torch.manual_seed(0)
-    monkeypatch.setattr(tree_attention, "SCORES_AT_ONCE", at_once)
-    query = torch.randn(2, 6, 20, 16)
-    key, value = torch.randn(2, 3, 20, 16), torch.randn(2, 3, 20, 16)
-    mask = torch.zeros(2, 1, 20, 20).masked_fill(torch.rand(2, 1, 20, 20) > 0.8, float("-inf"))
-    mask = None if causal else mask
-    fused = tree_attention.attend(query, key, value, mask, causal, 0.25)
-    plain = tree_attention._plain_attend(query, key, value, mask, causal, 0.25)
-    for one, other in zip(fused, plain, strict=True):
-        torch.testing.assert_close(one, other)
+from harness.models.inference.attention_kernels import plain_attend
+from harness.models.inference.past_attention import Past, Run, joins_of
 
 
 def test_a_token_of_a_tree_sees_its_ancestors_and_itself():
@@ -45,3 +31,52 @@ def test_a_token_of_a_tree_sees_its_ancestors_and_itself():
             [0.0 if i in sees else float("-inf") for i in range(width)] for sees in ancestors
         ]
         assert torch.equal(mask, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["run-by-run", "padded"])
+def test_attention_to_pasts_of_many_lengths_is_that_of_each_run(padded):
+    """Runs with pasts of their own, below two that they share; a fourth level is no one's."""
+    import torch
+
+    torch.manual_seed(0)
+    heads, key_heads, size, layer, scale = 4, 2, 8, 0, 0.3
+
+    def past(length, before=None):
+        made = Past(before)
+        made.keys[layer] = torch.randn(1, key_heads, length, size)
+        made.values[layer] = torch.randn(1, key_heads, length, size)
+        return made
+
+    shared = [past(6), past(9)]
+    stems = [past(length, shared[i > 1]) for i, length in enumerate((3, 17, 5, 4))]
+    lengths = [2, 9, 1, 4, 3]
+    owners = [0, 1, 2, 3, 3]
+    ends = list(accumulate(lengths))
+    runs = [
+        Run(end - length, end, stems[owner])
+        for end, length, owner in zip(ends, lengths, owners, strict=True)
+    ]
+    query = torch.randn(1, heads, ends[-1], size)
+    joins = joins_of(runs)
+    assert [len(join.runs) for join in joins] == [4, 2]
+    for depth, join in enumerate(joins):
+        if padded:
+            keys, values = (
+                torch.cat([getattr(run.past, name)[layer] for run in join.runs], dim=2)
+                for name in ("keys", "values")
+            )
+            out, logsum = join._padded(query, keys, values, scale)
+        else:
+            out, logsum = join.attend(layer, query, scale)
+        for run in runs:
+            part = list(run.past.chain())[depth]
+            expected = plain_attend(
+                query[:, :, run.start : run.end],
+                part.keys[layer],
+                part.values[layer],
+                None,
+                False,
+                scale,
+            )
+            torch.testing.assert_close(out[:, :, run.start : run.end], expected[0])
+            torch.testing.assert_close(logsum[:, :, run.start : run.end], expected[1])
