@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from harness.hookspecs import hookimpl
     from harness.models.adapter_fit import check_target_modules
     from harness.models.language_model import LanguageModel, load_weights, open_artifact
+    from harness.models.quantization import four_bit_config
     from harness.models.stored_quantization import check_full_precision
     from harness.system.time_limit import time_limit
     from harness.training.low_rank import (
         LowRankOptions,
         QuantizationOptions,
         QuantizedOptions,
-        four_bit_config,
         train_lora,
     )
     from harness.training.prompt_learning import VirtualTokenOptions, train_virtual_tokens
@@ -115,7 +115,7 @@ _HOME = {
     "encode_chat": "evaluation.judging",
     "encode_continuations": "evaluation.judging",
     "encode_pair": "data.tokenization",
-    "four_bit_config": "training.low_rank",
+    "four_bit_config": "models.quantization",
     "hookimpl": "hookspecs",
     "load_weights": "models.language_model",
     "nearest": "errors",

@@ -155,6 +155,17 @@ class Phase(TypedDict):
     """Of the CUDA allocator; null without a GPU."""
     peak_host_bytes: NotRequired[Count]
     """Resident memory of the process."""
+    peak_process_bytes: NotRequired[Count]
+    """Of the process on the GPU, as its driver counts: what torch reserved and all beside it.
+    Sampled; absent without nvidia-ml-py."""
+    paged_bytes: NotRequired[Count]
+    """State of a paged optimizer, which torch's allocator does not count and the driver moves
+    between the GPU and the host; absent where there is none."""
+    context_bytes: NotRequired[Count]
+    """The rest of the process's memory on the GPU at the end: CUDA's context and kernels, and
+    libraries' workspaces; absent without nvidia-ml-py."""
+    joules: NotRequired[float | None]
+    """Energy of the whole GPU; absent without nvidia-ml-py, or where the GPU has no counter."""
 
 
 @section

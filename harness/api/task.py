@@ -73,6 +73,8 @@ class Resources:
     """A registered judge."""
     judge_model: ModelRef | None = None
     """None where there is no judge, or the base judges."""
+    judge_quantization: Mapping[str, object] | None = None
+    """Keywords of BitsAndBytesConfig that the judge's model is opened with; None: as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +144,11 @@ class Resolver(Protocol):
 
     def judge(self, name: str) -> str:
         """The name of a registered judge."""
+
+    def judge_quantization(
+        self, quant_type: str | None, *, base: bool
+    ) -> Mapping[str, object] | None:
+        """Keywords of BitsAndBytesConfig for a judge; without a type, those of a judging base."""
 
     def model(self, name: str, path: KeyPath) -> ModelRef:
         """The model that is named at `path`: a packaged alias, a folder or a Hub id."""

@@ -33,6 +33,7 @@ class ModelOptions:
     adapter: str | None = None
     load_in_4bit: bool = False
     base: str | None = None
+    base_in_4bit: bool = False
     label: str | None = None
     suites: Sequence[str] = ()
     precision: str = "auto"
@@ -48,6 +49,9 @@ class ModelOptions:
 @options.adapter
 @options.load_in_4bit
 @click.option("--base", metavar="MODEL", help="What to compare with; default: MODEL untouched.")
+@click.option(
+    "--base-in-4bit", is_flag=True, help="Open what it is compared with in 4 bits (NF4) too."
+)
 @click.option("--label", metavar="TEXT", help="What its row is called.")
 @click.option("--suite", "suites", multiple=True, metavar="NAME", help="Default: the built-in.")
 @options.precision
@@ -110,9 +114,13 @@ def experiment_of(given: ModelOptions) -> experiment.Experiment:
     untouched = plugins().method_that("untouched")
     label = given.label or (untouched if given.is_base else default_label(given))
     methods: list[dict[str, Any]] = [{"name": untouched}]
+    if given.base_in_4bit:
+        methods[0] |= {"label": f"{untouched}-nf4", "quant_type": "nf4"}
+    if given.is_base and given.base_in_4bit:
+        raise UserError("--base-in-4bit: MODEL is compared with nothing: use --load-in-4bit")
     if given.is_base:
         methods[0]["label"] = label
-    elif label == untouched:
+    elif label == methods[0].get("label", untouched):
         raise UserError(f"'{label}' is the label of what it is compared with: give another --label")
     else:
         methods.append(
@@ -123,6 +131,7 @@ def experiment_of(given: ModelOptions) -> experiment.Experiment:
         "model": _whole_path(given.base or given.model),
         "budget": {"steps": 1, "batch": 1, "precision": given.precision},
         "methods": methods,
+        **({"base": methods[0]["label"]} if given.base_in_4bit else {}),
         "suites": list(given.suites) or _built_in_suites(),
     }
     last = len(methods) - 1

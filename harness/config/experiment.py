@@ -175,6 +175,9 @@ class Experiment(StrictModel):
     data: Data | None = None
     budget: BudgetConfig
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    base: Text | None = None
+    """Label of the untrained row that the others are compared with, and that judges by default;
+    the unchanged model where absent."""
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     suites: tuple[SuiteEntry, ...]
     tune: Tune | None = None

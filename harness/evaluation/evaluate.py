@@ -13,6 +13,7 @@ from harness.data.tokenization import tokenizer_hash
 from harness.evaluation.suite import task_of
 from harness.evaluation.tasks.sample_rows import within_budget
 from harness.manager import plugins
+from harness.models.quantization import with_precision
 from harness.types import Artifact, SuiteResult
 
 Report = Callable[..., None]
@@ -208,7 +209,7 @@ class Bench:
     def judge_model(self) -> Model:
         """The judge's model, opened on first use; the judged one is closed for it."""
         wanted = self._judge_artifact()
-        if wanted == _as_base(self.artifact) and self.artifact.kind == "base":
+        if _opens_alike(wanted, self.artifact):
             return self.model
         if self._judge is None or self._judge[0] != wanted:
             self.close()
@@ -222,7 +223,9 @@ class Bench:
             self.artifact.base.path,
             self.artifact.base.content_hash,
         )
-        return {"model": judge.name, "content_hash": judge.content_hash, "self_judged": same}
+        identity = {"model": judge.name, "content_hash": judge.content_hash, "self_judged": same}
+        quantised = self._judge_artifact().quantization
+        return {**identity, "quantization": dict(quantised)} if quantised else identity
 
     def close(self) -> None:
         """Free the models."""
@@ -231,15 +234,21 @@ class Bench:
 
     def _judge_artifact(self) -> Artifact:
         assert self.suite is not None
-        if self.suite.judge_model is None:
-            return _as_base(self.artifact)
-        return Artifact("base", self.suite.judge_model, precision=self.artifact.precision)
+        own, other = self.artifact, self.suite.judge_model
+        return Artifact(
+            "base",
+            own.base if other is None else other,
+            quantization=with_precision(self.suite.judge_quantization, own.precision),
+            precision=own.precision,
+            chat_template=own.chat_template if other is None else None,
+        )
 
 
-def _as_base(artifact: Artifact) -> Artifact:
-    return Artifact(
-        "base",
-        artifact.base,
-        precision=artifact.precision,
-        chat_template=artifact.chat_template,
-    )
+def _opens_alike(one: Artifact, other: Artifact) -> bool:
+    """Whether two artifacts open the same untrained model in the same way."""
+
+    def opening(artifact: Artifact) -> tuple[object, ...]:
+        quantised = dict(artifact.quantization or {})
+        return artifact.opened, quantised, artifact.precision, artifact.chat_template
+
+    return one.path is None and other.path is None and opening(one) == opening(other)

@@ -61,7 +61,12 @@ def scored_content(
         content["embedder"] = suite.embedder.identity
     if suite.judge:
         judge = plugins.judges.get(suite.judge)
-        content["judge"] = [judge.version, (suite.judge_model or base).identity]
+        quantised = suite.judge_quantization
+        content["judge"] = [
+            judge.version,
+            (suite.judge_model or base).identity,
+            *([dict(quantised)] if quantised is not None else []),
+        ]
     content |= task.dependencies(suite)
     if _is_dated(suite, task, base, chat_template):
         content["date"] = str(chat_templates.DATE)

@@ -17,6 +17,7 @@ from harness.errors import ConfigError
 from harness.evaluation import fingerprint, scorer_config
 from harness.evaluation.tasks.sample_rows import cluster
 from harness.manager import Plugins, calling
+from harness.models.quantization import keywords_of
 from harness.types import ModelRef
 
 EMBEDDER = "sentence-transformer"
@@ -35,6 +36,8 @@ class Where:
     """No suite takes more samples; a smaller limit of its own stands."""
     chat_template: str | None = None
     """The experiment's own template, which changes every rendered prompt."""
+    base_quantization: Mapping[str, object] | None = None
+    """How the base is opened that others are compared with, and that judges by default."""
 
 
 def find_suite(name: str, *, plugins: Plugins, folders: Sequence[Path]) -> Path:
@@ -238,6 +241,14 @@ class _FileResolver:
         """Raises UserError for a judge that is not registered."""
         self.plugins.judges.get(name)
         return name
+
+    def judge_quantization(
+        self, quant_type: str | None, *, base: bool
+    ) -> Mapping[str, object] | None:
+        """How a judge's model is opened: as `quant_type` says, else as the base is opened."""
+        if quant_type is not None:
+            return keywords_of(quant_type)
+        return self.where.base_quantization if base else None
 
     def model(
         self, name: str, path: KeyPath, *, kind: str | None = None, causal: bool = True

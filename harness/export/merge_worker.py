@@ -23,7 +23,11 @@ from harness.data.tokenization import end_tokens
 from harness.errors import HarnessError, UserError, is_out_of_memory
 from harness.manager import plugins
 from harness.models import adapters, equivalence
-from harness.models.language_model import LanguageModel
+from harness.models.language_model import (
+    LanguageModel,
+    opened_where_there_is_room,
+    parameter_count,
+)
 from harness.models.model_files import make_portable
 from harness.results import store
 from harness.results.artifact_hash import LEFT_OUT
@@ -61,7 +65,8 @@ class Task:
 def carry_out(task: Task, report: Emit) -> dict[str, object]:
     """Fill `task.folder`; `report(phase=...)` is called at the start of each phase.
 
-    The result has `end_ids` and `phases`, and after a merge `verification` and `latency`.
+    The result has `end_ids` and `phases`, and after a merge `verification`, `latency` and the
+    `devices` that it ran on.
     Raises UserError for an adapter that cannot be merged.
     """
     meter = Meter()
@@ -78,21 +83,24 @@ def carry_out(task: Task, report: Emit) -> dict[str, object]:
 
 
 def _merged(task: Task, phase: Phase) -> dict[str, object]:
-    before = _answers(task.artifact, task.samples, phase, "open", "answer")
-    with phase("merge"):
-        model = merge(task.artifact, task.into)
-    with phase("save"):
-        end_ids = _save(model, task)
-        del model
-        free_memory()
+    before, parameters = _answers(task.artifact, task.samples, phase, "open", "answer")
+    with opened_where_there_is_room(parameters, "float32") as merged_on:
+        with phase("merge"):
+            model = merge(task.artifact, task.into)
+        with phase("save"):
+            end_ids = _save(model, task)
+            del model
+            free_memory()
     saved = Artifact(
         "base",
         ModelRef(task.artifact.base.name, str(task.folder)),
         precision=task.precision,
     )
-    now = _answers(saved, task.samples, phase, "reopen", "answer again", before)
+    with opened_where_there_is_room(parameters, task.precision) as reopened_on:
+        now, _ = _answers(saved, task.samples, phase, "reopen", "answer again", before)
     return {
         "end_ids": end_ids,
+        "devices": {"merge": merged_on, "reopen": reopened_on},
         "verification": equivalence.compare(before, now),
         "latency": equivalence.latency(before, now),
     }
@@ -105,7 +113,8 @@ def _answers(
     opening: str,
     answering: str,
     after: equivalence.Outputs | None = None,
-) -> equivalence.Outputs:
+) -> tuple[equivalence.Outputs, int]:
+    """What a model answers, and how many numbers it has."""
     with phase(opening):
         model = plugins().open_model(artifact)
     if not isinstance(model, LanguageModel):
@@ -115,7 +124,7 @@ def _answers(
         )
     try:
         with phase(answering):
-            return equivalence.observe(model, samples, after)
+            return equivalence.observe(model, samples, after), parameter_count(model.model)
     finally:
         model.close()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +26,7 @@ from harness.models.inference.loglikelihood import score_requests, why_not_share
 from harness.models.inference.slots import bytes_per_token
 from harness.models.inference.virtual_tokens import virtual_tokens
 from harness.system.hardware import free_memory
-from harness.types import Artifact
+from harness.types import Artifact, Precision
 
 if TYPE_CHECKING:
     import torch
@@ -215,6 +217,35 @@ def open_artifact(artifact: Artifact, batch: int | None = None) -> LanguageModel
     return opened
 
 
+_ON_CPU: ContextVar[bool] = ContextVar("_ON_CPU", default=False)
+
+
+@contextmanager
+def opened_where_there_is_room(parameters: int, precision: Precision) -> Iterator[str]:
+    """Open models on the GPU where it has room for so many numbers, else on the CPU: its name.
+
+    Beside the weights a tenth of them and a gigabyte are wanted, for what is computed with them.
+    """
+    import torch
+
+    device = "cpu"
+    if torch.cuda.is_available():
+        size = parameters * torch_dtype(precision).itemsize
+        if torch.cuda.mem_get_info()[0] >= 1.1 * size + 10**9:
+            device = "cuda"
+    before = _ON_CPU.set(device == "cpu")
+    try:
+        yield device
+    finally:
+        _ON_CPU.reset(before)
+
+
+def parameter_count(model: CausalLM) -> int:
+    """All numbers of a model; 4-bit weights, stored two to a byte, by their true shape."""
+    states = ((p, getattr(p, "quant_state", None)) for p in model.parameters())
+    return sum(p.numel() if state is None else math.prod(state.shape) for p, state in states)
+
+
 def load_weights(artifact: Artifact, *, dtype: str | None = None) -> CausalLM:
     """The transformers model of an artifact, without its adapter, on the best device.
 
@@ -238,7 +269,7 @@ def load_weights(artifact: Artifact, *, dtype: str | None = None) -> CausalLM:
             revision=source.revision,
             trust_remote_code=source.trust_remote_code,
             dtype=torch_dtype(dtype or artifact.precision),
-            device_map={"": 0} if torch.cuda.is_available() else None,
+            device_map={"": 0} if torch.cuda.is_available() and not _ON_CPU.get() else None,
             **quantised,
         )
     except ValueError as error:

@@ -24,12 +24,14 @@ from harness.evaluation.suite import Where, find_suite, load_suite, task_of
 from harness.manager import Plugins, calling
 from harness.models import families, packaged
 from harness.models.adapters import resolve_adapter
+from harness.models.quantization import without_precision
 from harness.planning.cell import Cell, is_model, new_cell
 from harness.planning.chat_template_check import check_suites, check_training, needs_template
 from harness.planning.search_space import Search, plan_searches
 from harness.system.hardware import check_precision, default_precision, facts
 from harness.system.hub import cached_folder
 from harness.training import batching
+from harness.training.low_rank import QuantizationOptions
 from harness.types import Budget, ModelRef
 
 
@@ -67,6 +69,9 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     _check_precision(experiment)
     _check_speed(experiment)
     entries = _chosen(experiment, settings.methods)
+    compared = _compared(experiment, plugins)
+    if compared is not None and compared not in entries:
+        entries = [compared, *entries]
     checked = {e.label: _options(experiment, plugins, e) for e in entries}
     searches = plan_searches(experiment, plugins, checked, _budget(experiment))
     sets = plugins.datasets.things
@@ -87,7 +92,14 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     for data in mixes:
         if data is not None and any(plugins.methods.get(e.name).trains for e in entries):
             check_training(cached_folder(model) or Path(model.path), template, data)
-    suites = _suites(experiment, plugins, settings, model, suite_files)
+    suites = _suites(
+        experiment,
+        plugins,
+        settings,
+        model,
+        suite_files,
+        _quantization(experiment, checked[compared.label]) if compared else None,
+    )
     check_suites(cached_folder(model) or Path(model.path), template, suites, plugins)
     _check_answers(experiment, plugins, model, suites)
     if not template:
@@ -122,12 +134,42 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
             planned = cell(entry, options[entry.label], seed, data)
             cells[planned.id] = planned
     # With options, such as a quantisation, it is a row like any other.
-    base = next((c for c in cells.values() if c.method == untouched and not c.options), None)
+    base = next(
+        (
+            c
+            for c in cells.values()
+            if c.method == untouched and (c.label == compared.label if compared else not c.options)
+        ),
+        None,
+    )
     if base is None:
         _check_base_label(experiment, entries, untouched)
         base = cell(MethodEntry(name=untouched, label=untouched), {}, 0)
     rest = [c for c in cells.values() if c is not base]
     return Plan(experiment.name, base, (base, *rest), experiment.rank_by)
+
+
+def _compared(experiment: Experiment, plugins: Plugins) -> MethodEntry | None:
+    """The untrained row that `base:` names. Raises ConfigError where it names none."""
+    if experiment.base is None:
+        return None
+    untouched = plugins.method_that("untouched")
+    rows = {entry.label: entry for entry in experiment.methods if entry.name == untouched}
+    if experiment.base not in rows:
+        raise experiment.error(
+            f"base '{experiment.base}': name the label of a method '{untouched}', such as that of "
+            f"{{name: {untouched}, quant_type: nf4}}: {nearest(experiment.base, rows)}",
+            "base",
+        )
+    return rows[experiment.base]
+
+
+def _quantization(experiment: Experiment, options: MethodOptions) -> Mapping[str, object] | None:
+    """How options open the base, for a judge that is opened alike."""
+    if not isinstance(options, QuantizationOptions):
+        return None
+    precision = _budget(experiment).precision
+    return without_precision(options.quantization(precision), precision)
 
 
 def _check_base_label(
@@ -353,9 +395,10 @@ def _suites(
     settings: Settings,
     model: ModelRef,
     files: Mapping[str, Path],
+    base_quantization: Mapping[str, object] | None,
 ) -> tuple[Suite, ...]:
     template = _template(experiment, settings)
-    where = Where(settings.mirror, settings.report, settings.limit, template)
+    where = Where(settings.mirror, settings.report, settings.limit, template, base_quantization)
     suites = []
     for at, entry in enumerate(experiment.suites):
         try:

@@ -13,7 +13,7 @@ from harness.results.store import suites
 def cost(cells: Sequence[Record]) -> Cost:
     """The `cost` of a row: figures of its seeds, each null where no seed has it."""
     trainings: list[Training] = [cell["training"] or {} for cell in cells]
-    peak, kind = _peak(cells)
+    peak, kind, evaluated = _peak(cells)
     figures: Cost = {
         "train_seconds": _mean(_seconds(_trained(cell), "train") for cell in cells),
         "evaluation_seconds": _mean(_seconds(_evaluated(cell)) for cell in cells),
@@ -22,6 +22,8 @@ def cost(cells: Sequence[Record]) -> Cost:
         "trainable_parameters": _largest(t.get("trainable_parameters") for t in trainings),
         "artifact_bytes": _largest(t.get("artifact_bytes") for t in trainings),
     }
+    if evaluated and kind == "cuda":
+        figures["tokens_per_pass"] = _tokens_per_pass(cells)
     if (tuning := _mean(_tuning(cell) for cell in cells)) is not None:
         figures["tuning_seconds"] = tuning
     if (dollars := _mean(_dollars(cell) for cell in cells)) is not None:
@@ -51,18 +53,33 @@ def _dollars(cell: Record) -> float | None:
     return None if price is None or not known else price * sum(known) / 3600
 
 
-def _peak(cells: Sequence[Record]) -> tuple[int | None, Literal["cuda", "host", None]]:
-    """The highest peak over the phases of training (of evaluation, where nothing was trained)."""
+def _tokens_per_pass(cells: Sequence[Record]) -> int | None:
+    """Tokens of a pass of evaluation, which follow the card's free memory; None where they differ.
+
+    The peak of an evaluation is mostly theirs, and little of the model.
+    """
+    evaluations = [cell["evaluation"] for cell in cells]
+    passes = [evaluation.get("passes") or {} for evaluation in evaluations if evaluation]
+    sizes = {size.get("tokens_per_pass") for size in passes}
+    size = sizes.pop() if len(sizes) == 1 else None
+    return size if isinstance(size, int) else None
+
+
+def _peak(cells: Sequence[Record]) -> tuple[int | None, Literal["cuda", "host", None], bool]:
+    """The highest peak over the phases of training, and False.
+
+    Where nothing was trained it is that of evaluation, and True.
+    """
     for read in (_trained, _evaluated):
         on_gpu = [cell for cell in cells if (cell["environment"] or {}).get("gpu")]
         gpu_phases = [phase for cell in on_gpu for phase in read(cell).values()]
         phases = [phase for cell in cells for phase in read(cell).values()]
         # a GPU that stayed empty was not what this cell ran on
         if peak := _largest(phase.get("peak_allocated_bytes") for phase in gpu_phases):
-            return peak, "cuda"
+            return peak, "cuda", read is _evaluated
         if peak := _largest(phase.get("peak_host_bytes") for phase in phases):
-            return peak, "host"
-    return None, None
+            return peak, "host", read is _evaluated
+    return None, None, False
 
 
 def _seconds(phases: Mapping[str, Phase], only: str | None = None) -> float | None:

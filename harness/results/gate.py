@@ -19,6 +19,7 @@ from harness import stats
 from harness.errors import NotComparable
 from harness.results.cost import cost
 from harness.results.groups import Group
+from harness.results.leaderboard_layout import Cost
 from harness.results.lookup import Arm, base_of
 from harness.results.paired_differences import Evidence, FigureTest, Pairs, between
 from harness.results.policy import COST, Check, Loaded, default, without_retained
@@ -411,8 +412,32 @@ def costs(group: Group) -> dict[str, float | None]:
     ]
     seconds, mean_count = figures["evaluation_seconds"], sum(counts) / len(counts)
     per_sample = seconds / mean_count if seconds and mean_count else None
-    known = {name: figure for name, figure in figures.items() if name != "peak_memory_kind"}
+    described = ("peak_memory_kind", "tokens_per_pass")  # no figures, but how one came about
+    known = {name: figure for name, figure in figures.items() if name not in described}
     return {**cast("dict[str, float | None]", known), "seconds_per_sample": per_sample}
+
+
+def _check_peaks(check: Check, pairs: Pairs, alone: bool) -> None:
+    """Raise NotComparable for a peak on a GPU that is its evaluation's.
+
+    Passes take as many tokens as the card's free memory allows: of what was not trained the peak
+    says how much was free. Two such peaks compare where their passes were of one size.
+    """
+    arms = [pairs.candidate] if alone else [pairs.candidate, pairs.baseline]
+    of_passes = [cost(arm.cells) for arm in arms]
+    sizes = {figures.get("tokens_per_pass") for figures in of_passes}
+    evaluated = [
+        arm for arm, figures in zip(arms, of_passes, strict=True) if _is_of_passes(figures)
+    ]
+    if evaluated and (alone or len(sizes) > 1 or None in sizes):
+        raise NotComparable(
+            f"{check.name}: {evaluated[0].label} was not trained, so its peak is that of its "
+            "passes, whose size follows the card's free memory; leave the rule out"
+        )
+
+
+def _is_of_passes(figures: Cost) -> bool:
+    return "tokens_per_pass" in figures
 
 
 def _assess_cost(check: Check, pairs: Pairs) -> Finding:
@@ -424,6 +449,8 @@ def _assess_cost(check: Check, pairs: Pairs) -> Finding:
     if rule.limit == "better_than":
         raise NotComparable(f"{check.name}: a cost takes max_increase or max, not better_than")
     alone = rule.limit in ("min", "max")
+    if check.metric == "peak_memory_bytes":
+        _check_peaks(check, pairs, alone)
     if mine is None or (theirs is None and not alone):
         if mine is not None:
             raise NotComparable(

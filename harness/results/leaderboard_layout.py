@@ -33,6 +33,9 @@ class Cost(TypedDict):
     peak_memory_bytes: Count
     """Of training; where nothing was trained of evaluation, if no suite was reused."""
     peak_memory_kind: Literal["cuda", "host", None]
+    tokens_per_pass: NotRequired[Count]
+    """Of the evaluation whose peak this is on a GPU: it follows the card's free memory, and the
+    peak follows it. Null where seeds differ; absent where the peak is another."""
     trainable_parameters: Count
     artifact_bytes: Count
     tuning_seconds: NotRequired[float | None]

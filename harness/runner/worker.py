@@ -37,7 +37,7 @@ from harness.results.artifact_hash import artifact_hash
 from harness.runner import oom_retry
 from harness.runner.oom_retry import Rung
 from harness.system.child_process import begin
-from harness.system.hardware import available_memory, free_memory
+from harness.system.hardware import available_memory, free_memory, free_paged_state
 from harness.system.measure import MemoryWatch, Meter
 from harness.training.arithmetic import float32_precision_kept
 from harness.training.diagnostics import findings
@@ -175,6 +175,7 @@ def main(arguments: list[str]) -> int:
         log.warn(stored)
     trained, evaluation = _train(work, rows, log), None
     if trained.artifact is not None:
+        free_paged_state()
         free_memory()  # what training still holds would count as evaluation's
         if work.trial:
             _judge(work, rows, log, trained)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -24,7 +25,8 @@ class Meter:
     """Measures named phases of one process.
 
     `phases[name]` holds `seconds`, `peak_allocated_bytes` and `peak_reserved_bytes` (of the CUDA
-    allocator; None without a GPU) and `peak_host_bytes` (resident memory of the process). Every
+    allocator; None without a GPU) and `peak_host_bytes` (resident memory of the process). With
+    nvidia-ml-py there is what the allocator does not count, and energy (`record.Phase`). Every
     peak is reset when its phase starts. A phase entered twice adds seconds and keeps the larger
     peaks. A phase inside another suspends the outer one: its seconds are its own.
     """
@@ -36,6 +38,7 @@ class Meter:
         self._open: list[str] = []
         self._start = 0.0
         self._host: _HostPeak | None = None
+        self._card: _CardUse | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -56,6 +59,7 @@ class Meter:
     def _begin(self) -> None:
         if self._open:
             _reset_cuda_peak()
+            self._card = _CardUse() if card() is not None else None
             self._host = _HostPeak()
             self._start = time.perf_counter()
 
@@ -65,6 +69,7 @@ class Meter:
         _wait_for_cuda()
         self._add(self._open[-1], time.perf_counter() - self._start, self._host.stop())
         self._host = None
+        self._add_outside(self.phases[self._open[-1]])
 
     def _add(self, name: str, seconds: float, host_bytes: int) -> None:
         allocated, reserved = _cuda_peaks()
@@ -81,6 +86,24 @@ class Meter:
         totals["peak_host_bytes"] = max(totals["peak_host_bytes"] or 0, host_bytes)
         totals["peak_allocated_bytes"] = _larger(totals["peak_allocated_bytes"], allocated)
         totals["peak_reserved_bytes"] = _larger(totals["peak_reserved_bytes"], reserved)
+
+    def _add_outside(self, totals: Phase) -> None:
+        """What torch's allocator does not count."""
+        paged = paged_state_bytes()
+        if paged:
+            totals["paged_bytes"] = max(totals.get("paged_bytes") or 0, paged)
+        if self._card is None:
+            return
+        peak, now, joules = self._card.stop()
+        self._card = None
+        if joules is not None:
+            totals["joules"] = (totals.get("joules") or 0.0) + joules
+        if peak is not None and now is not None:
+            totals["peak_process_bytes"] = _larger(totals.get("peak_process_bytes"), peak)
+            cuda = _cuda()
+            reserved = cuda.memory_reserved() if cuda else 0
+            context = max(0, now - reserved - paged)
+            totals["context_bytes"] = _larger(totals.get("context_bytes"), context)
 
 
 def _larger(a: int | None, b: int | None) -> int | None:
@@ -132,6 +155,82 @@ class _HostPeak:
         self._done.set()
         self._thread.join()
         return self._peak
+
+
+class Card:
+    """The GPU of this process by NVIDIA's management library; raises what that raises."""
+
+    def __init__(self, cuda: ModuleType) -> None:
+        import pynvml
+
+        self._nvml = pynvml
+        pynvml.nvmlInit()
+        name = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if not name.startswith(("GPU-", "MIG-")):
+            name = f"GPU-{cuda.get_device_properties(0).uuid}"
+        self._handle = pynvml.nvmlDeviceGetHandleByUUID(name)
+
+    def process_bytes(self) -> int | None:
+        """Memory of this process; None where it is not told, as to a container."""
+        with suppress(self._nvml.NVMLError):
+            for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle):
+                if process.pid == os.getpid() and process.usedGpuMemory is not None:
+                    return int(process.usedGpuMemory)
+        return None
+
+    def joules(self) -> float | None:
+        """Energy since the driver was loaded; None before Volta and for a slice (MIG)."""
+        with suppress(self._nvml.NVMLError):
+            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000
+        return None
+
+
+_CARDS: list[Card | None] = []
+"""The card, once it was looked for with CUDA there."""
+
+
+def card() -> Card | None:
+    """The GPU of this process; None without one, or without nvidia-ml-py."""
+    if not _CARDS and (cuda := _cuda()):
+        try:
+            _CARDS.append(Card(cuda))
+        except Exception:  # not installed, or no rights: what it adds is left out
+            _CARDS.append(None)
+    return _CARDS[0] if _CARDS else None
+
+
+class _CardUse:
+    """Memory of this process on its GPU and the GPU's energy, since construction."""
+
+    def __init__(self) -> None:
+        found = card()
+        assert found is not None
+        self._card = found
+        self._joules = found.joules()
+        self._peak = found.process_bytes()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def _sample(self) -> None:
+        while not self._done.wait(0.1):
+            self._peak = _larger(self._peak, self._card.process_bytes())
+
+    def stop(self) -> tuple[int | None, int | None, float | None]:
+        """Peak memory, memory now, both in bytes, and joules; None for what is not told."""
+        self._done.set()
+        self._thread.join()
+        now, joules = self._card.process_bytes(), self._card.joules()
+        spent = None if joules is None or self._joules is None else joules - self._joules
+        return _larger(self._peak, now), now, spent
+
+
+def paged_state_bytes() -> int:
+    """Size of bitsandbytes' paged optimizer state that is there."""
+    bnb = sys.modules.get("bitsandbytes.functional")
+    if bnb is None:
+        return 0
+    return sum(tensor.nbytes for tensor in bnb.GlobalPageManager.get_instance().paged_tensors)
 
 
 def _kernel_peak() -> int:

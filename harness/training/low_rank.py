@@ -12,6 +12,7 @@ from harness.api.method import MethodOptions, usual
 from harness.errors import EnvironmentLack, UserError
 from harness.models.adapter_fit import check_target_modules
 from harness.models.families import check_quantized
+from harness.models.quantization import four_bit_config
 from harness.system.hardware import check_precision, facts
 from harness.training.sft import train_sft
 from harness.training.sft_options import SftOptions
@@ -21,26 +22,6 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
     from harness.api.footprint import Footprint
-
-
-def four_bit_config(
-    precision: str,
-    *,
-    quant_type: str = "nf4",
-    double_quant: bool = True,
-    compute_dtype: str = "auto",
-) -> dict[str, object]:
-    """A base in 4 bits, as JSON-able keywords of transformers' BitsAndBytesConfig.
-
-    By default as in the QLoRA paper (Dettmers et al. 2023, arXiv 2305.14314), section 3. A
-    `compute_dtype` of `auto` is the plan's precision.
-    """
-    return {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": quant_type,
-        "bnb_4bit_use_double_quant": double_quant,
-        "bnb_4bit_compute_dtype": precision if compute_dtype == "auto" else compute_dtype,
-    }
 
 
 class QuantizationOptions(MethodOptions):

@@ -314,13 +314,10 @@ def _watcher(job: Job, unlabelled: Collection[int] = ()) -> TrainerCallback:
 
 def _parameters(model: CausalLM) -> tuple[int, int]:
     """How many parameters are trained, and how many there are."""
+    from harness.models.language_model import parameter_count
+
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    # A 4-bit weight is stored two to a byte; its quant_state knows the true shape.
-    total = sum(
-        math.prod(p.quant_state.shape) if getattr(p, "quant_state", None) is not None else p.numel()
-        for p in model.parameters()
-    )
-    return trainable, total
+    return trainable, parameter_count(model)
 
 
 def _note_curve(job: Job, trainer: Trainer, train: Sequence[Encoded]) -> None:

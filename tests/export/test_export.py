@@ -453,3 +453,29 @@ def test_an_interrupt_between_the_two_renames_loses_no_export(tmp_path, monkeypa
         (folder / export.REPORT).touch()
     assert [f.name for f in target.iterdir()] == [export.REPORT]
     assert [f.name for f in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_merge_that_the_card_has_no_room_for_runs_on_the_cpu(tiny_artifact, monkeypatch):
+    """As on a machine whose card has 2 GB free: a float32 7B does not fit, and a tiny one does."""
+    import torch
+
+    from harness.models.language_model import (
+        load_weights,
+        opened_where_there_is_room,
+        parameter_count,
+    )
+
+    model = load_weights(tiny_artifact)
+    assert parameter_count(model) == sum(p.numel() for p in model.parameters())
+    with opened_where_there_is_room(10, "float32") as device:
+        assert device == ("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2 * 10**9, 24 * 10**9))
+    with opened_where_there_is_room(7 * 10**9, "float32") as device:
+        assert device == "cpu"
+        assert load_weights(tiny_artifact).device.type == "cpu"
+    for precision, numbers in (("float32", 220 * 10**6), ("bf16", 440 * 10**6)):
+        with opened_where_there_is_room(numbers, precision) as device:
+            assert device == "cuda"
+        with opened_where_there_is_room(2 * numbers, precision) as device:
+            assert device == "cpu"

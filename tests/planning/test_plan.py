@@ -298,3 +298,49 @@ def test_a_record_says_each_warning_once(experiment):
     log.warnings += ["two", "one", "two", "three"]  # an artifact that is used again has them too
     work = Work(cell, Path(), None, warnings=("one",))
     assert _record(work, log, None, None)["warnings"] == ["one", "two", "three"]
+
+
+# ---- what the others are compared with -----------------------------------------------------------
+
+FOUR = {"name": "base", "quant_type": "nf4"}
+JUDGED = {"name": "answers", "judge": {"name": "expected_score", "rubric": "Rate it."}}
+
+
+def test_the_base_can_be_the_row_in_4_bits_and_judges_as_it_is_opened(small):
+    small.write(methods=["base", FOUR, "lora"], suites=["picks", JUDGED])
+    before = {cell.label: cell for cell in planned(small).cells}
+    small.write(methods=[FOUR, "lora"], suites=["picks", JUDGED], base="base-nf4")
+    plan = planned(small)
+    assert [cell.label for cell in plan.cells] == ["base-nf4", "lora"]
+    assert plan.base.label == "base-nf4"
+    picks, answers = plan.base.suites
+    assert picks.hash == before["lora"].suites[0].hash
+    assert answers.hash != before["lora"].suites[1].hash  # another judge
+    assert answers.judge_quantization == {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+    }
+    # whatever is measured, it is compared with that row
+    assert [c.label for c in planned(small, methods=("lora",)).cells] == ["base-nf4", "lora"]
+
+
+def test_a_judge_is_quantised_as_its_suite_says(small):
+    def judged(**changes):
+        suite = {**JUDGED, "judge": {**JUDGED["judge"], **changes}}
+        small.write(methods=["base"], suites=[suite])
+        return planned(small).base.suites[0]
+
+    plain, four, eight = judged(), judged(quant_type="nf4"), judged(quant_type="int8")
+    assert plain.judge_quantization is None
+    assert eight.judge_quantization == {"load_in_8bit": True}
+    assert len({plain.hash, four.hash, eight.hash}) == 3
+    with pytest.raises(UserError, match="quant_type"):
+        judged(quant_type="nf5")
+
+
+def test_a_base_that_no_row_is_called_is_refused(small):
+    for name in ("base-nf4", "lora"):
+        small.write(methods=["base", "lora"], base=name)
+        with pytest.raises(UserError, match=rf"experiment.yaml:\d+: base '{name}': name the label"):
+            planned(small)

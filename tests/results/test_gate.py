@@ -628,6 +628,29 @@ def test_a_cost_that_only_one_arm_has_is_refused(out: Path) -> None:
     assert decide(out, "bad", "rules: [{metric: cost.dollars, max: 1}]").verdict == "pass"
 
 
+def test_a_peak_of_passes_on_a_gpu_is_no_cost_of_the_model(out: Path) -> None:
+    """What was not trained has the peak of its passes, which follow the card's free memory."""
+
+    def measured(name: str, tokens: int) -> None:
+        file = out / f"cells/{name}-s0.json"
+        record = json.loads(file.read_text())
+        record["training"] = None
+        record["environment"] = {"gpu": {"name": "Some GPU", "memory_bytes": 24 << 30}}
+        record["evaluation"]["phases"] = {"quiz": {"seconds": 1, "peak_allocated_bytes": tokens}}
+        record["evaluation"]["passes"] = {"tokens_per_pass": tokens}
+        records.write_json(file, records.seal(record))
+
+    rule = "rules: [{metric: cost.peak_memory_bytes, %s}]"
+    measured("bad", 4096)
+    measured("base", 2048)
+    with pytest.raises(NotComparable, match="bad was not trained, so its peak is that of its pass"):
+        decide(out, "bad", rule % "max_increase: 10%")
+    with pytest.raises(NotComparable, match="bad was not trained"):
+        decide(out, "bad", rule % "max: 24000000000")
+    measured("base", 4096)  # of one size they are two models' peaks
+    assert decide(out, "bad", rule % "max_increase: 10%").verdict == "pass"
+
+
 def test_a_cost_of_a_record_without_a_seal_is_a_warning(out: Path) -> None:
     rules = "rules: [{metric: cost.train_seconds, max: 1000}]"
     assert decide(out, "good", rules).warnings == []

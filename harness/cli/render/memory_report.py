@@ -7,8 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.cli.render import numbers
+from harness.planning.memory import evaluation
+from harness.planning.memory.card import CONTEXT_BYTES, FRAGMENTATION
+from harness.planning.memory.evaluation import Need, need_of
 from harness.planning.memory.fits import Fit, advice, bytes_of, fit
 from harness.planning.memory.predict import Prediction, predict
+from harness.system.hardware import facts
 
 if TYPE_CHECKING:
     from harness.planning.cell import Cell
@@ -37,9 +41,12 @@ class CellPrediction:
     cell: Cell
     prediction: Prediction
     fit: Fit
+    evaluation: Need
     dollars: float | None
     traced: Prediction | None
     """By the model's own code, with --trace."""
+    evaluation_fits: bool | None = None
+    """None where no memory is named or it is not predicted."""
 
     def as_json(self) -> dict[str, object]:
         """For `harness plan --json`."""
@@ -48,6 +55,8 @@ class CellPrediction:
             "dollars": self.dollars,
             "fits": self.fit.fits,
             "largest_micro_batch": self.fit.micro_batch,
+            "evaluation": self.evaluation.as_json(),
+            "evaluation_fits": self.evaluation_fits,
             "traced": self.traced.as_json() if self.traced else None,
         }
 
@@ -58,10 +67,11 @@ class Report:
 
     cells: Sequence[CellPrediction]
     advice: Sequence[str]
-    memory: str | None
+    memory: int | None
+    """Bytes that the cells are to fit in; None where none are named."""
 
     def show(self) -> None:
-        """Print a row for each cell that trains; its seeds are alike and share one."""
+        """Print a row for each cell, whose seeds are alike; nothing where no cell trains."""
         import click
         from rich.table import Table
 
@@ -69,11 +79,12 @@ class Report:
 
         by_label: dict[str, CellPrediction] = {}
         for predicted in self.cells:
-            if predicted.cell.data is not None:
-                by_label.setdefault(predicted.cell.label, predicted)
-        if not by_label:
+            by_label.setdefault(predicted.cell.label, predicted)
+        trains = any(predicted.cell.data is not None for predicted in by_label.values())
+        if not trains and self.memory is None:
             return
-        columns = ["label", "peak memory", "of it", "micro-batch", "train time", "dollars", "fits"]
+        columns = ["label", "peak memory", "of it", "micro-batch", "train time", "dollars"]
+        columns += ["evaluation", "fits"]
         if self.memory is None:
             columns.pop()
         if all(predicted.dollars is None for predicted in by_label.values()):
@@ -87,9 +98,15 @@ class Report:
             if predicted.traced:
                 click.echo(_trace_line(label, predicted.traced))
         predictions = [predicted.prediction for predicted in by_label.values()]
-        kind = _KINDS[predictions[-1].kind]
+        kind = predictions[-1].kind
         for source in dict.fromkeys(p.how for p in predictions if p.total is not None):
-            click.echo(f"Peak of the phase train, {kind}; {source}.")
+            click.echo(f"Peak of the phase train, {_KINDS[kind]}; {source}.")
+        click.echo(f"Evaluation: least peak of its phases, {_KINDS[kind]}; more where there is.")
+        if self.memory is not None and kind == "cuda":
+            click.echo(
+                f"Fits: {numbers.size(self.memory)}, with {numbers.size(CONTEXT_BYTES)} of context "
+                f"and {FRAGMENTATION:.0%} of fragmentation beside the peak."
+            )
         for sentence in self.advice:
             click.echo(sentence)
 
@@ -100,20 +117,41 @@ _KINDS = {"cuda": "allocated on the GPU", "host": "resident memory of the proces
 def report(cells: Sequence[Cell], options: PredictionOptions) -> Report:
     """Predict every cell. Raises UserError for a size that is none."""
     predictions = _predictions(cells)
-    memory = None if options.memory is None else bytes_of(options.memory)
+    memory = _memory() if options.memory is None else bytes_of(options.memory)
     fits = [
         fit(cell, prediction, memory) if memory is not None else Fit(None, None)
         for cell, prediction in zip(cells, predictions, strict=True)
     ]
     traces = _traces(cells, predictions) if options.trace else {}
+    device = facts().device
+    needs = {cell.label: need_of(cell, device) for cell in cells}
     rows = list(zip(cells, predictions, fits, strict=True))
     predicted = [
         CellPrediction(
-            cell, prediction, fit_, _dollars(cell, prediction, options), traces.get(cell.label)
+            cell,
+            prediction,
+            fit_,
+            needs[cell.label],
+            _dollars(cell, prediction, options),
+            traces.get(cell.label),
+            None if memory is None else needs[cell.label].fits(memory),
         )
         for cell, prediction, fit_ in rows
     ]
-    return Report(predicted, advice(rows, memory) if memory else [], options.memory)
+    sentences = []
+    if memory is not None:
+        of_evaluation = evaluation.advice([(cell, needs[cell.label]) for cell in cells], memory)
+        sentences = [*advice(rows, memory), *of_evaluation]
+    return Report(predicted, sentences, memory)
+
+
+def _memory() -> int | None:
+    """Bytes that are free on the card here, or that it has; None on a CPU."""
+    machine = facts()
+    if machine.device != "cuda":
+        return None
+    gpu = machine.gpus[0]
+    return gpu.memory_bytes if gpu.free_bytes is None else gpu.free_bytes
 
 
 def _dollars(cell: Cell, prediction: Prediction, options: PredictionOptions) -> float | None:
@@ -144,7 +182,8 @@ def _traces(cells: Sequence[Cell], predictions: Sequence[Prediction]) -> dict[st
 
 def _row(predicted: CellPrediction) -> dict[str, str]:
     prediction, batch = predicted.prediction, predicted.prediction.batch
-    fits = {True: "yes", False: "no", None: "-"}[predicted.fit.fits]
+    both = (predicted.fit.fits, predicted.evaluation_fits)
+    fits = "no" if False in both else "yes" if True in both else "-"
     largest = predicted.fit.micro_batch
     return {
         "label": predicted.cell.label,
@@ -153,8 +192,14 @@ def _row(predicted: CellPrediction) -> dict[str, str]:
         "micro-batch": f"{batch.rows} x {batch.length}" if batch and batch.length else "-",
         "train time": numbers.duration(prediction.seconds),
         "dollars": numbers.dollars(predicted.dollars),
+        "evaluation": numbers.size(_evaluation_peak(predicted.evaluation)),
         "fits": fits + (f", up to {largest} rows" if largest else ""),
     }
+
+
+def _evaluation_peak(need: Need) -> int | None:
+    """Of the suites, or of a judge where that is larger."""
+    return None if need.total is None else max(need.total, *need.judges.values(), 0)
 
 
 def _parts(by_category: Mapping[str, int]) -> str:

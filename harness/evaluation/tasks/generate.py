@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from harness.api.judge import Judgement
 from harness.api.model import Model
@@ -40,6 +40,7 @@ data: {name}.jsonl  # rows with prompt (or messages), reference, must_contain
 max_new_tokens: 64  # where an answer is cut
 scorers: [rougeL, exact_match, must_contain]  # `harness plugins` lists them all
 # A model can judge as well, from 1 to 5; `base` is the untouched base of what is judged.
+# `quant_type: nf4` in it opens the judge in 4 bits, where it would not fit otherwise.
 # judge:
 #   name: expected_score
 #   model: base
@@ -65,6 +66,13 @@ class JudgeSettings(StrictModel):
     """`base` (the untouched base of what is judged), an alias, a folder or a Hub id."""
     rubric: str = Field(min_length=1)
     """What the scores mean."""
+    quant_type: Literal["none", "nf4", "fp4", "int8"] | None = None
+    """Number format of the judge's weights; by default as the base is opened."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Without a `quant_type` as before there was one: hashes stay."""
+        return {k: v for k, v in write(self).items() if (k, v) != ("quant_type", None)}
 
 
 class GenerateSettings(DataSettings):
@@ -102,8 +110,14 @@ class Generate(SampleTask[GenerateSettings]):
         embedder = resolver.embedder(scorers, settings.embedder)
         other = judge is not None and judge.model != "base"
         model = resolver.model(judge.model, ("judge", "model")) if judge and other else None
+        quantised = resolver.judge_quantization(judge.quant_type, base=not other) if judge else None
         return dataclasses.replace(
-            files, scorers=scorers, embedder=embedder, judge=name, judge_model=model
+            files,
+            scorers=scorers,
+            embedder=embedder,
+            judge=name,
+            judge_model=model,
+            judge_quantization=quantised,
         )
 
     def conversations(self, suite: Suite) -> Iterator[Conversation]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.planning.memory.batches import with_rows
+from harness.planning.memory.card import needed
 from harness.planning.memory.formula import Setting, peak
 from harness.planning.memory.predict import Prediction
 
@@ -46,8 +47,11 @@ def fit(cell: Cell, prediction: Prediction, memory: int) -> Fit:
         return Fit(None, None)
     batch = cell.budget.batch
     divisors = [rows for rows in range(batch, 0, -1) if batch % rows == 0]
-    largest = next((rows for rows in divisors if total(setting, rows, batch) <= memory), None)
-    return Fit(prediction.total <= memory, largest)
+    kind = prediction.kind
+    largest = next(
+        (rows for rows in divisors if needed(total(setting, rows, batch), kind) <= memory), None
+    )
+    return Fit(needed(prediction.total, kind) <= memory, largest)
 
 
 def total(setting: Setting, rows: int, batch: int) -> int:
@@ -78,6 +82,6 @@ def _fix(prediction: Prediction, fit: Fit, batch: int, memory: int) -> str:
     assert setting is not None
     saving = dataclasses.replace(setting.footprint, gradient_checkpointing=True)
     spared = dataclasses.replace(setting, footprint=saving)
-    if total(spared, 1, batch) <= memory:
+    if needed(total(spared, 1, batch), prediction.kind) <= memory:
         return "it does with budget.micro_batch: 1 and gradient_checkpointing: true"
     return "no micro-batch does, with gradient checkpointing neither"

@@ -13,6 +13,7 @@ from harness.models.shapes import NotPredicted, Shapes, config_of, shapes_of
 from harness.models.stored_quantization import description, stored_quantization
 from harness.planning.memory import batches, training_time
 from harness.planning.memory.batches import Batch
+from harness.planning.memory.card import beside
 from harness.planning.memory.formula import Setting, peak
 from harness.system.hardware import Machine, facts
 from harness.system.time_limit import TooSlow
@@ -42,6 +43,7 @@ class Prediction:
         return {
             "bytes": self.total,
             "by_category": dict(self.by_category),
+            "beside": None if self.total is None else beside(self.total, self.kind),
             "kind": self.kind,
             "how": self.how,
             "seconds": self.seconds,

@@ -1,0 +1,213 @@
+"""Memory that the evaluation of a cell takes at least, and that a judge does, in closed form.
+
+A pass takes as many tokens as memory allows, so that there is no one peak: this is the peak with
+passes of PASS_TOKENS, which is what a CPU takes. Measured peaks of unquantised bases on a CPU are
+0.99 to 1.23 times it (results/reference).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from harness.api.footprint import Footprint
+from harness.models.shapes import NotPredicted, Shapes, config_of, shapes_of
+from harness.models.stored_quantization import description, stored_quantization
+from harness.planning.memory import formula
+from harness.planning.memory.card import needed
+from harness.planning.memory.predict import footprint_of
+from harness.training.low_rank import QuantizationOptions
+from harness.types import ModelRef
+
+if TYPE_CHECKING:
+    from harness.planning.cell import Cell
+
+PASS_TOKENS = 2048
+"""Tokens of a pass."""
+HEAD_POSITIONS = 512
+"""Positions whose logits are there at once, and their log-softmax beside them, in float32."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model as it is opened for evaluation."""
+
+    model: ModelRef
+    bits: int | None = None
+    """Of the linear layers' weights; None where they are not quantised."""
+    double_quant: bool = True
+
+
+@dataclass(frozen=True)
+class Need:
+    """What the evaluation of a cell takes at least."""
+
+    total: int | None
+    """Peak in bytes while its suites run; None where `why_not` says why it is not predicted."""
+    by_category: Mapping[str, int]
+    judges: Mapping[str, int]
+    """Suite -> peak in bytes while its judge's model is open."""
+    kind: Literal["cuda", "host"]
+    why_not: str | None = None
+
+    def fits(self, memory: int) -> bool | None:
+        """Whether `memory` bytes are enough for the suites and every judge; None if not known."""
+        if self.total is None:
+            return None
+        return all(
+            needed(size, self.kind) <= memory for size in (self.total, *self.judges.values())
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """For `harness plan --json`."""
+        return {
+            "bytes": self.total,
+            "by_category": dict(self.by_category),
+            "judges": dict(self.judges),
+            "why_not": self.why_not,
+        }
+
+
+def need_of(cell: Cell, device: str) -> Need:
+    """What evaluating a cell takes on `cuda` or `cpu`. Never raises for what is not predicted."""
+    kind: Literal["cuda", "host"] = "cuda" if device == "cuda" else "host"
+    try:
+        peak = evaluation_peak(cell, device)
+        judges = {suite: sum(sizes.values()) for suite, sizes in judge_peaks(cell, device).items()}
+    except NotPredicted as why:
+        return Need(None, {}, {}, kind, str(why))
+    return Need(sum(peak.values()), peak, judges, kind)
+
+
+def advice(cells: Sequence[tuple[Cell, Need]], memory: int) -> list[str]:
+    """A sentence for each cell and each judge that does not fit in its evaluation."""
+    sentences = []
+    for cell, need in cells:
+        if need.total is None:
+            continue
+        device = "cuda" if need.kind == "cuda" else "cpu"
+        quarter = in_4_bits(cell, cell.model, device)
+        saves = quarter is not None and needed(quarter, need.kind) <= memory
+        if needed(need.total, need.kind) > memory:
+            sentences.append(f"{_too_large(cell.label, need.total)}: {_mend(cell, saves)}")
+        for suite in cell.suites:
+            size = need.judges.get(suite.name, 0)
+            if needed(size, need.kind) > memory:
+                mend = _BASE_IN_4_BITS if suite.judge_model is None else _JUDGE_IN_4_BITS
+                sentences.append(f"{_too_large(f'the judge of {suite.name}', size)}: {mend}")
+    return list(dict.fromkeys(sentences))
+
+
+_BASE_IN_4_BITS = (
+    "compare with a base in 4 bits, which then judges too: {name: base, quant_type: nf4} among the "
+    "methods, and base: base-nf4"
+)
+_JUDGE_IN_4_BITS = "write quant_type: nf4 in the suite's judge"
+
+
+def _too_large(what: str, size: int) -> str:
+    return f"{what} does not fit while suites run (at least {size / 1e9:.1f} GB)"
+
+
+def _mend(cell: Cell, saves: bool) -> str:
+    from harness.manager import plugins
+
+    method = plugins().methods.get(cell.method)
+    if not saves:
+        return "in 4 bits neither"
+    if method.untouched:
+        return _BASE_IN_4_BITS
+    if "quant_type" in method.Options.model_fields:
+        return "set quant_type: nf4 on the method"
+    return "a method on a base in 4 bits would, such as {name: qlora, quant_type: nf4}"
+
+
+def evaluation_peak(cell: Cell, device: str) -> dict[str, int]:
+    """Bytes by category while a cell's suites run, judges apart. Raises NotPredicted."""
+    return _peak(opened_by(cell), cell.budget.precision, device, _adapter(cell))
+
+
+def judge_peaks(cell: Cell, device: str) -> dict[str, dict[str, int]]:
+    """Suite -> bytes by category while its judge's model is open. Raises NotPredicted."""
+    return {
+        suite.name: _peak(
+            _quantised(suite.judge_model or cell.model, suite.judge_quantization),
+            cell.budget.precision,
+            device,
+        )
+        for suite in cell.suites
+        if suite.judge is not None
+    }
+
+
+def opened_by(cell: Cell) -> Weights:
+    """The model that a cell's artifact opens, its adapter apart. Raises NotPredicted."""
+    from harness.manager import calling, plugins
+
+    method = plugins().methods.get(cell.method)
+    if method.trains:
+        footprint = footprint_of(cell)
+        quantised = footprint.trains == "adapter"
+        return Weights(cell.model, footprint.bits if quantised else None, footprint.double_quant)
+    with calling(f"method '{cell.method}'"):
+        options = method.Options.model_validate(dict(cell.options))
+    if isinstance(options, QuantizationOptions):
+        return _quantised(cell.model, options.quantization(cell.budget.precision))
+    if not cell.options:
+        return _quantised(cell.model, None)
+    raise NotPredicted(f"the method '{cell.method}' opens what was made elsewhere")
+
+
+def in_4_bits(cell: Cell, model: ModelRef, device: str) -> int | None:
+    """Bytes of evaluating a model in 4 bits, for advice; None where they are not predicted."""
+    try:
+        return sum(_peak(Weights(model, 4), cell.budget.precision, device).values())
+    except NotPredicted:
+        return None
+
+
+def _quantised(model: ModelRef, keywords: Mapping[str, object] | None) -> Weights:
+    """A model by keywords of BitsAndBytesConfig, or as its files are stored."""
+    stored = stored_quantization(model)
+    if stored is not None and stored.get("quant_method", "bitsandbytes") != "bitsandbytes":
+        raise NotPredicted(f"no formula for weights stored in {description(stored)}")
+    config = keywords or stored
+    if config is None:
+        return Weights(model)
+    bits = 8 if config.get("load_in_8bit") else 4
+    return Weights(model, bits, bool(config.get("bnb_4bit_use_double_quant")))
+
+
+def _adapter(cell: Cell) -> int:
+    """Numbers of the adapter that a cell trains."""
+    from harness.manager import plugins
+
+    if not plugins().methods.get(cell.method).trains:
+        return 0
+    return formula.adapter_parameters(_shapes(cell.model), footprint_of(cell))
+
+
+def _shapes(model: ModelRef) -> Shapes:
+    try:
+        return shapes_of(config_of(model))
+    except (KeyError, ValueError, TypeError) as error:
+        raise NotPredicted(f"the configuration of '{model.name}' lacks {error}") from None
+
+
+def _peak(weights: Weights, precision: str, device: str, adapter: int = 0) -> dict[str, int]:
+    shapes, compute = _shapes(weights.model), 4 if precision == "float32" else 2
+    linear = shapes.linear_weights if weights.bits is not None else 0
+    footprint = Footprint("adapter", bits=weights.bits, double_quant=weights.double_quant)
+    quantised = sum(formula.quantised_bytes(one, footprint) for one in shapes.linears if linear)
+    per_token = 4 * (16 * shapes.hidden + 3 * shapes.inner)
+    by_category = {
+        "weights": compute * (shapes.parameters - linear) + 4 * adapter,
+        "quantised base": shapes.layers * quantised,
+        "dequantisation": compute * max(one.weights for one in shapes.linears) if linear else 0,
+        "keys and values": 2 * shapes.layers * shapes.keys * compute * PASS_TOKENS,
+        "activations": PASS_TOKENS * per_token,
+        "head": 2 * 4 * HEAD_POSITIONS * shapes.vocabulary,
+        "process": formula.PROCESS_BYTES if device == "cpu" else 0,
+    }
+    return {name: size for name, size in by_category.items() if size}
