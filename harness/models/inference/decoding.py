@@ -295,8 +295,10 @@ class _Decoding:
 
 def likeliest(logits: torch.Tensor) -> torch.Tensor:
     """(rows,) the likeliest token of each row of logits; NOT_FINITE where they are not finite."""
+    import torch
+
     highest, best = logits.max(dim=-1)
-    return best.masked_fill(~(highest.abs() < math.inf), NOT_FINITE)
+    return torch.where(highest.abs() < math.inf, best, NOT_FINITE)
 
 
 def _chunks(lengths: Sequence[int], tokens: int) -> Iterator[tuple[int, int]]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MEMORY_SHARE = 0.4
 """The share of the free memory that keys and values of answers may take."""
-MOST_ROWS = {"cpu": 64}
+MOST_ROWS = {"cpu": 128}
 """Answers at once, by kind of device, above which it gets no faster."""
 MOST_ROWS_ELSEWHERE = 256
 
