@@ -24,7 +24,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 aten = torch.ops.aten
 
 _VIEW = re.compile(
-    r"(_unsafe_)?view|slice|expand|transpose|unsqueeze|select\.int|aten\.t\.|squeeze|detach|empty"
+    r"(_unsafe_)?view|slice|expand|transpose|unsqueeze|select\.int|t\.default|squeeze|detach|empty"
     r"|alias|split|permute|unbind|prim"
 )
 """Operations that launch nothing."""
@@ -179,6 +179,8 @@ def _moved(name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -
     read, written = (sum(_distinct_bytes(x) for x in some) for some in (inputs, outputs))
     if name.startswith(("embedding", "index.", "index_select")):
         return 2 * written
+    if name.startswith(("index_copy_", "index_put", "copy_")):  # what is written is the last input
+        return 2 * _distinct_bytes(inputs[-1])
     return read + written
 
 
