@@ -430,3 +430,17 @@ def test_a_model_without_a_template_is_told_before_it_is_loaded(
     assert given.base.chat_template == CHATML
     other = plan_of(tiny_model_without_template, chat_template="{# another #}" + CHATML)
     assert given.base.id != other.base.id
+
+
+def test_what_a_model_is_compared_with_can_be_in_4_bits_too():
+    given = {"suites": SUITES, "base_in_4bit": True}
+    found = experiment_of(ModelOptions("some/model", load_in_4bit=True, **given))
+    assert found.base == "base-nf4"
+    assert [(entry.label, entry.options) for entry in found.methods] == [
+        ("base-nf4", {"quant_type": "nf4"}),
+        ("model-4bit", {"load_in_4bit": True}),
+    ]
+    with pytest.raises(UserError, match="--base-in-4bit: MODEL is compared with nothing"):
+        experiment_of(ModelOptions("some/model", **given))
+    with pytest.raises(UserError, match="'base-nf4' is the label of what it is compared with"):
+        experiment_of(ModelOptions("some/model", adapter="x", label="base-nf4", **given))

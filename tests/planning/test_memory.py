@@ -1,5 +1,6 @@
 """Predicted memory, held against what torch, peft and bitsandbytes really make."""
 
+import dataclasses
 import json
 
 import pytest
@@ -321,6 +322,20 @@ def test_what_fits_shrinks_with_memory(cells):
     assert sentence == f"lora does not fit: it does with budget.micro_batch: {less.micro_batch}"
     (sentence,) = advice([(cell, found, fit(cell, found, 1))], 1)
     assert "no micro-batch does" in sentence
+
+
+def test_paged_state_is_beside_what_the_allocator_counts(cells):
+    full = cells["full"]
+    paged = dataclasses.replace(full, options={**full.options, "optimizer": "paged_adamw_8bit"})
+    found, plain = predict(paged, H100), predict(full, H100)
+    assert "optimizer" not in found.by_category
+    assert found.total == sum(found.by_category.values())
+    assert found.beside["paged optimizer"] == found.paged < plain.by_category["optimizer"]
+    assert found.beside["context"] == plain.beside["context"] > 0
+    assert predict(full, CPU).beside == {}
+    size = needed(found.total, found.kind) + found.paged
+    assert fit(paged, found, size).fits
+    assert not fit(paged, found, size - 1).fits
 
 
 def test_half_the_rows_are_half_the_tokens():

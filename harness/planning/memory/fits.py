@@ -51,7 +51,7 @@ def fit(cell: Cell, prediction: Prediction, memory: int) -> Fit:
     largest = next(
         (rows for rows in divisors if needed(total(setting, rows, batch), kind) <= memory), None
     )
-    return Fit(needed(prediction.total, kind) <= memory, largest)
+    return Fit(needed(prediction.total, kind) + prediction.paged <= memory, largest)
 
 
 def total(setting: Setting, rows: int, batch: int) -> int:

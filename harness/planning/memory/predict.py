@@ -36,14 +36,24 @@ class Prediction:
     """Of the training steps; None for a device of unknown speed."""
     batch: Batch | None = None
     setting: Setting | None = None
+    paged: int = 0
+    """Bytes of a paged optimizer's state on a GPU, which its allocator does not count."""
     why_not: str | None = None
+
+    @property
+    def beside(self) -> dict[str, int] | None:
+        """What the device holds beside the peak; None where that is not predicted."""
+        if self.total is None:
+            return None
+        paged = {"paged optimizer": self.paged} if self.paged else {}
+        return {**beside(self.total, self.kind), **paged}
 
     def as_json(self) -> dict[str, object]:
         """For `harness plan --json` and records."""
         return {
             "bytes": self.total,
             "by_category": dict(self.by_category),
-            "beside": None if self.total is None else beside(self.total, self.kind),
+            "beside": self.beside,
             "kind": self.kind,
             "how": self.how,
             "seconds": self.seconds,
@@ -64,6 +74,7 @@ def predict(cell: Cell, machine: Machine | None = None) -> Prediction:
     try:
         setting = setting_of(cell, machine.device)
         by_category = peak(setting)
+        paged = by_category.pop("optimizer") if kind == "cuda" and _is_paged(setting) else 0
     except TooSlow:  # training would hang on it as well
         raise
     except (NotPredicted, UserError) as why:
@@ -85,7 +96,15 @@ def predict(cell: Cell, machine: Machine | None = None) -> Prediction:
         ),
         batch=setting.batch,
         setting=setting,
+        paged=paged,
     )
+
+
+def _is_paged(setting: Setting) -> bool:
+    """Whether the optimizer's state is paged: bitsandbytes leaves tensors of less than 1e5 numbers
+    with the allocator, as an adapter's are.
+    """
+    return setting.trains_all and setting.footprint.optimizer.startswith("paged_")
 
 
 def footprint_of(cell: Cell) -> Footprint:
