@@ -37,6 +37,8 @@ class Footprint:
     """Bits of a weight of the frozen base's linear layers; None where it is not quantised."""
     double_quant: bool = False
     """Whether the quantisation's constants are quantised too."""
+    weights: Literal["float32", "bf16"] = "float32"
+    """Of weights that are all trained, and of their gradients; what bf16 drops is kept apart."""
     optimizer: str = "adamw_torch"
     """A key of OPTIMIZER_BYTES."""
     gradient_checkpointing: bool = False

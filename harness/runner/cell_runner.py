@@ -16,7 +16,7 @@ from harness.errors import PluginFault, UserError
 from harness.manager import calling, plugins
 from harness.models import trained_artifact
 from harness.planning.cell import Cell
-from harness.record import Attempt, ErrorSection, Phase, Record, Training, new_record
+from harness.record import Attempt, ErrorSection, Phase, Record, Status, Training, new_record
 from harness.results import store
 from harness.runner import oom_retry
 from harness.system.hardware import available_memory
@@ -40,7 +40,12 @@ Observer = Callable[[Cell, Event], None]
 
 
 def run_cell(work: Work, executor: Executor, report: Observer) -> str:
-    """Run one cell, one rung lower after each OOM in its training; returns its record's status."""
+    """Run one cell, one rung lower after each OOM in its training; returns its record's status.
+
+    A training that cannot fit is not tried: the record says `oom` and what would fit.
+    """
+    if work.never_fits and not (work.reuse or _training(work.cell, work.out)):
+        return _record_unfit(work, work.never_fits)
     while True:
         record = _attempt(work, executor, report)
         training = record["training"]
@@ -214,6 +219,31 @@ def _record_crash(work: Work, end: _End, log: Path) -> None:
             error=error,
         ),
     )
+
+
+def _record_unfit(work: Work, why: str) -> Status:
+    """A record for a training that was not begun, as it cannot fit."""
+    store.write_record(
+        work.out,
+        new_record(
+            id=work.cell.id,
+            status="oom",
+            plan=work.cell.as_record(),
+            training=None,
+            evaluation=None,
+            environment=store.environment(),
+            warnings=work.warnings,
+            error={
+                "type": "DoesNotFit",
+                "message": why,
+                "phase": None,
+                "traceback": [],
+                "available_bytes": available_memory(),
+                "predicted_bytes": work.predicted_bytes,
+            },
+        ),
+    )
+    return "oom"
 
 
 def _killed_training(work: Work, end: _End, status: str, cause: str) -> Training | None:

@@ -15,6 +15,7 @@ from harness.evaluation.suite import check_loading
 from harness.manager import plugins
 from harness.models import trained_artifact
 from harness.planning.cell import Cell, is_recorded
+from harness.planning.memory import fits
 from harness.planning.memory.predict import predict
 from harness.planning.plan import Plan
 from harness.results import leaderboard_file, store
@@ -22,10 +23,12 @@ from harness.results.leaderboard_layout import Leaderboard
 from harness.runner import bracketing, study
 from harness.runner.cell_runner import Observer, run_cell
 from harness.runner.in_flight import EventsInOrder, flight
+from harness.runner.oom_retry import Rung
 from harness.runner.places import Places
 from harness.runner.tracking import Tracking
 from harness.runner.tuning import Tuner, chosen, failure
 from harness.system.gpu_check import check_device
+from harness.system.hardware import available_memory
 from harness.types import Event
 
 if TYPE_CHECKING:
@@ -101,6 +104,8 @@ def run_plan(
                 return failed["status"]
             cell = chosen(cell, tuning)
         work = _work(plan, cell, out, batch, shared)
+        if executor.on_this_machine:
+            work = _fitted(work)
         if cell.id in notices:
             work = replace(work, warnings=(*work.warnings, notices[cell.id]))
         return run_cell(work, executor, report)
@@ -202,6 +207,21 @@ def _work(plan: Plan, cell: Cell, out: Path, batch: int | None, shared: Path | N
         predicted_bytes=predict(cell).total if cell.data else None,
         shared=shared.resolve() if shared else None,
     )
+
+
+def _fitted(work: Work) -> Work:
+    """The task with what a prediction of memory says of this machine: where to begin, or not to."""
+    cell, batch = work.cell, work.cell.budget.batch
+    if cell.data is None:
+        return work
+    prediction, memory = predict(cell), available_memory()
+    if lack := fits.never(prediction, batch, memory):
+        return replace(work, never_fits=lack)
+    rows = fits.first_rows(cell, prediction, memory)
+    if rows is None or rows == batch or cell.budget.on_oom == "stop":
+        return work
+    note = f"training began with micro_batch {rows}: {batch} rows at once are predicted not to fit"
+    return replace(work, rung=Rung(rows), warnings=(*work.warnings, note))
 
 
 def _trial_work(trial: Cell, folder: Path, batch: int | None) -> Work:

@@ -69,6 +69,8 @@ class Work:
     """Those attempts, as in the record's `training.ladder`."""
     predicted_bytes: int | None = None
     """Predicted peak memory of the training; None if not predicted."""
+    never_fits: str | None = None
+    """Why no way to split the batch fits this machine, and what would; None where one may."""
     warnings: tuple[str, ...] = ()
     """Warnings on the training data, and why a recorded cell runs again."""
     shared: Path | None = None

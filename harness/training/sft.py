@@ -12,7 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.data.tokenization import IGNORED, Encoded, encode_row
 from harness.errors import UserError
@@ -66,6 +66,7 @@ def train_sft(
     quantization: Mapping[str, object] | None = None,
     started: Callable[[Trainer], None] | None = None,
     verify: bool = False,
+    weights: Literal["float32", "bf16"] = "float32",
     **recipe: Any,
 ) -> Artifact:
     """Train with TRL's SFTTrainer and save safetensors in `job.folder`.
@@ -75,37 +76,40 @@ def train_sft(
     for what peft cannot initialise. With `verify` the artifact is opened again and compared with
     what was trained, for adapters that may not save all that they change. Other keywords are fields
     of `SftOptions`.
-    Trainable weights are float32 and the arithmetic has the plan's precision, for all methods.
+    The arithmetic has the plan's precision, for all methods, and trainable weights are float32;
+    with `weights` bf16, where every weight is trained, their rounding is kept beside them.
     Raises CellFailed where the artifact does not answer as what was trained, and (status
     `diverged`) at the first loss that is not finite.
     """
     with head_without_triton(job.warn):
+        settings = SftOptions(lr=lr, **{k: v for k, v in recipe.items() if k != "lr"})
+        # A frozen base is stored in the arithmetic's own precision.
+        stored: Precision = weights if peft is None else job.budget.precision
+        base = Artifact(
+            "base",
+            job.model,
+            quantization=quantization,
+            precision=stored,
+            chat_template=job.chat_template,
+        )
         if not verify:
-            return _train(job, lr, peft, quantization, started, recipe)
+            return _train(job, settings, base, peft, started)
         remembered = Remembered(job)
         watched = dataclasses.replace(job, trained=remembered.see)
-        return remembered.check(_train(watched, lr, peft, quantization, started, recipe))
+        return remembered.check(_train(watched, settings, base, peft, started))
 
 
 def _train(
     job: Job,
-    lr: float,
+    settings: SftOptions,
+    base: Artifact,
     peft: PeftConfig | None,
-    quantization: Mapping[str, object] | None,
     started: Callable[[Trainer], None] | None,
-    recipe: Mapping[str, Any],
 ) -> Artifact:
-    """`train_sft` without its check; nothing of the trained model is held when it returns."""
-    settings = SftOptions(lr=lr, **{k: v for k, v in recipe.items() if k != "lr"})
-    # A frozen base is stored in the arithmetic's own precision; trained weights are not.
-    weights: Precision = job.budget.precision if peft is not None else "float32"
-    base = Artifact(
-        "base",
-        job.model,
-        quantization=quantization,
-        precision=weights,
-        chat_template=job.chat_template,
-    )
+    """`train_sft` without its check; nothing of the trained model is held when it returns.
+
+    `base` is opened as it is trained.
+    """
     if peft is None:
         check_full_precision(job.model)
     with job.phase("load"):
@@ -224,9 +228,9 @@ def _trainer(
     check_loss(trainer)
     check_packed(trainer)
     # TRL stores the adapter of a quantised base in bf16 whatever the budget's precision; the
-    # plan keeps trainable weights in float32 for every method.
+    # plan keeps them in float32 for every method.
     for parameter in trainer.model.parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and peft is not None:
             parameter.data = parameter.data.to(torch.float32)
     return trainer
 

@@ -116,13 +116,25 @@ def in_16_bits(arguments: SFTConfig) -> bool:
 
 
 def trainer_class(job: Job) -> type[Any]:
-    """SFTTrainer whose validation and checkpoints are phases of their own, not training time."""
+    """SFTTrainer whose validation and checkpoints are phases of their own, not training time.
+
+    Weights that are trained in bf16 keep what their rounding drops.
+    """
+    import torch
     from trl import SFTTrainer
 
     class PhasedTrainer(SFTTrainer):
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             with job.phase("validate"):
                 return super().evaluate(*args, **kwargs)
+
+        @staticmethod
+        def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, Any]:
+            from harness.training.bf16_weights import keeping_rests
+
+            kind, keywords = SFTTrainer.get_optimizer_cls_and_kwargs(args, model)
+            trained = [p.dtype for p in model.parameters() if p.requires_grad] if model else []
+            return (keeping_rests(kind) if torch.bfloat16 in trained else kind), keywords
 
         def _save_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
             with job.phase("checkpoint"):

@@ -13,9 +13,9 @@ from harness.models.shapes import Linear, NotPredicted, shapes_of
 from harness.planning.memory import formula, trace
 from harness.planning.memory.batches import Batch, with_rows
 from harness.planning.memory.card import needed
-from harness.planning.memory.fits import advice, bytes_of, fit
+from harness.planning.memory.fits import advice, bytes_of, first_rows, fit, never
 from harness.planning.memory.formula import Setting, peak
-from harness.planning.memory.predict import batch_of, predict
+from harness.planning.memory.predict import Prediction, batch_of, predict
 from harness.planning.plan import Settings, make_plan
 from harness.system.hardware import Gpu, Machine, TorchBuild
 from tests.conftest import ROOT, write_jsonl
@@ -137,6 +137,7 @@ def test_four_bit_bytes_are_those_of_bitsandbytes(shape, double):
 TRACED = [
     ("full", "float32", {}),
     ("full", "bf16", {}),
+    ("full", "bf16", {"weights": "bf16"}),
     ("lora", "float32", {}),
     ("lora", "bf16", {}),
     ("lora", "bf16", {"gradient_checkpointing": True}),
@@ -169,21 +170,26 @@ def test_the_formula_agrees_with_a_symbolic_step(method, precision, options):
     assert sum(found.values()) == pytest.approx(real, rel=0.1)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_what_a_layer_keeps_is_what_autograd_saves(precision):
+@pytest.mark.parametrize(
+    ("precision", "weights"), [("float32", "float32"), ("bf16", "float32"), ("bf16", "bf16")]
+)
+def test_what_a_layer_keeps_is_what_autograd_saves(precision, weights):
     """In a real forward pass without a mask, every weight trained: to the byte."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from harness.models.language_model import torch_dtype
+
     def saved(layers):
         torch.manual_seed(0)
         model = LlamaForCausalLM(LlamaConfig(**{**WIDTHS, **WIDE, "num_hidden_layers": layers}))
-        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        model.to(torch_dtype(weights))
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
         found = {}
 
         def keep(tensor):
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in weights:
+            if storage.data_ptr() not in own:
                 found[storage.data_ptr()] = storage
             return tensor
 
@@ -196,7 +202,7 @@ def test_what_a_layer_keeps_is_what_autograd_saves(precision):
 
     shapes = shapes_of(empty_model("llama", **WIDE)[1])
     batch = Batch(2, 128, 256, 64, False, "")
-    setting = Setting(shapes, footprint("full"), batch, precision, "cpu", False)
+    setting = Setting(shapes, footprint("full", weights=weights), batch, precision, "cpu", False)
     real = (saved(4) - saved(2)) // 2
     cast = formula._cast_copies(setting) // shapes.layers
     assert formula._kept_by_layer(setting, checkpointed=False) + cast == real
@@ -229,6 +235,84 @@ def test_the_quickstarts_peak_is_predicted_within_a_tenth(label):
     found = predict(cell, CPU)
     assert found.kind == "host"
     assert found.total == pytest.approx(measured(label), rel=0.1)
+
+
+# ---- the guides' table for 7B --------------------------------------------------------------------
+
+LLAMA_7B = {
+    "model_type": "llama",
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+}
+SMALL_FULL = {"weights": "bf16", "optimizer": "adamw_8bit"}
+
+
+def of_7b(method, length=512, **options):
+    """The prediction's setting: a row at a time, with gradient checkpointing, in bf16 on CUDA."""
+    batch = Batch(1, length, length, length // 2, False, "")
+    own = footprint(method, gradient_checkpointing=True, **options)
+    return Setting(shapes_of(LLAMA_7B), own, batch, "bf16", "cuda", True)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "usual", "card"),
+    [("full", SMALL_FULL, 56, 80), ("lora", {}, 20, 24), ("qlora", {}, 10, 12)],
+)
+def test_7b_takes_about_what_guides_say(method, options, usual, card):
+    """56, 20 and 10 GB (full with 8-bit AdamW, LoRA, QLoRA) are the sizes that guides give; here a
+    row at a time."""
+    gigabytes = sum(peak(of_7b(method, **options)).values()) / 1e9
+    assert gigabytes < card
+    assert 0.45 * usual < gigabytes < 1.15 * usual
+
+
+def test_a_weight_in_bf16_with_8_bit_adamw_takes_half_of_one_in_float32():
+    weights = shapes_of(LLAMA_7B).parameters
+    plain = formula.floor(of_7b("full", optimizer="adamw_torch_fused"))
+    assert plain == 16 * weights
+    small = formula.floor(of_7b("full", **SMALL_FULL))
+    assert small / weights == pytest.approx(8.15, rel=0.01)
+    # unfused AdamW holds another 4 bytes a weight in its step
+    steps = [
+        sum(peak(of_7b("full", optimizer=name)).values()) / weights
+        for name in ("adamw_torch", "adamw_torch_fused")
+    ]
+    assert steps[0] == pytest.approx(20, rel=0.01)
+    assert 16 < steps[1] < 18.1  # autocast's copies in bf16 among them
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "memory", "says"),
+    [
+        (
+            "full",
+            {},
+            80,
+            "alone take 107.8 GB of 80.0 GB, so no micro-batch fits; weights: bf16 with "
+            "optimizer: adamw_8bit (",
+        ),
+        ("full", SMALL_FULL, 24, "so no micro-batch fits; a low-rank adapter (r 16) ("),
+        ("lora", {}, 12, "so no micro-batch fits; an adapter on a base in 4 bits ("),
+        ("qlora", {}, 3, "so no micro-batch fits; a smaller model would"),
+        ("full", SMALL_FULL, 80, None),
+        # a paged optimizer's state may lie in host memory
+        ("full", {"weights": "bf16", "optimizer": "paged_adamw_8bit"}, 44, None),
+    ],
+)
+def test_what_can_never_fit_says_what_would(method, options, memory, says):
+    options = {"optimizer": "adamw_torch_fused", **options}
+    setting = of_7b(method, **options)
+    found = Prediction(sum(peak(setting).values()), {}, "cuda", "", setting=setting)
+    line = never(found, 8, memory * 10**9)
+    if says is None:
+        assert line is None
+        return
+    assert says in line
+    assert "\n" not in line
 
 
 # ---- cells of an experiment ----------------------------------------------------------------------
@@ -336,6 +420,18 @@ def test_paged_state_is_beside_what_the_allocator_counts(cells):
     size = needed(found.total, found.kind) + found.paged
     assert fit(paged, found, size).fits
     assert not fit(paged, found, size - 1).fits
+
+
+def test_the_first_pass_has_the_rows_that_are_predicted_to_fit(cells):
+    cell = cells["lora"]
+    found = predict(cell, CPU)
+    assert first_rows(cell, found, found.total) is None
+    assert first_rows(cell, found, found.total - 1) in (1, 2)
+    assert first_rows(cell, found, 1) == 1
+    # CUDA itself takes some of a card
+    assert first_rows(cell, dataclasses.replace(found, kind="cuda"), found.total) == 1
+    stated = dataclasses.replace(cell, budget=dataclasses.replace(cell.budget, micro_batch=4))
+    assert first_rows(stated, found, 1) is None
 
 
 def test_half_the_rows_are_half_the_tokens():

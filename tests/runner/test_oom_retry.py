@@ -5,10 +5,14 @@ import dataclasses
 import pytest
 import yaml
 
+from harness.api.executor import Executor
+from harness.config.experiment import load_experiment
 from harness.manager import plugins
+from harness.planning.plan import Settings, make_plan
 from harness.results import store
 from harness.runner import oom_retry
-from harness.runner.cell_runner import _End
+from harness.runner import run as run_module
+from harness.runner.cell_runner import _End, run_cell
 from harness.system.hardware import available_memory
 from harness.types import Budget
 from tests.conftest import ROOT, THINGS, conversations, run_warm, write_distribution, write_jsonl
@@ -210,3 +214,51 @@ def test_an_evaluation_that_runs_out_of_memory_keeps_the_trained_model(
     after = small.records()["lora-0"]
     assert after["training"] == before["training"]  # to the microsecond: not trained again
     assert set(after["evaluation"]["suites"]) == {"picks", "swells"}
+
+
+# ---- by the prediction, before anything runs -----------------------------------------------------
+
+
+class NeverStarted(Executor):
+    """Starts no worker."""
+
+    name = "never"
+
+    def run(self, job_file, log_file):
+        raise AssertionError("a worker was started")
+
+
+@pytest.fixture
+def planned_work(experiment, monkeypatch):
+    """`planned_work(memory, **options)`: the task of a full fine-tuning on a machine of so much."""
+
+    def make(memory, **options):
+        small = experiment(
+            methods=["base", {"name": "full", **options}],
+            budget={"steps": 2, "batch": 4, "max_length": 96, "precision": "float32"},
+        )
+        plan = make_plan(load_experiment(small.file), plugins(), Settings())
+        (cell,) = (cell for cell in plan.cells if cell.label == "full")
+        monkeypatch.setattr(run_module, "available_memory", lambda: memory)
+        return small, run_module._fitted(run_module._work(plan, cell, small.out, None, None))
+
+    return make
+
+
+def test_a_training_whose_weights_alone_do_not_fit_is_not_tried(planned_work):
+    small, work = planned_work(10**6)
+    assert run_cell(work, NeverStarted(), lambda cell, event: None) == "oom"
+    (record,) = small.records().values()
+    store.validate(record, "record")
+    message = record["error"]["message"]
+    assert message.startswith("weights, gradients and optimizer state alone take 0.0 GB of 0.0 GB")
+    assert "so no micro-batch fits; " in message
+    assert record["training"] is None
+
+
+def test_training_begins_with_the_rows_that_are_predicted_to_fit(planned_work):
+    _, work = planned_work(10**12)
+    assert (work.rung, work.never_fits) == (oom_retry.Rung(), None)
+    _, work = planned_work(work.predicted_bytes - 1)
+    assert work.rung.micro_batch in (1, 2)
+    assert any("training began with micro_batch" in line for line in work.warnings)

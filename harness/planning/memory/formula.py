@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from harness.api.footprint import Footprint
 from harness.models.shapes import Linear, NotPredicted, Shapes
 from harness.planning.memory.batches import Batch
+from harness.training.bf16_weights import PART
 
 HEAD_TILE = 32768
 """Columns of the vocabulary that TRL's fused head scores at once."""
@@ -63,7 +64,12 @@ class Setting:
     @property
     def stream(self) -> int:
         """Bytes of a number of the residual stream, which has the embedding's type."""
-        return 4 if self.trains_all else self.compute
+        return self.trained if self.trains_all else self.compute
+
+    @property
+    def trained(self) -> int:
+        """Bytes of a trained weight, and of its gradient."""
+        return 2 if self.trains_all and self.footprint.weights == "bf16" else 4
 
     @property
     def targets(self) -> list[Linear]:
@@ -109,7 +115,7 @@ def peak(setting: Setting) -> dict[str, int]:
     trained = trained_parameters(setting.shapes, setting.footprint)
     layers = _kept_by_layers(setting)
     one_layer = _kept_by_layer(setting, checkpointed=False)
-    gradients, buffers = 4 * trained, _dequantisation(setting)
+    gradients, buffers = setting.trained * trained, _dequantisation(setting)
     heap = _heap(setting, layers)
     cast = _cast_copies(setting)
     moments = (
@@ -154,6 +160,21 @@ def optimizer_bytes(shapes: Shapes, footprint: Footprint) -> int:
     return round(state * (trained - whole) + FLOAT32_STATE * whole)
 
 
+def floor(setting: Setting) -> int:
+    """Bytes that no micro-batch makes less: weights, all gradients and the optimizer's state.
+
+    A paged optimizer's state may lie in host memory.
+    """
+    held = _held(setting)
+    paged = setting.footprint.optimizer.startswith("paged_")
+    state = 0 if paged and setting.device == "cuda" else held["optimizer"]
+    weights = held["weights"] + held["rounding"] + held["quantised base"]
+    if setting.device == "cpu" and not setting.trains_all:
+        weights = 0  # frozen weights are a mapped file, which the system may drop and read again
+    gradients = setting.trained * trained_parameters(setting.shapes, setting.footprint)
+    return weights + gradients + state
+
+
 def _held(setting: Setting) -> dict[str, int]:
     """What is there from the second step on, whatever the moment."""
     shapes, footprint = setting.shapes, setting.footprint
@@ -166,7 +187,8 @@ def _held(setting: Setting) -> dict[str, int]:
         )
     frozen = 0 if setting.trains_all else trained
     return {
-        "weights": plain * (4 if setting.trains_all else setting.compute) + 4 * frozen,
+        "weights": plain * setting.stream + 4 * frozen,
+        "rounding": 2 * trained if setting.trained == 2 else 0,
         "quantised base": quantised,
         "optimizer": optimizer_bytes(shapes, footprint),
         "process": PROCESS_BYTES if setting.device == "cpu" else 0,
@@ -227,7 +249,7 @@ def _kept_inputs(setting: Setting) -> int:
     inputs |= {"gate_proj": "feed-forward", "up_proj": "feed-forward"}
     if setting.trains_all:
         # under float32 a norm's output is kept for all that read it; under autocast each casts it
-        readers = 5 if compute == 2 else 2
+        readers = 5 if compute < setting.stream else 2
         return compute * (readers * shapes.hidden + shapes.inner)
     keeps = sum(
         setting.footprint.keeps(linear.inputs, linear.outputs) for linear in setting.targets
@@ -269,7 +291,7 @@ def _head_gradient(setting: Setting) -> int:
 
 def _cast_copies(setting: Setting) -> int:
     """Autocast's copies of float32 weights, kept for the backward pass."""
-    if setting.compute == 4:
+    if setting.compute == 4 or (setting.trains_all and setting.stream == 2):
         return 0
     if setting.trains_all:
         return setting.compute * setting.shapes.linear_weights
@@ -285,16 +307,22 @@ def _dequantisation(setting: Setting) -> int:
 
 def _step(setting: Setting) -> int:
     """What AdamW's update holds for a while: of all weights at once on CUDA (foreach), where it
-    is not fused; of the largest, twice, on the CPU.
+    is not fused; of the largest, twice, on the CPU. bf16 weights are float32 meanwhile, with their
+    gradients, a part at a time, and the largest is split into bf16 and the rest.
     """
     trained = trained_parameters(setting.shapes, setting.footprint)
+    part, converted = trained, 0
+    if setting.trained == 2:
+        widest = max(setting.shapes.embedding, *(x.weights for x in setting.shapes.linears))
+        part = min(trained, max(PART, widest))
+        converted = 8 * part + 10 * widest
     if setting.device == "cuda":
-        return 4 * trained if setting.footprint.optimizer == "adamw_torch" else 0
+        return converted + (4 * part if setting.footprint.optimizer == "adamw_torch" else 0)
     adapters = [
         setting.footprint.adapter(linear.inputs, linear.outputs) for linear in setting.targets
     ]
     largest = setting.shapes.embedding if setting.trains_all else max(adapters, default=0)
-    return 2 * 4 * largest
+    return converted + 2 * 4 * largest
 
 
 def _heap(setting: Setting, layers: int) -> int:

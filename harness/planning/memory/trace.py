@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from harness.models.shapes import NotPredicted, config_of
 from harness.planning.memory.predict import Prediction, footprint_of, setting_of
 from harness.system.child_process import answer
+from harness.training.bf16_weights import keeping_rests
 from harness.training.sft_options import EIGHT_BITS
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _peak(request: _Request, layers: int) -> dict[str, int]:
     # built outside the mode: peft moves and casts parameters, which fake ones do not allow
     model, settings = _model(request, layers)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        _faked(model, request["device"])
+        _faked(model, request["device"], settings.trains == "all")
         optimizer = _optimizer(model, request["device"], settings.optimizer)
         weights = _bytes([*model.parameters(), *model.buffers()])
         live = _live(model)
@@ -190,7 +191,7 @@ def _model(request: _Request, layers: int) -> tuple[Any, Any]:
         fields["layer_types"] = fields["layer_types"][:layers]
     config = AutoConfig.for_model(**fields)
     whole = settings.trains == "all"
-    dtype = torch.float32 if whole else torch_dtype(request["precision"])
+    dtype = torch_dtype(settings.weights if whole else request["precision"])
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     if not whole:
@@ -206,8 +207,8 @@ def _model(request: _Request, layers: int) -> tuple[Any, Any]:
     return model.train(), settings
 
 
-def _faked(model: Any, device: str) -> None:
-    """Put fake tensors of `device` in the place of meta ones; what trains is float32."""
+def _faked(model: Any, device: str, whole: bool) -> None:
+    """Put fake tensors of `device` in the place of meta ones; adapters are float32."""
     import torch
 
     made: dict[int, Any] = {}
@@ -216,7 +217,7 @@ def _faked(model: Any, device: str) -> None:
             if old is None:
                 continue
             if id(old) not in made:
-                dtype = torch.float32 if old.requires_grad else old.dtype
+                dtype = torch.float32 if old.requires_grad and not whole else old.dtype
                 new = torch.empty(old.shape, dtype=dtype, device=device)
                 made[id(old)] = torch.nn.Parameter(new) if old.requires_grad else new
             if old.requires_grad:
@@ -239,7 +240,9 @@ def _optimizer(model: nn.Module, device: str, name: str) -> Optimizer:
     fused = name == "adamw_torch_fused"
     # fake tensors have no device, so torch cannot choose as it does on a real one
     foreach = device == "cuda" and not fused
-    return torch.optim.AdamW(trained, foreach=foreach, fused=fused)
+    rounded = any(p.dtype == torch.bfloat16 for p in trained)
+    kind = keeping_rests(torch.optim.AdamW) if rounded else torch.optim.AdamW
+    return kind(trained, foreach=foreach, fused=fused)  # type: ignore[call-arg]
 
 
 def _loss(model: Any, request: _Request) -> Tensor:
