@@ -215,8 +215,12 @@ def plain_attend(
     mask: torch.Tensor | None,
     causal: bool,
     scale: float,
+    cap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`attend` without a fused kernel, over so many tokens at once that scores stay bounded."""
+    """`attend` without a fused kernel, over so many tokens at once that scores stay bounded.
+
+    With a `cap` a score is cap x tanh(score / cap).
+    """
     import torch
 
     rows, heads, tokens, size = query.shape
@@ -233,6 +237,8 @@ def plain_attend(
         count = part.shape[3]
         scores = _product(part.reshape(rows * key_heads, groups * count, size), flat_keys)
         scores = scores.view(rows, key_heads, groups, count, keys) * scale
+        if cap is not None:
+            scores = cap * (scores / cap).tanh()
         if mask is not None:
             several = mask.shape[2] > 1
             scores = (

@@ -111,12 +111,10 @@ def _why_not_shared(model: CausalLM) -> str | None:
     if getattr(model.config, "is_encoder_decoder", False):
         return "it has an encoder"
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
+    if not kinds <= {"full_attention", "sliding_attention", "chunked_attention"}:
         return f"not all its layers attend to everything before them ({', '.join(sorted(kinds))})"
     if body_name(model) is None:
         return "its logits are not those of its head alone"
-    if getattr(config, "attn_logit_softcapping", None):
-        return "its attention scores are capped"
     try:
         return _custom_attention(model) or _disagreement(model)
     except Exception as error:  # whatever an unknown architecture raises
@@ -151,11 +149,14 @@ def check_causal(model: CausalLM) -> None:
 
 
 def probe_requests(vocabulary: int) -> list[tuple[list[int], list[int]]]:
-    """Requests that share beginnings, long enough for a node of their own in a tree."""
+    """Requests that share beginnings, long enough for a node of their own in a tree.
+
+    Their ends are of several lengths: rows of one length hide what padding changes.
+    """
     stems = [_tokens(5, vocabulary), _tokens(77, vocabulary)]
     length = PROBE_LENGTH
     return [
-        (stem + _tokens(11 * i, vocabulary)[:length], _tokens(3 + i, vocabulary)[:length])
+        (stem + _tokens(11 * i, vocabulary)[: length + 2 * i], _tokens(3 + i, vocabulary)[:length])
         for stem in stems
         for i in range(1, 3)
     ]
@@ -183,8 +184,12 @@ def _custom_attention(model: CausalLM) -> str | None:
         )
         with tree_attention.laid_out(counter):
             hidden_states(inner, tokens, range(len(tokens)))
-    layers = inner.config.get_text_config().num_hidden_layers
-    if counter.layers != dict.fromkeys(range(layers), 1):
+    config = inner.config.get_text_config()
+    limited = {layer: pattern.reach is not None for layer, pattern in counter.patterns.items()}
+    kinds = getattr(config, "layer_types", None)
+    stated = {i: kind != "full_attention" for i, kind in enumerate(kinds)} if kinds else limited
+    once = counter.layers == dict.fromkeys(range(config.num_hidden_layers), 1)
+    if not once or limited != stated:
         return "its layers do not attend as transformers' attention interface says"
     return None
 

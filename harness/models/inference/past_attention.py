@@ -40,6 +40,11 @@ class Past:
         """Its own tokens."""
         return int(next(iter(self.keys.values())).shape[2])
 
+    @property
+    def total(self) -> int:
+        """Its tokens and those that precede them."""
+        return sum(past.length for past in self.chain())
+
 
 @dataclass(frozen=True)
 class Kept:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.models.inference.tree_attention import Joined, Layout, Past, attend
+from harness.models.inference.patterned_attention import attend, hide, join_past, join_sinks
+from harness.models.inference.tree_attention import Joined, Layout, Past
 from harness.system.hardware import available_memory
 
 if TYPE_CHECKING:
     import torch
 
     from harness.models.causal_lm import CausalLM
+    from harness.models.inference.attention_pattern import Pattern
 
 MEMORY_SHARE = 0.4
 """The share of the free memory that keys and values of answers may take."""
@@ -95,11 +97,17 @@ class Filling:
     places: Places
 
     def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+        pattern: Pattern,
     ) -> torch.Tensor:
         """As the pack."""
         self.slots.write(layer, key, value, self.places)
-        return self.pack.attend(layer, query, key, value, scale)
+        return self.pack.attend(layer, query, key, value, scale, pattern)
 
 
 class Step:
@@ -116,12 +124,22 @@ class Step:
         device = columns.device
         self.places = Places(torch.arange(len(columns), device=device), columns)
         dtype = next(iter(slots.keys.values())).dtype
+        before = prefix.total if prefix else 0
+        self.positions = before + torch.arange(end, device=device)
+        """Of what each column has; `newest` are those of the rows' tokens."""
+        self.newest, self.bounds = before + columns, (before, before + end - 1)
         hidden = torch.arange(end, device=device)[None] > columns[:, None]
         mask = torch.zeros(hidden.shape, dtype=dtype, device=device)
         self.mask = mask.masked_fill_(hidden, float("-inf"))[:, None, None]
 
     def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+        pattern: Pattern,
     ) -> torch.Tensor:
         """(1, heads, rows, size): each row's token to its own past and to the shared prefix."""
         self.slots.write(layer, key, value, self.places)
@@ -130,15 +148,20 @@ class Step:
         queries = query[0].transpose(0, 1).reshape(rows, key.shape[1], -1, size)
         keys = self.slots.keys[layer][:rows, :, : self.end]
         values = self.slots.values[layer][:rows, :, : self.end]
-        output, logsum = attend(queries, keys, values, self.mask, False, scale)
+        mask = self.mask
+        if pattern.reach is not None:
+            seen = pattern.reach.sees(self.newest[:, None], self.positions[None])
+            mask = mask + hide(seen[:, None], mask.dtype)
+        output, logsum = attend(pattern, queries, keys, values, mask, False, scale)
         own = output.reshape(rows, heads, -1).transpose(0, 1)[None]
-        if self.prefix is None:
+        if self.prefix is None and pattern.sinks is None:
             return own
         # what is joined is rounded once, at the end
         weight = logsum.reshape(rows, heads).T[None]
         joined = Joined(own.float().contiguous(), weight.contiguous())
-        for part in self.prefix.chain():
-            joined.join(0, rows, query, part.keys[layer], part.values[layer], scale)
+        for part in self.prefix.chain() if self.prefix else ():
+            join_past(joined, 0, query, self.newest, self.bounds, part, layer, scale, pattern)
+        join_sinks(joined, pattern)
         return joined.out.to(query.dtype)
 
 

@@ -12,16 +12,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from harness.models.inference import attention_pattern
 from harness.models.inference.attention_kernels import attend
 from harness.models.inference.padded_rows import Rows, rows_of
 from harness.models.inference.past_attention import Join, Kept, Past, Run, joins_of
+from harness.models.inference.patterned_attention import attend_pack
 
 if TYPE_CHECKING:
     import torch
 
     from harness.models.causal_lm import CausalLM
+    from harness.models.inference.attention_pattern import Pattern
 
 __all__ = [
     "Block",
@@ -44,7 +48,13 @@ class Layout(Protocol):
     """How the tokens of a forward pass attend."""
 
     def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+        pattern: Pattern,
     ) -> torch.Tensor:
         """Attention output (1, heads, tokens, size) from states of one layer of that shape."""
 
@@ -83,27 +93,50 @@ class Pack:
 
     blocks: Sequence[Block]
     buckets: Sequence[Rows]
+    groups: Sequence[Sequence[Block]]
+    """The blocks of each bucket."""
     joins: Sequence[Join]
     """Of the pasts right before the blocks, then of those before them, and so on."""
     kept: Kept | None
 
     def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+        pattern: Pattern,
     ) -> torch.Tensor:
         """Attention within each block, joined with its attention to its past."""
         import torch
 
         # what is joined is rounded once, at the end
-        dtype = torch.promote_types(query.dtype, torch.float32) if self.joins else query.dtype
+        joins = bool(self.joins) or not pattern.plain
+        dtype = torch.promote_types(query.dtype, torch.float32) if joins else query.dtype
         output = query.new_empty(*query.shape[:-1], value.shape[-1], dtype=dtype)
         joined = Joined(output, torch.empty_like(query[..., 0], dtype=torch.float32))
-        for bucket in self.buckets:
-            _within(bucket, query, key, value, scale, joined)
-        for join in self.joins:
-            joined.add(join.runs[0].start, *join.attend(layer, query, scale))
+        if pattern.plain:
+            for bucket in self.buckets:
+                _within(bucket, query, key, value, scale, joined)
+            for join in self.joins:
+                joined.add(join.runs[0].start, *join.attend(layer, query, scale))
+        else:
+            attend_pack(self, pattern, joined, layer, query, key, value, scale)
         if self.kept is not None:
             self.kept.store(layer, key, value)
         return joined.out.to(query.dtype)
+
+    @cached_property
+    def positions(self) -> list[int]:
+        """Each token's position in its own sequence."""
+        positions: list[int] = []
+        for block in self.blocks:
+            depths = [block.past.total if block.past else 0]
+            for parent in block.parents[1:]:
+                depths.append(depths[parent] + 1 if parent >= 0 else depths[0])
+            positions += depths
+        return positions
 
 
 @dataclass
@@ -114,18 +147,6 @@ class Joined:
     """(1, heads, tokens, size)"""
     weight: torch.Tensor
     """(1, heads, tokens) float32"""
-
-    def join(
-        self,
-        start: int,
-        end: int,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scale: float,
-    ) -> None:
-        """Add the attention of the tokens start..end to keys that all of them see."""
-        self.add(start, *attend(query[:, :, start:end], key, value, None, False, scale))
 
     def add(self, start: int, output: torch.Tensor, logsum: torch.Tensor) -> None:
         """Add attention of the tokens from `start` on to other keys, and its log-sum-exp."""
@@ -142,17 +163,25 @@ class Joined:
 
 @dataclass
 class Counting:
-    """A layout that also counts how often each layer attends."""
+    """A layout that also counts how often each layer attends, and tells how."""
 
     layout: Layout
     layers: dict[int, int] = field(default_factory=dict)
+    patterns: dict[int, Pattern] = field(default_factory=dict)
 
     def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+        pattern: Pattern,
     ) -> torch.Tensor:
         """As the layout."""
         self.layers[layer] = self.layers.get(layer, 0) + 1
-        return self.layout.attend(layer, query, key, value, scale)
+        self.patterns[layer] = pattern
+        return self.layout.attend(layer, query, key, value, scale, pattern)
 
 
 def lay_out(blocks: Sequence[Block], device: torch.device) -> Pack:
@@ -164,6 +193,7 @@ def lay_out(blocks: Sequence[Block], device: torch.device) -> Pack:
     return Pack(
         blocks,
         buckets,
+        list(groups.values()),
         joins_of([Run(b.start, b.end, b.past) for b in blocks if b.past is not None]),
         _kept(blocks, device),
     )
@@ -215,15 +245,24 @@ _layouts: list[Layout] = []
 @contextmanager
 def attending(model: CausalLM) -> Iterator[None]:
     """Let the transformers model attend by the layout of `laid_out`, and restore it afterwards."""
-    from transformers import AttentionInterface
+    from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, _attention)
-    before = model.config._attn_implementation
+    AttentionMaskInterface.register(NAME, attention_pattern.stated_reach)
+    before = _implementations(model.config)
     try:
         model.set_attn_implementation(NAME)
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+def _implementations(config: Any) -> dict[str, Any]:
+    """The attention of a model and, by their names, of its parts, as transformers takes it."""
+    parts = {name: getattr(config, name) for name in config.sub_configs}
+    own = {name: _implementations(part) for name, part in parts.items() if part is not None}
+    stated = config._attn_implementation  # None of a part that does not attend
+    return own if stated is None else {"": stated, **own}
 
 
 @contextmanager
@@ -246,12 +285,10 @@ def _attention(
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """transformers' interface: (1, heads, tokens, size) in, (1, tokens, heads, size) out."""
-    changes = [name for name in ("softcap", "s_aux", "sliding_window") if kwargs.get(name)]
-    if changes:
-        raise NotImplementedError(f"attention with {', '.join(changes)}")
+    pattern = attention_pattern.pattern_of(attention_mask, kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = _layouts[-1].attend(module.layer_idx, query, key, value, scale)
-    return out.transpose(1, 2), None
+    out = _layouts[-1].attend(module.layer_idx, query, key, value, scale, pattern)
+    return out.transpose(1, 2).contiguous(), None
 
 
 def _within(

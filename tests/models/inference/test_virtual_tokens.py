@@ -115,14 +115,13 @@ def test_nothing_is_inherited_from_the_models_own_generation_config(tiny_artifac
 @pytest.mark.parametrize("kind", ["prompt", "prefix"])
 @pytest.mark.parametrize("family", ["gpt2", "mistral"])
 def test_other_families_are_measured_as_peft_runs_them(family, kind):
-    """Learned positions, and a model that looks at a window and so cannot share prefixes."""
+    """Learned positions, and a model that looks at a window."""
     pads = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     window = {"num_key_value_heads": 2, "intermediate_size": 64, "sliding_window": 8}
     model = adapted(random_model(family, **(pads if family == "gpt2" else window)), kind)
-    share = why_not_shared(model) is None
-    assert share == (family == "gpt2")
+    assert why_not_shared(model) is None
     asked = requests_for(300)[::2]
-    found = score_requests(model, asked, max_length=256, limit=Limit(512), share=share)
+    found = score_requests(model, asked, max_length=256, limit=Limit(512))
     expected = [sum(values) for values, _ in naive(model, asked)]
     assert [s.logprob for s in found] == pytest.approx(expected, abs=1e-4)
 
