@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.models.inference.patterned_attention import attend, hide, join_past, join_sinks
 from harness.models.inference.tree_attention import Joined, Layout, Past
@@ -176,11 +176,18 @@ def bytes_per_token(model: CausalLM) -> int:
     config = model.config.get_text_config()
     width = int(getattr(config, "hidden_size", None) or model.get_input_embeddings().embedding_dim)
     layers = int(getattr(config, "num_hidden_layers", None) or 64)
-    heads = getattr(config, "num_attention_heads", None)
-    if isinstance(heads, int):
-        size = getattr(config, "head_dim", None) or width // heads
-        width = int(getattr(config, "num_key_value_heads", None) or heads) * int(size)
+    heads = _largest(config, "num_attention_heads")
+    if heads is not None:
+        size = _largest(config, "head_dim") or width // heads
+        width = (_largest(config, "num_key_value_heads") or heads) * size
     return 2 * layers * width * int(model.dtype.itemsize)
+
+
+def _largest(config: Any, name: str) -> int | None:
+    """The largest value of a setting, which layers may have of their own; None where it is none."""
+    layers = getattr(config, "per_layer_config", None) or [config]
+    values = [getattr(layer, name, None) for layer in layers]
+    return max((value for value in values if isinstance(value, int)), default=None)
 
 
 def memory_for_answers(device: torch.device) -> int:
