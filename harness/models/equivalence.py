@@ -9,7 +9,7 @@ from statistics import median
 
 from harness.data.tokenization import encode_prompt
 from harness.errors import UserError
-from harness.models.inference.ending import Ending
+from harness.models.inference.decoding import Ending
 from harness.models.inference.generation import greedy
 from harness.models.language_model import LanguageModel
 from harness.system.measure import StepClock

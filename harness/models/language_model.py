@@ -18,7 +18,7 @@ from harness.data.tokenization import end_tokens
 from harness.errors import UserError
 from harness.models import adapters
 from harness.models.families import check_quantized
-from harness.models.inference.ending import Ending
+from harness.models.inference.decoding import Ending
 from harness.models.inference.forward import Limit
 from harness.models.inference.generation import greedy
 from harness.models.inference.lm_head import HEAD_ROWS, unwrapped

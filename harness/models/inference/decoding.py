@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from harness.api.model import Generation
 from harness.errors import is_out_of_memory
 from harness.models.inference import slots, tree_attention
-from harness.models.inference.ending import NOT_FINITE, Ending
 from harness.models.inference.forward import Limit, hidden_states
 from harness.models.inference.lm_head import Head, states, unwrapped
 from harness.models.inference.slots import Filling, Places, Slots, Step
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 
 Finished = Callable[[int, Generation], None]
 """Takes the number of a prompt and its answer."""
+NOT_FINITE = -1
+"""Stands for the token of logits that are not finite."""
 LOOKS = {"cpu": 1}
 """Steps between two looks at the tokens, by kind of device; a look stops an accelerator."""
 LOOKS_ELSEWHERE = 8
@@ -38,6 +39,37 @@ MIN_PREFIX = 8
 """Tokens that all prompts must begin with for a pass of their own."""
 GROWTH = 1.25
 """Columns after which slots are too narrow, to those before: they are rarely copied."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What ends an answer."""
+
+    tokens: frozenset[int]
+    max_new_tokens: int
+    stops: tuple[str, ...] = ()
+    """Stop texts; the answer keeps the one that ended it."""
+    decode: Callable[[Sequence[int]], str] | None = None
+    """Needed where there are `stops`."""
+
+    def met(self, ids: Sequence[int]) -> bool:
+        """Whether the answer so far contains one of `stops`."""
+        if not self.stops or self.decode is None:
+            return False
+        text = self.decode(ids[-max(map(len, self.stops)) - 4 :])
+        return any(stop in text for stop in self.stops)
+
+    def take(self, ids: list[int], token: int) -> Generation | None:
+        """The whole answer, if `token` after `ids` ends it; else None, and `ids` has the token."""
+        if token == NOT_FINITE:
+            return Generation(tuple(ids), capped=False, finite=False)
+        if token in self.tokens:
+            return Generation(tuple(ids), capped=False)
+        ids.append(token)
+        stopped = self.met(ids)
+        if stopped or len(ids) == self.max_new_tokens:
+            return Generation(tuple(ids), capped=not stopped)
+        return None
 
 
 def decode(

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.api.model import Generation, Progress
 from harness.errors import is_out_of_memory
-from harness.models.inference.decoding import decode
-from harness.models.inference.ending import Ending
+from harness.models.inference.decoding import Ending, decode
 from harness.models.inference.forward import Limit, padded_states
 from harness.models.inference.lm_head import Head
 from harness.models.inference.rope import LengthRope, length_rope

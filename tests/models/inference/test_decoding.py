@@ -5,7 +5,7 @@ import random
 import pytest
 
 from harness.models.inference import decoding, slots
-from harness.models.inference.ending import NOT_FINITE, Ending
+from harness.models.inference.decoding import NOT_FINITE, Ending
 from harness.models.inference.forward import Limit
 from harness.models.inference.generation import greedy
 from harness.models.inference.transformers_generate import transformers_answers

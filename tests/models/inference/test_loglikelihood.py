@@ -7,7 +7,7 @@ import weakref
 import pytest
 
 from harness.models.inference import forward, generation, tree_attention
-from harness.models.inference.ending import Ending
+from harness.models.inference.decoding import Ending
 from harness.models.inference.forward import Limit
 from harness.models.inference.loglikelihood import probe_requests, score_requests, why_not_shared
 from harness.models.inference.prefix_tree import build
