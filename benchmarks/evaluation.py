@@ -29,8 +29,8 @@ from harness.data.rows import load_samples
 from harness.data.tokenization import encode_prompt
 from harness.evaluation.tasks.lm_eval import mirror
 from harness.evaluation.tasks.lm_eval.model import shared_prefix_lm
-from harness.models.inference.decoding import Ending
-from harness.models.inference.transformers_generate import transformers_answers
+from harness.models.inference.generation.decoding import Ending
+from harness.models.inference.generation.transformers_generate import transformers_answers
 from harness.models.language_model import LanguageModel, open_artifact
 from harness.models.packaged import resolve_model
 from harness.results import store

@@ -9,8 +9,8 @@ from statistics import median
 
 from harness.data.tokenization import encode_prompt
 from harness.errors import UserError
-from harness.models.inference.decoding import Ending
-from harness.models.inference.generation import greedy
+from harness.models.inference.generation.decoding import Ending
+from harness.models.inference.generation.greedy import greedy
 from harness.models.language_model import LanguageModel
 from harness.system.measure import StepClock
 from harness.types import Sample

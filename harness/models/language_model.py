@@ -18,12 +18,12 @@ from harness.data.tokenization import end_tokens
 from harness.errors import UserError
 from harness.models import adapters
 from harness.models.families import check_quantized
-from harness.models.inference.decoding import Ending
 from harness.models.inference.forward import Limit
-from harness.models.inference.generation import greedy
+from harness.models.inference.generation.decoding import Ending
+from harness.models.inference.generation.greedy import greedy
+from harness.models.inference.generation.slots import bytes_per_token
 from harness.models.inference.lm_head import HEAD_ROWS, unwrapped
 from harness.models.inference.loglikelihood import score_requests, why_not_shared
-from harness.models.inference.slots import bytes_per_token
 from harness.models.inference.virtual_tokens import virtual_tokens
 from harness.system.hardware import free_memory
 from harness.types import Artifact, Precision

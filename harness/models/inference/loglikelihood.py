@@ -18,7 +18,7 @@ from harness.models.inference.forward import (
     nearly_equal,
     padded_states,
 )
-from harness.models.inference.generation import shortfall
+from harness.models.inference.generation.greedy import shortfall
 from harness.models.inference.lm_head import Head, body_name, unwrapped
 from harness.models.inference.prefix_tree import build
 from harness.models.inference.rope import length_rope

@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from harness.models.inference import decoding, slots
-from harness.models.inference.decoding import NOT_FINITE, Ending
 from harness.models.inference.forward import Limit
-from harness.models.inference.generation import greedy
-from harness.models.inference.transformers_generate import transformers_answers
+from harness.models.inference.generation import decoding, slots
+from harness.models.inference.generation.decoding import NOT_FINITE, Ending
+from harness.models.inference.generation.greedy import greedy
+from harness.models.inference.generation.transformers_generate import transformers_answers
 from harness.models.inference.virtual_tokens import virtual_tokens
 from harness.models.language_model import load_weights
 from tests.models.inference.test_loglikelihood import NF4, random_model, with_one_row_lost

@@ -5,10 +5,10 @@ from unittest import mock
 
 import pytest
 
-from harness.models.inference import slots
-from harness.models.inference.decoding import LOOKS_ELSEWHERE, Ending
 from harness.models.inference.forward import Limit
-from harness.models.inference.generation import greedy
+from harness.models.inference.generation import slots
+from harness.models.inference.generation.decoding import LOOKS_ELSEWHERE, Ending
+from harness.models.inference.generation.greedy import greedy
 from tests.models.inference.fake_cuda import Traced, fake_cuda, on_cuda
 
 WIDTHS = {

@@ -6,9 +6,10 @@ import weakref
 
 import pytest
 
-from harness.models.inference import forward, generation, tree_attention
-from harness.models.inference.decoding import Ending
+from harness.models.inference import forward, tree_attention
 from harness.models.inference.forward import Limit
+from harness.models.inference.generation.decoding import Ending
+from harness.models.inference.generation.greedy import greedy
 from harness.models.inference.loglikelihood import probe_requests, score_requests, why_not_shared
 from harness.models.inference.prefix_tree import build
 from harness.models.language_model import LanguageModel, load_weights, open_artifact
@@ -58,10 +59,10 @@ def naive(model, requests, max_length=MAX_LENGTH):
 def check(model, requests, tokens_per_pass=512, tolerance=1e-5, limit=None, **how):
     limit = limit or Limit(tokens_per_pass)
     found = score_requests(model, requests, max_length=MAX_LENGTH, limit=limit, **how)
-    for score, (values, greedy) in zip(found, naive(model, requests), strict=True):
+    for score, (values, likeliest) in zip(found, naive(model, requests), strict=True):
         assert score.token_logprobs == pytest.approx(values, abs=tolerance, rel=1e-5)
         assert score.logprob == pytest.approx(sum(values), abs=tolerance, rel=1e-5)
-        assert score.greedy == greedy
+        assert score.greedy == likeliest
 
 
 @pytest.fixture(scope="module")
@@ -163,11 +164,11 @@ def test_too_long_requests_are_cut_as_lm_evals_hflm_cuts_them(tiny_artifact, pla
     assert isinstance(opened, LanguageModel)
     assert opened.max_length == MAX_LENGTH
     ours = opened.loglikelihood(requests)
-    for score, (logprob, greedy), (context, continuation) in zip(
+    for score, (logprob, likeliest), (context, continuation) in zip(
         ours, theirs, requests, strict=True
     ):
         assert score.logprob == pytest.approx(logprob, abs=1e-4, rel=1e-5)
-        assert score.greedy == greedy
+        assert score.greedy == likeliest
         assert score.cut == (len(context) + len(continuation) > MAX_LENGTH + 1)
 
 
@@ -292,9 +293,7 @@ def test_an_answer_ends_where_the_logits_are_not_finite(tiny_artifact, share):
     prompts = [[5, 6, 8], [5, 6, 9], [4, 7, 8]]
 
     def answers(model):
-        return generation.greedy(
-            model, prompts, ending, limit=Limit(512, rows=1), share=share, pad=0
-        )
+        return greedy(model, prompts, ending, limit=Limit(512, rows=1), share=share, pad=0)
 
     whole = answers(healthy)
     assert all(answer.finite for answer in whole)
@@ -304,7 +303,7 @@ def test_an_answer_ends_where_the_logits_are_not_finite(tiny_artifact, share):
     assert found[0].ids == whole[0].ids[: whole[0].ids.index(lost) + 1]
     assert not found[0].finite
     assert not found[0].capped
-    (nothing, *_) = generation.greedy(
+    (nothing, *_) = greedy(
         with_one_row_lost(tiny_artifact, 7),
         prompts[2:],
         ending,
@@ -369,7 +368,7 @@ def test_positions_that_depend_on_length_are_those_of_each_request_alone(kind):
     assert why_not_shared(model) is None
     for limit in (Limit(2048), Limit(2048, rows=1)):
         check(model, requests, limit=limit, tolerance=1e-4)
-    answers = generation.greedy(
+    answers = greedy(
         model,
         [[5] * 70, [5, 6, 7] * 20, [9, 8, 7]],
         Ending(frozenset(), 8),

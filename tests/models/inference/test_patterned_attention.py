@@ -4,7 +4,7 @@ import pytest
 
 from harness.models.inference.attention_pattern import Pattern, Reach, stated_reach
 from harness.models.inference.forward import SMALL_TREE, Limit
-from harness.models.inference.generation import shortfall
+from harness.models.inference.generation.greedy import shortfall
 from harness.models.inference.loglikelihood import score_requests, why_not_shared
 from tests.models.inference.fake_cuda import fake_cuda, on_cuda
 

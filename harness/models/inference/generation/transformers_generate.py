@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 
 from harness.api.model import Generation
 from harness.errors import is_out_of_memory
-from harness.models.inference.decoding import NOT_FINITE, Ending, likeliest
 from harness.models.inference.forward import nearly_equal, padded_states
+from harness.models.inference.generation.decoding import NOT_FINITE, Ending, likeliest
 from harness.models.inference.lm_head import Head, unwrapped
 from harness.models.inference.rope import LengthRope
 from harness.models.inference.virtual_tokens import virtual_tokens

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from harness.api.model import Generation, Progress
 from harness.errors import is_out_of_memory
-from harness.models.inference.decoding import Ending, decode
 from harness.models.inference.forward import Limit, padded_states
-from harness.models.inference.lm_head import Head
-from harness.models.inference.rope import LengthRope, length_rope
-from harness.models.inference.transformers_generate import (
+from harness.models.inference.generation.decoding import Ending, decode
+from harness.models.inference.generation.transformers_generate import (
     answers_by_whole_passes,
     generate_strategy,
     transformers_answers,
 )
+from harness.models.inference.lm_head import Head
+from harness.models.inference.rope import LengthRope, length_rope
 from harness.models.inference.virtual_tokens import virtual_tokens
 from harness.system.hardware import free_memory
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from harness.api.model import Generation
 from harness.errors import is_out_of_memory
-from harness.models.inference import slots, tree_attention
+from harness.models.inference import tree_attention
 from harness.models.inference.forward import Limit, hidden_states
+from harness.models.inference.generation import slots
+from harness.models.inference.generation.slots import Filling, Places, Slots, Step
+from harness.models.inference.generation.stems import Waiting, common_length, lined_up
 from harness.models.inference.lm_head import Head, states, unwrapped
-from harness.models.inference.slots import Filling, Places, Slots, Step
-from harness.models.inference.stems import Waiting, common_length, lined_up
 from harness.models.inference.tree_attention import Block, Past
 from harness.models.inference.virtual_tokens import virtual_tokens
 from harness.system.hardware import free_memory

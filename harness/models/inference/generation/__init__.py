@@ -1,0 +1,1 @@
+"""Greedy answers: by continuous batching where prefixes are shared, else by transformers."""
