@@ -190,12 +190,15 @@ def print_plan(
     """
     cells = [_cell_document(cell, is_recorded(out, cell)) for cell in plan.cells]
     memory = report(plan.cells, prediction)
-    notes = [*dict.fromkeys(n for cell in plan.cells for n in checks.warnings(cell.data))]
+    lengths = {_length(cell, plan.epochs) for cell in plan.cells if cell.data and plan.epochs}
+    warnings = dict.fromkeys(n for cell in plan.cells for n in checks.warnings(cell.data))
+    notes = [*sorted(lengths), *warnings]
     if as_json:
         for cell, predicted in zip(cells, memory.cells, strict=True):
             cell["memory"] = predicted.as_json()
         document = {
             "experiment": plan.experiment,
+            "epochs": plan.epochs,
             "cells": cells,
             "tuning": tuning_report.described(plan, out),
             "advice": memory.advice,
@@ -212,6 +215,15 @@ def print_plan(
             click.echo(f"Note: {note}")
         if detection is not None:
             detection_report.show(detection)
+
+
+def _length(cell: Cell, epochs: float | None) -> str:
+    assert cell.data is not None
+    budget = cell.budget
+    return (
+        f"budget.epochs: {epochs:g} of {cell.data.rows} rows are {budget.steps} steps of "
+        f"{budget.batch} rows"
+    )
 
 
 def _cell_document(cell: Cell, recorded: bool) -> dict[str, object]:

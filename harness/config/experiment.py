@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -93,8 +94,10 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 class BudgetConfig(StrictModel):
     """The training budget, the same for every method."""
 
-    steps: int = Field(ge=1, le=MOST_DRAWS)
-    """Optimizer steps."""
+    steps: int = Field(default=0, ge=1, le=MOST_DRAWS)
+    """Optimizer steps; 0 where `epochs` says how many."""
+    epochs: float | None = Field(default=None, gt=0, le=10_000)
+    """In place of `steps`: times that as many rows are drawn as there are to train on."""
     batch: int = Field(ge=1, le=MOST_BATCH)
     """Rows per optimizer step."""
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
@@ -121,6 +124,21 @@ class BudgetConfig(StrictModel):
                 f"{steps} steps of {value} rows are more than {MOST_DRAWS:,} draws: lower one"
             )
         return value
+
+    def steps_over(self, rows: int) -> int:
+        """Optimizer steps with so many rows to train on; the last may draw rows a time more.
+
+        Raises ValueError where they draw too many.
+        """
+        if self.epochs is None:
+            return self.steps
+        steps = math.ceil(round(self.epochs * rows, 6) / self.batch)
+        if steps * self.batch > MOST_DRAWS:
+            raise ValueError(
+                f"{self.epochs:g} epochs of {rows:,} rows are more than {MOST_DRAWS:,} draws: "
+                "lower them"
+            )
+        return max(1, steps)
 
     @field_validator("micro_batch")
     @classmethod
@@ -253,6 +271,7 @@ def check_experiment(located: Located, untrained: Collection[str] = ("base",)) -
     plain = dataclasses.replace(located, data=_normalise(located, untrained))
     experiment = strict_yaml.validate(Experiment, plain)
     experiment._located = located
+    _check_budget(experiment)
     _check_labels(experiment)
     _check_suites(experiment)
     if experiment.data is None and any(m.name not in untrained for m in experiment.methods):
@@ -310,6 +329,16 @@ def _nested(values: dict[str, object]) -> str:
     if len(values) == 1 and (options is None or isinstance(options, dict)):
         return f": write {{name: {name}{', ...' if options else ''}}}"
     return ""
+
+
+def _check_budget(experiment: Experiment) -> None:
+    budget = experiment.budget
+    if not budget.steps and budget.epochs is None:
+        message = "missing key 'steps' in budget: add it, or epochs in its place"
+        raise experiment.error(message, "budget")
+    if budget.steps and budget.epochs is not None:
+        message = "budget has steps and epochs, and each says how long to train: leave out one"
+        raise experiment.error(message, "budget", "epochs")
 
 
 def _check_labels(experiment: Experiment) -> None:

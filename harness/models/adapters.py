@@ -19,6 +19,7 @@ from harness.system.paths import expanded
 from harness.types import ModelRef
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
 
     from harness.models.causal_lm import CausalLM
@@ -28,6 +29,7 @@ __all__ = [
     "TEMPLATE",
     "attach_adapter",
     "base_mismatch",
+    "compute_in",
     "has_tokenizer",
     "resolve_adapter",
 ]
@@ -141,6 +143,32 @@ def attach_adapter(model: Any, tokens: int, folder: Path) -> CausalLM:
     if reason := misfit(peft_model):
         raise UserError(f"{subject}: {reason}")
     return peft_model
+
+
+def compute_in(model: CausalLM, dtype: torch.dtype) -> None:
+    """Have the layers of an adapter compute in `dtype`, as under the autocast of their training.
+
+    peft opens adapters in float32, and on a base in 16 bits their products would be float32 in
+    evaluation, while training rounds them, as servers do. What autocast leaves in float32, such
+    as DoRA's magnitudes, stays so. Nothing changes in float32.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if dtype == torch.float32:
+        return
+
+    def cast(forward: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(forward)
+        def computed(*args: Any, **kwargs: Any) -> Any:
+            with torch.autocast(model.device.type, dtype):
+                return forward(*args, **kwargs)
+
+        return computed
+
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    for layer in layers:
+        layer.forward = cast(layer.forward)
 
 
 def _check_used(peft_model: PeftModel, folder: Path, subject: str) -> None:

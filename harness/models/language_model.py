@@ -212,6 +212,7 @@ def open_artifact(artifact: Artifact, batch: int | None = None) -> LanguageModel
     if artifact.kind == "adapter":
         assert artifact.path is not None
         model = adapters.attach_adapter(model, len(tokenizer), Path(artifact.path))
+        adapters.compute_in(model, torch_dtype(artifact.precision))
     opened = LanguageModel(model, tokenizer, artifact, batch)
     _ = opened.not_shared  # probed here, so that no suite's time has it
     return opened

@@ -32,7 +32,7 @@ from harness.system.hardware import check_precision, default_precision, facts
 from harness.system.hub import cached_folder
 from harness.training import batching
 from harness.training.low_rank import QuantizationOptions
-from harness.types import Budget, ModelRef
+from harness.types import Budget, ModelRef, Precision
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Plan:
     base: Cell
     cells: tuple[Cell, ...]
     rank_by: str | None
+    epochs: float | None = None
+    """As the experiment says it; None where it says `steps`."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,10 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     if compared is not None and compared not in entries:
         entries = [compared, *entries]
     checked = {e.label: _options(experiment, plugins, e) for e in entries}
-    searches = plan_searches(experiment, plugins, checked, _budget(experiment))
     sets = plugins.datasets.things
     training_data = plan_data(experiment, sets, settings.mirror)
+    budget = _budget(experiment, training_data.rows if training_data else 0)
+    searches = plan_searches(experiment, plugins, checked, budget)
     mixes: list[DataPlan | None] = [None]
     if training_data is not None:
         check_column(training_data, experiment)
@@ -105,7 +108,6 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     if not template:
         _check_suite_templates(experiment, plugins, model, options.values(), suites)
     _check_rank_by(experiment, plugins, suites)
-    budget = _budget(experiment)
     untouched = plugins.method_that("untouched")
 
     def cell(
@@ -146,7 +148,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
         _check_base_label(experiment, entries, untouched)
         base = cell(MethodEntry(name=untouched, label=untouched), {}, 0)
     rest = [c for c in cells.values() if c is not base]
-    return Plan(experiment.name, base, (base, *rest), experiment.rank_by)
+    return Plan(experiment.name, base, (base, *rest), experiment.rank_by, experiment.budget.epochs)
 
 
 def _compared(experiment: Experiment, plugins: Plugins) -> MethodEntry | None:
@@ -168,7 +170,7 @@ def _quantization(experiment: Experiment, options: MethodOptions) -> Mapping[str
     """How options open the base, for a judge that is opened alike."""
     if not isinstance(options, QuantizationOptions):
         return None
-    precision = _budget(experiment).precision
+    precision = _precision(experiment)
     return without_precision(options.quantization(precision), precision)
 
 
@@ -212,7 +214,7 @@ def _options(experiment: Experiment, plugins: Plugins, entry: MethodEntry) -> Me
     try:
         if getattr(chosen, "validate_every", 0) and not validated:
             raise UserError("validate_every needs validation rows: set data.validation")
-        precision = _budget(experiment).precision
+        precision = _precision(experiment)
         with calling(f"method '{entry.name}'"):
             chosen.check(precision)
     except UserError as error:
@@ -278,19 +280,29 @@ def _resolved(
         return dict(options.resolve(NameResolver()).model_dump(mode="json"))
 
 
-def _budget(experiment: Experiment) -> Budget:
+def _budget(experiment: Experiment, rows: int) -> Budget:
+    """The budget of every method, with `rows` to train on; a mix of rows makes it no longer."""
     budget = experiment.budget
+    try:
+        steps = budget.steps_over(rows)
+    except ValueError as error:
+        raise experiment.error(f"budget.epochs: {error}", "budget", "epochs") from None
     return Budget(
-        steps=budget.steps,
+        steps=steps,
         batch=budget.batch,
         max_length=budget.max_length,
-        precision=default_precision(facts()) if budget.precision == "auto" else budget.precision,
+        precision=_precision(experiment),
         micro_batch=budget.micro_batch,
         group_by_length=budget.group_by_length,
         liger=budget.liger,
         compile=budget.compile,
         on_oom=budget.on_oom,
     )
+
+
+def _precision(experiment: Experiment) -> Precision:
+    wanted = experiment.budget.precision
+    return default_precision(facts()) if wanted == "auto" else wanted
 
 
 def _check_precision(experiment: Experiment) -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,7 @@ from harness.system.measure import StepClock
 from harness.training import batching
 from harness.training.diagnostics import recipe_checks as health
 from harness.training.loss_scaling import LossScaling, warn_of_skipped
+from harness.training.masks import without_masks
 from harness.training.reload_check import Remembered
 from harness.training.sft_options import SftOptions, has_gpu
 from harness.training.trainer import (
@@ -135,7 +137,8 @@ def _train(
     parameters = _parameters(trainer.model)
     job.training["trainable_parameters"], job.training["total_parameters"] = parameters
     health.before_training(job, trainer, train, parameters)
-    with job.phase("train"), head_on_trained_positions():
+    masks = without_masks(trainer) if has_gpu() else nullcontext()
+    with masks, job.phase("train"), head_on_trained_positions():
         trainer.train()
     warn_of_skipped(job)
     health.after_training(job, trainer)

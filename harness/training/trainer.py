@@ -44,6 +44,7 @@ class Trainer(Protocol):
     accelerator: Accelerator
     state: TrainerState
     padding_free: bool
+    aux_loss_enabled: bool
 
     def train(self) -> object:
         """Run the training."""

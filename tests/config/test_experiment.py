@@ -161,14 +161,20 @@ def test_only_untrained_methods_need_no_data(tmp_path: Path) -> None:
 
 WRONG = [
     ("  steps: 60", "  stepss: 60", ":4: unknown key 'stepss' in budget: did you mean 'steps'?"),
-    ("  steps: 60\n", "", ":3: missing key 'steps' in budget"),
+    ("  steps: 60\n", "", ":3: missing key 'steps' in budget: add it, or epochs"),
     ("  steps: 60", "  steps: '60'", ":4: budget.steps: expected a whole number, got '60' (text)"),
     ("  steps: 60", "  steps: 60.5", ":4: budget.steps: expected a whole number, got 60.5"),
     ("  steps: 60", "  steps: true", ":4: budget.steps: expected a whole number, got true"),
     ("  steps: 60", "  steps:", ":4: budget.steps: expected a whole number, got nothing"),
     ("  steps: 60", "  steps: 0", ":4: budget.steps: must be at least 1, got 0"),
     ("  batch: 8", "  batch: 8\n  micro_batch: 3", ":6: budget.micro_batch: 3 does not divide"),
-    ("  batch: 8", "  batch: 8\n  precision: fp16", "expected 'auto', 'float32' or 'bf16', got"),
+    (
+        "  batch: 8",
+        "  batch: 8\n  precision: fp8",
+        "expected 'auto', 'float32', 'bf16' or 'fp16'",
+    ),
+    ("  batch: 8", "  batch: 8\n  epochs: 2", ":6: budget has steps and epochs, and each says"),
+    ("  steps: 60", "  epochs: 0", ":4: budget.epochs: must be greater than 0"),
     ("model: smollm2-135m", "modl: x", ":1: unknown key 'modl' in the experiment: did you mean"),
     ("model: smollm2-135m", "model: 135", ":1: model: expected text, got 135: put it in quotes"),
     ("model:", "trust_remote_code: yes\nmodel:", "expected true or false, got 'yes' (text): write"),

@@ -344,3 +344,21 @@ def test_a_base_that_no_row_is_called_is_refused(small):
         small.write(methods=["base", "lora"], base=name)
         with pytest.raises(UserError, match=rf"experiment.yaml:\d+: base '{name}': name the label"):
             planned(small)
+
+
+def test_epochs_are_steps_over_the_rows_and_give_the_same_cells(small, harness):
+    """24 rows, 4 of them for validation: 20 to train on."""
+    budget = {k: v for k, v in small.content["budget"].items() if k != "steps"} | {"batch": 8}
+    small.write(budget={**budget, "epochs": 1.5})
+    by_epochs = planned(small)
+    assert (by_epochs.epochs, by_epochs.cells[1].data.rows) == (1.5, 20)
+    assert by_epochs.cells[1].budget.steps == 4  # 30 draws of 8
+    found = ids(small)
+    shown = harness("plan", small.file, "--out", small.out)
+    assert "budget.epochs: 1.5 of 20 rows are 4 steps of 8 rows" in " ".join(shown.stdout.split())
+    small.write(budget={**budget, "steps": 4})
+    assert ids(small) == found
+    small.write(budget={**budget, "epochs": 0.01})
+    assert planned(small).cells[1].budget.steps == 1
+    small.write(budget={**budget, "epochs": 10_000, "batch": 1}, data={"train": "train.jsonl"})
+    assert planned(small).cells[1].budget.steps == 240_000

@@ -57,6 +57,11 @@ class Setting:
         return 4 if self.precision == "float32" else 2
 
     @property
+    def masked(self) -> bool:
+        """Whether attention has a mask tensor: not on CUDA, where padding changes nothing."""
+        return self.batch.padded and self.device == "cpu"
+
+    @property
     def trains_all(self) -> bool:
         """Whether every weight is trained."""
         return self.footprint.trains == "all"
@@ -225,11 +230,11 @@ def _kept_by_layer(setting: Setting, *, checkpointed: bool) -> int:
         return batch.tokens * setting.stream * shapes.hidden
     queries, keys = shapes.attention, shapes.keys
     # with a mask torch's attention gets one key for each query, copied
-    keys = queries if batch.padded else keys
+    keys = queries if setting.masked else keys
     attention = compute * (2 * queries + 2 * keys) + 4 * shapes.heads
     feed_forward = 3 * compute * shapes.inner  # gate, its activation, up
     per_token = 2 * _kept_by_norm(setting) + attention + feed_forward + _kept_inputs(setting)
-    mask = compute * batch.rows * batch.length**2 if batch.padded else 0
+    mask = compute * batch.rows * batch.length**2 if setting.masked else 0
     return batch.tokens * per_token + mask
 
 
