@@ -22,6 +22,7 @@ from harness.models.inference.forward import Limit
 from harness.models.inference.generation.decoding import Ending
 from harness.models.inference.generation.greedy import greedy
 from harness.models.inference.generation.slots import bytes_per_token
+from harness.models.inference.int8_layers import decide_outliers_by_token
 from harness.models.inference.lm_head import HEAD_ROWS, unwrapped
 from harness.models.inference.loglikelihood import score_requests, why_not_shared
 from harness.models.inference.virtual_tokens import virtual_tokens
@@ -276,6 +277,7 @@ def load_weights(artifact: Artifact, *, dtype: str | None = None) -> CausalLM:
     except ValueError as error:
         raise UserError(f"model '{source.name}' cannot be opened: {error}") from error
     keep_training_arithmetic(model)
+    decide_outliers_by_token(model)
     return model
 
 

@@ -126,8 +126,8 @@ def _why_not_shared(model: CausalLM) -> str | None:
 def check_causal(model: CausalLM) -> None:
     """Raise UserError where a token's logits depend on what comes after it, or on how much does.
 
-    The latter is ProphetNet's way. A pass of another length is compared coarsely, for int8 layers
-    round by what shares a pass.
+    The latter is ProphetNet's way. A pass of another length is compared coarsely, for a kernel may
+    round by the length, and a step of 8 bits is wide.
     """
     import torch
 

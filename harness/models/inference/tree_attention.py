@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.models.inference import attention_pattern
-from harness.models.inference.attention_kernels import attend
-from harness.models.inference.padded_rows import Rows, rows_of
-from harness.models.inference.past_attention import Join, Kept, Past, Run, joins_of
-from harness.models.inference.patterned_attention import attend_pack
+from harness.models.inference.attention import pattern as patterns
+from harness.models.inference.attention.kernels import attend
+from harness.models.inference.attention.padded_rows import Rows, rows_of
+from harness.models.inference.attention.past import Join, Kept, Past, Run, joins_of
+from harness.models.inference.attention.patterned import attend_pack
 
 if TYPE_CHECKING:
     import torch
 
     from harness.models.causal_lm import CausalLM
-    from harness.models.inference.attention_pattern import Pattern
+    from harness.models.inference.attention.pattern import Pattern
 
 __all__ = [
     "Block",
@@ -248,7 +248,7 @@ def attending(model: CausalLM) -> Iterator[None]:
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, attention_pattern.stated_reach)
+    AttentionMaskInterface.register(NAME, patterns.stated_reach)
     before = _implementations(model.config)
     try:
         model.set_attn_implementation(NAME)
@@ -285,7 +285,7 @@ def _attention(
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """transformers' interface: (1, heads, tokens, size) in, (1, tokens, heads, size) out."""
-    pattern = attention_pattern.pattern_of(attention_mask, kwargs)
+    pattern = patterns.pattern_of(attention_mask, kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = _layouts[-1].attend(module.layer_idx, query, key, value, scale, pattern)
     return out.transpose(1, 2).contiguous(), None

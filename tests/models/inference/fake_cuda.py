@@ -102,7 +102,7 @@ def fake_cuda(capability: tuple[int, int] = (8, 0)) -> Iterator[None]:
     inference = "harness.models.inference"
     with ExitStack() as stack:
         stack.enter_context(
-            mock.patch(f"{inference}.attention_kernels.capability", return_value=capability)
+            mock.patch(f"{inference}.attention.kernels.capability", return_value=capability)
         )
         # it compares numbers
         stack.enter_context(mock.patch(f"{inference}.lm_head._is_body", return_value=True))

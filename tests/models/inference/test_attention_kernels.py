@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.models.inference import attention_kernels
-from harness.models.inference.attention_kernels import attend, kernel_for, plain_attend
+from harness.models.inference.attention import kernels
+from harness.models.inference.attention.kernels import attend, kernel_for, plain_attend
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -12,7 +12,7 @@ def test_plain_attention_is_the_fused_one(monkeypatch, causal, at_once):
     import torch
 
     torch.manual_seed(0)
-    monkeypatch.setattr(attention_kernels, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(kernels, "SCORES_AT_ONCE", at_once)
     query = torch.randn(2, 6, 20, 16)
     key, value = torch.randn(2, 3, 20, 16), torch.randn(2, 3, 20, 16)
     mask = torch.zeros(2, 1, 20, 20).masked_fill(torch.rand(2, 1, 20, 20) > 0.8, float("-inf"))
@@ -102,7 +102,7 @@ def test_query_heads_folded_into_tokens_attend_as_they_would_apart(monkeypatch, 
     mask[..., 0] = 0
     seen = []
 
-    def kernel(query, key, value, bias, with_logsum, dropout, causal, scale):
+    def efficient(query, key, value, bias, with_logsum, dropout, causal, scale):
         """torch's, by another of its functions, with the padding of its log-sum-exp."""
         assert query.shape[1] == key.shape[1]
         assert bias.shape == (*query.shape[:3], keys)
@@ -114,8 +114,8 @@ def test_query_heads_folded_into_tokens_attend_as_they_would_apart(monkeypatch, 
         return out, padded, None, None
 
     name = "_scaled_dot_product_efficient_attention"
-    monkeypatch.setattr(torch.ops.aten, name, kernel)
-    folded = attention_kernels._efficient(query, key, value, mask, False, 0.3)
+    monkeypatch.setattr(torch.ops.aten, name, efficient)
+    folded = kernels._efficient(query, key, value, mask, False, 0.3)
     assert seen
     for one, other in zip(folded, plain_attend(query, key, value, mask, False, 0.3), strict=True):
         torch.testing.assert_close(one, other)

@@ -8,6 +8,7 @@ import pytest
 from harness.models.inference import forward, tree_attention
 from harness.models.inference.forward import Limit
 from harness.models.inference.loglikelihood import score_requests, why_not_shared
+from harness.models.language_model import tokens_that_fit
 
 VOCABULARY = 300
 
@@ -182,3 +183,33 @@ def test_a_probe_that_never_fits_is_an_error_and_no_reason_not_to_share():
     model.model.layers[0].mlp.register_forward_pre_hook(Short(*range(1, 1000)))
     with pytest.raises(torch.OutOfMemoryError):
         why_not_shared(model)
+
+
+def test_the_tokens_that_fit_leave_room_for_the_head_and_count_the_key_heads_there_are(monkeypatch):
+    import psutil
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    class Free:
+        available = 2**33
+
+    monkeypatch.setattr(psutil, "virtual_memory", Free)
+    monkeypatch.setattr("harness.models.language_model.CPU_TOKENS", 10**9)
+
+    def fit(**settings):
+        config = LlamaConfig(
+            hidden_size=1024, intermediate_size=1024, num_hidden_layers=32, **settings
+        )
+        with torch.device("meta"):
+            return tokens_that_fit(AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16))
+
+    few = {"num_attention_heads": 16, "num_key_value_heads": 2}
+    narrow = fit(vocab_size=1000, **few)
+    # keys and values of 32 layers, 2 heads of 64, in 2 bytes each
+    per_token = 2 * 32 * 2 * 64 * 2
+    assert narrow * per_token < 2**33
+    assert fit(vocab_size=1000, **few | {"num_key_value_heads": 16}) < narrow
+    # logits of 512 positions in float32 at least
+    states = 2**33 * 0.5 / narrow
+    assert fit(vocab_size=400_000, **few) < narrow - 512 * 400_000 * 4 / states
+    assert fit(vocab_size=40_000_000, **few) == 1

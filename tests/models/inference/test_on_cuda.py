@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from harness.models.inference.attention_kernels import attend
+from harness.models.inference.attention.kernels import attend
 from harness.models.inference.forward import Limit
 from harness.models.inference.loglikelihood import score_requests
 from tests.models.inference.fake_cuda import Traced, fake_cuda, on_cuda

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.models.inference.attention_pattern import Pattern, Reach, stated_reach
+from harness.models.inference.attention.pattern import Pattern, Reach, stated_reach
 from harness.models.inference.forward import SMALL_TREE, Limit
 from harness.models.inference.generation.greedy import shortfall
 from harness.models.inference.loglikelihood import score_requests, why_not_shared
@@ -118,7 +118,7 @@ def test_the_probe_notices_another_window_than_the_models_own(monkeypatch, size)
 
 def test_a_window_that_is_not_applied_where_the_config_says_so_is_noticed(monkeypatch):
     monkeypatch.setattr(
-        "harness.models.inference.attention_pattern.stated_reach", lambda **keywords: None
+        "harness.models.inference.attention.pattern.stated_reach", lambda **keywords: None
     )
     model = random_model("gemma3_text", sliding_window=400)
     for layer in model.model.layers:
@@ -130,15 +130,15 @@ def test_a_window_that_is_not_applied_where_the_config_says_so_is_noticed(monkey
 def test_the_probe_notices_a_cap_or_sinks_that_are_left_out(monkeypatch, sinks):
     import dataclasses
 
-    from harness.models.inference import attention_pattern
+    from harness.models.inference.attention import pattern as patterns
 
     def stripped(mask, keywords):
         pattern = whole(mask, keywords)
         changes = {"sinks": None} if sinks else {"cap": None}
         return dataclasses.replace(pattern, **changes)
 
-    whole = attention_pattern.pattern_of
-    monkeypatch.setattr(attention_pattern, "pattern_of", stripped)
+    whole = patterns.pattern_of
+    monkeypatch.setattr(patterns, "pattern_of", stripped)
     model = random_model("gpt_oss" if sinks else "gemma2")
     assert "differ" in (why_not_shared(model) or "")
 

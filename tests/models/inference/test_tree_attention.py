@@ -6,8 +6,8 @@ from itertools import accumulate
 import pytest
 
 from harness.models.inference import tree_attention
-from harness.models.inference.attention_kernels import plain_attend
-from harness.models.inference.past_attention import Past, Run, joins_of
+from harness.models.inference.attention.kernels import plain_attend
+from harness.models.inference.attention.past import Past, Run, joins_of
 
 
 def test_a_token_of_a_tree_sees_its_ancestors_and_itself():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from harness.models.inference.patterned_attention import attend, hide, join_past, join_sinks
+from harness.models.inference.attention.patterned import attend, hide, join_past, join_sinks
 from harness.models.inference.tree_attention import Joined, Layout, Past
 from harness.system.hardware import available_memory
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from harness.models.causal_lm import CausalLM
-    from harness.models.inference.attention_pattern import Pattern
+    from harness.models.inference.attention.pattern import Pattern
 
 MEMORY_SHARE = 0.4
 """The share of the free memory that keys and values of answers may take."""

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from harness.models.inference import attention_kernels
+from harness.models.inference.attention import kernels
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.models.inference.attention_pattern import Pattern, Reach
-    from harness.models.inference.padded_rows import Rows
-    from harness.models.inference.past_attention import Past
+    from harness.models.inference.attention.padded_rows import Rows
+    from harness.models.inference.attention.past import Past
+    from harness.models.inference.attention.pattern import Pattern, Reach
     from harness.models.inference.tree_attention import Joined, Pack
 
 STRIP = 128
@@ -65,10 +65,10 @@ def attend(
     causal: bool,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`attention_kernels.attend` under a pattern's cap; its reach is the caller's mask."""
+    """`kernels.attend` under a pattern's cap; its reach is the caller's mask."""
     if pattern.cap is None:
-        return attention_kernels.attend(query, key, value, mask, causal, scale)
-    return attention_kernels.plain_attend(query, key, value, mask, causal, scale, pattern.cap)
+        return kernels.attend(query, key, value, mask, causal, scale)
+    return kernels.plain_attend(query, key, value, mask, causal, scale, pattern.cap)
 
 
 def hide(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

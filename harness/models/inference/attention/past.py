@@ -12,8 +12,8 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from harness.models.inference.attention_kernels import attend, flash_rows, flash_takes
-from harness.models.inference.padded_rows import Rows, padded_rows, rows_of
+from harness.models.inference.attention.kernels import attend, flash_rows, flash_takes
+from harness.models.inference.attention.padded_rows import Rows, padded_rows, rows_of
 
 if TYPE_CHECKING:
     import torch

@@ -46,13 +46,13 @@ def rows_of(
     """Stretches that begin at `starts` as rows of one tensor."""
     import torch
 
-    width, numbered = max(lengths), list(enumerate(zip(starts, lengths, strict=True)))
-    source = [row * width + i for row, (_, length) in numbered for i in range(length)]
-    target = [start + i for _, (start, length) in numbered for i in range(length)]
+    counts, total = torch.tensor(lengths), sum(lengths)
+    row = torch.repeat_interleave(counts, output_size=total)
+    column = torch.arange(total) - (counts.cumsum(0) - counts)[row]
     return Rows(
         padded_rows(starts, lengths).to(device),
-        torch.tensor(source).to(device),
-        torch.tensor(target).to(device),
+        (row * max(lengths) + column).to(device),
+        (torch.tensor(starts)[row] + column).to(device),
         None if mask is None else mask.to(device),
     )
 
