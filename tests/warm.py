@@ -19,6 +19,7 @@ class Warm:
     """`harness.Executor` by duck typing, so that this file imports no harness."""
 
     name = "warm"
+    on_this_machine = False
     concurrency = 1
 
     def __init__(self, *paths: Path) -> None:
