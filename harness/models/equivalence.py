@@ -144,7 +144,7 @@ def _timed(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> tuple[floa
                 [prompt],
                 Ending(frozenset(), tokens),
                 limit=model.limit,
-                share=model.not_shared is None,
+                share=model.packs,
                 pad=model.padding_token,
             )
             clock.end()

@@ -24,7 +24,7 @@ from harness.models.inference.generation.greedy import greedy
 from harness.models.inference.generation.slots import bytes_per_token
 from harness.models.inference.int8_layers import decide_outliers_by_token
 from harness.models.inference.lm_head import HEAD_ROWS, unwrapped
-from harness.models.inference.loglikelihood import score_requests, why_not_shared
+from harness.models.inference.loglikelihood import Sharing, score_requests, sharing
 from harness.models.inference.virtual_tokens import virtual_tokens
 from harness.system.hardware import free_memory
 from harness.types import Artifact, Precision
@@ -86,9 +86,19 @@ class LanguageModel:
         return self.artifact.opened.name
 
     @cached_property
+    def sharing(self) -> Sharing:
+        """How prefixes are shared between requests, where they are."""
+        return sharing(self.model)
+
+    @cached_property
     def not_shared(self) -> str | None:
         """Why prefixes are not shared between requests; None where they are."""
-        return why_not_shared(self.model)
+        return self.sharing.why_not
+
+    @property
+    def packs(self) -> bool:
+        """Whether answers share prefixes too, by passes over packs."""
+        return self.not_shared is None and self.sharing.cache is None
 
     def info(self) -> dict[str, object]:
         """How the passes ran, for the record; none of it changes a score."""
@@ -154,6 +164,7 @@ class LanguageModel:
             max_length=self.max_length,
             limit=self.limit,
             share=self.not_shared is None,
+            cache=self.sharing.cache if self.not_shared is None else None,
             progress=progress,
         )
 
@@ -182,7 +193,7 @@ class LanguageModel:
             [prompt[-room:] for prompt in prompts],
             Ending(frozenset(self.end_ids), max_new_tokens, tuple(stops), self.text),
             limit=self.limit,
-            share=self.not_shared is None,
+            share=self.packs,
             pad=self.padding_token,
             progress=progress,
         )

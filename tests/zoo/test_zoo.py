@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness.models.inference.loglikelihood import Sharing
 from tests.zoo import zoo
 
 
@@ -17,14 +18,14 @@ def test_families_of_full_attention_share():
 
 
 def test_sharing_where_it_changes_scores_is_reported(monkeypatch):
-    monkeypatch.setattr("harness.models.language_model.why_not_shared", lambda model: None)
+    monkeypatch.setattr("harness.models.language_model.sharing", lambda model: Sharing(None))
     outcome = zoo.tried("roberta")  # its positions are counted from the padding in a text
     assert outcome.way == "wrong"
     assert outcome.off > 0.01
 
 
 def test_sharing_where_layers_attend_their_own_way_is_reported(monkeypatch):
-    monkeypatch.setattr("harness.models.language_model.why_not_shared", lambda model: None)
+    monkeypatch.setattr("harness.models.language_model.sharing", lambda model: Sharing(None))
     assert zoo.tried("gptj").way == "wrong"
 
 

@@ -95,6 +95,7 @@ NOT_NEUTRAL = {
 OMITTED = object()
 """A setting that a family's configuration does not take."""
 SPECIAL: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
     "bart": {"is_encoder_decoder": False},
     "blt": {"encoder_hash_byte_group_vocab": 500, "cross_attn_k": 2},
     "cohere_compass_text": {
@@ -108,6 +109,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 64, "moe_top_k": 2},
     },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "longcat_flash": {"head_dim": 4},
     "mamba2": {"num_heads": 4, "head_dim": 16, "expand": 2, "n_groups": 1},
@@ -331,11 +334,13 @@ def tried(family: str) -> Outcome:
             taken = said[range(len(said)), ids[len(prompt) :]]
             behind = max(behind, float((said.max(-1).values - taken).max()))
     why = opened.not_shared or ""
+    if opened.not_shared is None and opened.sharing.cache is not None:
+        why = "by its cache, token by token" if opened.sharing.cache.stepwise else "by its cache"
     if not off <= 1e-3:
         return Outcome(family, "wrong", f"scores off by {off:.2g} nats ({why or 'shared'})", off)
     if not behind <= 1e-3:
         return Outcome(family, "wrong", f"an answer is {behind:.2g} nats behind ({why})", off)
-    return Outcome(family, "plain" if why else "shared", why, off)
+    return Outcome(family, "plain" if opened.not_shared else "shared", why, off)
 
 
 def _plain(model: Any, ids: list[int]) -> Any:
@@ -384,14 +389,15 @@ def page(outcomes: list[Outcome]) -> str:
             "Each family of causal language models in transformers "
             f"{transformers.__version__}, built tiny and random in float32: log-likelihoods of 30 "
             "requests and five greedy answers are those of one plain forward pass per request, to "
-            "1e-3 nats a token. `shared`: what requests begin with alike is computed once. "
+            "1e-3 nats a token. `shared`: what requests begin with alike is computed once; `by its "
+            "cache`: copies of transformers' cache go on from it, and answers share nothing. "
             "`plain`: every request runs whole, right but slower. `refused`: an error says why, in "
             "one line. `wrong`: known to differ. "
             "`python tests/zoo/zoo.py --write` makes this page.",
             "",
             f"{counted(outcomes)}.",
             "",
-            "| family | way | why not shared |",
+            "| family | way | how, or why not shared |",
             "|---|---|---|",
             *rows,
             "",

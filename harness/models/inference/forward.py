@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from harness.api.model import Progress
@@ -84,7 +84,21 @@ class _Piece:
             self.add_tree(child, end)
 
 
-class _Passes:
+class Unit(Protocol):
+    """What a pass runs one or several of."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Its tokens."""
+
+    keep: Any
+    """What its pass stores for those that continue it."""
+
+
+U = TypeVar("U", bound=Unit)
+
+
+class Passes(Generic[U]):
     """Runs pieces batch by batch; a batch that does not fit is halved."""
 
     def __init__(
@@ -98,20 +112,20 @@ class _Passes:
         self.before = self.virtual.count if self.virtual else 0
         """Positions taken before a request's first token."""
 
-    def _grown(self, size: int, pieces: Sequence[_Piece]) -> int:
+    def _grown(self, size: int, pieces: Sequence[U]) -> int:
         """Tokens that a pass over the pieces computes; `size` is that without the last one."""
         raise NotImplementedError
 
-    def _forward(self, pieces: Sequence[_Piece]) -> None:
+    def _forward(self, pieces: Sequence[U]) -> None:
         """Run the pieces in one pass and collect the scores of their targets."""
         raise NotImplementedError
 
-    def _together(self, pieces: Sequence[_Piece]) -> bool:
+    def _together(self, pieces: Sequence[U]) -> bool:
         """Whether the last piece may share a pass with those before it."""
         return True
 
-    def _batches(self, pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
-        batch: list[_Piece] = []
+    def _batches(self, pieces: Iterable[U]) -> Iterator[list[U]]:
+        batch: list[U] = []
         size = 0
         for piece in pieces:
             batch.append(piece)
@@ -126,7 +140,7 @@ class _Passes:
         if batch:
             yield batch
 
-    def _pass(self, pieces: Sequence[_Piece]) -> None:
+    def _pass(self, pieces: Sequence[U]) -> None:
         """One batch, in halves where it runs out of memory."""
         try:
             self._forward(pieces)
@@ -151,7 +165,7 @@ class _Passes:
             self.limit.head_rows = self.head.rows
             self.limit.halved += 1
 
-    def _count(self, pieces: Sequence[_Piece]) -> None:
+    def _count(self, pieces: Sequence[U]) -> None:
         self.done += sum(len(piece.tokens) for piece in pieces)
         if self.progress:
             self.progress(self.done, self.total)
@@ -169,7 +183,7 @@ def hidden_states(model: CausalLM, ids: Sequence[int], positions: Sequence[int])
     )[0]
 
 
-class Packed(_Passes):
+class Packed(Passes[_Piece]):
     """Pieces one after the other in one row, without padding; prefixes are shared."""
 
     def __init__(
@@ -239,7 +253,7 @@ class Packed(_Passes):
         )
 
 
-class Padded(_Passes):
+class Padded(Passes[_Piece]):
     """Whole sequences, padded to the longest of a batch: for models that cannot share.
 
     Batches are of equal length where padding changes a model's states, or its `rope` does so by

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.api.model import LogLikelihood, Progress, Request
 from harness.errors import UserError, is_out_of_memory
 from harness.models.inference import tree_attention
+from harness.models.inference.cached_prefix import Cached, CacheUse
 from harness.models.inference.forward import (
     SMALL_TREE,
     Limit,
@@ -44,13 +47,14 @@ def score_requests(
     max_length: int,
     limit: Limit,
     share: bool = True,
+    cache: CacheUse | None = None,
     small_tree: int = SMALL_TREE,
     progress: Progress | None = None,
 ) -> list[LogLikelihood]:
     """Scores of requests, in their order.
 
-    With `share` the model must be one that `why_not_shared` finds nothing against. A pass that
-    runs out of memory is halved, and `limit` with it.
+    `share` and `cache` must be what `sharing` finds of the model. A pass that runs out of memory is
+    halved, and `limit` with it.
     """
     head = Head(model, limit.head_rows)
     rope = length_rope(model)
@@ -60,11 +64,11 @@ def score_requests(
     long = [i for i, n in enumerate(lengths) if room is not None and n > room]
     short = sorted({*range(len(requests))} - {*long})
     roots, cut = build(requests, max_length=max_length, share=share, numbers=short)
-    passes = (
-        Packed(model, head, limit, progress, small_tree)
-        if share
-        else Padded(model, head, limit, progress)
-    )
+    passes: Cached | Packed | Padded = Padded(model, head, limit, progress)
+    if share and cache is not None:
+        passes = Cached(model, head, limit, progress, cache, small_tree)
+    elif share:
+        passes = Packed(model, head, limit, progress, small_tree)
     if rope is not None:
         rope.reset()
     passes.run(roots)
@@ -89,38 +93,75 @@ def _score(scores: dict[int, tuple[float, bool]], length: int, cut: bool) -> Log
     )
 
 
+@dataclass(frozen=True)
+class Sharing:
+    """Whether and how a model's requests share what they begin with."""
+
+    why_not: str | None
+    """None where they do."""
+    cache: CacheUse | None = None
+    """By transformers' cache, and answers share nothing; None for passes over packs."""
+
+
 def why_not_shared(model: CausalLM) -> str | None:
-    """Why the model cannot share prefixes, by a test of it; None where it can.
+    """Why the model cannot share prefixes; None where it can. Otherwise as `sharing`."""
+    return sharing(model).why_not
+
+
+def sharing(model: CausalLM) -> Sharing:
+    """How the model shares prefixes, by a test of each way.
 
     A difference between the two kinds of passes is not an error: such a model is scored unshared.
     Memory that runs out is none: the test is done again with what can be freed, and then raises.
     Raises UserError where the model is no causal one.
     """
     try:
-        return _why_not_shared(model)
+        return _sharing(model)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
     free_memory()
-    return _why_not_shared(model)
+    return _sharing(model)
 
 
-def _why_not_shared(model: CausalLM) -> str | None:
+def _sharing(model: CausalLM) -> Sharing:
     check_causal(model)
-    config = model.config.get_text_config()
     if getattr(model.config, "is_encoder_decoder", False):
-        return "it has an encoder"
+        return Sharing("it has an encoder")
+    why_not = _why_not_packed(model)
+    if why_not is None:
+        return Sharing(None)
+    if virtual_tokens(model) is None:
+        for use in (CacheUse(), CacheUse(stepwise=True)):
+            with _any_error() as errors:
+                errors.append(_disagreement(model, use))
+            if errors == [None]:
+                return Sharing(None, use)
+    return Sharing(why_not)
+
+
+def _why_not_packed(model: CausalLM) -> str | None:
+    config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if not kinds <= {"full_attention", "sliding_attention", "chunked_attention"}:
         return f"not all its layers attend to everything before them ({', '.join(sorted(kinds))})"
     if body_name(model) is None:
         return "its logits are not those of its head alone"
+    with _any_error() as found:
+        found.append(_custom_attention(model) or _disagreement(model))
+    return found[0]
+
+
+@contextmanager
+def _any_error() -> Iterator[list[str | None]]:
+    """Within it, whatever an unknown architecture raises is added to the list that it gives."""
+    errors: list[str | None] = []
     try:
-        return _custom_attention(model) or _disagreement(model)
-    except Exception as error:  # whatever an unknown architecture raises
+        yield errors
+    except Exception as error:
         if is_out_of_memory(error):
             raise
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        errors.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
 def check_causal(model: CausalLM) -> None:
@@ -194,14 +235,20 @@ def _custom_attention(model: CausalLM) -> str | None:
     return None
 
 
-def _disagreement(model: CausalLM) -> str | None:
+def _disagreement(model: CausalLM, cache: CacheUse | None = None) -> str | None:
     """How shared prefixes change the scores and answers of a few short requests; None if they do
     not."""
     vocabulary = _vocabulary(model)
     requests = probe_requests(vocabulary)
     results = [
         score_requests(
-            model, requests, max_length=64, limit=Limit(256), share=share, small_tree=small
+            model,
+            requests,
+            max_length=64,
+            limit=Limit(256),
+            share=share,
+            cache=cache,
+            small_tree=small,
         )
         for share, small in ((False, 0), (True, 0), (True, SMALL_TREE))
     ]
@@ -215,6 +262,8 @@ def _disagreement(model: CausalLM) -> str | None:
         difference = max(differences) if exact else sum(differences) / len(differences)
         if not difference <= (EXACT if exact else COARSE) and not _any_nan(results[0]):
             return f"log-probabilities with shared prefixes differ by {difference:.2g} a token"
+    if cache is not None:
+        return None
     gap = shortfall(model, [context for context, _ in requests], 3, Limit(256))
     if gap > (EXACT if exact else 5 * COARSE):
         return f"answers with shared prefixes take tokens {gap:.2g} nats below the likeliest"

@@ -185,7 +185,9 @@ def bytes_per_token(model: CausalLM) -> int:
 
 def _largest(config: Any, name: str) -> int | None:
     """The largest value of a setting, which layers may have of their own; None where it is none."""
-    layers = getattr(config, "per_layer_config", None) or [config]
+    # BLT states how many layers it has for its parts alone
+    counted = getattr(config, "num_hidden_layers", None) is not None
+    layers = (getattr(config, "per_layer_config", None) if counted else None) or [config]
     values = [getattr(layer, name, None) for layer in layers]
     return max((value for value in values if isinstance(value, int)), default=None)
 
