@@ -104,7 +104,7 @@ def run_plan(
                 return failed["status"]
             cell = chosen(cell, tuning)
         work = _work(plan, cell, out, batch, shared)
-        if executor.on_this_machine:
+        if getattr(executor, "on_this_machine", False):
             work = _fitted(work)
         if cell.id in notices:
             work = replace(work, warnings=(*work.warnings, notices[cell.id]))
