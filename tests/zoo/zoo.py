@@ -373,15 +373,23 @@ def counted(outcomes: list[Outcome]) -> str:
     return ", ".join(f"{sum(o.way == way for o in outcomes)} {way}" for way in ways)
 
 
+def row(outcome: Outcome) -> str:
+    """A family's row of the page."""
+    return f"| {outcome.family} | {outcome.way} | {reason(outcome)} |"
+
+
+def rows_shown() -> dict[str, str]:
+    """Family -> its row, as the page has them."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    shown = [line for line in lines if line.startswith("| ")][1:]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in shown}
+
+
 def page(outcomes: list[Outcome]) -> str:
     """docs/architectures.md."""
     import transformers
 
-    rows = [
-        f"| {o.family} | {o.way} | {reason(o)} |"
-        for o in sorted(outcomes, key=lambda o: o.family)
-        if o.way != "not built"
-    ]
+    rows = [row(one) for one in sorted(outcomes, key=lambda o: o.family) if one.way != "not built"]
     return "\n".join(
         [
             "# Architectures",

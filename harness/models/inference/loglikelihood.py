@@ -101,6 +101,8 @@ class Sharing:
     """None where they do."""
     cache: CacheUse | None = None
     """By transformers' cache, and answers share nothing; None for passes over packs."""
+    why_not_packed: str | None = None
+    """Why no passes over packs; None where they do."""
 
 
 def why_not_shared(model: CausalLM) -> str | None:
@@ -127,7 +129,7 @@ def sharing(model: CausalLM) -> Sharing:
 def _sharing(model: CausalLM) -> Sharing:
     check_causal(model)
     if getattr(model.config, "is_encoder_decoder", False):
-        return Sharing("it has an encoder")
+        return Sharing("it has an encoder", why_not_packed="it has an encoder")
     why_not = _why_not_packed(model)
     if why_not is None:
         return Sharing(None)
@@ -136,8 +138,8 @@ def _sharing(model: CausalLM) -> Sharing:
             with _any_error() as errors:
                 errors.append(_disagreement(model, use))
             if errors == [None]:
-                return Sharing(None, use)
-    return Sharing(why_not)
+                return Sharing(None, use, why_not)
+    return Sharing(why_not, why_not_packed=why_not)
 
 
 def _why_not_packed(model: CausalLM) -> str | None:

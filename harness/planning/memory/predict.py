@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.api.footprint import Footprint
-from harness.errors import UserError
+from harness.errors import PluginFault, UserError
 from harness.models.shapes import NotPredicted, Shapes, config_of, shapes_of
 from harness.models.stored_quantization import description, stored_quantization
 from harness.planning.memory import batches, training_time
@@ -108,15 +108,18 @@ def _is_paged(setting: Setting) -> bool:
 
 
 def footprint_of(cell: Cell) -> Footprint:
-    """The footprint that the cell's method declares. Raises NotPredicted where it has none."""
+    """The footprint that the cell's method declares. Raises NotPredicted where there is none."""
     from harness.manager import calling, plugins
 
     method = plugins().methods.get(cell.method)
     if not method.trains:
         raise NotPredicted("nothing is trained")
-    with calling(f"method '{cell.method}'"):
-        options = method.Options.model_validate(dict(cell.options))
-        footprint: Footprint | None = method.footprint(options)
+    try:
+        with calling(f"method '{cell.method}'"):
+            options = method.Options.model_validate(dict(cell.options))
+            footprint: Footprint | None = method.footprint(options)
+    except PluginFault as fault:
+        raise NotPredicted(str(fault)) from fault
     if footprint is None:
         raise NotPredicted(f"the method '{cell.method}' does not say what it holds in memory")
     stored = stored_quantization(cell.model)

@@ -5,7 +5,7 @@ import pytest
 from harness.models.inference.attention.pattern import Pattern, Reach, stated_reach
 from harness.models.inference.forward import SMALL_TREE, Limit
 from harness.models.inference.generation.greedy import shortfall
-from harness.models.inference.loglikelihood import score_requests, why_not_shared
+from harness.models.inference.loglikelihood import score_requests, sharing
 from tests.models.inference.fake_cuda import fake_cuda, on_cuda
 
 SMALL = {
@@ -80,7 +80,7 @@ def largest_difference(model, asked, **options):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_shared_prefix_scores_as_a_plain_pass(family):
     model, asked = random_model(family), requests()
-    assert why_not_shared(model) is None
+    assert sharing(model).why_not_packed is None
     for small_tree, limit in ((SMALL_TREE, 4096), (0, 4096), (0, 50)):
         off = largest_difference(model, asked, small_tree=small_tree, limit=Limit(limit))
         assert off <= 1e-5
@@ -113,7 +113,7 @@ def test_a_window_longer_than_the_text_hides_nothing():
 def test_the_probe_notices_another_window_than_the_models_own(monkeypatch, size):
     monkeypatch.setattr(Reach, "size", property(lambda self: size), raising=False)
     monkeypatch.setattr(Reach, "__init__", lambda self, *arguments: None)
-    assert "differ" in (why_not_shared(random_model("mistral")) or "")
+    assert "differ" in str(sharing(random_model("mistral")).why_not_packed)
 
 
 def test_a_window_that_is_not_applied_where_the_config_says_so_is_noticed(monkeypatch):
@@ -123,7 +123,7 @@ def test_a_window_that_is_not_applied_where_the_config_says_so_is_noticed(monkey
     model = random_model("gemma3_text", sliding_window=400)
     for layer in model.model.layers:
         layer.self_attn.sliding_window = None
-    assert "do not attend as" in (why_not_shared(model) or "")
+    assert "do not attend as" in str(sharing(model).why_not_packed)
 
 
 @pytest.mark.parametrize("sinks", [False, True])
@@ -140,7 +140,7 @@ def test_the_probe_notices_a_cap_or_sinks_that_are_left_out(monkeypatch, sinks):
     whole = patterns.pattern_of
     monkeypatch.setattr(patterns, "pattern_of", stripped)
     model = random_model("gpt_oss" if sinks else "gemma2")
-    assert "differ" in (why_not_shared(model) or "")
+    assert "differ" in str(sharing(model).why_not_packed)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
