@@ -147,14 +147,7 @@ class Cached(Passes[_Run]):
             if piece.children:
                 assert cache is not None
                 piece.keep = cache if len(pieces) == 1 else rows_of(cache, [row])
-        self._collect(
-            hidden.flatten(0, 1),
-            [
-                (row * width + offset, wanted)
-                for row, piece in enumerate(pieces)
-                for offset, wanted in piece.wanted
-            ],
-        )
+        self._collect(hidden.flatten(0, 1), range(0, len(pieces) * width, width), pieces)
 
     def _states(
         self, rows: Sequence[Sequence[int]], width: int, cache: Cache | None, past: int

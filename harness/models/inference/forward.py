@@ -91,6 +91,10 @@ class Unit(Protocol):
     def tokens(self) -> Sequence[int]:
         """Its tokens."""
 
+    @property
+    def wanted(self) -> Sequence[tuple[int, Target]]:
+        """Offsets in it, and the targets to score there."""
+
     keep: Any
     """What its pass stores for those that continue it."""
 
@@ -158,8 +162,13 @@ class Passes(Generic[U]):
         self._pass(pieces[:middle])
         self._pass(pieces[middle:])
 
-    def _collect(self, hidden: torch.Tensor, wanted: Sequence[tuple[int, Target]]) -> None:
-        """Score the targets at rows of `hidden`, and keep how many of them fit at once."""
+    def _collect(self, hidden: torch.Tensor, starts: Iterable[int], pieces: Sequence[U]) -> None:
+        """Score the targets of pieces that begin at such rows of `hidden`; keep how many fit."""
+        wanted = [
+            (start + offset, target)
+            for start, piece in zip(starts, pieces, strict=True)
+            for offset, target in piece.wanted
+        ]
         self.head.collect(hidden, wanted)
         if self.head.rows < self.limit.head_rows:
             self.limit.head_rows = self.head.rows
@@ -243,14 +252,7 @@ class Packed(Passes[_Piece]):
         positions = [self.before + position for piece in pieces for position in piece.positions]
         with tree_attention.laid_out(tree_attention.lay_out(blocks, self.device)):
             hidden = hidden_states(self.model, ids, positions)
-        self._collect(
-            hidden,
-            [
-                (start + offset, wanted)
-                for start, piece in zip(starts, pieces, strict=True)
-                for offset, wanted in piece.wanted
-            ],
-        )
+        self._collect(hidden, starts, pieces)
 
 
 class Padded(Passes[_Piece]):
@@ -296,16 +298,9 @@ class Padded(Passes[_Piece]):
     def _forward(self, pieces: Sequence[_Piece]) -> None:
         if self.rope is not None:
             self.rope.reset()
-        width = max(len(piece.tokens) for piece in pieces)
         hidden = padded_states(self.model, [piece.tokens for piece in pieces], self.virtual)
-        self._collect(
-            hidden.flatten(0, 1),
-            [
-                (row * width + offset, wanted)
-                for row, piece in enumerate(pieces)
-                for offset, wanted in piece.wanted
-            ],
-        )
+        rows, width = hidden.shape[:2]
+        self._collect(hidden.flatten(0, 1), range(0, rows * width, width), pieces)
 
 
 def padded_states(

@@ -97,12 +97,15 @@ def _score(scores: dict[int, tuple[float, bool]], length: int, cut: bool) -> Log
 class Sharing:
     """Whether and how a model's requests share what they begin with."""
 
-    why_not: str | None
-    """None where they do."""
+    why_not_packed: str | None
+    """Why not by passes over packs; None where they do."""
     cache: CacheUse | None = None
-    """By transformers' cache, and answers share nothing; None for passes over packs."""
-    why_not_packed: str | None = None
-    """Why no passes over packs; None where they do."""
+    """By transformers' cache instead, and answers share nothing."""
+
+    @property
+    def why_not(self) -> str | None:
+        """None where they do."""
+        return None if self.cache is not None else self.why_not_packed
 
 
 def why_not_shared(model: CausalLM) -> str | None:
@@ -129,17 +132,15 @@ def sharing(model: CausalLM) -> Sharing:
 def _sharing(model: CausalLM) -> Sharing:
     check_causal(model)
     if getattr(model.config, "is_encoder_decoder", False):
-        return Sharing("it has an encoder", why_not_packed="it has an encoder")
+        return Sharing("it has an encoder")
     why_not = _why_not_packed(model)
-    if why_not is None:
-        return Sharing(None)
-    if virtual_tokens(model) is None:
+    if why_not is not None and virtual_tokens(model) is None:
         for use in (CacheUse(), CacheUse(stepwise=True)):
             with _any_error() as errors:
                 errors.append(_disagreement(model, use))
             if errors == [None]:
-                return Sharing(None, use, why_not)
-    return Sharing(why_not, why_not_packed=why_not)
+                return Sharing(why_not, use)
+    return Sharing(why_not)
 
 
 def _why_not_packed(model: CausalLM) -> str | None:

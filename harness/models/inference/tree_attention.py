@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.models.inference.attention import pattern as patterns
-from harness.models.inference.attention.kernels import attend
+from harness.models.inference.attention.kernels import hide
 from harness.models.inference.attention.padded_rows import Rows, rows_of
 from harness.models.inference.attention.past import Join, Kept, Past, Run, joins_of
 from harness.models.inference.attention.patterned import attend_pack
@@ -34,7 +34,6 @@ __all__ = [
     "Layout",
     "Pack",
     "Past",
-    "attend",
     "attending",
     "laid_out",
     "lay_out",
@@ -116,13 +115,7 @@ class Pack:
         dtype = torch.promote_types(query.dtype, torch.float32) if joins else query.dtype
         output = query.new_empty(*query.shape[:-1], value.shape[-1], dtype=dtype)
         joined = Joined(output, torch.empty_like(query[..., 0], dtype=torch.float32))
-        if pattern.plain:
-            for bucket in self.buckets:
-                _within(bucket, query, key, value, scale, joined)
-            for join in self.joins:
-                joined.add(join.runs[0].start, *join.attend(layer, query, scale))
-        else:
-            attend_pack(self, pattern, joined, layer, query, key, value, scale)
+        attend_pack(self, pattern, joined, layer, query, key, value, scale)
         if self.kept is not None:
             self.kept.store(layer, key, value)
         return joined.out.to(query.dtype)
@@ -236,7 +229,7 @@ def _tree_mask(block: Block, width: int) -> torch.Tensor:
             ends[parent] = max(ends[parent], ends[token])
     column = torch.arange(width)
     sees = (column <= column[:, None]) & (column[:, None] < torch.tensor(ends))
-    return torch.zeros(width, width).masked_fill_(~sees, float("-inf"))
+    return hide(sees, torch.float32)
 
 
 _layouts: list[Layout] = []
@@ -289,18 +282,3 @@ def _attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = _layouts[-1].attend(module.layer_idx, query, key, value, scale, pattern)
     return out.transpose(1, 2).contiguous(), None
-
-
-def _within(
-    bucket: Rows,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scale: float,
-    joined: Joined,
-) -> None:
-    """Attention inside the blocks of a bucket."""
-    q, k, v = (states[0][:, bucket.gather].transpose(0, 1) for states in (query, key, value))
-    mask = None if bucket.mask is None else bucket.mask.to(q.dtype)
-    output, logsum = attend(q, k, v, mask, mask is None, scale)
-    bucket.scatter(output, logsum, joined.out, joined.weight)

@@ -82,6 +82,13 @@ def attend(
     return plain_attend(query, key, value, mask, causal, scale)
 
 
+def hide(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to scores for a mask that is true where a token sees another."""
+    import torch
+
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), float("-inf"))
+
+
 _Attend = Callable[
     ["torch.Tensor", "torch.Tensor", "torch.Tensor", "torch.Tensor | None", bool, float],
     tuple["torch.Tensor", "torch.Tensor"],

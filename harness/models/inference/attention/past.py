@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from harness.models.inference.attention.kernels import attend, flash_rows, flash_takes
+from harness.models.inference.attention.kernels import attend, flash_rows, flash_takes, hide
 from harness.models.inference.attention.padded_rows import Rows, padded_rows, rows_of
 
 if TYPE_CHECKING:
@@ -182,9 +182,8 @@ def _join_buckets(
         key_rows = padded_rows([key_starts[r] for r in runs], lengths)
         mask = None
         if len(set(lengths)) > 1:
-            padding = torch.arange(max(lengths)) >= torch.tensor(lengths)[:, None]
-            mask = torch.zeros(padding.shape).masked_fill_(padding, float("-inf"))
-            mask = mask[:, None, None].to(device)
+            real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+            mask = hide(real, torch.float32)[:, None, None].to(device)
         buckets.append(_JoinBucket(rows, key_rows.to(device), mask))
     return buckets
 

@@ -1,4 +1,4 @@
-"""Attention over a pack by a pattern: within a reach, with capped scores or with sinks.
+"""Attention over a pack by a pattern: plain, within a reach, with capped scores or with sinks.
 
 As in `tree_attention`, what a block pays to itself and to each part of its past is joined by the
 log-sum-exps. Of a past only what is within reach is looked at, and of a chain longer than its
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.models.inference.attention import kernels
+from harness.models.inference.attention.kernels import hide
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,8 @@ def attend_pack(
     import torch
 
     for bucket, blocks in zip(pack.buckets, pack.groups, strict=True):
-        places = [pack.positions[block.start : block.end] for block in blocks]
+        own = pack.positions if pattern.reach is not None else []
+        places = [own[block.start : block.end] for block in blocks]
         q, k, v = (states[0][:, bucket.gather].transpose(0, 1) for states in (query, key, value))
         output, logsum = _within(bucket, places, pattern, q, k, v, scale)
         bucket.scatter(output, logsum, joined.out, joined.weight)
@@ -69,13 +71,6 @@ def attend(
     if pattern.cap is None:
         return kernels.attend(query, key, value, mask, causal, scale)
     return kernels.plain_attend(query, key, value, mask, causal, scale, pattern.cap)
-
-
-def hide(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What is added to scores for a mask that is true where a token sees another."""
-    import torch
-
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), float("-inf"))
 
 
 def _within(

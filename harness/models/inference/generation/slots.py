@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from harness.models.inference.attention.patterned import attend, hide, join_past, join_sinks
+from harness.models.inference.attention.kernels import hide
+from harness.models.inference.attention.patterned import attend, join_past, join_sinks
 from harness.models.inference.tree_attention import Joined, Layout, Past
 from harness.system.hardware import available_memory
 
@@ -128,9 +129,8 @@ class Step:
         self.positions = before + torch.arange(end, device=device)
         """Of what each column has; `newest` are those of the rows' tokens."""
         self.newest, self.bounds = before + columns, (before, before + end - 1)
-        hidden = torch.arange(end, device=device)[None] > columns[:, None]
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=device)
-        self.mask = mask.masked_fill_(hidden, float("-inf"))[:, None, None]
+        seen = torch.arange(end, device=device)[None] <= columns[:, None]
+        self.mask = hide(seen, dtype)[:, None, None]
 
     def attend(
         self,
