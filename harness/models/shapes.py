@@ -136,6 +136,14 @@ def shapes_of(config: Mapping[str, object]) -> Shapes:
     )
 
 
+def shapes_of_model(model: ModelRef) -> Shapes:
+    """The shapes of a model. Raises NotPredicted where its configuration does not give them."""
+    try:
+        return shapes_of(config_of(model))
+    except (KeyError, ValueError, TypeError) as error:
+        raise NotPredicted(f"the configuration of '{model.name}' lacks {error}") from None
+
+
 def config_of(model: ModelRef) -> dict[str, Any]:
     """A model's config.json: in its folder, or in the Hugging Face cache. Nothing is downloaded.
 

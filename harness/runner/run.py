@@ -16,7 +16,7 @@ from harness.manager import plugins
 from harness.models import trained_artifact
 from harness.planning.cell import Cell, is_recorded
 from harness.planning.memory import fits
-from harness.planning.memory.predict import predict
+from harness.planning.memory.predict import Prediction, predict
 from harness.planning.plan import Plan
 from harness.results import leaderboard_file, store
 from harness.results.leaderboard_layout import Leaderboard
@@ -103,9 +103,10 @@ def run_plan(
                 store.write_record(out, failed)
                 return failed["status"]
             cell = chosen(cell, tuning)
-        work = _work(plan, cell, out, batch, shared)
-        if getattr(executor, "on_this_machine", False):
-            work = _fitted(work)
+        prediction = predict(cell) if cell.data else None
+        work = _work(plan, cell, out, batch, shared, prediction)
+        if prediction is not None and getattr(executor, "on_this_machine", False):
+            work = _fitted(work, prediction)
         if cell.id in notices:
             work = replace(work, warnings=(*work.warnings, notices[cell.id]))
         return run_cell(work, executor, report)
@@ -191,7 +192,14 @@ def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> Leaderboard:
     return sealed
 
 
-def _work(plan: Plan, cell: Cell, out: Path, batch: int | None, shared: Path | None) -> Work:
+def _work(
+    plan: Plan,
+    cell: Cell,
+    out: Path,
+    batch: int | None,
+    shared: Path | None,
+    prediction: Prediction | None,
+) -> Work:
     """The task of a cell's worker."""
     from harness.runner.worker import Work
 
@@ -204,17 +212,14 @@ def _work(plan: Plan, cell: Cell, out: Path, batch: int | None, shared: Path | N
         _same_training(cell, out),
         batch,
         warnings=(*checks.warnings(cell.data), *map(str, edges)),
-        predicted_bytes=predict(cell).total if cell.data else None,
+        predicted_bytes=prediction.total if prediction else None,
         shared=shared.resolve() if shared else None,
     )
 
 
-def _fitted(work: Work) -> Work:
+def _fitted(work: Work, prediction: Prediction) -> Work:
     """The task with what a prediction of memory says of this machine: where to begin, or not to."""
-    cell, batch = work.cell, work.cell.budget.batch
-    if cell.data is None:
-        return work
-    prediction, memory = predict(cell), available_memory()
+    cell, batch, memory = work.cell, work.cell.budget.batch, available_memory()
     if lack := fits.never(prediction, batch, memory):
         return replace(work, never_fits=lack)
     rows = fits.first_rows(cell, prediction, memory)

@@ -240,7 +240,9 @@ def planned_work(experiment, monkeypatch):
         plan = make_plan(load_experiment(small.file), plugins(), Settings())
         (cell,) = (cell for cell in plan.cells if cell.label == "full")
         monkeypatch.setattr(run_module, "available_memory", lambda: memory)
-        return small, run_module._fitted(run_module._work(plan, cell, small.out, None, None))
+        prediction = run_module.predict(cell)
+        work = run_module._work(plan, cell, small.out, None, None, prediction)
+        return small, run_module._fitted(work, prediction)
 
     return make
 

@@ -2,7 +2,7 @@
 
 A pass takes as many tokens as memory allows, so that there is no one peak: this is the peak with
 passes of PASS_TOKENS, which is what a CPU takes. Measured peaks of unquantised bases on a CPU are
-0.99 to 1.23 times it (results/reference).
+0.93 to 1.23 times it (results/reference).
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.api.footprint import Footprint
-from harness.models.shapes import NotPredicted, Shapes, config_of, shapes_of
-from harness.models.stored_quantization import description, stored_quantization
+from harness.models.shapes import NotPredicted, shapes_of_model
 from harness.planning.memory import formula
 from harness.planning.memory.card import needed
-from harness.planning.memory.predict import footprint_of
+from harness.planning.memory.predict import bits_of, footprint_of, stored_keywords
 from harness.training.low_rank import QuantizationOptions
 from harness.types import ModelRef
 
@@ -169,14 +168,9 @@ def in_4_bits(cell: Cell, model: ModelRef, device: str) -> int | None:
 
 def _quantised(model: ModelRef, keywords: Mapping[str, object] | None) -> Weights:
     """A model by keywords of BitsAndBytesConfig, or as its files are stored."""
-    stored = stored_quantization(model)
-    if stored is not None and stored.get("quant_method", "bitsandbytes") != "bitsandbytes":
-        raise NotPredicted(f"no formula for weights stored in {description(stored)}")
+    stored = stored_keywords(model)
     config = keywords or stored
-    if config is None:
-        return Weights(model)
-    bits = 8 if config.get("load_in_8bit") else 4
-    return Weights(model, bits, bool(config.get("bnb_4bit_use_double_quant")))
+    return Weights(model) if config is None else Weights(model, *bits_of(config))
 
 
 def _adapter(cell: Cell) -> int:
@@ -185,18 +179,11 @@ def _adapter(cell: Cell) -> int:
 
     if not plugins().methods.get(cell.method).trains:
         return 0
-    return formula.adapter_parameters(_shapes(cell.model), footprint_of(cell))
-
-
-def _shapes(model: ModelRef) -> Shapes:
-    try:
-        return shapes_of(config_of(model))
-    except (KeyError, ValueError, TypeError) as error:
-        raise NotPredicted(f"the configuration of '{model.name}' lacks {error}") from None
+    return formula.adapter_parameters(shapes_of_model(cell.model), footprint_of(cell))
 
 
 def _peak(weights: Weights, precision: str, device: str, adapter: int = 0) -> dict[str, int]:
-    shapes, compute = _shapes(weights.model), 4 if precision == "float32" else 2
+    shapes, compute = shapes_of_model(weights.model), 4 if precision == "float32" else 2
     linear = shapes.linear_weights if weights.bits is not None else 0
     footprint = Footprint("adapter", bits=weights.bits, double_quant=weights.double_quant)
     quantised = sum(formula.quantised_bytes(one, footprint) for one in shapes.linears if linear)

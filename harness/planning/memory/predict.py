@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.api.footprint import Footprint
 from harness.errors import PluginFault, UserError
-from harness.models.shapes import NotPredicted, Shapes, config_of, shapes_of
+from harness.models.shapes import NotPredicted, shapes_of_model
 from harness.models.stored_quantization import description, stored_quantization
 from harness.planning.memory import batches, training_time
 from harness.planning.memory.batches import Batch
@@ -17,6 +17,7 @@ from harness.planning.memory.card import beside
 from harness.planning.memory.formula import Setting, peak
 from harness.system.hardware import Machine, facts
 from harness.system.time_limit import TooSlow
+from harness.types import ModelRef
 
 if TYPE_CHECKING:
     from harness.planning.cell import Cell
@@ -122,36 +123,41 @@ def footprint_of(cell: Cell) -> Footprint:
         raise NotPredicted(str(fault)) from fault
     if footprint is None:
         raise NotPredicted(f"the method '{cell.method}' does not say what it holds in memory")
-    stored = stored_quantization(cell.model)
+    stored = stored_keywords(cell.model)
     if stored is None:
         return footprint
-    if stored.get("quant_method", "bitsandbytes") != "bitsandbytes":
+    bits, double_quant = bits_of(stored)
+    return dataclasses.replace(footprint, bits=bits, double_quant=double_quant)
+
+
+def stored_keywords(model: ModelRef) -> Mapping[str, object] | None:
+    """Keywords of BitsAndBytesConfig that a model's files are stored by; None in full precision.
+
+    Raises NotPredicted for files quantised in another way.
+    """
+    stored = stored_quantization(model)
+    if stored is not None and stored.get("quant_method", "bitsandbytes") != "bitsandbytes":
         raise NotPredicted(f"no formula for weights stored in {description(stored)}")
-    return dataclasses.replace(
-        footprint,
-        bits=8 if stored.get("load_in_8bit") else 4,
-        double_quant=bool(stored.get("bnb_4bit_use_double_quant")),
-    )
+    return stored
+
+
+def bits_of(keywords: Mapping[str, object]) -> tuple[int, bool]:
+    """The bits of a weight by keywords of BitsAndBytesConfig, and whether scales are quantised."""
+    bits = 8 if keywords.get("load_in_8bit") else 4
+    return bits, bool(keywords.get("bnb_4bit_use_double_quant"))
 
 
 def setting_of(cell: Cell, device: str) -> Setting:
     """The formula's inputs for a cell. Raises NotPredicted."""
     footprint = footprint_of(cell)
     return Setting(
-        shapes=_shapes(cell),
+        shapes=shapes_of_model(cell.model),
         footprint=footprint,
         batch=batch_of(cell, footprint.packing),
         precision=cell.budget.precision,
         device=device,
         accumulates=cell.budget.first_micro_batch < cell.budget.batch,
     )
-
-
-def _shapes(cell: Cell) -> Shapes:
-    try:
-        return shapes_of(config_of(cell.model))
-    except (KeyError, ValueError, TypeError) as error:
-        raise NotPredicted(f"the configuration of '{cell.model.name}' lacks {error}") from None
 
 
 def batch_of(cell: Cell, packing: bool) -> Batch:
