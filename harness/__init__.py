@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.api.executor import Executor, worker_command, worker_environment
     from harness.api.footprint import Footprint
-    from harness.api.judge import Judge, Judgement
+    from harness.api.judge import Judge, JudgeBackend, Judgement, Question, Reply
     from harness.api.method import Method, MethodOptions, ModelFinder, ModelOption, usual
     from harness.api.model import Generation, LogLikelihood, Model
     from harness.api.scorer import Scorer, scorer
@@ -76,6 +76,7 @@ _HOME = {
     "Generation": "api.model",
     "Job": "types",
     "Judge": "api.judge",
+    "JudgeBackend": "api.judge",
     "Judgement": "api.judge",
     "LanguageModel": "models.language_model",
     "Located": "config.strict_yaml",
@@ -92,6 +93,8 @@ _HOME = {
     "Output": "types",
     "QuantizationOptions": "training.low_rank",
     "QuantizedOptions": "training.low_rank",
+    "Question": "api.judge",
+    "Reply": "api.judge",
     "Requests": "api.task",
     "Resolver": "api.task",
     "Resources": "api.task",
@@ -144,6 +147,7 @@ __all__ = [
     "Generation",
     "Job",
     "Judge",
+    "JudgeBackend",
     "Judgement",
     "LanguageModel",
     "Located",
@@ -160,6 +164,8 @@ __all__ = [
     "Output",
     "QuantizationOptions",
     "QuantizedOptions",
+    "Question",
+    "Reply",
     "Requests",
     "Resolver",
     "Resources",
