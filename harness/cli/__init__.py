@@ -1,4 +1,4 @@
-"""The command line: a module per command.
+"""The command line: its group, and options that commands share.
 
 Nothing imports it.
 """

@@ -1,6 +1,7 @@
 """The command `harness`: its group of commands, its exit codes and its signals.
 
-A command is the object `command` of the module `harness.cli.<its name>`, imported when it is run.
+A command is the object `command` of the module `harness.cli.commands.<its name>`, imported when it
+is run.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name: the harness's own, or else a plugin's."""
         if cmd_name in COMMANDS:
-            command: click.Command = importlib.import_module(f"harness.cli.{cmd_name}").command
+            module = importlib.import_module(f"harness.cli.commands.{cmd_name}")
+            command: click.Command = module.command
             return command
         if cmd_name not in self.commands:
             self._add_plugin_commands()

@@ -34,7 +34,7 @@ def test_help_imports_no_command():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
-    assert not any(f"harness.cli.{name}" in done.stderr for name in COMMANDS)
+    assert not any(f"harness.cli.commands.{name}" in done.stderr for name in COMMANDS)
     assert "harness.manager" not in done.stderr
 
 

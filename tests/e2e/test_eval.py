@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.api.method import Method
-from harness.cli.eval import ModelOptions, evaluate, experiment_of
+from harness.cli.commands.eval import ModelOptions, evaluate, experiment_of
 from harness.cli.options import MeasuringOptions
 from harness.config.experiment import load_experiment
 from harness.errors import ConfigError, UserError

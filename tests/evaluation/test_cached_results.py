@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.cli.run import reusable_results
+from harness.cli.commands.run import reusable_results
 from harness.config.experiment import load_experiment
 from harness.errors import UserError
 from harness.evaluation.cached_results import Sections, arithmetic

@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 
+from harness.cli.commands.suites import print_report
 from harness.cli.main import cli
-from harness.cli.suites import print_report
 from harness.errors import UserError
 from harness.evaluation.check import SAMPLES, load
 from harness.evaluation.trial import Trial, run

@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from harness.cli import options
+from harness.cli.commands.plan import plan_of
+from harness.cli.commands.run import run
 from harness.cli.options import MeasuringOptions
-from harness.cli.plan import plan_of
 from harness.cli.render.progress import progress
-from harness.cli.run import run
 from harness.config import experiment
 from harness.config.strict_yaml import KeyPath, Located
 from harness.errors import UserError

@@ -31,7 +31,7 @@ from harness.runner.tracking import named
 from harness.system import child_process
 from harness.training.diagnostics.options import outside_usual
 
-BUNDLED = Path(__file__).parent.parent / "bundled"
+BUNDLED = Path(__file__).parent.parent.parent / "bundled"
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import click
 
 from harness.api.executor import Executor
 from harness.cli import options
+from harness.cli.commands.plan import load, plan_of, print_notes
 from harness.cli.options import ExperimentOptions, MeasuringOptions
-from harness.cli.plan import load, plan_of, print_notes
 from harness.cli.render import leaderboard_table, tuning_report
 from harness.cli.render.progress import progress
 from harness.config.experiment import Experiment

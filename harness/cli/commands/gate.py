@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli import eval as eval_command
 from harness.cli import options
+from harness.cli.commands import eval as eval_command
 from harness.cli.options import MeasuringOptions
 from harness.cli.render import gate_plan_report, gate_report
 from harness.errors import HarnessError, NotComparable, UserError
