@@ -224,6 +224,21 @@ def test_the_table_of_places_is_the_docstrings():
     assert len(re.findall(r"(?m)^\| `", text)) == len(rows), "a place stands twice"
 
 
+def test_every_folder_is_part_of_the_distribution():
+    """setuptools takes those alone that are named; a checkout runs without."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"(?ms)^packages = \[\n(.*?)^\]", text)
+    places = {
+        file.parent.relative_to(ROOT)
+        for home in ("harness", "plugins", "suites")
+        for file in (ROOT / home).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    names = {".".join(place.parts) for place in places}
+    names = {name if name.startswith("harness") else f"harness.{name}" for name in names}
+    assert set(re.findall(r'"([^"]+)"', listed)) == names
+
+
 # ---- measuring, writing --------------------------------------------------------------------------
 
 
