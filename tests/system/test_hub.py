@@ -96,7 +96,7 @@ def test_a_silent_network_costs_no_more_than_the_timeout(
     monkeypatch.setenv("HF_ENDPOINT", "http://192.0.2.1:9")  # TEST-NET-1: nobody answers
     start = time.monotonic()
     assert not hub.reachable(timeout=0.3)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 30, "a connection without a limit waits for minutes"
 
 
 def test_a_proxy_stands_for_the_hub(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,9 +177,9 @@ def test_a_data_set_of_the_mirror_becomes_jsonl(cache: Path, tmp_path: Path) -> 
     found = hub.fetch_dataset("some/thing", None, "train", mirror=tmp_path / "mirror")
     assert found.is_relative_to(cache)
     assert [json.loads(line) for line in found.read_text("utf-8").splitlines()] == rows
-    start = time.monotonic()
+    written = found.stat().st_mtime_ns
     assert hub.fetch_dataset("some/thing", None, "train", mirror=tmp_path / "mirror") == found
-    assert time.monotonic() - start < 0.5, "the second time it comes from the cache"
+    assert found.stat().st_mtime_ns == written, "the second time it comes from the cache"
     with pytest.raises(UserError, match=r"'some/thing'.*split test.*cannot be loaded"):
         hub.fetch_dataset("some/thing", None, "test", mirror=tmp_path / "mirror")
     assert not [left for left in cache.rglob(".*") if left.is_file()]
