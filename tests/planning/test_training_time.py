@@ -37,6 +37,7 @@ HERE = Machine(
         ("NVIDIA RTX A6000", "RTX A6000"),
         ("Tesla T4", "T4"),
         ("Tesla V100-SXM2-16GB", "V100"),
+        ("Tesla V100-PCIE-32GB", "V100 PCIe"),
     ],
 )
 def test_a_card_is_known_by_its_whole_name(name, model):

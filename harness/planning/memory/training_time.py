@@ -14,7 +14,7 @@ from harness.system.hardware import Machine
 
 @dataclass(frozen=True)
 class Speed:
-    """Dense operations a second of a card, from its maker's data sheet."""
+    """Dense operations a second of a card, from its maker's data sheet, without sparsity."""
 
     half: float
     """In bf16 or fp16, added up in float32."""
@@ -44,6 +44,7 @@ GPUS = {
     "RTX 3090": Speed(71e12, 35.6e12),
     "T4": Speed(65e12, 8.1e12, bf16=False),
     "V100": Speed(125e12, 15.7e12, bf16=False),
+    "V100 PCIe": Speed(112e12, 14e12, bf16=False),
 }
 """By the model as the driver names it, its maker, line, form and memory left out."""
 _MAKERS = {"nvidia", "tesla", "geforce"}
@@ -85,7 +86,8 @@ def speed_of(name: str) -> Speed | None:
     """
     words = [word for word in name.replace("-", " ").split() if word.lower() not in _MAKERS]
     model = " ".join(word for word in words if not _FORM.fullmatch(word))
-    return GPUS.get(f"{model} PCIe" if "PCIe" in words else model) or GPUS.get(model)
+    pcie = any(word.lower() == "pcie" for word in words)
+    return GPUS.get(f"{model} PCIe" if pcie else model) or GPUS.get(model)
 
 
 def seconds(
