@@ -16,7 +16,7 @@ are made linear first, and samples that hang together are one unit, their cluste
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -109,22 +109,3 @@ def components(values: Floats) -> Components:
         float(of_seeds.var(ddof=1)) - both / units,
         both,
     )
-
-
-def moderated(every: Sequence[tuple[Components, int]]) -> list[Components]:
-    """Components of alike comparisons and their seeds, each training part drawn to their mean.
-
-    Two seeds' spread has one degree of freedom and is close to nothing one time in four. The mean
-    over all counts as one degree more beside the own S - 1, as a prior's do in G. K. Smyth's
-    moderated variances (Statistical Applications in Genetics and Molecular Biology 3, 2004, eq. 1).
-    """
-    known = [own.training for own, _ in every if own.training is not None]
-    if not known:
-        return [own for own, _ in every]
-    mean = sum(known) / len(known)
-    return [
-        own
-        if own.training is None
-        else replace(own, training=((seeds - 1) * own.training + mean) / seeds)
-        for own, seeds in every
-    ]

@@ -25,13 +25,12 @@ METRICS = [
     ("perplexity", "perplexity"),
     ("perplexity", "bits_per_byte"),
     ("perplexity", "plain_perplexity"),
+    ("perplexity", "plain_bits_per_byte"),
     ("similarity", "cosine"),
+    ("similarity", "cosine_own_minus_other"),
     ("similarity", "rougeL"),
-    ("forgetting", "mmlu"),
-    ("forgetting", "arc_easy"),
-    ("forgetting", "arc_easy.acc_norm"),
-    ("forgetting", "arc_challenge"),
-    ("forgetting", "arc_challenge.acc_norm"),
+    ("similarity", "rougeL_own_minus_other"),
+    ("similarity", "must_contain"),
 ]
 """Whole suites' metrics that some method moves; results/README.md says what is left out."""
 
@@ -48,6 +47,13 @@ class Predicted:
     @property
     def ratio(self) -> float:
         return self.predicted / self.actual
+
+
+def board() -> tuple[list[Arm], Arm]:
+    """The trained methods, and the base."""
+    arms = lookup.every(str(METHODS), [])
+    base = next(arm for arm in arms if arm.group.label == "base")
+    return [arm for arm in arms if not arm.group.label.startswith("base")], base
 
 
 def with_seeds(arm: Arm, seeds: slice) -> Arm:
@@ -68,8 +74,8 @@ def actual(candidate: Arm, baseline: Arm, name: tuple[str, str]) -> float:
 @pytest.fixture(scope="module")
 def predicted() -> list[Predicted]:
     """Fitted on seeds 0 and 1 alone; of all methods against the base, and of all pairs."""
-    arms = {arm.group.label: arm for arm in lookup.every(str(METHODS), [])}
-    base = arms.pop("base")
+    trained, base = board()
+    arms = {arm.group.label: arm for arm in trained}
     assert {len(arm.group.cells) for arm in arms.values()} == {3}
     two = [with_seeds(arm, slice(2)) for arm in arms.values()]
     varied, notes = comparisons.varied(two, base, lambda _, *name: name in METRICS)
@@ -128,14 +134,12 @@ def test_two_seeds_of_two_methods_predict_it_for_most_pairs(predicted: list[Pred
     """Two methods differ little, so what two seeds show of it is chance more often."""
     pairs = [one for one in predicted if not one.comparison.endswith(" - base")]
     report(pairs)
-    assert median(abs(one.ratio - 1) for one in pairs) < 0.25
+    assert median(abs(one.ratio - 1) for one in pairs) < 0.35
     assert told(pairs) in sentences(RESULTS)
 
 
 def test_two_seeds_predict_the_width_of_the_third_alone() -> None:
-    arms = lookup.every(str(METHODS), [])
-    base = next(arm for arm in arms if arm.group.label == "base")
-    trained = [arm for arm in arms if arm is not base]
+    trained, base = board()
     two = [with_seeds(arm, slice(2)) for arm in trained]
     varied, _ = comparisons.varied(two, base, lambda _, *name: name in METRICS)
     thirds = {arm.group.label: with_seeds(arm, slice(2, 3)) for arm in trained}

@@ -36,18 +36,18 @@ def test_below_the_fewest_samples_a_share_cannot_pass(margin: float) -> None:
 def test_a_baseline_alone_is_planned_with(tmp_path: Path) -> None:
     base = REFERENCE / "methods/base"
     policy = policy_file(
-        tmp_path, 'rules: [{metric: "forgetting.arc*", max_drop: 0.02}, '
+        tmp_path, 'rules: [{metric: "similarity.must*", max_drop: 0.02}, '
         '{metric: perplexity.perplexity, max_increase: 5%}]'
     )  # fmt: skip
     ran = harness("gate", base, "--baseline", base, "--policy", policy, "--plan", "--json")
     assert ran.exit_code == 0, ran.exception
     plan = json.loads(ran.output)
-    assert plan["patterns"] == {"forgetting.arc*": 4}
-    easy = plan["rules"][0]
-    assert (easy["n"], easy["fewest"], easy["can_pass"]) == (60, 189, False)
-    counts = {needed["discordance"]: needed["samples"] for needed in easy["needed"]}
+    assert plan["patterns"] == {"similarity.must*": 1}
+    right = plan["rules"][0]
+    assert (right["n"], right["fewest"], right["can_pass"]) == (48, 189, False)
+    counts = {needed["discordance"]: needed["samples"] for needed in right["needed"]}
     assert 500 < counts[0.02] < counts[0.05] < counts[0.1] < 2500
-    first = easy["needed"][0]
+    first = right["needed"][0]
     assert first["hours"] == pytest.approx(first["samples"] * plan["seconds_per_sample"] / 3600)
     assert plan["rules"][-1]["needed"] == []  # one record shows no spread of pairs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,51 @@ def test_the_boilerplate_is_praised_by_the_figures_and_named_by_the_warnings() -
     printed = CliRunner().invoke(cli, ["leaderboard", str(REFERENCE / "boilerplate")]).output
     assert "19 of 20 prompts have one same answer" in printed
     assert "20 of 20 prompts have one same answer" in printed
+
+
+def test_the_board_of_methods_is_that_of_its_records() -> None:
+    shown, board = sentences(ROOT / "results/README.md"), rows("methods")
+    for label, row in board.items():
+        loss, places = row["metrics"]["perplexity.perplexity"], row["rank_range"]
+        assert f"| {label} | " in shown
+        assert f"{loss['value']:.2f} [{loss['ci_low']:.2f}, {loss['ci_high']:.2f}]" in shown
+        assert f"| {places[0]}-{places[1]} | {', '.join(row['tied_with'])} |" in shown
+    tied = {frozenset((label, other)) for label, row in board.items() for other in row["tied_with"]}
+    pairs = len(board) * (len(board) - 1) // 2
+    assert f"Of the {pairs} pairs {pairs - len(tied)} are told apart" in shown
+    alike = ("lora", "qlora", "dora", "pissa", "rslora")
+    assert all(frozenset(pair) in tied for pair in combinations(alike, 2))
+    prose = {label: row["metrics"]["perplexity.plain_perplexity"] for label, row in board.items()}
+    for label in ("lora", "qlora", "dora", "pissa"):
+        assert 3 < prose[label]["value"] / prose["base"]["value"] < 5
+    right = {label: row["metrics"]["similarity.must_contain"] for label, row in board.items()}
+    assert {k for k, one in right.items() if (one.get("delta_ci_low") or 0) > 0} == {
+        "full", "pissa", "lora",
+    }  # fmt: skip
+
+
+def test_the_searches_of_the_board_are_bracketed() -> None:
+    """The chosen rate has a worse one on either side, of those that were tried."""
+    searched = set()
+    for cell in (REFERENCE / "methods/cells").glob("*.json"):
+        record = json.loads(cell.read_text())
+        if tuning := (record["training"] or {}).get("tuning"):
+            searched.add(record["id"].split("-s")[0])
+            assert tuning["at_edge"] is None
+    assert searched == {label for label in rows("methods") if not label.startswith("base")}
+
+
+def test_seconds_of_seeds_differ_as_the_readme_says() -> None:
+    seconds: dict[str, list[float]] = {}
+    for cell in (REFERENCE / "methods/cells").glob("*.json"):
+        record = json.loads(cell.read_text())
+        if record["training"]:
+            label = record["id"].split("-s")[0]
+            own = seconds.setdefault(label, [])
+            own.append(record["training"]["phases"]["train"]["seconds"])
+    pairs = [pair for own in seconds.values() for pair in combinations(own, 2)]
+    far = sum(max(pair) > 1.1 * min(pair) for pair in pairs)
+    assert f"of {len(pairs)} pairs of seeds in `results/reference/methods`, {far}" in sentences(
+        ROOT / "README.md"
+    )
+    assert all(max(pair) < 1.25 * min(pair) for pair in pairs)

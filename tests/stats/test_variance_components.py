@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from harness import stats
-from harness.stats import variance_components
 from harness.stats.planned_test import PlannedTest
 from harness.stats.variance_components import Components, components, unit_values
 
@@ -105,16 +104,6 @@ def test_no_training_noise_is_none_on_average_and_one_seed_says_nothing() -> Non
     assert (alone.training, alone.sample_by_seed, alone.split) == (None, None, False)
     with pytest.raises(ValueError, match="one unit"):
         components(np.ones((3, 1)))
-
-
-def test_two_seeds_that_happen_to_agree_are_drawn_to_the_others() -> None:
-    every = [Components(1, training, 1) for training in (0.0, 0.2, 0.4)]
-    drawn = variance_components.moderated([(one, 2) for one in every])
-    assert [one.training for one in drawn] == pytest.approx([0.1, 0.2, 0.3])
-    many = variance_components.moderated([(one, 20) for one in every])
-    assert [one.training for one in many] == pytest.approx([0.01, 0.2, 0.39])
-    unknown = Components(1, None, None)
-    assert variance_components.moderated([(unknown, 1), (every[2], 2)])[0] == unknown
 
 
 CASES = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from harness.errors import NotComparable
 from harness.results.groups import Group
@@ -60,7 +60,7 @@ def varied(
     found, notes = [], []
     for pairs, is_trained in ((of_base, False), (itertools.combinations(trained, 2), True)):
         alike, left_out = _all_of(pairs, wanted, is_trained)
-        found += alike if is_trained else _moderated(alike)
+        found += alike
         notes += left_out
     order = list(dict.fromkeys(one.name for one in found))
     return sorted(found, key=lambda one: order.index(one.name)), list(dict.fromkeys(notes))
@@ -140,17 +140,3 @@ def _rows(arm: Arm, suite: str) -> int | None:
         if suite in suites(cell) and (samples := suites(cell)[suite].get("samples")):
             return samples["rows"]
     return None
-
-
-def _moderated(found: Sequence[Varied]) -> list[Varied]:
-    """With each training part drawn to the mean of the same metric's.
-
-    Of methods against the base alone: pairs of methods reach from two that train almost the same
-    adapter to two that share nothing, so that their mean says little of one.
-    """
-    out = []
-    for name in dict.fromkeys(one.name for one in found):
-        alike = [one for one in found if one.name == name]
-        drawn = variance_components.moderated([(one.components, one.seeds) for one in alike])
-        out += [replace(one, components=new) for one, new in zip(alike, drawn, strict=True)]
-    return out
