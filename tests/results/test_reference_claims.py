@@ -123,7 +123,7 @@ def test_the_searches_of_the_board_are_bracketed() -> None:
     searched = set()
     for cell in (REFERENCE / "methods/cells").glob("*.json"):
         record = json.loads(cell.read_text())
-        if tuning := (record["training"] or {}).get("tuning"):
+        if tuning := record["plan"].get("tuning"):
             searched.add(record["id"].split("-s")[0])
             assert tuning["at_edge"] is None
     assert searched == {label for label in rows("methods") if not label.startswith("base")}
