@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.api.executor import Executor, worker_command, worker_environment
     from harness.api.footprint import Footprint
-    from harness.api.judge import Judge, JudgeBackend, Judgement, Question, Reply
+    from harness.api.judge import (
+        Judge,
+        JudgeBackend,
+        Judgement,
+        JudgeOptions,
+        Question,
+        Reply,
+    )
     from harness.api.method import Method, MethodOptions, ModelFinder, ModelOption, usual
     from harness.api.model import Generation, LogLikelihood, Model
     from harness.api.scorer import Scorer, scorer
@@ -33,7 +40,8 @@ if TYPE_CHECKING:
     from harness.data.text_normalization import normalize_unicode, split_words
     from harness.data.tokenization import encode_pair
     from harness.errors import CellFailed, DataError, EnvironmentLack, UserError, nearest
-    from harness.evaluation.judging import encode_chat, encode_continuations
+    from harness.evaluation.judging.prompts import encode_chat, encode_continuations, fenced
+    from harness.evaluation.judging.verdicts import Verdict, expected_verdict
     from harness.evaluation.tasks.sample_task import DataSettings, SampleTask
     from harness.hookspecs import hookimpl
     from harness.models.adapter_fit import check_target_modules
@@ -77,6 +85,7 @@ _HOME = {
     "Job": "types",
     "Judge": "api.judge",
     "JudgeBackend": "api.judge",
+    "JudgeOptions": "api.judge",
     "Judgement": "api.judge",
     "LanguageModel": "models.language_model",
     "Located": "config.strict_yaml",
@@ -112,12 +121,15 @@ _HOME = {
     "Tools": "api.tools",
     "Tracker": "api.tracker",
     "UserError": "errors",
+    "Verdict": "evaluation.judging.verdicts",
     "VirtualTokenOptions": "training.prompt_learning",
     "check_full_precision": "models.stored_quantization",
     "check_target_modules": "models.adapter_fit",
-    "encode_chat": "evaluation.judging",
-    "encode_continuations": "evaluation.judging",
+    "encode_chat": "evaluation.judging.prompts",
+    "encode_continuations": "evaluation.judging.prompts",
     "encode_pair": "data.tokenization",
+    "expected_verdict": "evaluation.judging.verdicts",
+    "fenced": "evaluation.judging.prompts",
     "four_bit_config": "models.quantization",
     "hookimpl": "hookspecs",
     "load_weights": "models.language_model",
@@ -148,6 +160,7 @@ __all__ = [
     "Job",
     "Judge",
     "JudgeBackend",
+    "JudgeOptions",
     "Judgement",
     "LanguageModel",
     "Located",
@@ -183,12 +196,15 @@ __all__ = [
     "Tools",
     "Tracker",
     "UserError",
+    "Verdict",
     "VirtualTokenOptions",
     "check_full_precision",
     "check_target_modules",
     "encode_chat",
     "encode_continuations",
     "encode_pair",
+    "expected_verdict",
+    "fenced",
     "four_bit_config",
     "hookimpl",
     "load_weights",

@@ -46,6 +46,8 @@ BUILT_IN = (
     "harness.plugins.scorers.ngram",
     "harness.plugins.scorers.embedding",
     "harness.plugins.judges.expected_score",
+    "harness.plugins.judges.rubric",
+    "harness.plugins.judges.pairwise",
     "harness.evaluation.tasks.generate",
     "harness.evaluation.tasks.perplexity",
     "harness.evaluation.tasks.choice",

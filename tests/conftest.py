@@ -132,6 +132,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def judging_model(tiny_model: Path) -> Path:
+    """The same weights, which attend to enough tokens for what a judge is asked."""
+    folder = tiny_model.with_name("judging")
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_model_without_template(tiny_model: Path) -> Path:
     """The same weights, and a tokenizer that knows no conversations."""
     folder = tiny_model.with_name("tiny-without-template")

@@ -1,8 +1,9 @@
-"""The example workflow in docs/ does what it says, step by step."""
+"""The examples in docs/ are what they say: a workflow that runs step by step, suites that load."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,12 @@ from pathlib import Path
 import yaml
 
 from harness.config import strict_yaml
+from harness.evaluation.judging.injections import injections
+from harness.evaluation.suite import Where, load_suite, task_of
+from harness.manager import Plugins
 from harness.results import policy
-from tests.conftest import ROOT
+from harness.types import ModelRef
+from tests.conftest import ROOT, write_jsonl
 
 WORKFLOW = yaml.safe_load((ROOT / "docs/gate.yml").read_text(encoding="utf-8"))
 
@@ -49,3 +54,22 @@ def test_its_policy_and_that_of_the_readme_are_policies() -> None:
     assert [rule.limit for rule in rules.rules] == [
         "max_drop", "max_increase", "max_drop", "min", "better_than", "max_increase",
     ]  # fmt: skip
+
+
+def test_the_suites_of_the_judges_page_are_suites(tmp_path: Path) -> None:
+    text = (ROOT / "docs/judges.md").read_text(encoding="utf-8")
+    row = {"id": "tent", "prompt": "What costs a tent?", "reference": "It costs 90 coins."}
+    write_jsonl(tmp_path / "answers.jsonl", [row])
+    plugins, metrics = Plugins(discover=False), {}
+    for block in re.findall(r"^```yaml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        name = yaml.safe_load(block)["name"]
+        (tmp_path / f"{name}.yaml").write_text(block)
+        base = ModelRef("tiny", "tiny", content_hash="0" * 64)
+        file = tmp_path / f"{name}.yaml"
+        suite = load_suite(file, {}, plugins=plugins, base_model=base, where=Where())
+        metrics[name] = task_of(suite, plugins).metrics(suite)
+    assert metrics == {
+        "support-quality": ["score", "accuracy", "tone"],
+        "support-preference": ["win_rate"],
+    }
+    assert f"has {len(injections())} texts" in text

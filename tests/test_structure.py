@@ -128,8 +128,8 @@ def test_the_core_knows_no_method_scorer_or_judge_by_name(file):
     known = Plugins(discover=False)
     names = {*known.methods.things, *known.scorers.things, *known.judges.things}
     # `base` is also a kind of artifact, `prompt` a column, `exact_match` a metric of lm-eval's,
-    # `peft` a library
-    names -= {"base", "prompt", "exact_match", "peft"}
+    # `peft` a library, `pairwise` a function of harness.stats
+    names -= {"base", "prompt", "exact_match", "peft", "pairwise"}
     # `cosine` is a schedule, the others are values of a field of peft's LoraConfig
     names -= {
         "sft_options.py": {"cosine"},

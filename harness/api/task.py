@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from harness.api.model import Generation, LogLikelihood, Model, Request
 from harness.api.tools import Tools
 from harness.config.strict_yaml import KeyPath, Located, StrictModel
 from harness.types import Message, ModelRef, Sample, SuiteResult
+
+if TYPE_CHECKING:
+    from harness.api.judge import Judge
 
 Item = TypeVar("Item")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -71,10 +74,14 @@ class Resources:
     embedder: ModelRef | None = None
     judge: str | None = None
     """A registered judge."""
+    judge_options: Mapping[str, object] = field(default_factory=dict)
+    """Its `Options`, complete, as plain data."""
     judge_model: ModelRef | None = None
     """None where there is no judge, or the base judges."""
     judge_quantization: Mapping[str, object] | None = None
     """Keywords of BitsAndBytesConfig that the judge's model is opened with; None: as it is."""
+    base_quantization: Mapping[str, object] | None = None
+    """The same of the base, where the judge compares with its answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +151,11 @@ class Resolver(Protocol):
 
     def judge(self, name: str) -> str:
         """The name of a registered judge."""
+
+    def judge_with_options(
+        self, name: str, written: Mapping[str, object], also: Sequence[str] = ()
+    ) -> Judge:
+        """A registered judge with its own keys of `judge:`, checked; `also` stand beside them."""
 
     def judge_quantization(
         self, quant_type: str | None, *, base: bool

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from harness.api.judge import JudgeBackend
+
 
 class Tools(Protocol):
     """What the worker lends to scorers and judges; each is opened when it is first used."""
@@ -20,6 +22,15 @@ class Tools(Protocol):
 
     def judge_model(self) -> Model:
         """The model that judges. The model under test may be closed to make room for it."""
+
+    def judge_backend(self) -> JudgeBackend:
+        """What answers a judge's questions: the model that judges, wherever it runs."""
+
+    def base_answers(self) -> Sequence[str]:
+        """What the untouched base answers to the suite's samples, in their order.
+
+        The model under test may be closed to make room for it.
+        """
 
     def progress(self, done: int, total: int) -> None:
         """Feeds the live progress."""

@@ -1,7 +1,8 @@
 """Strict YAML: every value keeps its line, and an invalid value becomes a one-line error.
 
 Scalars follow YAML 1.2: `1e-4` is a number (YAML 1.1 reads text), only `true` and `false` are
-booleans (`yes`, `no`, `on` and `off` are words), `007` and dates are text, keys are text.
+booleans (`yes`, `no`, `on` and `off` are words), `007` and dates are text, keys are text, and so is
+a whole number that is a key (`1: bad`).
 """
 
 from __future__ import annotations
@@ -201,6 +202,8 @@ class _Builder:
                 merged += self.sources(value)
                 continue
             name = self.build(key, path)
+            if type(name) is int and str(name) == key.value:
+                name = key.value
             if not isinstance(name, str):
                 raise self.fail(f"the key {_shown(name)} is not text: put it in quotes", key)
             if name in seen:

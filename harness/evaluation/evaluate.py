@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from harness.api.judge import JudgeBackend
 from harness.api.model import Generation, Model
 from harness.api.task import Requests, Suite
 from harness.data.tokenization import tokenizer_hash
+from harness.evaluation.judging.local import LocalBackend
 from harness.evaluation.suite import task_of
 from harness.evaluation.tasks.sample_rows import within_budget
 from harness.manager import plugins
@@ -131,7 +133,10 @@ class Bench:
         self._answers: dict[tuple[int, tuple[int, ...]], Generation] = {}
         self._embedders: dict[str, Any] = {}
         self._embedded: dict[tuple[str, str], Any] = {}
-        self._judge: tuple[Artifact, Model] | None = None
+        self._other: tuple[Artifact, Model] | None = None
+        """What took the place of the model under test: a judge, or the base."""
+        self._closed = False
+        """Whether the model under test made room for another."""
 
     def begin(self, suite: Suite) -> None:
         """Serve this suite from now on."""
@@ -208,13 +213,36 @@ class Bench:
 
     def judge_model(self) -> Model:
         """The judge's model, opened on first use; the judged one is closed for it."""
-        wanted = self._judge_artifact()
-        if _opens_alike(wanted, self.artifact):
-            return self.model
-        if self._judge is None or self._judge[0] != wanted:
-            self.close()
-            self._judge = (wanted, plugins().open_model(wanted, self.batch))
-        return self._judge[1]
+        return self._open(self._judge_artifact())
+
+    def judge_backend(self) -> JudgeBackend:
+        """What answers the suite's judge: its model, in this process."""
+        return LocalBackend(self.judge_model())
+
+    def base_answers(self) -> list[str]:
+        """The untouched base's answers to the suite's samples, by the suite's decoding.
+
+        The base is asked itself, so that no other record must be there, nor be the right one.
+        """
+        assert self.suite is not None
+        suite, own = self.suite, self.artifact
+        quantised = with_precision(suite.base_quantization, own.precision)
+        wanted = Artifact(
+            "base",
+            own.base,
+            quantization=quantised,
+            precision=own.precision,
+            chat_template=own.chat_template,
+        )
+        model = self._open(wanted)
+        requests = task_of(suite, plugins()).requests(suite, model)
+        cap, prompts = requests.max_new_tokens, [tuple(prompt) for prompt in requests.prompts]
+        known = {(cap, p): a for (c, p), a in self._answers.items() if c == cap}
+        if model is not self.model:
+            new = list(dict.fromkeys(prompts))
+            answers = model.generate(new, max_new_tokens=cap, progress=self.progress)
+            known = {(cap, p): a for p, a in zip(new, answers, strict=True)}
+        return [model.text(known[cap, prompt].ids).strip() for prompt in prompts]
 
     def judge_identity(self) -> dict[str, Any]:
         """Who judged; `self_judged` where judge and judged share a base."""
@@ -229,8 +257,18 @@ class Bench:
 
     def close(self) -> None:
         """Free the models."""
-        for model in [self.model, *([self._judge[1]] if self._judge else [])]:
+        for model in [self.model, *([self._other[1]] if self._other else [])]:
             model.close()
+        self._other, self._closed = None, True
+
+    def _open(self, wanted: Artifact) -> Model:
+        """A model in the place of the one under test, or that one where it is the same."""
+        if not self._closed and _opens_alike(wanted, self.artifact):
+            return self.model
+        if self._other is None or self._other[0] != wanted:
+            self.close()
+            self._other = (wanted, plugins().open_model(wanted, self.batch))
+        return self._other[1]
 
     def _judge_artifact(self) -> Artifact:
         assert self.suite is not None

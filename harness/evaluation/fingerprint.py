@@ -11,6 +11,7 @@ from harness.api.task import Suite, SuiteSettings, Task
 from harness.data import chat_templates
 from harness.errors import UserError
 from harness.evaluation import scorer_config
+from harness.evaluation.judging.options import judge_of
 from harness.manager import Plugins
 from harness.system.hub import file_sha256
 from harness.types import ModelRef
@@ -37,6 +38,9 @@ LATER = ("cluster",)
 UNSCORED = ("description",)
 """Keys on which no score of any task depends."""
 
+UNSCORED_OF_JUDGES = ("max_missing",)
+"""Keys of a suite's `judge` on which no score depends."""
+
 _SHOWN = 60
 """Characters up to which a part is shown as it is."""
 
@@ -53,24 +57,36 @@ def scored_content(
     unset = [key for key in LATER if suite.settings[key] is None]
     left_out = {*UNSCORED, *task.unscored, "scorers", *unset}
     settings = {k: v for k, v in {**SHARED, **suite.settings}.items() if k not in left_out}
+    if suite.judge:
+        settings["judge"] = _judge_settings(suite)
     content: dict[str, object] = {"settings": settings, "data": data}
     samples = task.samples(suite) if suite.scorers else []
     references = [sample.reference for sample in samples if sample.reference]
     content["scorers"] = scorer_config.content(suite.scorers, plugins, references)
     if suite.embedder:
         content["embedder"] = suite.embedder.identity
-    if suite.judge:
-        judge = plugins.judges.get(suite.judge)
+    judge = judge_of(suite, plugins)
+    if judge:
         quantised = suite.judge_quantization
         content["judge"] = [
             judge.version,
             (suite.judge_model or base).identity,
             *([dict(quantised)] if quantised is not None else []),
         ]
+        if judge.asks_base:
+            content["base"] = [base.identity, suite.base_quantization]
     content |= task.dependencies(suite)
     if _is_dated(suite, task, base, chat_template):
         content["date"] = str(chat_templates.DATE)
     return content | {"chat_template": chat_template}
+
+
+def _judge_settings(suite: Suite) -> dict[str, object]:
+    """What a suite says of its judge, with the judge's own options complete."""
+    written = suite.settings["judge"]
+    assert isinstance(written, Mapping)
+    own = {key: value for key, value in written.items() if key not in UNSCORED_OF_JUDGES}
+    return {**own, **suite.judge_options}
 
 
 def _is_dated(

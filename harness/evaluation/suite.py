@@ -10,11 +10,13 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, create_model
 
+from harness.api.judge import Judge
 from harness.api.task import ScorerUse, Suite, SuiteSettings, Task
 from harness.config import strict_yaml
 from harness.config.strict_yaml import KeyPath, Located
 from harness.errors import ConfigError
 from harness.evaluation import fingerprint, scorer_config
+from harness.evaluation.judging import options as judge_options
 from harness.evaluation.tasks.sample_rows import cluster
 from harness.manager import Plugins, calling
 from harness.models.quantization import keywords_of
@@ -95,6 +97,8 @@ def load_suite(
             **vars(resources),
         )
         _check_scorers(suite, task, located, plugins)
+        if suite.judge:
+            judge_options.check_samples(suite, task.samples(suite), located, plugins)
         data = task.content(suite)
         _check_clusters(suite, task)
         scored = fingerprint.scored_content(
@@ -241,6 +245,12 @@ class _FileResolver:
         """Raises UserError for a judge that is not registered."""
         self.plugins.judges.get(name)
         return name
+
+    def judge_with_options(
+        self, name: str, written: Mapping[str, object], also: Sequence[str] = ()
+    ) -> Judge:
+        """The judge with its own keys of `judge:`, checked."""
+        return judge_options.read(name, written, self.located, plugins=self.plugins, also=also)
 
     def judge_quantization(
         self, quant_type: str | None, *, base: bool

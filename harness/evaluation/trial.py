@@ -111,7 +111,10 @@ def _evaluated(trial: Trial, model: ModelRef, watcher: _Watcher) -> SuiteResult:
 
     suite = trial.suite
     limit = min(trial.samples, suite.limit or trial.samples)
-    few = replace(suite, settings={**suite.settings, "limit": limit})
+    settings = {**suite.settings, "limit": limit}
+    if suite.judge and trial.model is None:  # random weights give no verdicts worth counting
+        settings["judge"] = {**_mapping(settings["judge"]), "max_missing": 1.0}
+    few = replace(suite, settings=settings)
     manager = plugins().manager
     manager.register(watcher)
     try:
@@ -125,6 +128,11 @@ def _evaluated(trial: Trial, model: ModelRef, watcher: _Watcher) -> SuiteResult:
     if isinstance(measured.result, SuiteFailure):
         raise _error(suite, measured.result.error) from measured.result.error
     return measured.result
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    assert isinstance(value, Mapping)
+    return value
 
 
 def _silent(**event: object) -> None:

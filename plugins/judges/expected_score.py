@@ -1,9 +1,16 @@
 """A judge that needs no API: the expected score under a local model's probabilities."""
 
-import math
 from collections.abc import Callable, Sequence
 
-from harness import Judge, Judgement, Output, Sample, Tools, encode_continuations, hookimpl
+from harness import (
+    Judge,
+    Judgement,
+    Output,
+    Question,
+    Sample,
+    Tools,
+    hookimpl,
+)
 
 SCORES = (1, 2, 3, 4, 5)
 LEAST_MASS = 0.01
@@ -25,42 +32,46 @@ class ExpectedScore(Judge):
         self, outputs: Sequence[Output], samples: Sequence[Sample], *, rubric: str, tools: Tools
     ) -> Judgement:
         """Scores from 1 to 5; None where the model puts almost nothing on the score tokens."""
-        model = tools.judge_model()
-        requests = []
-        for output, sample in zip(outputs, samples, strict=True):
-            message = {"role": "user", "content": _prompt(rubric, sample, output)}
-            requests += encode_continuations(
-                model, [message], [f" {score}" for score in SCORES], start="Score:"
-            )
-        likelihoods = model.loglikelihood(requests, tools.progress)
+        questions = [
+            _question(rubric, sample, output)
+            for output, sample in zip(outputs, samples, strict=True)
+        ]
+        replies = tools.judge_backend().ask(questions, tools.progress)
         scores: list[float | None] = []
         masses = []
-        for i in range(len(outputs)):
-            five = likelihoods[i * len(SCORES) : (i + 1) * len(SCORES)]
-            weights = [math.exp(score.logprob) for score in five]
+        for reply in replies:
+            if reply.weights is None:
+                scores.append(None)
+                continue
+            weights = list(reply.weights.values())
             masses.append(sum(weights))
             scores.append(_expected(weights))
-        finite = [mass for mass in masses if math.isfinite(mass)]
         silent = sum(score is None for score in scores)
         return Judgement(
             scores,
-            notes={"least_mass": min(finite, default=None)},
+            notes={"least_mass": min(masses, default=None)},
             warnings=[f"the judge gave no verdict on {silent} answers"] if silent else [],
-            not_finite=len(masses) - len(finite),
+            not_finite=sum(reply.missing == "not_finite" for reply in replies),
         )
 
 
-def _prompt(rubric: str, sample: Sample, output: Output) -> str:
-    return (
+def _question(rubric: str, sample: Sample, output: Output) -> Question:
+    text = (
         f"{rubric.strip()}\n\nQuestion: {sample.question}\n"
         f"Reference answer: {sample.reference}\nAnswer to rate: {output.text}\n\n"
         "Give one score from 1 to 5."
+    )
+    return Question(
+        [{"role": "user", "content": text}],
+        [str(score) for score in SCORES],
+        start="Score:",
+        literal=False,  # a text that spells a special token keeps the score that it always had
     )
 
 
 def _expected(weights: Sequence[float]) -> float | None:
     mass = sum(weights)
-    if not mass >= LEAST_MASS:  # NaN too
+    if mass < LEAST_MASS:
         return None
     return sum(s * w for s, w in zip(SCORES, weights, strict=True)) / mass
 

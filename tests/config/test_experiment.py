@@ -95,7 +95,7 @@ def test_every_key_and_item_has_its_line(tmp_path: Path) -> None:
     [
         ("a: 1\nb: 2\na: 3\n", ":3: duplicate key 'a': first on line 1"),
         ("a: 1\nb: [1, 2\nc: 3\n", ":3: broken YAML"),
-        ("a: 1\n1: 2\n", ":2: the key 1 is not text: put it in quotes"),
+        ("a: 1\n1.5: 2\n", ":2: the key 1.5 is not text: put it in quotes"),
         ("a: 1\nb: !!python/object:os.system x\n", ":2: the YAML tag"),
         ("a: &x\n  - *x\n", ":1: an alias is inside its own anchor"),
         ("a: 1\nb: !!int x\n", ":2: 'x' does not fit its tag"),

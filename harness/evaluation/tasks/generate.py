@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import Field, model_serializer
+from pydantic import ConfigDict, Field, model_serializer
 
 from harness.api.judge import Judgement
 from harness.api.model import Model
@@ -23,7 +23,13 @@ from harness.api.task import (
 from harness.config.strict_yaml import Located, StrictModel
 from harness.data.tokenization import encode_prompt
 from harness.errors import PluginFault
-from harness.evaluation.judging import check_finite
+from harness.evaluation.judging.options import judge_of
+from harness.evaluation.judging.verdicts import (
+    MOST_MISSING,
+    check_finite,
+    check_missing,
+    missing_counts,
+)
 from harness.evaluation.scorer_config import DIFFERENCE, OTHER, checked, checked_statistics, uses
 from harness.evaluation.tasks import negative_control
 from harness.evaluation.tasks.sample_rows import missing
@@ -58,21 +64,28 @@ EXAMPLE_ROWS = """\
 
 
 class JudgeSettings(StrictModel):
-    """Who judges, and by what."""
+    """Who judges; the other keys are the judge's own `Options`, and checked by it."""
+
+    model_config = ConfigDict(extra="allow")
 
     name: str
     """A registered judge."""
     model: str = "base"
     """`base` (the untouched base of what is judged), an alias, a folder or a Hub id."""
-    rubric: str = Field(min_length=1)
-    """What the scores mean."""
     quant_type: Literal["none", "nf4", "fp4", "int8"] | None = None
     """Number format of the judge's weights; by default as the base is opened."""
+    max_missing: float = Field(MOST_MISSING, ge=0, le=1)
+    """Share of the answers without a verdict beyond which the suite fails."""
 
     @model_serializer(mode="wrap")
     def _written(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Without a `quant_type` as before there was one: hashes stay."""
-        return {k: v for k, v in write(self).items() if (k, v) != ("quant_type", None)}
+        """Without what came later, where it is not set: hashes stay."""
+        unset = {"quant_type": None, "max_missing": MOST_MISSING}.items()
+        return {key: value for key, value in write(self).items() if (key, value) not in unset}
+
+    def own_options(self) -> dict[str, object]:
+        """The keys that are the judge's."""
+        return dict(self.model_extra or {})
 
 
 class GenerateSettings(DataSettings):
@@ -104,20 +117,28 @@ class Generate(SampleTask[GenerateSettings]):
     def resolve(self, settings: GenerateSettings, resolver: Resolver) -> Resources:
         """The rows, the scorers with their embedder, and the judge with its model."""
         judge = settings.judge
-        name = resolver.judge(judge.name) if judge else None
-        scorers = resolver.scorers(settings.scorers, reserved=["score"] if judge else [])
+        rater = None
+        if judge:
+            keys = list(JudgeSettings.model_fields)
+            rater = resolver.judge_with_options(judge.name, judge.own_options(), keys)
+        reserved = [metric.name for metric in rater.metrics()] if rater else []
+        scorers = resolver.scorers(settings.scorers, reserved=reserved)
         files = super().resolve(settings, resolver)
         embedder = resolver.embedder(scorers, settings.embedder)
         other = judge is not None and judge.model != "base"
         model = resolver.model(judge.model, ("judge", "model")) if judge and other else None
         quantised = resolver.judge_quantization(judge.quant_type, base=not other) if judge else None
+        compares = rater is not None and rater.asks_base
+        base = resolver.judge_quantization(None, base=True) if compares else None
         return dataclasses.replace(
             files,
             scorers=scorers,
             embedder=embedder,
-            judge=name,
+            judge=rater.name if rater else None,
+            judge_options=rater.options.model_dump(mode="json") if rater else {},
             judge_model=model,
             judge_quantization=quantised,
+            base_quantization=base,
         )
 
     def conversations(self, suite: Suite) -> Iterator[Conversation]:
@@ -142,7 +163,8 @@ class Generate(SampleTask[GenerateSettings]):
         names = []
         for label, scorer, _ in uses(suite.scorers, plugins()):
             names += [label, *([label + DIFFERENCE] if scorer.controlled and controlled else [])]
-        return [*names, *(["score"] if suite.judge else [])]
+        judge = judge_of(suite, plugins())
+        return [*names, *(metric.name for metric in judge.metrics())] if judge else names
 
     def _all(self, suite: Suite) -> list[Sample]:
         """The samples of the suite, asked or not: the others of one hang on no choice of them."""
@@ -200,7 +222,7 @@ class Generate(SampleTask[GenerateSettings]):
         if any(scorer.embeds for _, scorer, _ in uses(suite.scorers, plugins())):
             _note_cut_texts(suite, outputs, samples, tools, ratings)
         if suite.judge:
-            _judge(self.settings(suite), outputs, samples, tools, ratings)
+            _judge(suite, outputs, samples, tools, ratings)
         rows = [
             _row(
                 suite,
@@ -227,6 +249,8 @@ class _Ratings:
     scores: dict[str, Sequence[float | None]] = field(default_factory=dict)
     statistics: dict[str, Sequence[Sequence[float] | None]] = field(default_factory=dict)
     """Of corpus scores."""
+    verdicts: Sequence[Mapping[str, object]] = ()
+    """What the sample file keeps of the judge's; none where it keeps nothing."""
 
     def add(self, metric: Metric, scores: Sequence[float | None]) -> None:
         self.metrics.append(metric)
@@ -237,10 +261,13 @@ class _Ratings:
         kinds: dict[str, Mapping[str, Sequence[object]]] = {"scores": self.scores}
         if self.statistics:
             kinds["statistics"] = self.statistics
-        return {
-            kind: {name: None if unanswered else every[sample] for name, every in rated.items()}
-            for kind, rated in kinds.items()
+        rated: dict[str, object] = {
+            kind: {name: None if unanswered else every[sample] for name, every in by_name.items()}
+            for kind, by_name in kinds.items()
         }
+        if self.verdicts and not unanswered:
+            rated["judge"] = dict(self.verdicts[sample])
+        return rated
 
 
 def _note_cut_texts(
@@ -264,26 +291,55 @@ def _note_cut_texts(
 
 
 def _judge(
-    settings: GenerateSettings,
+    suite: Suite,
     outputs: Sequence[Output],
     samples: Sequence[Sample],
     tools: TaskTools,
     ratings: _Ratings,
 ) -> None:
     """Add the judge's ratings."""
-    assert settings.judge is not None
-    judge = plugins().judges.get(settings.judge.name)
-    verdict = judge.judge(outputs, samples, rubric=settings.judge.rubric, tools=tools)
+    judge = judge_of(suite, plugins())
+    assert judge is not None
+    whose = f"judge '{judge.name}'"
+    verdict = judge.judge(outputs, samples, rubric=judge.options.rubric, tools=tools)
     if not isinstance(verdict, Judgement):
-        raise PluginFault(f"judge '{judge.name}' gave {repr(verdict)[:100]}, not a Judgement")
-    scores = checked(verdict.scores, len(outputs), f"judge '{judge.name}'", judge.bounds)
+        raise PluginFault(f"{whose} gave {repr(verdict)[:100]}, not a Judgement")
+    given: list[tuple[Metric, object]] = []
+    for at, metric in enumerate(judge.metrics()):
+        given.append((metric, verdict.more.get(metric.name) if at else verdict.scores))
+    rated = [(m, checked(scores, len(outputs), whose, m.bounds)) for m, scores in given]
     check_finite(verdict)
-    ratings.add(Metric("score", True, bounds=judge.bounds), scores)
+    ratings.warnings += verdict.warnings
+    if warning := check_missing(verdict, _max_missing(suite)):
+        ratings.warnings.append(f"suite '{suite.name}': {warning}; they have no scores")
+    for metric, scores in rated:
+        ratings.add(metric, scores)
+    ratings.verdicts = _verdict_rows(verdict, whose)
     identity = tools.judge_identity()
-    ratings.notes["judge"] = {**identity, "judge": judge.name, **verdict.notes}
+    counts = {"missing": missing_counts(verdict)} if verdict.missing else {}
+    ratings.notes["judge"] = {**identity, "judge": judge.name, **verdict.notes, **counts}
     if identity["self_judged"]:
         ratings.notes["label"] = "self-judged, by the base of what is judged"
-    ratings.warnings += verdict.warnings
+
+
+def _max_missing(suite: Suite) -> float:
+    settings = GenerateSettings.model_validate(suite.settings).judge
+    assert settings is not None
+    return settings.max_missing
+
+
+def _verdict_rows(verdict: Judgement, whose: str) -> list[dict[str, object]]:
+    """What the sample file keeps of each verdict; none where the judge gives nothing to keep."""
+    answers = len(verdict.scores)
+    for name, every in (("rows", verdict.rows), ("missing", verdict.missing)):
+        if every and len(every) != answers:
+            raise PluginFault(f"{whose} gave {len(every)} {name} for {answers} answers")
+    rows: list[dict[str, object]] = [dict(row) for row in verdict.rows]
+    if any(verdict.missing):
+        rows = rows or [{} for _ in range(answers)]
+        for row, reason in zip(rows, verdict.missing, strict=True):
+            row |= {"missing": reason} if reason else {}
+    return rows
 
 
 def _row(
