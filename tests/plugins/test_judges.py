@@ -96,7 +96,7 @@ def test_low_mass_on_the_levels_is_no_score_and_is_counted(says: Any) -> None:
 def test_a_judge_with_broken_weights_scores_nothing(judging_model: Path, tmp_path: Path) -> None:
     nan = opened(broken(judging_model, tmp_path / "nan"))
     for by in (rubric(), pairwise()):
-        found = judged(by, nan)
+        found = judged(by, nan, outputs(["Five.", "No idea.", "It costs 9 coins.", "Three."]))
         assert found.scores == [None] * 4
         assert list(found.missing) == ["not_finite"] * 4
         assert found.not_finite == 4
