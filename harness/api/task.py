@@ -80,6 +80,8 @@ class Resources:
     """None where there is no judge, or the base judges."""
     judge_quantization: Mapping[str, object] | None = None
     """Keywords of BitsAndBytesConfig that the judge's model is opened with; None: as it is."""
+    judge_endpoint: Mapping[str, object] | None = None
+    """Settings of the endpoint whose model judges; None: one in this process does."""
     base_quantization: Mapping[str, object] | None = None
     """The same of the base, where the judge compares with its answers."""
 
@@ -216,7 +218,7 @@ class TaskTools(Tools, Protocol):
         """Text of an answer; works after the model has made room for the judge."""
 
     def judge_identity(self) -> dict[str, Any]:
-        """Who judges: `model`, `content_hash` and `self_judged`."""
+        """Who judges: `model`, `content_hash` (None behind an endpoint) and `self_judged`."""
 
     def cut_by_embedder(self, texts: Sequence[str]) -> tuple[int, int | None]:
         """How many of the texts are longer than the suite's embedder reads, and its most tokens.

@@ -66,7 +66,9 @@ def try_out(suite: Suite, base: ModelRef | None) -> dict[str, object]:
         "file": suite.file,
         "hash": suite.hash,
         "content": suite.content,
-        "judged_by_model": suite.judge is not None and suite.judge_model is None,
+        "judged_by_model": suite.judge is not None
+        and suite.judge_model is None
+        and suite.judge_endpoint is None,
         "model": base.name if base else NAME,
         "random_weights": base is None,
         **json.loads(printed.splitlines()[-1]),

@@ -11,6 +11,9 @@ from harness.api.judge import JudgeBackend
 from harness.api.model import Generation, Model
 from harness.api.task import Requests, Suite
 from harness.data.tokenization import tokenizer_hash
+from harness.errors import UserError
+from harness.evaluation.judging import endpoint
+from harness.evaluation.judging.endpoint import EndpointBackend
 from harness.evaluation.judging.local import LocalBackend
 from harness.evaluation.suite import task_of
 from harness.evaluation.tasks.sample_rows import within_budget
@@ -135,6 +138,8 @@ class Bench:
         self._embedded: dict[tuple[str, str], Any] = {}
         self._other: tuple[Artifact, Model] | None = None
         """What took the place of the model under test: a judge, or the base."""
+        self._endpoints: dict[str, EndpointBackend] = {}
+        """By suite: what one spends counts against its own budget."""
         self._closed = False
         """Whether the model under test made room for another."""
 
@@ -212,11 +217,26 @@ class Bench:
         return key, self._embedders[key]
 
     def judge_model(self) -> Model:
-        """The judge's model, opened on first use; the judged one is closed for it."""
+        """The judge's model, opened on first use; the judged one is closed for it.
+
+        Raises UserError where it is behind an endpoint.
+        """
+        assert self.suite is not None
+        if self.suite.judge_endpoint is not None:
+            raise UserError(
+                f"judge '{self.suite.judge}' reads a model in this process: leave judge.endpoint "
+                f"out of suite '{self.suite.name}', or name a judge that asks one"
+            )
         return self._open(self._judge_artifact())
 
     def judge_backend(self) -> JudgeBackend:
-        """What answers the suite's judge: its model, in this process."""
+        """What answers the suite's judge: its model, in this process or behind an endpoint."""
+        assert self.suite is not None
+        if self.suite.judge_endpoint is not None:
+            name = self.suite.name
+            if name not in self._endpoints:
+                self._endpoints[name] = endpoint.backend_of(self.suite)
+            return self._endpoints[name]
         return LocalBackend(self.judge_model())
 
     def base_answers(self) -> list[str]:
@@ -246,6 +266,10 @@ class Bench:
 
     def judge_identity(self) -> dict[str, Any]:
         """Who judged; `self_judged` where judge and judged share a base."""
+        assert self.suite is not None
+        if self.suite.judge_endpoint is not None:
+            model = self.suite.judge_endpoint["model"]
+            return {"model": model, "content_hash": None, "self_judged": False}
         judge = self._judge_artifact().base
         same = (judge.path, judge.content_hash) == (
             self.artifact.base.path,

@@ -11,6 +11,7 @@ from harness.api.task import Suite, SuiteSettings, Task
 from harness.data import chat_templates
 from harness.errors import UserError
 from harness.evaluation import scorer_config
+from harness.evaluation.judging import endpoint
 from harness.evaluation.judging.options import judge_of
 from harness.manager import Plugins
 from harness.system.hub import file_sha256
@@ -38,8 +39,8 @@ LATER = ("cluster",)
 UNSCORED = ("description",)
 """Keys on which no score of any task depends."""
 
-UNSCORED_OF_JUDGES = ("max_missing",)
-"""Keys of a suite's `judge` on which no score depends."""
+UNSCORED_OF_JUDGES = ("max_missing", "endpoint")
+"""Keys of a suite's `judge` on which no score depends, or which its identity stands for."""
 
 _SHOWN = 60
 """Characters up to which a part is shown as it is."""
@@ -70,7 +71,7 @@ def scored_content(
         quantised = suite.judge_quantization
         content["judge"] = [
             judge.version,
-            (suite.judge_model or base).identity,
+            _judging_model(suite, base),
             *([dict(quantised)] if quantised is not None else []),
         ]
         if judge.asks_base:
@@ -89,6 +90,13 @@ def _judge_settings(suite: Suite) -> dict[str, object]:
     return {**own, **suite.judge_options}
 
 
+def _judging_model(suite: Suite, base: ModelRef) -> object:
+    """What tells the judge's model from others."""
+    if suite.judge_endpoint is not None:
+        return endpoint.identity_of(suite.judge_endpoint)
+    return (suite.judge_model or base).identity
+
+
 def _is_dated(
     suite: Suite, task: Task[SuiteSettings], base: ModelRef, chat_template: str | None
 ) -> bool:
@@ -96,7 +104,7 @@ def _is_dated(
     templates = []
     if task.applies_template(suite):
         templates.append(chat_template or chat_templates.own_template(Path(base.path)))
-    if suite.judge:
+    if suite.judge and suite.judge_endpoint is None:
         judge = suite.judge_model or base
         own = chat_template if suite.judge_model is None else None
         templates.append(own or chat_templates.own_template(Path(judge.path)))
@@ -126,8 +134,17 @@ def written_content(
     """
     left_out = {"name", "version", *UNSCORED, *task.unscored}
     settings = own.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+    if "judge" in settings:
+        settings["judge"] = _scored_judge(settings["judge"])
     files = folder_digest(Path(suite.folder)) if suite.folder else None
     return digest([settings, data, files])
+
+
+def _scored_judge(written: Mapping[str, object]) -> dict[str, object]:
+    """What an author wrote of a judge, without that on which no score depends."""
+    own = {key: value for key, value in written.items() if key not in UNSCORED_OF_JUDGES}
+    behind = written.get("endpoint")
+    return {**own, "endpoint": endpoint.identity_of(behind)} if isinstance(behind, Mapping) else own
 
 
 def folder_digest(folder: Path) -> str:

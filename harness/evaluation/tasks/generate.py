@@ -23,6 +23,8 @@ from harness.api.task import (
 from harness.config.strict_yaml import Located, StrictModel
 from harness.data.tokenization import encode_prompt
 from harness.errors import PluginFault
+from harness.evaluation.judging import endpoint, endpoint_check
+from harness.evaluation.judging.endpoint import EndpointSettings
 from harness.evaluation.judging.options import judge_of
 from harness.evaluation.judging.verdicts import (
     MOST_MISSING,
@@ -74,13 +76,15 @@ class JudgeSettings(StrictModel):
     """`base` (the untouched base of what is judged), an alias, a folder or a Hub id."""
     quant_type: Literal["none", "nf4", "fp4", "int8"] | None = None
     """Number format of the judge's weights; by default as the base is opened."""
+    endpoint: EndpointSettings | None = None
+    """An OpenAI-compatible endpoint whose model judges, in place of one in this process."""
     max_missing: float = Field(MOST_MISSING, ge=0, le=1)
     """Share of the answers without a verdict beyond which the suite fails."""
 
     @model_serializer(mode="wrap")
     def _written(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Without what came later, where it is not set: hashes stay."""
-        unset = {"quant_type": None, "max_missing": MOST_MISSING}.items()
+        unset = {"quant_type": None, "max_missing": MOST_MISSING, "endpoint": None}.items()
         return {key: value for key, value in write(self).items() if (key, value) not in unset}
 
     def own_options(self) -> dict[str, object]:
@@ -113,6 +117,10 @@ class Generate(SampleTask[GenerateSettings]):
         super().check(settings, located)
         if not (settings.scorers or settings.judge):
             raise located.error("ask: generate needs `scorers:` or a `judge:`", ("ask",))
+        judge = settings.judge
+        if judge is not None and judge.endpoint is not None:
+            local = [key for key in ("model", "quant_type") if key in judge.model_fields_set]
+            endpoint_check.check_settings(judge.endpoint, local, located)
 
     def resolve(self, settings: GenerateSettings, resolver: Resolver) -> Resources:
         """The rows, the scorers with their embedder, and the judge with its model."""
@@ -138,6 +146,9 @@ class Generate(SampleTask[GenerateSettings]):
             judge_options=rater.options.model_dump(mode="json") if rater else {},
             judge_model=model,
             judge_quantization=quantised,
+            judge_endpoint=judge.endpoint.model_dump(mode="json")
+            if judge and judge.endpoint
+            else None,
             base_quantization=base,
         )
 
@@ -156,6 +167,10 @@ class Generate(SampleTask[GenerateSettings]):
         """`max_new_tokens` must leave room for a prompt."""
         cap = self.settings(suite).max_new_tokens
         families.check_answers(model, cap, "max_new_tokens", "set it to less")
+
+    def check_loading(self, suites: Sequence[Suite]) -> None:
+        """The endpoints of judges answer and serve their models."""
+        endpoint_check.check_served(suites)
 
     def metrics(self, suite: Suite) -> list[str]:
         """A metric per scorer, its negative control where it has one, and the judge's `score`."""
@@ -317,7 +332,12 @@ def _judge(
     ratings.verdicts = _verdict_rows(verdict, whose)
     identity = tools.judge_identity()
     counts = {"missing": missing_counts(verdict)} if verdict.missing else {}
-    ratings.notes["judge"] = {**identity, "judge": judge.name, **verdict.notes, **counts}
+    told = {**identity, "judge": judge.name, **verdict.notes, **counts}
+    if suite.judge_endpoint is not None:
+        info = tools.judge_backend().info()
+        told["backend"] = dict(info)
+        ratings.warnings += endpoint.warnings(suite.name, info)
+    ratings.notes["judge"] = told
     if identity["self_judged"]:
         ratings.notes["label"] = "self-judged, by the base of what is judged"
 

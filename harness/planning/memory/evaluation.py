@@ -136,7 +136,7 @@ def judge_peaks(cell: Cell, device: str) -> dict[str, dict[str, int]]:
             device,
         )
         for suite in cell.suites
-        if suite.judge is not None
+        if suite.judge is not None and suite.judge_endpoint is None
     }
 
 

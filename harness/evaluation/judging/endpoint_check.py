@@ -1,0 +1,106 @@
+"""What is wrong with a judge's endpoint, before anything expensive: by its file, then by asking it.
+
+A suite is checked when it is read (its URL, its key, what does not go together), and once more
+before the first cell runs: whether a server answers and lists the model.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from harness.api.task import Suite
+from harness.config import strict_yaml
+from harness.config.strict_yaml import KeyPath, Located
+from harness.errors import ConfigError, EnvironmentLack
+from harness.evaluation.judging.endpoint import EndpointSettings
+from harness.system.endpoint.client import Client, check_installed, read_key
+from harness.system.endpoint.completion import Failure
+
+__all__ = ["check_served", "check_settings"]
+
+KEY: KeyPath = ("judge", "endpoint")
+"""Where a suite's file names the endpoint."""
+
+_SHOWN = 8
+"""Models of a list that are named."""
+
+
+def check_settings(settings: EndpointSettings, local: Iterable[str], located: Located) -> None:
+    """Raise ConfigError with its line for settings that cannot work.
+
+    `local` are keys of the suite's judge that are set and are of a model in this process alone.
+    """
+    for key in local:
+        raise located.error(
+            f"judge.{key} is of a judge in this process: leave it out beside `endpoint`",
+            ("judge", key),
+        )
+    if settings.budget.dollars is not None and settings.price is None:
+        raise located.error(
+            "a budget in dollars needs `price: {input: ..., output: ...}`, in dollars for a "
+            "million tokens",
+            (*KEY, "budget", "dollars"),
+        )
+    try:
+        check_installed("judge.endpoint")
+        read_key(settings.key)
+    except EnvironmentLack as error:
+        raise located.error(f"judge.endpoint: {error}", (*KEY, "key")) from None
+
+
+def check_served(suites: Iterable[Suite]) -> None:
+    """Raise ConfigError, with the line, where an endpoint does not answer or lists no such model.
+
+    Each endpoint is asked once. One that has no list of models (404) is taken at its word.
+    """
+    answers: dict[tuple[str, str | None], list[str] | Failure] = {}
+    for suite in suites:
+        if suite.judge_endpoint is None:
+            continue
+        settings = EndpointSettings.model_validate(suite.judge_endpoint)
+        place = (settings.url, settings.key)
+        if place not in answers:
+            answers[place] = Client(settings.endpoint()).models()
+        problem = _problem(settings, answers[place])
+        if problem is not None:
+            raise _error(suite, *problem)
+
+
+def _problem(settings: EndpointSettings, answer: list[str] | Failure) -> tuple[str, str] | None:
+    """The key that is wrong and what is; None where the model is served."""
+    if isinstance(answer, list):
+        if settings.model in answer:
+            return None
+        return (
+            "model",
+            f"the endpoint serves no model '{settings.model}': {_nearest(settings.model, answer)}",
+        )
+    if answer.status == 404:
+        return None
+    if answer.status in (401, 403):
+        return "key", f"the endpoint refuses the key in {settings.key} ({answer.message})"
+    what = f"no OpenAI-compatible endpoint answers at {settings.url}/models ({answer.message})"
+    return "url", f"{what}: start the server, or correct the URL, which often ends in /v1"
+
+
+def _nearest(name: str, served: list[str]) -> str:
+    """A hint; hosts list hundreds of models."""
+    if not served:
+        return "it lists none"
+    close = difflib.get_close_matches(name, served, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    more = f" and {len(served) - _SHOWN} more" if len(served) > _SHOWN else ""
+    return f"{hint}(served: {', '.join(sorted(served)[:_SHOWN])}{more})"
+
+
+def _error(suite: Suite, key: str, message: str) -> ConfigError:
+    """With the line of the suite's file, or the experiment that set the endpoint."""
+    located = strict_yaml.load(Path(suite.file))
+    judge = located.data.get("judge")
+    written = judge.get("endpoint") if isinstance(judge, Mapping) else None
+    own = suite.judge_endpoint or {}
+    if isinstance(written, Mapping) and str(written.get("url")).rstrip("/") == own["url"]:
+        return located.error(message, (*KEY, key))
+    return ConfigError(message, file=f"the experiment's settings of suite '{suite.name}'")
