@@ -133,9 +133,11 @@ class Generate(SampleTask[GenerateSettings]):
         scorers = resolver.scorers(settings.scorers, reserved=reserved)
         files = super().resolve(settings, resolver)
         embedder = resolver.embedder(scorers, settings.embedder)
-        other = judge is not None and judge.model != "base"
-        model = resolver.model(judge.model, ("judge", "model")) if judge and other else None
-        quantised = resolver.judge_quantization(judge.quant_type, base=not other) if judge else None
+        here = judge if judge and judge.endpoint is None else None  # who judges in this process
+        other = here is not None and here.model != "base"
+        model = resolver.model(here.model, ("judge", "model")) if here and other else None
+        quantised = resolver.judge_quantization(here.quant_type, base=not other) if here else None
+        behind = judge.endpoint if judge else None
         compares = rater is not None and rater.asks_base
         base = resolver.judge_quantization(None, base=True) if compares else None
         return dataclasses.replace(
@@ -146,9 +148,7 @@ class Generate(SampleTask[GenerateSettings]):
             judge_options=rater.options.model_dump(mode="json") if rater else {},
             judge_model=model,
             judge_quantization=quantised,
-            judge_endpoint=judge.endpoint.model_dump(mode="json")
-            if judge and judge.endpoint
-            else None,
+            judge_endpoint=behind.model_dump(mode="json") if behind else None,
             base_quantization=base,
         )
 

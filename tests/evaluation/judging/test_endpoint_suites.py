@@ -11,14 +11,14 @@ import yaml
 
 from harness.errors import CellFailed, ConfigError, UserError
 from harness.evaluation.evaluate import SuiteFailure, evaluate
-from harness.evaluation.suite import check_loading
+from harness.evaluation.suite import Where, check_loading, load_suite
 from harness.manager import plugins
 from harness.planning.memory.evaluation import judge_peaks
 from harness.system.endpoint import client
 from harness.types import ModelRef
 from tests.conftest import ROOT, write_jsonl, write_suites
 from tests.endpoint_server import MODEL, Served, chat, error
-from tests.evaluation.suite_files import load
+from tests.evaluation.suite_files import PLUGINS, load
 
 KEY = "sk-test-0123456789/abcdef"
 OTHER_BASE = ModelRef("other", "other", content_hash="1" * 64)
@@ -277,6 +277,43 @@ def test_a_budget_spent_half_way_fails_the_suite_and_keeps_the_others(
     assert isinstance(judged.error, CellFailed)
     assert "no answer to 4 of 8 questions (the budget of 4 requests is spent)" in str(judged.error)
     assert len(served.requests) == 4
+
+
+def test_how_the_base_is_opened_does_not_matter_to_a_judge_elsewhere(suite_file):
+    where = [Where(), Where(base_quantization={"load_in_8bit": True})]
+    hashes = {
+        load_suite(
+            suite_file() / "judged.yaml", {}, plugins=PLUGINS, base_model=OTHER_BASE, where=each
+        ).hash
+        for each in where
+    }
+    assert len(hashes) == 1
+
+
+def test_an_answer_is_compared_with_the_bases_by_an_endpoint(suite_file, served, tiny_artifact):
+    judge = {"name": "pairwise", "against": "base", "rubric": "Which is better?"}
+    folder = suite_file(judge=judge)
+    one, other = load(folder, "judged"), load(folder, "judged", base=OTHER_BASE)
+    assert one.hash != other.hash  # whose answers are compared with
+    (result,) = results([one], tiny_artifact)
+    assert [row["scores"]["win_rate"] for row in result.rows] == [0.5] * 8  # of the base itself
+    assert not served.requests
+
+
+def test_criteria_are_asked_of_an_endpoint_one_by_one(suite_file, served, tiny_artifact):
+    def told(request, nth):
+        word = "1" if "criterion 'tone'" in request.text else "3"
+        return chat(word, top=[[(word, 0.9), ("2", 0.1)]])
+
+    served.told = told
+    levels = {"1": "bad", "2": "fair", "3": "good"}
+    criteria = [{"name": name, "levels": levels} for name in ("accuracy", "tone")]
+    judge = {"name": "rubric", "criteria": criteria}
+    (result,) = results([load(suite_file(judge=judge), "judged")], tiny_artifact)
+    for row in result.rows:
+        scores = {"score": 2.0, "accuracy": 2.9, "tone": 1.1}
+        assert row["scores"] == pytest.approx(scores)
+    assert len(served.requests) == 16
 
 
 # ---- the command ---------------------------------------------------------------------------------
