@@ -104,6 +104,7 @@ def calibrate(
     if not np.isin(label[known], (0.0, 1.0)).all():
         raise ValueError("labels must be 0 (bad) or 1 (good)")
     binary = bool(np.isin(verdict[known], (0.0, 1.0)).all())
+    span = float(np.ptp(verdict[known])) if known.any() else 0.0
 
     def part(value: float) -> Estimate | None:
         chosen = known & (label == value)
@@ -112,7 +113,7 @@ def calibrate(
         names = None
         if clusters is not None:
             names = [name for name, use in zip(clusters, chosen, strict=True) if use]
-        return _mean(verdict[chosen], binary, names, confidence)
+        return _mean(verdict[chosen], binary, names, confidence, span)
 
     return Calibration(part(1.0), part(0.0), binary)
 
@@ -206,19 +207,27 @@ def _paired(verdicts: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def _mean(
-    verdict: Floats, binary: bool, clusters: Sequence[object] | None, confidence: float
+    verdict: Floats,
+    binary: bool,
+    clusters: Sequence[object] | None,
+    confidence: float,
+    span: float,
 ) -> Estimate:
-    if clusters is not None:
-        kind: Literal["share", "mean"] = "share" if binary else "mean"
-        return estimate(kind, verdict, clusters=clusters, confidence=confidence)
-    if binary:
+    """Scores that all agree are as sure as a share without exception, over the `span` of all."""
+    if binary and clusters is None:
         counted = _share(int(verdict.sum()), len(verdict), confidence)
         assert counted is not None
         return counted
+    n, value = len(verdict), float(verdict.mean())
+    if not binary and n > 1 and np.ptp(verdict) == 0:
+        reach = span * wilson(0, n, confidence)[1]
+        return Estimate(value, 0.0, value - reach, value + reach, n)
+    if clusters is not None:
+        kind: Literal["share", "mean"] = "share" if binary else "mean"
+        return estimate(kind, verdict, clusters=clusters, confidence=confidence)
     low, high = t_interval(verdict, confidence)
-    n = len(verdict)
     stderr = float(verdict.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    return Estimate(float(verdict.mean()), stderr, low, high, n)
+    return Estimate(value, stderr, low, high, n)
 
 
 def _share(hits: int, n: int, confidence: float) -> Estimate | None:

@@ -119,3 +119,14 @@ def test_a_judge_that_errs_alike_is_rejected_about_one_time_in_twenty() -> None:
         p = equal_errors(verdict * 1.0, truth * 1.0, ["a", "b", "c"] * 40).p
         rejected += p < 0.05
     assert 0.03 <= rejected / 1000 <= 0.07
+
+
+def test_scores_that_all_agree_are_not_certain() -> None:
+    """Ten good answers rated 5 and ten bad ones rated 1: another may be rated otherwise."""
+    few, many = (calibrate([5] * n + [1] * n, [1] * n + [0] * n) for n in (10, 200))
+    for result in (few, many):
+        assert result.good is not None
+        assert result.good.value == 5
+    assert few.good is not None
+    assert many.good is not None
+    assert few.good.ci_low < 4 < 4.9 < many.good.ci_low
