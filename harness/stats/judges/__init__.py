@@ -6,6 +6,7 @@
 - `correction`: rates and paired differences corrected for these, and what that assumes.
 - `prediction_powered`: the same from a few labels of the suite's own answers, assuming nothing.
 - `strengths`: strengths of many rows after Bradley and Terry from verdicts on pairs.
+- `judged_figures`: which correction applies to a figure, by what is known of its judge.
 - `level`: how far a judge can be believed, by stated thresholds.
 """
 
@@ -23,6 +24,13 @@ from harness.stats.judges.error_rates import (
     calibrate,
     calibration_of_counts,
     equal_errors,
+)
+from harness.stats.judges.judged_figures import (
+    Judged,
+    KnownErrors,
+    LengthBias,
+    judged_difference,
+    judged_rate,
 )
 from harness.stats.judges.kappa import Agreement, agreement, human_agreement, majority
 from harness.stats.judges.level import JudgeFigures, Level, Rating, rate
@@ -50,6 +58,9 @@ __all__ = [
     "Corrected",
     "EqualErrors",
     "JudgeFigures",
+    "Judged",
+    "KnownErrors",
+    "LengthBias",
     "Level",
     "PositionConsistency",
     "Rating",
@@ -64,6 +75,8 @@ __all__ = [
     "corrected_rate",
     "equal_errors",
     "human_agreement",
+    "judged_difference",
+    "judged_rate",
     "majority",
     "position_consistency",
     "powered_difference",

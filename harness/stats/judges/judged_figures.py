@@ -1,0 +1,205 @@
+"""A judge's figures as a record shows them: which correction applies, and what it comes to.
+
+What is known decides, never what comes out:
+
+1. A judge that failed its certificate says nothing: every figure is unbounded.
+2. Where at least `FEWEST` answers of every compared system are labelled, of single runs, the labels
+   of the suite itself correct (`prediction_powered`): nothing is assumed of the judge.
+3. Where answers of every system are labelled and each has good and bad ones among them, but systems
+   are the mean of several runs, each system is corrected by its own labels, and the spread between
+   runs stays in the interval.
+4. Else the certificate corrects. For a difference that assumes equal errors of both systems; what
+   the certificate measured of the judge's love of length is allowed for, by how long their answers
+   are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.stats.estimates import Difference, Estimate
+from harness.stats.judges.correction import (
+    Assumption,
+    Corrected,
+    allowance_for_length,
+    corrected_difference,
+    corrected_difference_by_system,
+    corrected_rate,
+)
+from harness.stats.judges.error_rates import Calibration, calibrate
+from harness.stats.judges.level import Level
+from harness.stats.judges.prediction_powered import FEWEST, powered_difference, powered_mean
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class LengthBias:
+    """What the certificate measured of longer answers that are no better."""
+
+    difference: Difference
+    """Of verdicts: padded minus as they were."""
+    padding: float
+    """How many times as long the padded answers are, above 1."""
+
+
+@dataclass(frozen=True)
+class KnownErrors:
+    """What is known of a judge, from its certificate; intervals are of 95 %."""
+
+    calibration: Calibration | None
+    level: Level
+    reason: str = ""
+    """Why the level is not higher."""
+    length: LengthBias | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A system's verdicts on the samples of a suite."""
+
+    raw: Estimate
+    """Of the mean verdict, with what clusters and seeds add."""
+    verdicts: Floats
+    """`(runs, samples)`."""
+    labels: Floats | None = None
+    """People's, 1 good and 0 bad, of the same answers; NaN without one, None without any."""
+    length: float | None = None
+    """The mean length of its answers."""
+
+    @property
+    def labelled(self) -> int:
+        """Answers with a label."""
+        return 0 if self.labels is None else int((~np.isnan(self.labels)).sum())
+
+    @property
+    def own(self) -> Calibration | None:
+        """The judge's errors on this system's labelled answers; None without labels."""
+        if self.labels is None:
+            return None
+        clusters = None
+        if len(self.verdicts) > 1:  # answers of several runs to one question
+            clusters = list(np.tile(np.arange(self.verdicts.shape[1]), len(self.verdicts)))
+        return calibrate(self.verdicts.ravel(), self.labels.ravel(), clusters=clusters)
+
+
+def judged_rate(
+    known: KnownErrors,
+    system: Judged,
+    *,
+    clusters: Sequence[object] | None = None,
+    limit: float = 0.0,
+    confidence: float = 0.95,
+) -> Corrected:
+    """The share of good answers of one system; `p` is of its being at `limit`.
+
+    `system.raw` is of this `confidence`.
+    """
+    if known.level == "failed":
+        return _failed(known, (0.0, 1.0), system.raw.value, system.raw.n, "errors as labelled")
+    how = _how([system])
+    if how == "random labels":
+        assert system.labels is not None
+        return powered_mean(
+            system.verdicts[0],
+            system.labels[0],
+            clusters=clusters,
+            limit=limit,
+            confidence=confidence,
+        )
+    own = system.own if how == "errors by system" else known.calibration
+    calibration = at_confidence(own or Calibration(None, None), confidence)
+    return corrected_rate(system.raw, calibration, limit=limit, confidence=confidence)
+
+
+def judged_difference(
+    known: KnownErrors,
+    a: Judged,
+    b: Judged,
+    raw: Difference,
+    *,
+    clusters: Sequence[object] | None = None,
+    limit: float = 0.0,
+    confidence: float = 0.95,
+) -> Corrected:
+    """a - b of two systems' shares of good answers, on the same samples; `raw` is the verdicts'."""
+    if known.level == "failed":
+        return _failed(known, (-1.0, 1.0), raw.delta, raw.n, "equal errors")
+    how = _how([a, b])
+    if how == "random labels":
+        assert a.labels is not None
+        assert b.labels is not None
+        return powered_difference(
+            a.verdicts[0],
+            a.labels[0],
+            b.verdicts[0],
+            b.labels[0],
+            clusters=clusters,
+            limit=limit,
+            confidence=confidence,
+        )
+    if how == "errors by system":
+        of_a, of_b = (
+            at_confidence(system.own or Calibration(None, None), confidence) for system in (a, b)
+        )
+        return corrected_difference_by_system(
+            a.raw, b.raw, raw, of_a, of_b, limit=limit, confidence=confidence
+        )
+    calibration = at_confidence(known.calibration or Calibration(None, None), confidence)
+    allowance = _allowance(known.length, a.length, b.length)
+    return corrected_difference(
+        raw, calibration, allowance=allowance, limit=limit, confidence=confidence
+    )
+
+
+def at_confidence(calibration: Calibration, confidence: float) -> Calibration:
+    """A calibration of 95 % with limits as far out as another confidence asks for.
+
+    Distances are taken to grow as the normal distribution's do; scores have no range to stay in.
+    """
+    times = NormalDist().inv_cdf((1 + confidence) / 2) / NormalDist().inv_cdf(0.975)
+
+    def scaled(part: Estimate | None) -> Estimate | None:
+        if part is None or times == 1:
+            return part
+        low, high = (part.value + times * (end - part.value) for end in (part.ci_low, part.ci_high))
+        if calibration.binary:
+            low, high = max(0.0, low), min(1.0, high)
+        return replace(part, ci_low=low, ci_high=high)
+
+    return replace(calibration, good=scaled(calibration.good), bad=scaled(calibration.bad))
+
+
+def _how(systems: Sequence[Judged]) -> Assumption:
+    single = all(len(system.verdicts) == 1 for system in systems)
+    if single and min(system.labelled for system in systems) >= FEWEST:
+        return "random labels"
+    own = [system.own for system in systems]
+    if all(one is not None and one.good and one.bad for one in own) and (
+        min(system.labelled for system in systems) >= FEWEST
+    ):
+        return "errors by system"
+    return "equal errors" if len(systems) > 1 else "errors as labelled"
+
+
+def _allowance(
+    bias: LengthBias | None, of_a: float | None, of_b: float | None
+) -> tuple[float, float]:
+    if bias is None or not of_a or not of_b or not math.isfinite(bias.difference.ci_low):
+        return 0.0, 0.0
+    return allowance_for_length(bias.difference, bias.padding, of_a / of_b)
+
+
+def _failed(
+    known: KnownErrors, bounds: tuple[float, float], raw: float, n: int, assumption: Assumption
+) -> Corrected:
+    reason = f"the judge failed its certificate: {known.reason or 'no figures'}"
+    labels = known.calibration.labels if known.calibration else 0
+    return Corrected(math.nan, math.nan, *bounds, 1.0, n, labels, raw, assumption, reason)
