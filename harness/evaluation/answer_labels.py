@@ -83,7 +83,7 @@ def read(file: Path, samples: Collection[str]) -> AnswerLabels:
         if person in earlier:
             before = earlier[person][1]
             raise record.error(
-                f"{_short(answer[1])} to sample '{answer[0]}' is labelled on line {before} already: "
+                f"{_short(answer[1])} to sample '{answer[0]}' is labelled on line {before}, too: "
                 "keep one, or say who labelled each in a column 'by'"
             )
         earlier[person] = (label, record.line)
@@ -138,7 +138,8 @@ def _label(record: Record) -> float:
 def _missing(record: Record, name: str) -> DataError:
     there = ", ".join(record.values) or "none"
     return record.error(
-        f"no value for '{name}': a labelled answer has id, answer and label (columns there: {there})"
+        f"no value for '{name}': a labelled answer has id, answer and label (columns there: "
+        f"{there})"
     )
 
 

@@ -68,7 +68,7 @@ def test_the_majority_of_people_counts_and_a_tie_is_no_label(tmp_path: Path) -> 
         ({"id": "s2", "label": "good"}, "2: no value for 'answer'"),
         ({"answer": "x", "label": "good"}, "2: no value for 'id'"),
         ({"id": "s2", "answer": "x"}, "(columns there: id, answer)"),
-        (row("s1", "a ", "bad"), "2: 'a' to sample 's1' is labelled on line 1 already"),
+        (row("s1", "a ", "bad"), "2: 'a' to sample 's1' is labelled on line 1, too"),
     ],
 )
 def test_a_wrong_row_is_named_by_its_line(
