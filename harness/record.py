@@ -235,6 +235,45 @@ class Training(TypedDict, total=False):
 
 
 @section
+class MeanVerdict(TypedDict):
+    """Of a judge on answers that people labelled alike; the interval is of 95 %."""
+
+    value: float
+    stderr: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: Natural
+
+
+@section
+class LengthBias(TypedDict):
+    """What longer answers that are no better do to a judge's verdicts."""
+
+    delta: float
+    """Of the mean verdict: padded answers minus the same as they were."""
+    ci_low: float | None
+    ci_high: float | None
+    padding: float
+    """How many times as long the padded answers are."""
+
+
+@section
+class JudgeErrors(TypedDict):
+    """What a judge's certificate says of its errors: what corrects the figure."""
+
+    level: Literal["trusted", "weak", "failed"]
+    reason: str
+    """Why the level is not higher; empty for `trusted`."""
+    binary: bool
+    """Whether verdicts are 0 or 1."""
+    good: MeanVerdict | None
+    """On answers that people found good: the sensitivity, where verdicts are 0 or 1."""
+    bad: MeanVerdict | None
+    """On answers that people found bad: 1 - specificity, where verdicts are 0 or 1."""
+    length: NotRequired[LengthBias | None]
+
+
+@section
 class Estimator(TypedDict):
     """How a figure is computed from the scores of the samples."""
 
@@ -247,6 +286,30 @@ class Estimator(TypedDict):
     bounds: NotRequired[list[float | None]]
     """The least and the greatest that the figure can be, null for none; absent where the metric
     states none. A share's are 0 and 1."""
+    judge: NotRequired[JudgeErrors]
+    """Scores are verdicts: the figure is the share of good answers, corrected for these errors."""
+    label: NotRequired[str]
+    """Key in `scores` of what people say of the answer: 1 good, 0 bad."""
+
+
+@section
+class Correction(TypedDict):
+    """How a judge's errors entered a figure."""
+
+    raw: float
+    """The mean verdict."""
+    raw_delta: float | None
+    """Minus the base's mean verdict."""
+    assumption: str
+    """What the figure rests on: `errors as labelled`, `errors by system` or `random labels`."""
+    delta_assumption: str | None
+    """The same of the delta, or `equal errors` of model and base."""
+    labels: Natural
+    """Labelled answers behind the figure."""
+    reason: str | None
+    """Why the figure cannot be told."""
+    delta_reason: str | None
+    level: Literal["trusted", "weak", "failed"]
 
 
 @section
@@ -273,6 +336,10 @@ class MetricSection(TypedDict):
     """Kind share: samples that are 0 at the base and 1 here."""
     lost: NotRequired[Count]
     """Kind share: samples that are 1 at the base and 0 here."""
+    correction: NotRequired[Correction]
+    """Where scores are a judge's verdicts: what the verdicts alone come to, and what corrected
+    them. `value` and `delta` are null, and their intervals the whole range, where it cannot be
+    told."""
     estimator: Estimator
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from harness.record import EstimatorKind, Training
+from harness.record import EstimatorKind, JudgeErrors, Training
 
 Message = Mapping[str, str]
 """One turn of a conversation: `{"role": "user", "content": "..."}`."""
@@ -209,6 +209,10 @@ class Metric:
     means all."""
     bounds: Bounds | None = None
     """The range of the figure, which its interval does not leave; a share's is 0 to 1."""
+    judge: JudgeErrors | None = None
+    """Of a judge's verdicts: its errors, for which the figure is corrected."""
+    label: str = ""
+    """Of a judge's verdicts: key in a sample row's `scores` of what people say of the answer."""
 
 
 @dataclass(frozen=True)

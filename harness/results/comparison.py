@@ -217,7 +217,9 @@ def _difference(
 
 def margin(metric: Evidence) -> float:
     """Within this far of each other two figures are called tied: 0.02 of a share, else 5 %."""
-    return SMALL_SHARE if metric.kind == "share" else SMALL_PART * abs(metric.baseline)
+    return (
+        SMALL_SHARE if metric.kind == "share" or metric.judge else SMALL_PART * abs(metric.baseline)
+    )
 
 
 def _verdict(metric: Evidence, change: FigureTest, p_adjusted: float, confidence: float) -> Verdict:

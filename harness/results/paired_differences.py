@@ -15,6 +15,13 @@ from harness.results.groups import Group, ReadRows, degenerate
 from harness.results.lookup import Arm
 from harness.stats import bootstrapping, metric_summary, perplexity, proportions
 from harness.stats.degenerate_answers import Degenerate
+from harness.stats.judges import (
+    Judged,
+    KnownErrors,
+    judged_difference,
+    judged_rate,
+    known_errors,
+)
 from harness.types import Bounds
 
 DRAWS, FEWER = 10_000, 2_500
@@ -53,6 +60,8 @@ class Evidence:
     """Whether both arms gave the same answers, with the same scores."""
     bounds: Bounds = (None, None)
     """The range of the figure."""
+    how: Estimator | None = None
+    """How the figure is computed; needed of a judge's."""
 
     @property
     def n(self) -> int:
@@ -61,8 +70,11 @@ class Evidence:
 
     @property
     def discordant(self) -> tuple[int, int] | None:
-        """Of shares of single runs: samples that only the candidate, and only the baseline has."""
-        if not self._closed:
+        """Of shares of single runs: samples that only the candidate, and only the baseline has.
+
+        None of a judge's verdicts, which are no shares of good answers yet.
+        """
+        if not self._closed or self.judge:
             return None
         return proportions.discordant(self.a.scores[0], self.b.scores[0])[:2]
 
@@ -91,20 +103,40 @@ class Evidence:
         return a, b
 
     @cached_property
+    def judge(self) -> KnownErrors | None:
+        """What is known of the judge behind the figure; None where there is none."""
+        return known_errors(self.how.get("judge")) if self.how else None
+
+    @cached_property
     def value(self) -> float:
         """The candidate's figure."""
-        return self._figure(self.a)
+        return self._figure(self.a, 0)
 
     @cached_property
     def baseline(self) -> float:
         """The baseline's figure."""
-        return self._figure(self.b)
+        return self._figure(self.b, 1)
 
-    def _figure(self, arm: metric_summary.Pooled) -> float:
+    def _figure(self, arm: metric_summary.Pooled, place: int) -> float:
+        if self.judge:
+            own = self._judged[place]
+            return _told(judged_rate(self.judge, own, clusters=arm.clusters).value, 0.5)
         return stats.point_estimate(self.kind, *arm.arm)
+
+    @cached_property
+    def _judged(self) -> tuple[Judged, Judged]:
+        """Both arms' verdicts, with intervals of this confidence."""
+        assert self.how is not None
+        arms = (self.a, self.b)
+        return metric_summary.judged_arms(self.how, arms, confidence=self.confidence)
 
     def change(self, limit: float = 0.0) -> FigureTest:
         """candidate - baseline, against `limit`."""
+        if self.judge:
+            return self._change_of_judged(self.judge, limit)
+        return self._raw_change(limit)
+
+    def _raw_change(self, limit: float) -> FigureTest:
         if self._closed:
             return self._change_of_shares(limit)
         if not self._log:
@@ -114,6 +146,8 @@ class Evidence:
 
     def relative_change(self, limit: float = 0.0) -> FigureTest:
         """candidate / baseline - 1, against `limit`; NaN where the baseline is not above zero."""
+        if self.judge:
+            return self._relative_change_of_judged(limit)
         a, b = self._boots
         if self._log:
             logs = bootstrapping.difference(a, b)
@@ -147,6 +181,15 @@ class Evidence:
 
     def alone(self, limit: float) -> FigureTest:
         """The candidate's own figure, against `limit`."""
+        if self.judge:
+            found = judged_rate(
+                self.judge,
+                self._judged[0],
+                clusters=self.a.clusters,
+                limit=limit,
+                confidence=self.confidence,
+            )
+            return FigureTest(_told(found.value, 0.5), found.ci_low, found.ci_high, found.p)
         if self.kind == "share" and len(self.a.scores) == 1 and self.a.clusters is None:
             hits = sum(self.a.scores[0])
             low, high = stats.wilson(hits, self.n, self.confidence)
@@ -160,11 +203,36 @@ class Evidence:
         p = bootstrapping.p_value(shifted) if shifted else 0.0
         return FigureTest(self.value, perplexity.exp(low), perplexity.exp(high), p)
 
+    def _change_of_judged(self, known: KnownErrors, limit: float) -> FigureTest:
+        raw = self._raw_change(0.0)
+        change = judged_difference(
+            known,
+            *self._judged,
+            stats.Difference(raw.value, raw.ci_low, raw.ci_high, raw.p, self.n),
+            clusters=self.a.clusters,
+            limit=limit,
+            confidence=self.confidence,
+        )
+        return FigureTest(_told(change.value, 0.0), change.ci_low, change.ci_high, change.p)
+
+    def _relative_change_of_judged(self, limit: float) -> FigureTest:
+        """The difference in parts of the baseline's figure, as if that were sure."""
+        if not self.baseline > 0:
+            return FigureTest(math.nan, math.nan, math.nan, math.nan)
+        change = self.change(limit * self.baseline)
+        parts = (end / self.baseline for end in (change.value, change.ci_low, change.ci_high))
+        return FigureTest(*parts, change.p)
+
     def _change_of_shares(self, limit: float) -> FigureTest:
         a, b = self.a.scores[0], self.b.scores[0]
         shares = stats.paired_shares(a, b, self.confidence)
         p = shares.p if limit == 0 else proportions.tango_p(a, b, limit)
         return FigureTest(shares.delta, shares.ci_low, shares.ci_high, p)
+
+
+def _told(value: float, nothing: float) -> float:
+    """A figure, or the middle of its range where it cannot be told."""
+    return nothing if math.isnan(value) else value
 
 
 def _bootstrap_test(boot: stats.Bootstrap, limit: float, confidence: float) -> FigureTest:
@@ -226,6 +294,7 @@ class Pairs:
             self._confidence,
             self._identical(suite, metric, a, b),
             metric_summary.bounds(how),
+            how,
         )
 
     def _identical(

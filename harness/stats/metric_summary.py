@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from harness import stats
 from harness.record import Estimator, MetricSection
 from harness.stats import corpus_scores, proportions
+from harness.stats.judges import Judged, KnownErrors, judged_difference, judged_rate, known_errors
 from harness.types import Bounds, Metric
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "common",
     "estimator",
     "figure",
+    "judged",
+    "judged_arms",
     "measure",
     "metrics_of",
     "paired",
@@ -56,6 +59,10 @@ class Score(NamedTuple):
     cluster: str | None
     statistics: tuple[float, ...] | None = None
     """What a corpus score sums up."""
+    label: float | None = None
+    """Of a judge's verdict: what people say of the answer, 1 good and 0 bad."""
+    length: int | None = None
+    """Of a judge's verdict: characters of the answer."""
 
 
 Scored = dict[str, Score]
@@ -80,6 +87,10 @@ class Pooled(NamedTuple):
     """Of each run, where known: differences of runs with the same seeds are paired by them."""
     statistics: list[list[tuple[float, ...]]] | None = None
     """Of a corpus score, (runs, samples, components)."""
+    labels: list[list[float]] | None = None
+    """Of a judge's verdicts, (runs, samples): people's labels, NaN without one."""
+    length: float | None = None
+    """Of a judge's verdicts: the mean length of the answers."""
 
     @property
     def arm(self) -> tuple[ArrayLike, ArrayLike | None]:
@@ -124,12 +135,16 @@ def estimator(metric: Metric) -> Estimator:
     }
     if metric.bounds is not None:
         how["bounds"] = list(metric.bounds)
+    if metric.judge is not None:
+        how["judge"] = metric.judge
+    if metric.label:
+        how["label"] = metric.label
     return how
 
 
 def bounds(how: Estimator) -> Bounds:
     """The range of a figure."""
-    if how["kind"] in ("share", "retained"):
+    if how["kind"] in ("share", "retained") or "judge" in how:
         return 0.0, 1.0
     low, high = how.get("bounds", (None, None))
     return low, high
@@ -170,6 +185,8 @@ def metrics_of(sections: Mapping[str, MetricSection]) -> list[Metric]:
             per=section["estimator"]["per"],
             where=section["estimator"]["where"],
             bounds=_bounds(section["estimator"].get("bounds")),
+            judge=section["estimator"].get("judge"),
+            label=section["estimator"].get("label", ""),
         )
         for name, section in sections.items()
     ]
@@ -227,6 +244,10 @@ def measure(
     else:
         estimate = stats.estimate(figure(how), *pooled.arm, clusters=pooled.clusters)
         change = None if base_pooled is None else paired(how, own, base, seeds=seeds)
+    if (known := known_errors(how.get("judge"))) is not None:
+        arms = common(own, base) if change is not None else None
+        metric.update(_corrected(how, known, (pooled, estimate), arms, change))  # type: ignore[typeddict-item]
+        return metric
     within = bounds(how)
     low, high = clipped(within, estimate.value, estimate.ci_low, estimate.ci_high)
     metric |= {
@@ -248,6 +269,70 @@ def measure(
             gained, lost, _ = proportions.discordant(a.scores[0], b.scores[0])
             metric |= {"gained": gained, "lost": lost}
     return metric
+
+
+def judged(pooled: Pooled, raw: stats.Estimate) -> Judged:
+    """The verdicts on the samples of an arm, with their mean."""
+    labels = None if pooled.labels is None else np.array(pooled.labels)
+    return Judged(raw, np.array(pooled.scores), labels, pooled.length)
+
+
+def judged_arms(
+    how: Estimator, arms: tuple[Pooled, Pooled], *, confidence: float = 0.95
+) -> tuple[Judged, Judged]:
+    """Both arms' verdicts on the samples that they share."""
+    a, b = (
+        judged(
+            arm,
+            stats.estimate(figure(how), *arm.arm, clusters=arm.clusters, confidence=confidence),
+        )
+        for arm in arms
+    )
+    return a, b
+
+
+def _corrected(
+    how: Estimator,
+    known: KnownErrors,
+    own: tuple[Pooled, stats.Estimate],
+    arms: tuple[Pooled, Pooled] | None,
+    change: stats.Difference | None,
+) -> dict[str, Any]:
+    """A judge's figure and its delta, with the judge's errors in them."""
+    pooled, raw = own
+    rate = judged_rate(known, judged(pooled, raw), clusters=pooled.clusters)
+    delta = None
+    if arms is not None and change is not None:
+        a, b = judged_arms(how, arms)
+        delta = judged_difference(known, a, b, change, clusters=arms[0].clusters)
+    section: dict[str, Any] = {
+        "value": _known(rate.value),
+        "stderr": _known(rate.stderr),
+        "ci_low": rate.ci_low,
+        "ci_high": rate.ci_high,
+        "correction": {
+            "raw": raw.value,
+            "raw_delta": change.delta if change else None,
+            "assumption": rate.assumption,
+            "delta_assumption": delta.assumption if delta else None,
+            "labels": rate.labels,
+            "reason": rate.reason,
+            "delta_reason": delta.reason if delta else None,
+            "level": known.level,
+        },
+    }
+    if delta is not None:
+        section |= {
+            "delta": _known(delta.value),
+            "delta_ci_low": delta.ci_low,
+            "delta_ci_high": delta.ci_high,
+            "delta_p": delta.p,
+        }
+    return section
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def tables(how: Estimator, runs: Sequence[Rows], bases: Sequence[Rows]) -> list[Scored]:
@@ -300,6 +385,8 @@ def pairwise(how: Estimator, arms: Mapping[int, Arm]) -> list[stats.PairTest]:
     `a` and `b` of a test are keys of `arms`. Arms with the same samples, which are most of them,
     are compared at once.
     """
+    if (known := known_errors(how.get("judge"))) is not None:
+        return _judged_pairs(how, known, arms)
     pools = {key: pool(runs, seeds=seeds) for key, (runs, seeds) in arms.items()}
     keys_by_samples: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = {}
     for key, pooled in pools.items():
@@ -328,6 +415,24 @@ def pairwise(how: Estimator, arms: Mapping[int, Arm]) -> list[stats.PairTest]:
     return [replace(test, p=p) for test, p in zip(tests, adjusted, strict=True)]
 
 
+def _judged_pairs(
+    how: Estimator, known: KnownErrors, arms: Mapping[int, Arm]
+) -> list[stats.PairTest]:
+    """`pairwise` of a judge's verdicts, whose errors each pair has in its own difference."""
+    tests = []
+    for first, second in itertools.combinations(arms, 2):
+        (own, own_seeds), (other, other_seeds) = arms[first], arms[second]
+        seeds = (own_seeds, other_seeds)
+        change, both = paired(how, own, other, seeds=seeds), common(own, other)
+        if change is not None:
+            found = judged_difference(
+                known, *judged_arms(how, both), change, clusters=both[0].clusters
+            )
+            tests.append(stats.PairTest(first, second, _known(found.value) or 0.0, found.p))
+    adjusted = stats.holm([test.p for test in tests])
+    return [replace(test, p=p) for test, p in zip(tests, adjusted, strict=True)]
+
+
 def common(own: Sequence[Scored], other: Sequence[Scored]) -> tuple[Pooled, Pooled]:
     """Both arms on the samples that all runs of both have, in one order."""
     ids = set(pool(own).ids) & set(pool(other).ids)
@@ -347,7 +452,11 @@ def scored(how: Estimator, rows: Rows) -> Scored:
             continue
         if row["id"] in out:
             raise ValueError(f"sample id {row['id']!r} occurs twice")
-        out[row["id"]] = Score(score, per, row.get("cluster"))
+        label, length = None, None
+        if "judge" in how:
+            label = _number(row, how["label"]) if "label" in how else None
+            length = len(row.get("output") or "")
+        out[row["id"]] = Score(score, per, row.get("cluster"), None, label, length)
     return out
 
 
@@ -384,6 +493,7 @@ def pool(
         clusters or None,
         names,
         every if any(every) else None,
+        *_labels_and_length(runs, ids),
     )
 
 
@@ -404,3 +514,16 @@ def _eligible(how: Estimator, runs: Sequence[Rows], bases: Sequence[Scored]) -> 
 def _number(row: Mapping[str, Any], key: str) -> float | None:
     value = row["scores"].get(key)
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _labels_and_length(
+    runs: Sequence[Scored], ids: Sequence[str]
+) -> tuple[list[list[float]] | None, float | None]:
+    """What people say of judged answers, and how long these are; None of other scores."""
+    samples = [[table[key] for key in ids] for table in runs]
+    lengths = [sample.length for table in samples for sample in table if sample.length is not None]
+    if not lengths:
+        return None, None
+    labels = [[math.nan if s.label is None else s.label for s in table] for table in samples]
+    labelled = any(not math.isnan(label) for table in labels for label in table)
+    return labels if labelled else None, sum(lengths) / len(lengths)

@@ -31,6 +31,7 @@ from harness.stats.judges.judged_figures import (
     LengthBias,
     judged_difference,
     judged_rate,
+    known_errors,
 )
 from harness.stats.judges.kappa import Agreement, agreement, human_agreement, majority
 from harness.stats.judges.level import JudgeFigures, Level, Rating, rate
@@ -77,6 +78,7 @@ __all__ = [
     "human_agreement",
     "judged_difference",
     "judged_rate",
+    "known_errors",
     "majority",
     "position_consistency",
     "powered_difference",

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.record import JudgeErrors, MeanVerdict
 from harness.stats.estimates import Difference, Estimate
 from harness.stats.judges.correction import (
     Assumption,
@@ -88,6 +89,31 @@ class Judged:
         if len(self.verdicts) > 1:  # answers of several runs to one question
             clusters = list(np.tile(np.arange(self.verdicts.shape[1]), len(self.verdicts)))
         return calibrate(self.verdicts.ravel(), self.labels.ravel(), clusters=clusters)
+
+
+def known_errors(written: JudgeErrors | None) -> KnownErrors | None:
+    """What a record says of the judge of a metric; None where no judge is behind it."""
+    if written is None:
+        return None
+    calibration = Calibration(
+        _mean_verdict(written["good"]), _mean_verdict(written["bad"]), written["binary"]
+    )
+    length, bias = written.get("length"), None
+    if length is not None and length["ci_low"] is not None and length["ci_high"] is not None:
+        ends = (length["ci_low"], length["ci_high"])
+        padded = Difference(length["delta"], *ends, math.nan, calibration.labels)
+        bias = LengthBias(padded, length["padding"])
+    return KnownErrors(calibration, written["level"], written["reason"], bias)
+
+
+def _mean_verdict(written: MeanVerdict | None) -> Estimate | None:
+    if written is None:
+        return None
+    stderr, low, high = (
+        math.nan if end is None else end
+        for end in (written["stderr"], written["ci_low"], written["ci_high"])
+    )
+    return Estimate(written["value"], stderr, low, high, written["n"])
 
 
 def judged_rate(
