@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
@@ -166,7 +166,7 @@ def corrected_difference(
     if limit or any(allowance) or found.reason:
         return found
     # what divides by something above zero is zero exactly where the verdicts do not differ
-    return Corrected(**{**vars(found), "p": raw.p})
+    return replace(found, p=raw.p)
 
 
 def corrected_difference_by_system(
