@@ -55,12 +55,15 @@ class Tally:
     unknown: int = 0
     told: int = 0
     """An interval without zero."""
+    passed: int = 0
+    """An interval above the truth: a gate whose limit is the truth passes."""
 
     def add(self, figure: Corrected, truth: float) -> None:
         self.times += 1
         self.held += figure.ci_low <= truth <= figure.ci_high
         self.unknown += figure.reason is not None
         self.told += figure.ci_low > 0 or figure.ci_high < 0
+        self.passed += figure.ci_low > truth
 
     @property
     def coverage(self) -> float:
@@ -184,9 +187,11 @@ def summary(tallies: Sequence[Tally]) -> Iterator[str]:
             mean = np.mean([t.coverage for t in some])
             inside = sum(TARGET[0] <= t.coverage <= TARGET[1] for t in some)
             lowest = min(t.coverage for t in some)
+            passed = [t.passed / t.times for t in some]
             yield (
                 f"{len(some)} cells, {name}: mean coverage {100 * mean:.1f} %, lowest "
-                f"{100 * lowest:.1f} %, {inside} of them in 93 to 97 %"
+                f"{100 * lowest:.1f} %, {inside} of them in 93 to 97 %; intervals above the truth: "
+                f"{np.mean(passed):.1%} on average, {max(passed):.1%} at most"
             )
 
 

@@ -220,8 +220,8 @@ class Evidence:
         if not self.baseline > 0:
             return FigureTest(math.nan, math.nan, math.nan, math.nan)
         change = self.change(limit * self.baseline)
-        parts = (end / self.baseline for end in (change.value, change.ci_low, change.ci_high))
-        return FigureTest(*parts, change.p)
+        of = self.baseline
+        return FigureTest(change.value / of, change.ci_low / of, change.ci_high / of, change.p)
 
     def _change_of_shares(self, limit: float) -> FigureTest:
         a, b = self.a.scores[0], self.b.scores[0]

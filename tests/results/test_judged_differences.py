@@ -159,9 +159,9 @@ def test_longer_answers_get_what_the_certificate_says_that_length_is_worth() -> 
         **GOOD,
         "length": {"delta": 0.3, "ci_low": 0.2, "ci_high": 0.4, "padding": 2.0},
     }
-    long = rows(np.random.default_rng(4), 0.6, words=10)
-    short = rows(np.random.default_rng(5), 0.4, words=5)
+    long = rows(np.random.default_rng(4), 0.65, words=10)
+    short = rows(np.random.default_rng(5), 0.35, words=5)
     assert evidence(how(GOOD), long, short).change().ci_low > 0
     assert evidence(how(loving), long, short).change().ci_low < 0
-    alike = rows(np.random.default_rng(4), 0.6, words=5)
+    alike = rows(np.random.default_rng(4), 0.65, words=5)
     assert evidence(how(loving), alike, short).change().ci_low > 0

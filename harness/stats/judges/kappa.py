@@ -116,7 +116,7 @@ def _mean_over_pairs(
     if not both.any():
         return Agreement(None, None, "no sample has two labels")
     equal = np.array([a == b for a, b in coded]) & both
-    used = both.any(axis=0)
+    used: NDArray[np.bool_] = np.any(both, axis=0)
     own_clusters = _chosen(clusters, used)
     shares = (equal.sum(axis=0)[used] / both.sum(axis=0)[used]).astype(float)
     share = _share(shares, own_clusters, confidence)
@@ -137,7 +137,7 @@ def _coded(
         raise ValueError(f"got {len(a)} and {len(b)} labels of the same samples")
     if levels is None:
         found = {label for label in (*a, *b) if label is not None}
-        levels = sorted(found, key=lambda label: (str(type(label)), label))  # type: ignore[type-var]
+        levels = sorted(found, key=lambda label: (str(type(label)), label))
     place: dict[Label, int] = {label: i for i, label in enumerate(levels)}
     place[None] = -1
     missing = {label for label in (*a, *b) if label not in place}
@@ -156,6 +156,8 @@ class _Kappa:
     influence: Floats
     """Of each sample, times their number over those with both labels; 0 where one is missing."""
     n: int
+    in_parts: bool
+    """Whether levels that are near each other agree in part."""
 
 
 def _kappa(a: Ints, b: Ints, weights: Weights | None) -> _Kappa | None:
@@ -177,7 +179,8 @@ def _kappa(a: Ints, b: Ints, weights: Weights | None) -> _Kappa | None:
     influence = np.zeros(len(a))
     own_influence = ((seen - observed) * left - (1 - observed) * by_chance) / left**2
     influence[both] = own_influence * len(a) / n
-    return _Kappa((observed - expected) / left, observed, expected, influence, n)
+    value, in_parts = (observed - expected) / left, weights is not None and count > 2
+    return _Kappa(value, observed, expected, influence, n, in_parts)
 
 
 def _credit(count: int, weights: Weights | None) -> Floats:
@@ -213,10 +216,18 @@ def _interval(
 
 
 def _by_score(kappa: _Kappa, independent: float, level: float) -> tuple[float, float]:
-    """The score interval of the agreement, as kappas; `independent`: units in parts of samples."""
+    """The score interval of the agreement, as kappas; `independent`: units in parts of samples.
+
+    Credit in parts varies less than shares do: there it is of full agreement alone.
+    """
+    if kappa.in_parts and kappa.observed < 1:
+        return kappa.value, kappa.value
     n = max(1, round(kappa.n * independent))
-    low, high = wilson(kappa.observed * n, n, level)
-    return tuple((o - kappa.expected) / (1 - kappa.expected) for o in (low, high))  # type: ignore[return-value]
+    low, high = (
+        (end - kappa.expected) / (1 - kappa.expected)
+        for end in wilson(kappa.observed * n, n, level)
+    )
+    return low, high
 
 
 def _share(scores: Floats, clusters: Sequence[object] | None, confidence: float) -> Estimate:

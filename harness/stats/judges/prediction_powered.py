@@ -202,15 +202,15 @@ def _figure(
 ) -> Corrected:
     n = len(influence)
     labelled = np.logical_or.reduce([system.labelled for system in systems])
-    sums, of_labels = influence, int(labelled.sum())
+    of_labels = int(labelled.sum())
     if clusters is not None:
         if len(clusters) != n:
             raise ValueError(f"got {len(clusters)} clusters for {n} samples")
         names = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
         inverse = np.array([names[name] for name in clusters])
-        sums = np.bincount(inverse, weights=influence)
+        influence = np.bincount(inverse, weights=influence).astype(np.float64)
         of_labels = len(set(inverse[labelled].tolist()))
-    variance = float((sums**2).sum()) / n**2
+    variance = float((influence**2).sum()) / n**2
     if all(system.binary for system in systems):
         variance += 2 * (span / 2) ** 2 / (of_labels + 2) ** 2
     stderr = math.sqrt(variance)

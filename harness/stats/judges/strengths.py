@@ -50,10 +50,8 @@ class BradleyTerry:
     """Of the strengths, `(rows, rows)`."""
     questions: int
 
-    def difference(
-        self, a: str, b: str, confidence: float = 0.95
-    ) -> tuple[float, float, float, float]:
-        """Strength of a minus b, its interval, and the two-sided p of its being zero."""
+    def difference(self, a: str, b: str, confidence: float = 0.95) -> Difference:
+        """Strength of a minus b; `n` are questions."""
         i, j = self.rows.index(a), self.rows.index(b)
         delta = self.strengths[i].value - self.strengths[j].value
         c = self.covariance
@@ -93,9 +91,8 @@ def bradley_terry(comparisons: Sequence[Comparison], confidence: float = 0.95) -
         low, high = value - t * stderr, value + t * stderr
         n = int(((a == i) | (b == i)).sum())
         estimates.append(Estimate(value, stderr, low, high, n))
-        chance = _chance(np.array([value, low, high]))
-        slope = float(chance[0] * (1 - chance[0]))
-        rates.append(Estimate(float(chance[0]), slope * stderr, *map(float, chance[1:]), n))
+        rate, rate_low, rate_high = _chance(np.array([value, low, high])).tolist()
+        rates.append(Estimate(rate, rate * (1 - rate) * stderr, rate_low, rate_high, n))
     return BradleyTerry(
         tuple(rows[i] for i in order),
         tuple(estimates),

@@ -91,10 +91,10 @@ def test_labels_of_one_class_have_no_kappa() -> None:
 
 def test_several_people_count_alike_and_may_leave_samples_out() -> None:
     rng = np.random.default_rng(1)
-    truth = rng.integers(0, 2, 200)
+    truth = rng.integers(0, 2, 400)
 
     def noisy(share: float) -> list[int | None]:
-        labels = np.where(rng.random(200) < share, truth, 1 - truth)
+        labels = np.where(rng.random(400) < share, truth, 1 - truth)
         return [None if rng.random() < 0.2 else int(label) for label in labels]
 
     judge, people = noisy(0.7), [noisy(0.9), noisy(0.9), noisy(0.9)]
