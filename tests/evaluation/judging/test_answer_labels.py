@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import DataError
-from harness.evaluation.answer_labels import read
+from harness.evaluation.judging.answer_labels import read
 
 SAMPLES = {"s1", "s2", "s3"}
 
