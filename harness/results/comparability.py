@@ -66,13 +66,19 @@ def check_samples(suite: str, candidate: Iterable[str], baseline: Iterable[str])
 
 
 def warnings(candidate: Group, baseline: Group) -> list[str]:
-    """What differs and may move a score a little: precision, batch size, libraries, device."""
+    """What differs and may move a score a little: precision, batch size, libraries, device,
+    and which models of an endpoint judged.
+    """
     ours, theirs = candidate.cells[0], baseline.cells[0]
     settings = [
         ("precision", _precision(ours), _precision(theirs)),
         ("batch", _batch(ours), _batch(theirs)),
         ("device", _device(ours), _device(theirs)),
         *((name, _version(ours, name), _version(theirs, name)) for name in _PACKAGES),
+        *(
+            (f"who judged suite '{suite}'", _judged_by(ours, suite), _judged_by(theirs, suite))
+            for suite in suites(ours)
+        ),
     ]
     return [
         f"{what} differs: {ours} for {candidate.label}, {theirs} for {baseline.label}"
@@ -142,6 +148,17 @@ def _batch(cell: Record) -> object:
 
 def _version(cell: Record, package: str) -> str | None:
     return cell["environment"].get("packages", {}).get(package)
+
+
+def _judged_by(cell: Record, suite: str) -> str | None:
+    """The models that answered for a judge behind an endpoint: a name may lead to another each day.
+
+    None where no endpoint judged, and for a suite that the record does not have.
+    """
+    section = suites(cell).get(suite)
+    judge = (section.get("notes") or {}).get("judge") or {} if section else {}
+    answered = (judge.get("backend") or {}).get("answered_by")
+    return ", ".join(sorted(answered)) if answered else None
 
 
 def _device(cell: Record) -> str:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from harness.cli.render.leaderboard_table import render
+from harness.results import comparability
 from harness.results import store as records
+from harness.results.groups import grouped
 from tests.results.test_leaderboard import Results, by_label, results, shown
 
 __all__ = ["results"]  # a fixture
@@ -120,3 +122,27 @@ def test_answers_to_other_data_are_neither_averaged_nor_tied(tmp_path: Path) -> 
     assert ties == {"l0": ["qlora"], "l1": [], "q0": ["lora"]}
     (sentence,) = board["incomparable"]
     assert "555555555555/bbbbbbbbbbbb" in sentence
+
+
+@pytest.mark.parametrize(
+    ("others", "warned"),
+    [
+        (
+            "judge-2026-10",
+            ["who judged suite 'quiz' differs: judge-2026-10 for lora, judge-2026-07"],
+        ),
+        ("judge-2026-07", []),
+        (None, []),  # a judge in a process of the harness is part of the suite's hash
+    ],
+)
+def test_another_model_behind_the_same_judge_is_a_warning(
+    tmp_path: Path, others: str | None, warned: list[str]
+) -> None:
+    results = Results(tmp_path)
+    for id, method, model in (("b0", "base", "judge-2026-07"), ("l0", "lora", others)):
+        backend = {"backend": "endpoint", "answered_by": {model: 40}} if model else {}
+        results.add(id, method, 0.0, section={"notes": {"judge": {"backend": backend}}})
+    cells = [stored.data for stored in records.read_records([tmp_path])]
+    every = {group.label: group for group in grouped(cells)}
+    lines = comparability.warnings(every["lora"], every["base"])
+    assert [line.removesuffix(" for base") for line in lines] == warned
