@@ -143,3 +143,18 @@ def test_seconds_of_seeds_differ_as_the_readme_says() -> None:
         ROOT / "README.md"
     )
     assert all(max(pair) < 1.25 * min(pair) for pair in pairs)
+
+
+def test_the_coverage_described_is_that_of_the_table() -> None:
+    text = (REFERENCE / "coverage/coverage.txt").read_text()
+    lines = [line for line in text.splitlines() if re.match(r"\| (mean|share|exp_ratio) ", line)]
+    alone, paired = zip(
+        *(map(float, re.findall(r"([\d.]+) % \[", line)) for line in lines), strict=True
+    )
+    shown = sentences(ROOT / "results/README.md")
+    assert f"of {len(lines)} designs" in shown
+    assert f"difference in {min(paired)} to {max(paired)} of 100" in shown
+    assert f"figure in {min(alone)} to {max(alone)};" in shown
+    both = [*alone, *paired]
+    assert sum(share < 94 for share in both) == 2
+    assert f"{sum(share > 97 for share in both)} of the {len(both)} are above 97" in shown
