@@ -125,6 +125,15 @@ class Judge:
         """Whether it calls `Tools.base_answers`: the base is then part of the suite's hash."""
         return False
 
+    def comparing(self) -> Self | None:
+        """The judge as it compares answers with those of `Tools.base_answers`.
+
+        None for one that rates single answers. What certifies a judge lends it the other answer of
+        each labelled pair, and reads `preferred` of `Judgement.rows`: `first` and `second`, how far
+        the answer was preferred, 0 to 1, shown first and shown second.
+        """
+        return self if self.asks_base else None
+
     def metrics(self) -> Sequence[Metric]:
         """Its metrics by `options`, the one of `Judgement.scores` first."""
         return [Metric("score", True, bounds=self.bounds)]

@@ -29,6 +29,7 @@ COMMANDS = {
     "export": "Write a trained CELL to a folder that transformers, peft and vLLM load.",
     "gate": "Whether CANDIDATE may be released: exit 0 pass, 1 worse, 3 cannot tell, 4 not "
     "comparable.",
+    "judge": "How far a judge can be believed.",
     "leaderboard": "The table of the records in results folders (default: those under results/).",
     "models": "The packaged models, which need no Hub.",
     "plan": "Show an experiment's cells, which are recorded, and predicted memory.",

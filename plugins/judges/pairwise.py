@@ -66,6 +66,10 @@ class Pairwise(Judge):
         """Whether the base's answers are what it compares with."""
         return bool(self.options.against == "base")
 
+    def comparing(self) -> "Pairwise":
+        """Against the answers of the base, whatever it was set to."""
+        return self.with_options({**self.options.model_dump(), "against": "base"})
+
     def check(self, samples: Sequence[Sample]) -> None:
         """Every sample has the reference that is compared with or shown."""
         options: PairwiseOptions = self.options
