@@ -72,7 +72,7 @@ def test_weights_are_within_reason_of_the_same_models_here(server, monkeypatch):
     here = LocalBackend(model).ask([replace(q, messages=endpoint._messages(q)) for q in questions])
     model.close()
     for there, own in zip(served, here, strict=True):
-        assert there.weights == pytest.approx(own.weights, abs=0.1)
+        assert there.weights == pytest.approx(own.weights, abs=0.08)
     # a negative control: what is near is near because it is the same question
     spread = [max(abs(a.weights[s] - b.weights[s]) for s in SCORES) for a in served for b in served]
-    assert max(spread) > 0.02
+    assert max(spread) > 0.1
