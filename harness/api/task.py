@@ -82,6 +82,8 @@ class Resources:
     """Keywords of BitsAndBytesConfig that the judge's model is opened with; None: as it is."""
     judge_endpoint: Mapping[str, object] | None = None
     """Settings of the endpoint whose model judges; None: one in this process does."""
+    judge_labels: str | None = None
+    """File of people's labels of answers, which correct the judge's figure."""
     base_quantization: Mapping[str, object] | None = None
     """The same of the base, where the judge compares with its answers."""
 

@@ -39,7 +39,7 @@ LATER = ("cluster",)
 UNSCORED = ("description",)
 """Keys on which no score of any task depends."""
 
-UNSCORED_OF_JUDGES = ("max_missing", "endpoint")
+UNSCORED_OF_JUDGES = ("max_missing", "endpoint", "labels")
 """Keys of a suite's `judge` on which no score depends, or which its identity stands for."""
 
 _SHOWN = 60

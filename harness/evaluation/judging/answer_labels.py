@@ -16,9 +16,22 @@ from pathlib import Path
 
 from harness.data.readers import Record, read_records
 from harness.errors import DataError, nearest
+from harness.record import JudgeErrors
 from harness.system.hub import file_sha256
 
-__all__ = ["AnswerLabels", "read"]
+__all__ = ["LABEL", "NOT_CERTIFIED", "AnswerLabels", "read"]
+
+LABEL = "label"
+"""Key of a label in a sample row's `scores`."""
+
+NOT_CERTIFIED: JudgeErrors = {
+    "level": "weak",
+    "reason": "the judge has no certificate",
+    "binary": False,
+    "good": None,
+    "bad": None,
+}
+"""Of a judge that labels of the suite alone correct."""
 
 _WORDS = {
     "good": 1.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_serializer
@@ -22,8 +23,8 @@ from harness.api.task import (
 )
 from harness.config.strict_yaml import Located, StrictModel
 from harness.data.tokenization import encode_prompt
-from harness.errors import PluginFault
-from harness.evaluation.judging import endpoint, endpoint_check
+from harness.errors import ConfigError, PluginFault
+from harness.evaluation.judging import answer_labels, endpoint, endpoint_check
 from harness.evaluation.judging.endpoint import EndpointSettings
 from harness.evaluation.judging.options import judge_of
 from harness.evaluation.judging.verdicts import (
@@ -65,6 +66,10 @@ EXAMPLE_ROWS = """\
 """
 
 
+SCORE = "score"
+"""Of a judge that rates single answers: what labels of answers correct."""
+
+
 class JudgeSettings(StrictModel):
     """Who judges; the other keys are the judge's own `Options`, and checked by it."""
 
@@ -80,11 +85,19 @@ class JudgeSettings(StrictModel):
     """An OpenAI-compatible endpoint whose model judges, in place of one in this process."""
     max_missing: float = Field(MOST_MISSING, ge=0, le=1)
     """Share of the answers without a verdict beyond which the suite fails."""
+    labels: str | None = None
+    """A file of people's labels of answers, by sample and answer: the figure is then the share of
+    good answers, of which the verdicts and the labels together tell."""
 
     @model_serializer(mode="wrap")
     def _written(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Without what came later, where it is not set: hashes stay."""
-        unset = {"quant_type": None, "max_missing": MOST_MISSING, "endpoint": None}.items()
+        unset = {
+            "quant_type": None,
+            "max_missing": MOST_MISSING,
+            "endpoint": None,
+            "labels": None,
+        }.items()
         return {key: value for key, value in write(self).items() if (key, value) not in unset}
 
     def own_options(self) -> dict[str, object]:
@@ -130,6 +143,9 @@ class Generate(SampleTask[GenerateSettings]):
             keys = list(JudgeSettings.model_fields)
             rater = resolver.judge_with_options(judge.name, judge.own_options(), keys)
         reserved = [metric.name for metric in rater.metrics()] if rater else []
+        labels = judge.labels if judge else None
+        if labels is not None:
+            reserved.append(answer_labels.LABEL)
         scorers = resolver.scorers(settings.scorers, reserved=reserved)
         files = super().resolve(settings, resolver)
         embedder = resolver.embedder(scorers, settings.embedder)
@@ -149,6 +165,7 @@ class Generate(SampleTask[GenerateSettings]):
             judge_model=model,
             judge_quantization=quantised,
             judge_endpoint=behind.model_dump(mode="json") if behind else None,
+            judge_labels=resolver.rows({"labels": labels})["labels"] if labels else None,
             base_quantization=base,
         )
 
@@ -162,6 +179,24 @@ class Generate(SampleTask[GenerateSettings]):
             elif wraps:
                 turn = {"role": "user", "content": sample.prompt or ""}
                 yield Conversation(file, sample.line, [turn], False, needs_template=False)
+
+    def dependencies(self, suite: Suite) -> dict[str, object]:
+        """The labels of a judge's answers; DataError where they are not the suite's."""
+        labels = self._labels(suite)
+        return {"labels": labels.sha256} if labels else {}
+
+    def _labels(self, suite: Suite) -> answer_labels.AnswerLabels | None:
+        if suite.judge_labels is None:
+            return None
+        judge = judge_of(suite, plugins())
+        if judge is None or SCORE not in {metric.name for metric in judge.metrics()}:
+            raise ConfigError(
+                f"judge '{suite.judge}' rates no single answer, so that labels of "
+                "answers cannot correct it: remove `labels`",
+                file=suite.file,
+            )
+        ids = {sample.id for sample in self._all(suite)}
+        return answer_labels.read(Path(suite.judge_labels), ids)
 
     def check_context(self, suite: Suite, model: ModelRef) -> None:
         """`max_new_tokens` must leave room for a prompt."""
@@ -238,6 +273,8 @@ class Generate(SampleTask[GenerateSettings]):
             _note_cut_texts(suite, outputs, samples, tools, ratings)
         if suite.judge:
             _judge(suite, outputs, samples, tools, ratings)
+            if (labels := self._labels(suite)) is not None:
+                _label(labels, outputs, samples, ratings)
         rows = [
             _row(
                 suite,
@@ -340,6 +377,26 @@ def _judge(
     ratings.notes["judge"] = told
     if identity["self_judged"]:
         ratings.notes["label"] = "self-judged, by the base of what is judged"
+
+
+def _label(
+    labels: answer_labels.AnswerLabels,
+    outputs: Sequence[Output],
+    samples: Sequence[Sample],
+    ratings: _Ratings,
+) -> None:
+    """Add what people say of the answers, by which the judge's figure is corrected."""
+    found = [labels.of(s.id, o.text) for s, o in zip(samples, outputs, strict=True)]
+    ratings.scores[answer_labels.LABEL] = found
+    ratings.notes["labelled_answers"] = sum(label is not None for label in found)
+    ratings.metrics = [
+        dataclasses.replace(
+            metric, judge=metric.judge or answer_labels.NOT_CERTIFIED, label=answer_labels.LABEL
+        )
+        if metric.name == SCORE
+        else metric
+        for metric in ratings.metrics
+    ]
 
 
 def _max_missing(suite: Suite) -> float:
