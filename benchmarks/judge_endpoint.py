@@ -3,10 +3,12 @@
     python benchmarks/judge_endpoint.py
 
 The server is the tests' own, in this process, and its verdicts mean nothing. Prints seconds, beside
-the 1.3 s that 13 rounds of 100 ms take at least.
+the 1.3 s that 13 rounds of 100 ms take at least, and those of importing the client library once.
 """
 
 from __future__ import annotations
+
+import importlib
 
 from harness.api.judge import Question
 from harness.evaluation.judging.endpoint import EndpointBackend, EndpointSettings
@@ -26,11 +28,15 @@ def main() -> None:
         settings = EndpointSettings(url=served.url, model=MODEL, key=None, in_flight=IN_FLIGHT)
         backend = EndpointBackend(settings, most_missing=0.0)
         meter = Meter()
+        with meter.phase("import"):
+            importlib.import_module("openai")
         with meter.phase("verdicts"):
             replies = backend.ask(questions)
     assert all(reply.weights for reply in replies)
     seconds = meter.phases["verdicts"]["seconds"]
+    once = meter.phases["import"]["seconds"]
     print(f"{VERDICTS} verdicts, {LATENCY:g} s each, {IN_FLIGHT} in flight: {seconds:.2f} s")
+    print(f"importing openai: {once:.2f} s")
 
 
 if __name__ == "__main__":
