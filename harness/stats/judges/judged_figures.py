@@ -140,8 +140,13 @@ def judged_rate(
             limit=limit,
             confidence=confidence,
         )
-    own = system.own if how == "errors by system" else known.calibration
-    calibration = at_confidence(own or Calibration(None, None), confidence)
+    if how == "errors by system" and system.own is not None:
+        own = at_confidence(system.own, confidence)
+        return corrected_rate(system.raw, own, limit=limit, confidence=confidence)
+    if known.calibration is None or not known.calibration.labels:
+        reason = _no_labels([system])
+        return _unknown((0.0, 1.0), system.raw.value, system.raw.n, "errors as labelled", reason)
+    calibration = at_confidence(known.calibration, confidence)
     return corrected_rate(system.raw, calibration, limit=limit, confidence=confidence)
 
 
@@ -178,7 +183,9 @@ def judged_difference(
         return corrected_difference_by_system(
             a.raw, b.raw, raw, of_a, of_b, limit=limit, confidence=confidence
         )
-    calibration = at_confidence(known.calibration or Calibration(None, None), confidence)
+    if known.calibration is None or not known.calibration.labels:
+        return _unknown((-1.0, 1.0), raw.delta, raw.n, "equal errors", _no_labels([a, b]))
+    calibration = at_confidence(known.calibration, confidence)
     allowance = _allowance(known.length, a.length, b.length)
     return corrected_difference(
         raw, calibration, allowance=allowance, limit=limit, confidence=confidence
@@ -221,6 +228,20 @@ def _allowance(
     if bias is None or not of_a or not of_b or not math.isfinite(bias.difference.ci_low):
         return 0.0, 0.0
     return allowance_for_length(bias.difference, bias.padding, of_a / of_b)
+
+
+def _no_labels(systems: Sequence[Judged]) -> str:
+    fewest = min(system.labelled for system in systems)
+    return (
+        f"the judge has no certificate, and {fewest} labelled answers are fewer than the {FEWEST} "
+        "that a figure takes"
+    )
+
+
+def _unknown(
+    bounds: tuple[float, float], raw: float, n: int, assumption: Assumption, reason: str
+) -> Corrected:
+    return Corrected(math.nan, math.nan, *bounds, 1.0, n, 0, raw, assumption, reason)
 
 
 def _failed(

@@ -118,3 +118,15 @@ def test_another_confidence_asks_for_other_limits(confidence: float) -> None:
         assert part.ci_high == pytest.approx(own.ci_high, abs=0.01)
     widths = [at_confidence(scaled, c).good for c in (0.9, 0.95)]
     assert not any(part is None or math.isnan(part.ci_low) for part in widths)
+
+
+def test_without_certificate_and_labels_enough_the_reason_says_what_is_missing() -> None:
+    nothing = KnownErrors(None, "weak", "the judge has no certificate")
+    few, none = system(RNG(0), 0.7, labelled=9), system(RNG(1), 0.4)
+    reason = "the judge has no certificate, and {} labelled answers are fewer than the 10"
+    assert reason.format(9) in str(judged_rate(nothing, few).reason)
+    change = judged_difference(nothing, few, none, apart(few, none))
+    assert reason.format(0) in str(change.reason)
+    assert (change.ci_low, change.ci_high, change.p) == (-1, 1, 1)
+    enough = system(RNG(0), 0.7, labelled=10)
+    assert judged_rate(nothing, enough).reason is None
