@@ -158,3 +158,28 @@ def test_the_coverage_described_is_that_of_the_table() -> None:
     both = [*alone, *paired]
     assert sum(share < 94 for share in both) == 2
     assert f"{sum(share > 97 for share in both)} of the {len(both)} are above 97" in shown
+
+
+def test_the_error_of_judges_described_is_that_of_the_tables() -> None:
+    text = (REFERENCE / "judge-error/simulation.txt").read_text()
+    shown = sentences(ROOT / "results/README.md")
+    told = re.findall(r"told in 99 % .*?mean coverage ([\d.]+) %, lowest ([\d.]+) %", text)
+    (mean, least), (apart, least_apart) = told[:2]
+    assert f"held the truth in {mean} of 100 on average and {least} at least" in shown
+    assert f"(of a difference: {apart} and {least_apart})" in shown
+    assert min(float(low) for _, low in told[:3]) >= 93, "labels of few answers apart"
+    [(equal, worst, count)] = re.findall(
+        r"better or worse: ([\d.]+) % on average, ([\d.]+) % in the worst of (\d+) cells", text
+    )
+    assert f"{equal} of 100, and in {worst} in the worst of {count} designs" in shown
+
+    def most(figure: str) -> float:
+        found = re.findall(rf"\| {re.escape(figure)} \| ([\d.]+)%", text)
+        assert len(found) == 3
+        return max(map(float, found))
+
+    assert f"is better in {most('verdicts alone')} of 100" in shown
+    assert f"and in {most('one calibration for both')} when" in shown
+    assert f"for length in {most('one calibration, allowance for length')}," in shown
+    assert f"system in at most {most('a calibration for each system')}," in shown
+    assert f"suite in at most {most('labels of the same suite (PPI)')}." in shown
