@@ -5,11 +5,10 @@
 `speed`: the same verdicts once by the judge `rubric` (the probabilities of the levels, read in one
 pass in which what prompts share runs once), once written word by word: by the harness's own
 generation, which shares prompts too, and by transformers' `generate` in batches, at the best of
-several batch sizes. A verdict is a few tokens (`Level: 4`), or a sentence of reasons first. Three
-rounds, in turn; medians count.
+several batch sizes. A written verdict has as many tokens as `--written` says: 4 hold
+`Level: 4`, 48 a sentence of reasons before it. `--rounds` times, in turn; medians count.
 `protocols`: what `rubric` and `pairwise` say of right, wrong, shortened and off-topic answers, the
 probability on valid verdicts, position consistency, and how far planted texts move both.
-Two minutes on two cores with `--samples 8`, half an hour with 48.
 """
 
 from __future__ import annotations
@@ -40,10 +39,7 @@ from harness.system.measure import Meter
 from harness.types import Artifact, Output, Sample
 
 SUPPORT = Path(__file__).parent.parent / "suites/support/test.jsonl"
-ROUNDS = 3
-BATCHES = (1, 4, 8, 16)
-VERDICT_TOKENS = {"short": 4, "reasoned": 48}
-"""Tokens of a written verdict: the level alone, or a sentence or two before it."""
+BATCHES = (1, 4, 8)
 RUBRIC = {
     "rubric": "A customer asks a shop for bicycles and outdoor gear; its support answers.",
     "criteria": [
@@ -115,7 +111,9 @@ def answers(samples: Sequence[Sample], texts: Sequence[str]) -> list[Output]:
 # ---- speed ---------------------------------------------------------------------------------------
 
 
-def speed(model: LanguageModel, samples: Sequence[Sample]) -> dict[str, Any]:
+def speed(
+    model: LanguageModel, samples: Sequence[Sample], arguments: argparse.Namespace
+) -> dict[str, Any]:
     judge = plugins().judges.get("rubric").with_options({**RUBRIC, "least_mass": 1e-9})
     outputs = answers(samples, [str(sample.reference) for sample in samples])
     asked: list[Any] = []
@@ -137,11 +135,17 @@ def speed(model: LanguageModel, samples: Sequence[Sample]) -> dict[str, Any]:
         times.setdefault(name, []).append(seconds(work))
 
     batch = best_batch(model, prompts)
-    for _ in range(ROUNDS):
+    for _ in range(arguments.rounds):
         took("rubric", lambda: judged(judge, outputs, samples, Lent(model)))
-        for name, tokens in VERDICT_TOKENS.items():
-            took(f"generated_{name}", lambda t=tokens: model.generate(prompts, max_new_tokens=t))
-            took(f"transformers_{name}", lambda t=tokens: written(model, prompts, t, batch))
+        for tokens in map(int, arguments.written.split(",")):
+            took(
+                f"generated, {tokens} tokens",
+                lambda t=tokens: model.generate(prompts, max_new_tokens=t),
+            )
+            took(
+                f"transformers, {tokens} tokens",
+                lambda t=tokens: written(model, prompts, t, batch),
+            )
     medians = {name: median(values) for name, values in times.items()}
     return {
         "verdicts": len(prompts),
@@ -176,7 +180,9 @@ def written(
 # ---- protocols -----------------------------------------------------------------------------------
 
 
-def protocols(model: LanguageModel, samples: Sequence[Sample]) -> dict[str, Any]:
+def protocols(
+    model: LanguageModel, samples: Sequence[Sample], arguments: argparse.Namespace
+) -> dict[str, Any]:
     right = [str(sample.reference) for sample in samples]
     kinds = {
         "right": right,
@@ -229,6 +235,8 @@ def main() -> None:
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
     parser.add_argument("--samples", type=int, default=24)
     parser.add_argument("--parts", default="speed,protocols")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--written", default="4,48")
     parser.add_argument("--to", type=Path)
     arguments = parser.parse_args()
     base = resolve_model(arguments.model, mirror=None)
@@ -238,7 +246,7 @@ def main() -> None:
     told: dict[str, Any] = {"environment": environment(), "model": base.name}
     told["samples"] = len(samples)
     for part in arguments.parts.split(","):
-        told[part] = parts[part](model, samples)
+        told[part] = parts[part](model, samples, arguments)
         print(part, told[part], flush=True)
         if arguments.to:
             store.write_json(arguments.to, told)
