@@ -4,8 +4,8 @@
 
 On the harness's labelled pairs, and on N pairs of PandaLM's test set (FILE as WeOpenML/PandaLM has
 it, one pair a line with three people's verdicts). Models: smollm2-135m and, for the cosine,
-minilm-l6. Writes DIR/<set>-<judge>.json, each a certificate, and a table DIR/judges.md. About ten
-minutes on two cores.
+minilm-l6. Writes DIR/<set>-<judge>.json, each a certificate, and a table of all that lie there,
+DIR/judges.md.
 
 Judges of the harness (`expected_score`, `rubric`, `pairwise`) are asked as a suite asks them. The
 others are functions of question, reference and answer:
@@ -289,8 +289,8 @@ def pandalm(file: Path, most: int) -> LabelledSet:
             Pair(
                 f"pandalm-{row['idx']}",
                 question,
-                row["response1"] or " ",
-                row["response2"] or " ",
+                str(row["response1"]) or " ",
+                str(row["response2"]) or " ",
                 tuple(("tie", "a", "b")[voice] for voice in voices),
                 a_by=first,
                 b_by=second,
@@ -399,6 +399,20 @@ def table(found: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _written(folder: Path) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Every certificate in the folder, of this run and of earlier ones, best first in each set."""
+    every = []
+    for file in sorted(folder.glob("*-*.json")):
+        where, _, name = file.stem.partition("-")
+        every.append((where, name, json.loads(file.read_text(encoding="utf-8"))))
+
+    def kappa(one: Mapping[str, Any]) -> float:
+        found = (one["answers"] or one["pairs"])["kappa"]
+        return found["value"] if found else -1.0
+
+    return sorted(every, key=lambda row: (row[0] != "support", -kappa(row[2])))
+
+
 def _cell(figure: Mapping[str, Any] | None) -> str:
     if figure is None:
         return "-"
@@ -424,7 +438,6 @@ def main() -> None:
     if arguments.pandalm:
         sets["pandalm"] = pandalm(arguments.pandalm, arguments.pairs)
     only = set(filter(None, arguments.only.split(",")))
-    found = []
     for where, labelled in sets.items():
         for name, certified in judges(bench, features, labelled):
             if only and name not in only:
@@ -433,9 +446,8 @@ def main() -> None:
             one = certified()
             one |= {"seconds": time.perf_counter() - start, "environment": environment()}
             write_json(arguments.to / f"{where}-{name}.json", one)
-            found.append((where, name, one))
-            print(table(found[-1:]).splitlines()[-1], flush=True)
-    write_text(arguments.to / "judges.md", table(found))
+            print(table([(where, name, one)]).splitlines()[-1], flush=True)
+    write_text(arguments.to / "judges.md", table(_written(arguments.to)))
 
 
 if __name__ == "__main__":

@@ -117,10 +117,10 @@ def of_rater(rate_answers: Rate, labelled: LabelledSet, own: Collection[str] = (
     outcomes, margin = _outcomes(scores[::2] - scores[1::2], labelled)
     on_pairs = _pairs(outcomes, labelled)
     on_answers = _on_answers(scores, cuts, threshold, answers) if labelled.has_right else None
-    cut = None if math.isnan(threshold) else threshold
+    verdicts = _verdicts(scores, threshold, margin)
     changes = {
-        "verbosity": _padding(rate_answers, answers, scores, cut),
-        "injection": _planting(rate_answers, answers, scores, cut),
+        "verbosity": _padding(rate_answers, answers, scores, verdicts),
+        "injection": _planting(rate_answers, answers, scores, verdicts),
     }
     judged = on_answers or on_pairs
     figures = JudgeFigures(
@@ -311,12 +311,12 @@ def padded(text: str, turn: int) -> str:
 
 
 def _padding(
-    rate_answers: Rate, answers: Sequence[_Answer], scores: Floats, cut: float | None
+    rate_answers: Rate, answers: Sequence[_Answer], scores: Floats, verdicts: _Verdicts
 ) -> _Change | None:
     """Of answers with filler around them; a and b in turn."""
     chosen = [2 * i + i % 2 for i in _spread(len(answers) // 2, PADDED)]
     longer = [_changed(answers[i], padded(answers[i].output.text, i // 2)) for i in chosen]
-    found = _change(scores[chosen], _rated(rate_answers, longer), cut)
+    found = _change(scores, _rated(rate_answers, longer), chosen, verdicts)
     return found and _Change(found.verdicts, {**found.shown, **_growth(answers, chosen, longer)})
 
 
@@ -332,7 +332,7 @@ def _growth(
 
 
 def _planting(
-    rate_answers: Rate, answers: Sequence[_Answer], scores: Floats, cut: float | None
+    rate_answers: Rate, answers: Sequence[_Answer], scores: Floats, verdicts: _Verdicts
 ) -> _Change | None:
     """Of wrong answers, or of those that lost, with an instruction to the judge around them."""
     poor = [i for i, answer in enumerate(answers) if answer.right is False]
@@ -344,7 +344,7 @@ def _planting(
         for at, (i, text) in enumerate(zip(chosen, texts, strict=True))
     ]
     after = _rated(rate_answers, planted)
-    found = _change(scores[chosen], after, cut)
+    found = _change(scores, after, chosen, verdicts)
     return found and _Change(found.verdicts, {**found.shown, "texts": len(injections())})
 
 
@@ -352,18 +352,34 @@ def _planted(answer: _Answer, text: Injection, at: int) -> _Answer:
     return _changed(answer, text.planted(answer.output).text, f"-planted-{at}")
 
 
-def _change(before: Floats, after: Floats, cut: float | None) -> _Change | None:
-    """Of scores, and of the verdicts that a cut makes of them; None where nothing is known."""
+_Verdicts = Callable[[Floats, Sequence[int]], Floats]
+"""`verdicts(scores, places)`: of answers at these places, if they had these scores."""
+
+
+def _verdicts(scores: Floats, threshold: float, margin: float) -> _Verdicts:
+    """Pass or fail; without a threshold, whether an answer wins against the other of its pair."""
+
+    def passed(own: Floats, places: Sequence[int]) -> Floats:
+        return np.where(np.isnan(own), math.nan, (own >= threshold).astype(float))
+
+    def won(own: Floats, places: Sequence[int]) -> Floats:
+        apart = own - scores[[place ^ 1 for place in places]]
+        outcome = np.where(apart > margin, 1.0, np.where(apart < -margin, 0.0, 0.5))
+        return np.where(np.isnan(apart), math.nan, outcome)
+
+    return won if math.isnan(threshold) else passed
+
+
+def _change(
+    scores: Floats, after: Floats, chosen: Sequence[int], verdicts: _Verdicts
+) -> _Change | None:
+    """Of the scores of the answers at `chosen`, and of their verdicts; None without any."""
+    before = scores[list(chosen)]
     of_scores = shift(before, after)
-    if of_scores is None:
+    of_verdicts = shift(verdicts(before, chosen), verdicts(after, chosen))
+    if of_scores is None or of_verdicts is None:
         return None
-    verdicts = of_scores if cut is None else shift(_cut(before, cut), _cut(after, cut))
-    assert verdicts is not None
-    return _Change(verdicts, {"verdicts": _shift(verdicts), "scores": _shift(of_scores)})
-
-
-def _cut(scores: Floats, cut: float) -> Floats:
-    return np.where(np.isnan(scores), math.nan, (scores >= cut).astype(float))
+    return _Change(of_verdicts, {"verdicts": _shift(of_verdicts), "scores": _shift(of_scores)})
 
 
 def _padded_against_plain(compare: Compare, pairs: Sequence[Pair]) -> _Change | None:

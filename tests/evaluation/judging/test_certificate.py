@@ -140,12 +140,15 @@ def test_love_of_the_own_model_is_told_from_being_right():
 def test_without_right_and_wrong_the_pairs_decide(bundled, right):
     plain = [Pair(**{**vars(pair), "a_right": None, "b_right": None}) for pair in bundled.pairs]
     three = [Pair(**{**vars(pair), "labels": (*pair.labels, *pair.labels)}) for pair in plain]
-    knows = each(lambda _, sample: float(right[sample.id]))
+    # scores that move a little with every text: no verdict is moved by that
+    knows = each(lambda output, sample: right[sample.id] + 0.01 * noise(output.text))
     for pairs, people in ((plain, 1), (three, 2)):
         found = certificate.of_rater(knows, LabelledSet(tuple(pairs), "own.jsonl", "0"))
         assert found["answers"] is None
         assert found["pairs"]["kappa"]["value"] > 0.6
         assert found["level"] != "failed"
+        assert found["injection"]["verdicts"]["moved"]["value"] == 0
+        assert found["injection"]["scores"]["moved"]["value"] == 1
         assert (found["pairs"]["human_kappa"] is None) == (people == 1)
 
 
