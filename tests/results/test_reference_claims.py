@@ -183,3 +183,20 @@ def test_the_error_of_judges_described_is_that_of_the_tables() -> None:
     assert f"for length in {most('one calibration, allowance for length')}," in shown
     assert f"system in at most {most('a calibration for each system')}," in shown
     assert f"suite in at most {most('labels of the same suite (PPI)')}." in shown
+
+
+def test_the_sentences_about_judges_are_those_of_their_certificates() -> None:
+    folder = REFERENCE / "judges"
+    told, table = sentences(ROOT / "results/README.md"), (folder / "judges.md").read_text("utf-8")
+    found = {file.stem: json.loads(file.read_text("utf-8")) for file in folder.glob("*.json")}
+    for name, one in found.items():
+        where, _, judge = name.partition("-")
+        assert f"| {where} | {judge} | {one['level']} |" in table
+    for name in ("support-expected_score", "support-facts", "support-cosine"):
+        kappa = found[name]["answers"]["kappa"]
+        figure = f"{kappa['value']:.2f} [{kappa['ci_low']:.2f}, {kappa['ci_high']:.2f}]"
+        assert figure in told
+        assert f"`{found[name]['level']}`" in told
+    longest = found["pandalm-length"]["pairs"]
+    assert f"kappa {longest['kappa']['value']:.2f}" in told
+    assert f"kappa {longest['human_kappa']['value']:.2f}" in told
