@@ -22,7 +22,14 @@ from harness.results.groups import Group
 from harness.results.leaderboard_layout import Cost
 from harness.results.lookup import Arm, base_of
 from harness.results.paired_differences import Evidence, FigureTest, Pairs, between
-from harness.results.policy import COST, Check, Loaded, default, without_retained
+from harness.results.policy import (
+    COST,
+    Check,
+    Loaded,
+    default,
+    refuse_failed_judges,
+    without_retained,
+)
 from harness.results.store import suites
 from harness.stats import power
 from harness.stats.degenerate_answers import MANY, Degenerate
@@ -138,7 +145,7 @@ def prepared(
 
     Raises as `decide` does.
     """
-    policy = policy or default(baseline.group)
+    policy = policy or default(baseline.group, candidate.group)
     pairs = between(candidate, baseline, policy.policy.confidence)
     groups = (pairs.candidate, pairs.baseline)
     # metrics of either arm: a separate error names the one that an arm lacks
@@ -146,6 +153,7 @@ def prepared(
     figures = dict.fromkeys(name for group in groups for name in costs(group))
     checks = policy.checks([*known, *((COST, name) for name in figures)])
     checks, notes = without_retained(policy, checks, *groups)
+    notes += refuse_failed_judges(policy, checks, groups)
     return pairs, policy, checks, [*policy.notes, *notes]
 
 

@@ -11,6 +11,7 @@ rules:
   - {metric: similarity.must_contain, where: {group: refunds}, min: 0.8}
   - {metric: similarity.cosine, better_than: base}
   - {metric: cost.peak_memory_bytes, max_increase: 10%}
+  - {metric: helpful.score, max_drop: 0.05, accept_failed_judge: true}
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pydantic import Field, field_validator, model_validator
 from harness.config import strict_yaml
 from harness.config.strict_yaml import Located, StrictModel
 from harness.errors import UserError, nearest
-from harness.results.groups import Group, base_id
+from harness.results.groups import Group, base_id, metrics
 from harness.results.paired_differences import SMALL_PART, SMALL_SHARE
 from harness.results.store import suites
 from harness.stats.metric_summary import figure
@@ -67,6 +68,9 @@ class Rule(StrictModel):
     """It must be significantly better than that."""
     name: str | None = None
     """What reports call it."""
+    accept_failed_judge: bool = False
+    """Whether it stands where the judge of the metric failed its certificate. Such a judge's figure
+    cannot be told, so that the rule passes with the same answers alone and is else inconclusive."""
 
     @field_validator("max_drop", "max_increase")
     @classmethod
@@ -203,6 +207,38 @@ def without_retained(
     return kept, notes
 
 
+def refuse_failed_judges(
+    loaded: Loaded, checks: Sequence[Check], groups: Sequence[Group]
+) -> list[str]:
+    """Raise ConfigError for a rule on a judge that failed its certificate.
+
+    Where the rule says `accept_failed_judge`, a note says so instead.
+    """
+    notes = []
+    for check in checks:
+        why = failed_judge(groups, check.suite, check.metric)
+        if why is None:
+            continue
+        if not check.rule.accept_failed_judge:
+            raise loaded.located.error(
+                f"{check.name}: {why}; use another judge or metric, or say "
+                "`accept_failed_judge: true` in the rule",
+                (*check.path, "metric"),
+            )
+        notes.append(f"{check.name}: {why}; the policy accepts that by name")
+    return notes
+
+
+def failed_judge(groups: Iterable[Group], suite: str, metric: str) -> str | None:
+    """Why the judge behind a metric failed, in any record; None where none failed."""
+    for group in groups:
+        for cell in group.having(suite, metric):
+            judge = metrics(cell, suite)[metric]["estimator"].get("judge")
+            if judge is not None and judge["level"] == "failed":
+                return f"its judge failed its certificate ({judge['reason'] or 'no figures'})"
+    return None
+
+
 def amount(value: float | str) -> Amount:
     """`0.02` or `5%`. Raises ValueError on anything else, and on what is negative."""
     relative = isinstance(value, str) and value.strip().endswith("%")
@@ -221,23 +257,25 @@ def load(file: Path) -> Loaded:
     return Loaded(strict_yaml.validate(Policy, located, context="policy"), located)
 
 
-def default(baseline: Group) -> Loaded:
+def default(baseline: Group, candidate: Group | None = None) -> Loaded:
     """The policy without a file: no first metric of the baseline's suites may get worse by much.
 
     A share may drop by 0.02 (2 points), any other figure move by 5 %, the wrong way. Where the
     first metric is `retained`, which counts what was lost and nothing that was gained, the accuracy
-    of each task stands in for it. A suite whose judge shares its base with what it judges has no
-    rule. Raises UserError where that leaves no rule.
+    of each task stands in for it. A suite whose judge shares its base with what it judges, or
+    failed its certificate in either arm, has no rule. Raises UserError where that leaves no rule.
     """
+    arms = [baseline, *([candidate] if candidate else [])]
     headlines = baseline.headlines()
     if not headlines:
         raise UserError("the baseline has no suite: measure it with those that matter")
-    judged = {suite for suite, _ in headlines if _self_judged(baseline, suite)}
-    notes = [f"suite '{suite}' has no rule by default: it is self-judged" for suite in judged]
+    reasons = {name: _no_default_rule(arms, *name) for name in headlines}
+    left_out = {suite: why for (suite, _), why in reasons.items() if why}
+    notes = [f"suite '{suite}' has no rule by default: {why}" for suite, why in left_out.items()]
     names = [
         name
         for suite, metric in headlines
-        if suite not in judged
+        if suite not in left_out
         for name in _accuracies(baseline, suite, metric)
     ]
     if not names:
@@ -246,7 +284,8 @@ def default(baseline: Group) -> Loaded:
     rules = []
     for name in names:
         metric = baseline.metric(*name)
-        share = figure(metric["estimator"]) == "share"
+        how = metric["estimator"]
+        share = figure(how) == "share" or "judge" in how  # corrected, it is of good answers
         way = "max_drop" if metric["higher_is_better"] else "max_increase"
         rules.append({"metric": ".".join(name), way: SMALL_SHARE if share else f"{SMALL_PART:%}"})
     located = Located(Path("default policy"), {"rules": rules}, {})
@@ -268,6 +307,13 @@ def _accuracies(baseline: Group, suite: str, first: str) -> list[tuple[str, str]
 def is_retained(group: Group, suite: str, metric: str) -> bool:
     """Whether a metric counts only what the base has right."""
     return group.metric(suite, metric)["estimator"]["kind"] == "retained"
+
+
+def _no_default_rule(arms: Sequence[Group], suite: str, metric: str) -> str | None:
+    """Why a suite's first metric is held by no default rule; None where one holds it."""
+    if _self_judged(arms[0], suite):
+        return "it is self-judged"
+    return failed_judge(arms, suite, metric)
 
 
 def _self_judged(group: Group, suite: str) -> bool:
