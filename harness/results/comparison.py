@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import Literal
+
+from typing_extensions import NotRequired, TypedDict
 
 from harness import stats
 from harness.errors import NotComparable, UserError, nearest
@@ -41,6 +43,14 @@ class ComparedRow(TypedDict):
     cost: Cost
 
 
+class JudgeDoubt(TypedDict):
+    """Why a judge's figure is to be doubted."""
+
+    level: Literal["trusted", "weak", "failed"]
+    reason: str
+    """Why the level is not higher, or else why the difference cannot be told."""
+
+
 class MetricDifference(TypedDict):
     """A metric of both arms, and candidate - baseline on the samples of both."""
 
@@ -59,6 +69,8 @@ class MetricDifference(TypedDict):
     p_adjusted: float
     """Holm's, over all metrics."""
     verdict: Verdict
+    judge: NotRequired[JudgeDoubt]
+    """Absent where no judge is behind the metric, and of one that is trusted and tells."""
 
 
 class ChangedSample(TypedDict):
@@ -199,7 +211,7 @@ def _difference(
 ) -> MetricDifference:
     stderr = stats.stderr_of(change.ci_low, change.ci_high, confidence)
     low, high = metric.shown(change, "difference")
-    return {
+    found: MetricDifference = {
         "value": metric.value,
         "baseline": metric.baseline,
         "delta": change.value,
@@ -213,6 +225,10 @@ def _difference(
         "p_adjusted": p_adjusted,
         "verdict": _verdict(metric, change, p_adjusted, confidence),
     }
+    judge = metric.judge
+    if judge is not None and (judge.level != "trusted" or change.reason):
+        found["judge"] = {"level": judge.level, "reason": judge.reason or change.reason or ""}
+    return found
 
 
 def margin(metric: Evidence) -> float:

@@ -43,6 +43,8 @@ class FigureTest:
     ci_high: float
     p: float
     """Two-sided, of the value being at the limit."""
+    reason: str | None = None
+    """Why a judge's figure cannot be told; None where it can."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,8 @@ class Evidence:
             limit=limit,
             confidence=self.confidence,
         )
-        return FigureTest(_told(change.value, 0.0), change.ci_low, change.ci_high, change.p)
+        value = _told(change.value, 0.0)
+        return FigureTest(value, change.ci_low, change.ci_high, change.p, change.reason)
 
     def _relative_change_of_judged(self, limit: float) -> FigureTest:
         """The difference in parts of the baseline's figure, as if that were sure."""

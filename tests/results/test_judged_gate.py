@@ -26,9 +26,12 @@ def judged(
     base: str | None = None,
     seed: int = 1,
 ) -> str:
-    """A record whose suite `quiz` holds the verdicts of a judge; its id."""
+    """A record whose suite `quiz` has verdicts with and without their judge; its id."""
     answers = rows(np.random.default_rng(seed), rate, n=1000)
-    section = {"verdict": metric_summary.measure(how(judge), True, [answers], [])}
+    judges = {"verdict": judge, "plain": None}
+    section = {
+        name: metric_summary.measure(how(who), True, [answers], []) for name, who in judges.items()
+    }
     return test_gate.write(out, label, answers, base=base, suite={"metrics": section})
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from harness.cli.render import numbers
+from harness.cli.render import judge_doubts, numbers
 from harness.system.console import plain_table
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ChangedSample,
         Comparison,
         MetricDifference,
+        RowComparison,
         SeveralComparisons,
     )
 
@@ -30,7 +31,8 @@ def pair(comparison: Comparison) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[RenderableType] = [_metrics(comparison), Text(_legend(comparison)), Text()]
+    parts: list[RenderableType] = [_metrics(comparison), Text(_legend(comparison))]
+    parts += [*map(Text, _judge_lines([comparison])), Text()]
     parts += [Text(line) for line in _changed(comparison)]
     parts += [_costs(comparison)]
     parts += [Text(line) for line in (*comparison["not_compared"], *comparison["warnings"])]
@@ -48,14 +50,27 @@ def several(report: SeveralComparisons) -> RenderableType:
     for row in rows:
         grid.add_column(Text(row["candidate"]["label"]), overflow="fold")
     for name in dict.fromkeys(name for row in rows for name in row["metrics"]):
-        grid.add_row(name, *(_change(row["metrics"].get(name)) for row in rows))
+        of_rows = [row["metrics"].get(name) for row in rows]
+        doubted = any(metric is not None and "judge" in metric for metric in of_rows)
+        mark = f" {judge_doubts.MARK}" if doubted else ""
+        grid.add_row(name + mark, *map(_change, of_rows), style="dim" if doubted else None)
     lines = [f"{group['rank']}. {', '.join(group['rows'])}" for group in report["groups"]]
     warnings = dict.fromkeys(line for row in rows for line in row["warnings"])
     ranks = [
         f"By {report['ranked_by']}; rows of a group are not told apart from its first:",
         *lines,
     ]
-    return Group(grid, *map(Text, [*(ranks if lines else []), *warnings]))
+    return Group(grid, *map(Text, [*(ranks if lines else []), *_judge_lines(rows), *warnings]))
+
+
+def _judge_lines(rows: Sequence[RowComparison]) -> list[str]:
+    """Why figures of weak and failed judges are dimmed."""
+    return judge_doubts.lines(
+        (name, judge_doubts.said(judge["level"], judge["reason"]))
+        for row in rows
+        for name, metric in row["metrics"].items()
+        if (judge := metric.get("judge"))
+    )
 
 
 def _metrics(comparison: Comparison) -> Table:
@@ -70,8 +85,10 @@ def _metrics(comparison: Comparison) -> Table:
     for name, metric in comparison["metrics"].items():
         change = numbers.number(metric["delta"], "+")
         change += numbers.span(metric["delta_ci_low"], metric["delta_ci_high"], "+")
+        doubted = "judge" in metric
+        mark = f" {judge_doubts.MARK}" if doubted else ""
         grid.add_row(
-            f"{name} {'↑' if metric['higher_is_better'] else '↓'}",
+            f"{name} {'↑' if metric['higher_is_better'] else '↓'}{mark}",
             numbers.number(metric["value"]),
             numbers.number(metric["baseline"]),
             change,
@@ -79,6 +96,7 @@ def _metrics(comparison: Comparison) -> Table:
             numbers.number(metric["detectable"]),
             str(metric["n"]),
             Text(metric["verdict"], style=STYLES[metric["verdict"]]),
+            style="dim" if doubted else None,
         )
     return grid
 

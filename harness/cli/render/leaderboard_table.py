@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.render import numbers
+from harness.cli.render import judge_doubts, numbers
 from harness.errors import UserError, nearest
 from harness.system.console import plain_table
 
@@ -78,7 +78,9 @@ def _ranking(board: Board) -> Table:
     table.add_column("#", justify="right")
     table.add_column("method", overflow="fold")
     if by is not None:
-        table.add_column(Text(f"{by} {_arrow(rows, by)}\nagainst base"), no_wrap=True)
+        style = "dim" if _doubted(rows, by) else ""
+        header = Text(f"{by} {_arrow(rows, by)}\nagainst base")
+        table.add_column(header, no_wrap=True, style=style, header_style=style)
     columns = _cost_columns(rows)
     for title in columns:
         table.add_column(title.replace(" ", "\n"), justify="right", no_wrap=True)
@@ -100,7 +102,8 @@ def _metrics_block(block: Sequence[Row], rows: Sequence[Row], names: Sequence[st
         table.add_column(Text(_title(row, rows)), overflow="fold")
     for name in names:
         line = Text(f"{name} {_arrow(rows, name)}")
-        table.add_row(line, *(_figure(row, name) for row in block))
+        style = "dim" if _doubted(rows, name) else None
+        table.add_row(line, *(_figure(row, name) for row in block), style=style)
     return table
 
 
@@ -120,7 +123,7 @@ def _notes(board: Board) -> list[str]:
     left_out = len(_metric_names(rows)) - len(_shown_names(rows))
     more = [f"{left_out} figures of single subjects and domains are in --format csv and json"]
     ties = [*_tie_lines(rows), *_seed_lines(rows), *_cost_lines(rows)]
-    warned = [*_health_lines(rows), *_degenerate_lines(rows)]
+    warned = [*_health_lines(rows), *_degenerate_lines(rows), *_judge_lines(rows)]
     return [*ties, *warned, *labels, *board["incomparable"], *(more if left_out else [])]
 
 
@@ -152,6 +155,21 @@ def _health_lines(rows: Sequence[Row]) -> list[str]:
 
 def _degenerate_lines(rows: Sequence[Row]) -> list[str]:
     return [f"{_title(row, rows)}: {line}" for row in rows for line in row.get("degenerate", ())]
+
+
+def _judge_lines(rows: Sequence[Row]) -> list[str]:
+    """Why figures of weak and failed judges are dimmed."""
+    return judge_doubts.lines(
+        (name, judge_doubts.doubt_of(row["metrics"][name]))
+        for name in _shown_names(rows)
+        for row in rows
+        if name in row["metrics"]
+    )
+
+
+def _doubted(rows: Sequence[Row], name: str) -> bool:
+    """Whether the judge of the metric is to be doubted in any row."""
+    return any(judge_doubts.doubt_of(row["metrics"].get(name, {})) for row in rows)
 
 
 def _tie_lines(rows: Sequence[Row]) -> list[str]:
@@ -316,17 +334,18 @@ def _failure(row: Row) -> str:
 
 
 def _arrow(rows: Sequence[Row], name: str) -> str:
-    """Which way is better."""
+    """Which way is better, and a mark where the metric's judge is to be doubted."""
     higher = next(
         row["metrics"][name]["higher_is_better"] for row in rows if name in row["metrics"]
     )
-    return "↑" if higher else "↓"
+    mark = f" {judge_doubts.MARK}" if _doubted(rows, name) else ""
+    return ("↑" if higher else "↓") + mark
 
 
 def _value(row: Row, name: str) -> str:
     metric = row["metrics"].get(name)
     if metric is None or metric["value"] is None:
-        return "-"
+        return "cannot tell" if metric and "correction" in metric else "-"
     return numbers.number(metric["value"]) + numbers.span(metric["ci_low"], metric["ci_high"])
 
 
