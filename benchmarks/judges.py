@@ -15,7 +15,7 @@ others are functions of question, reference and answer:
 - `facts`: the share of the reference's numbers and names that the answer has, less a half where
   the answer has a number that is in neither reference nor question;
 - `likelihood`: log P(answer | question, reference) - log P(answer | question), a token, in nats;
-- `backward`: the same of the reference, given the answer;
+- `backward`: the same of the reference, given the answer; the judge `reference_gain`;
 - `mutual`: the sum of both;
 - `weakest`: the least likely token of the answer, given question and reference;
 - `texts`, `likelihoods`, `all`: logistic regressions of these, fitted on one half of the pairs and

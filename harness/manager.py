@@ -48,6 +48,7 @@ BUILT_IN = (
     "harness.plugins.judges.expected_score",
     "harness.plugins.judges.rubric",
     "harness.plugins.judges.pairwise",
+    "harness.plugins.judges.reference_gain",
     "harness.evaluation.tasks.generate",
     "harness.evaluation.tasks.perplexity",
     "harness.evaluation.tasks.choice",

@@ -15,7 +15,12 @@ def test_the_built_in_plugins_register_what_the_experiment_names():
     assert {"perplexity", "similarity", "judge", "forgetting"} <= set(found.suites.things)
     assert {"cosine", "rougeL", "exact_match"} <= set(found.scorers.things)
     assert set(found.executors.things) == {"local"}
-    assert set(found.judges.things) == {"expected_score", "rubric", "pairwise"}
+    assert set(found.judges.things) == {
+        "expected_score",
+        "rubric",
+        "pairwise",
+        "reference_gain",
+    }
     assert set(found.datasets.things) == {"support"}
     assert found.methods.origin["lora"] == "harness.plugins.methods.lora"
     assert [name for name, m in found.methods.things.items() if not m.trains] == [

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness.api.judge import Judge, Judgement, Question
+from harness.errors import UserError
 from harness.evaluation.judging.prompts import encode_continuations
 from harness.manager import Plugins
 from harness.models.language_model import LanguageModel
@@ -210,3 +211,53 @@ def test_expected_score_is_what_it_was(model: LanguageModel) -> None:
             assert score == pytest.approx(wanted, rel=1e-4)
     assert found.more == {}
     assert found.missing == ()
+
+
+# ---- reference_gain ------------------------------------------------------------------------------
+
+
+def test_the_gain_is_the_difference_of_two_likelihoods(model):
+    asked = samples()
+    found = judged(judge("reference_gain"), model, asked=asked)
+    for output, sample, score in zip(ANSWERS, asked, found.scores, strict=True):
+        means = []
+        for text in (f"{sample.question}\n\nThis is known: {output.text}", sample.question):
+            turn = {"role": "user", "content": text}
+            (one,) = model.loglikelihood(encode_continuations(model, [turn], [sample.reference]))
+            means.append(sum(one.token_logprobs) / len(one.token_logprobs))
+        assert score == pytest.approx(means[0] - means[1], abs=1e-5)
+    assert judged(judge("reference_gain"), model, asked=asked).scores == found.scores
+    assert found.not_finite == 0
+
+
+def test_a_gain_that_is_not_finite_is_no_verdict(judging_model, tmp_path):
+    found = judged(judge("reference_gain"), opened(broken(judging_model, tmp_path / "broken")))
+    assert list(found.scores) == [None] * len(ANSWERS)
+    assert found.not_finite == len(ANSWERS)
+
+
+def test_a_gain_needs_a_reference():
+    with pytest.raises(UserError, match="sample x has no reference"):
+        judge("reference_gain").check([Sample("x", prompt="How much?")])
+
+
+@pytest.mark.slow
+def test_the_packaged_model_gains_more_from_right_answers():
+    """Of the bundled pairs of facts, so far from chance that no processor turns it."""
+    from harness.evaluation.judging import labels
+    from harness.manager import plugins
+    from harness.models.packaged import resolve_model
+    from harness.types import Artifact
+
+    pairs = [pair for pair in labels.read(labels.BUNDLED).pairs if pair.kind == "fact"][:30]
+    opened_model = plugins().open_model(
+        Artifact("base", resolve_model("smollm2-135m", mirror=None)), None
+    )
+    asked = [Sample(p.id, prompt=p.question, reference=p.reference) for p in pairs for _ in "ab"]
+    texts = outputs([text for pair in pairs for text in (pair.a, pair.b)])
+    scores = judged(judge("reference_gain"), opened_model, texts, asked).scores
+    agree = sum(
+        (scores[2 * i] > scores[2 * i + 1]) == (pair.labels[0] == "a")
+        for i, pair in enumerate(pairs)
+    )
+    assert agree >= 21

@@ -192,7 +192,7 @@ def test_the_sentences_about_judges_are_those_of_their_certificates() -> None:
     for name, one in found.items():
         where, _, judge = name.partition("-")
         assert f"| {where} | {judge} | {one['level']} |" in table
-    for name in ("support-expected_score", "support-facts", "support-cosine"):
+    for name in ("support-expected_score", "support-facts", "support-cosine", "support-backward"):
         kappa = found[name]["answers"]["kappa"]
         figure = f"{kappa['value']:.2f} [{kappa['ci_low']:.2f}, {kappa['ci_high']:.2f}]"
         assert figure in told
