@@ -105,6 +105,9 @@ class Suite(Resources):
     content: str = ""
     """sha256 of the suite's own file and rows, without description, version, an experiment's
     settings, `--limit` and models; empty where an experiment replaced its data."""
+    judge_certificate: Mapping[str, object] | None = None
+    """What the judge's certificate says: `sha256` of it, the file of its `labels`, and the judge's
+    `errors`, which correct the figure. None where it has none."""
 
     @property
     def ask(self) -> str:

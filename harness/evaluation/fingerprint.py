@@ -76,6 +76,8 @@ def scored_content(
         ]
         if judge.asks_base:
             content["base"] = [base.identity, suite.base_quantization]
+    if suite.judge_certificate is not None:
+        content["certificate"] = suite.judge_certificate["sha256"]
     content |= task.dependencies(suite)
     if _is_dated(suite, task, base, chat_template):
         content["date"] = str(chat_templates.DATE)

@@ -16,6 +16,7 @@ from harness.config import strict_yaml
 from harness.config.strict_yaml import KeyPath, Located
 from harness.errors import ConfigError
 from harness.evaluation import fingerprint, scorer_config
+from harness.evaluation.judging import certificates
 from harness.evaluation.judging import options as judge_options
 from harness.evaluation.tasks.sample_rows import cluster
 from harness.manager import Plugins, calling
@@ -97,6 +98,8 @@ def load_suite(
             **vars(resources),
         )
         _check_scorers(suite, task, located, plugins)
+        certificate = certificates.of_suite(suite, base_model, plugins)
+        suite = replace(suite, judge_certificate=certificate)
         if suite.judge:
             judge_options.check_samples(suite, task.samples(suite), located, plugins)
         data = task.content(suite)

@@ -8,7 +8,7 @@ a verdict.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,21 @@ from harness.api.task import Suite
 from harness.errors import UserError
 from harness.evaluation import fingerprint
 from harness.evaluation.judging import endpoint
-from harness.evaluation.judging.certificate import SCHEMA
+from harness.evaluation.judging.certificate import SCHEMA, errors_of
 from harness.evaluation.judging.options import judge_of
 from harness.manager import Plugins
+from harness.record import JudgeErrors
 from harness.results.store import write_json
 from harness.system import hub
 from harness.types import ModelRef
 
-__all__ = ["find", "judge_hash", "keep", "sheet"]
+__all__ = ["find", "judge_hash", "keep", "of_suite", "sheet"]
 
 NOT_SCORED = ("against",)
 """Options of judges that say what answers are compared with, and not how."""
+
+OF_ITS_RUN = ("seconds", "environment", "passes")
+"""What a certificate says of how it was measured, on which no figure depends."""
 
 
 def sheet(suite: Suite, base: ModelRef | None, plugins: Plugins) -> dict[str, Any]:
@@ -72,16 +76,57 @@ def find(judge: str, labels: str | None = None) -> dict[str, Any] | None:
 
     None where there is none of this layout. Raises UserError for a file that is broken.
     """
+    of_labels = (c for c in _kept(judge) if labels in (None, c["labels"]["sha256"]))
+    return next(of_labels, None)
+
+
+def of_suite(suite: Suite, base: ModelRef, plugins: Plugins) -> dict[str, Any] | None:
+    """What corrects the figure of the suite's judge, as `Suite.judge_certificate` has it.
+
+    Of several certificates the newest that has the judge's errors on single answers, where the
+    judge rates those. None without a judge or a certificate. Raises UserError as `find` does.
+    """
+    if suite.judge is None:
+        return None
+    kept = list(_kept(judge_hash(suite, base, plugins)))
+    if not kept:
+        return None
+    chosen = next(filter(_corrects, kept), kept[0])
+    content = {key: value for key, value in chosen.items() if key not in OF_ITS_RUN}
+    return {
+        "sha256": fingerprint.digest(content),
+        "labels": chosen["labels"]["file"],
+        "errors": dict(_errors(chosen)),
+    }
+
+
+def _corrects(certificate: Mapping[str, Any]) -> bool:
+    """Whether its errors are of what the judge's figure is of."""
+    return bool(certificate["asks"] == "two answers" or certificate["answers"])
+
+
+def _errors(certificate: Mapping[str, Any]) -> JudgeErrors:
+    """The errors of the judge's figure; unknown where pairs alone were labelled and not answers."""
+    errors = errors_of(certificate)
+    if _corrects(certificate):
+        return errors
+    unknown = "its certificate has no answers labelled right or wrong"
+    reason = "; ".join(filter(None, (errors["reason"], unknown)))
+    level = "weak" if errors["level"] == "trusted" else errors["level"]
+    return {**errors, "level": level, "reason": reason, "good": None, "bad": None, "length": None}
+
+
+def _kept(judge: str) -> Iterator[dict[str, Any]]:
+    """The certificates of this layout of the judge with that hash, the newest first."""
     found = sorted(_folder(judge).glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
     for file in reversed(found):
         try:
             certificate: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            known, sha256 = certificate["schema"] == SCHEMA, certificate["labels"]["sha256"]
+            known, _ = certificate["schema"] == SCHEMA, certificate["labels"]["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{file}: not a certificate: remove it and certify again") from None
-        if known and labels in (None, sha256):
-            return certificate
-    return None
+        if known:
+            yield certificate
 
 
 def _folder(judge: str) -> Path:

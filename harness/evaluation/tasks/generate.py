@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import ConfigDict, Field, model_serializer
 
@@ -40,6 +40,7 @@ from harness.evaluation.tasks.sample_task import DataSettings, SampleTask, ident
 from harness.hookspecs import hookimpl
 from harness.manager import plugins
 from harness.models import families
+from harness.record import JudgeErrors
 from harness.stats import degenerate_answers, metric_summary
 from harness.types import Metric, ModelRef, Output, Sample, SuiteResult
 
@@ -364,8 +365,9 @@ def _judge(
     ratings.warnings += verdict.warnings
     if warning := check_missing(verdict, _max_missing(suite)):
         ratings.warnings.append(f"suite '{suite.name}': {warning}; they have no scores")
-    for metric, scores in rated:
-        ratings.add(metric, scores)
+    for at, (metric, scores) in enumerate(rated):
+        # a certificate is of the judge's first figure
+        ratings.add(_corrected(metric, suite) if at == 0 else metric, scores)
     ratings.verdicts = _verdict_rows(verdict, whose)
     identity = tools.judge_identity()
     counts = {"missing": missing_counts(verdict)} if verdict.missing else {}
@@ -374,9 +376,27 @@ def _judge(
         info = tools.judge_backend().info()
         told["backend"] = dict(info)
         ratings.warnings += endpoint.warnings(suite.name, info)
+    if (certificate := suite.judge_certificate) is not None:
+        told["certificate"] = {key: certificate[key] for key in ("sha256", "labels")}
     ratings.notes["judge"] = told
-    if identity["self_judged"]:
-        ratings.notes["label"] = "self-judged, by the base of what is judged"
+    read_with = ["self-judged, by the base of what is judged"] if identity["self_judged"] else []
+    read_with += [] if certificate or suite.judge_labels else [_not_certified(suite)]
+    if read_with:
+        ratings.notes["label"] = "; ".join(read_with)
+
+
+def _corrected(metric: Metric, suite: Suite) -> Metric:
+    """The judge's metric with the errors that its certificate says it has."""
+    if suite.judge_certificate is None:
+        return metric
+    errors = cast("JudgeErrors", suite.judge_certificate["errors"])
+    return dataclasses.replace(metric, judge=errors)
+
+
+def _not_certified(suite: Suite) -> str:
+    """What measures a judge whose errors are in no figure yet."""
+    who = "" if suite.judge_model or suite.judge_endpoint else " --model MODEL"
+    return f"not corrected: `harness judge certify {suite.name}{who}` measures the judge's errors"
 
 
 def _label(

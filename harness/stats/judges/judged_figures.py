@@ -144,7 +144,7 @@ def judged_rate(
         own = at_confidence(system.own, confidence)
         return corrected_rate(system.raw, own, limit=limit, confidence=confidence)
     if known.calibration is None or not known.calibration.labels:
-        reason = _no_labels([system])
+        reason = _no_labels(known, [system])
         return _unknown((0.0, 1.0), system.raw.value, system.raw.n, "errors as labelled", reason)
     calibration = at_confidence(known.calibration, confidence)
     return corrected_rate(system.raw, calibration, limit=limit, confidence=confidence)
@@ -184,7 +184,7 @@ def judged_difference(
             a.raw, b.raw, raw, of_a, of_b, limit=limit, confidence=confidence
         )
     if known.calibration is None or not known.calibration.labels:
-        return _unknown((-1.0, 1.0), raw.delta, raw.n, "equal errors", _no_labels([a, b]))
+        return _unknown((-1.0, 1.0), raw.delta, raw.n, "equal errors", _no_labels(known, [a, b]))
     calibration = at_confidence(known.calibration, confidence)
     allowance = _allowance(known.length, a.length, b.length)
     return corrected_difference(
@@ -230,12 +230,10 @@ def _allowance(
     return allowance_for_length(bias.difference, bias.padding, of_a / of_b)
 
 
-def _no_labels(systems: Sequence[Judged]) -> str:
+def _no_labels(known: KnownErrors, systems: Sequence[Judged]) -> str:
     fewest = min(system.labelled for system in systems)
-    return (
-        f"the judge has no certificate, and {fewest} labelled answers are fewer than the {FEWEST} "
-        "that a figure takes"
-    )
+    why = known.reason or "the judge has no certificate"
+    return f"{why}, and {fewest} labelled answers are fewer than the {FEWEST} that a figure takes"
 
 
 def _unknown(
