@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli import options
-from harness.cli.commands import eval as eval_command
 from harness.cli.options import MeasuringOptions
 from harness.cli.render import gate_plan_report, gate_report
 from harness.errors import HarnessError, NotComparable, UserError
@@ -155,6 +154,8 @@ def _decide_on_model(
 
 def _cell_of(name: str, sequential: SequentialOptions, suites: list[str]) -> Cell:
     """The cell that `harness eval` would measure."""
+    from harness.cli.commands import eval as eval_command
+
     model = eval_command.ModelOptions(
         name,
         adapter=sequential.adapter,
