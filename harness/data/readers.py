@@ -81,8 +81,13 @@ class Record:
     def missing(self, ours: str) -> DataError:
         """The error for a missing column."""
         wanted = self.columns.get(ours) or " or ".join(COLUMNS[ours])
+        return self.without(wanted)
+
+    def without(self, name: str, needs: str = "") -> DataError:
+        """The error for a value that is not there; `needs` says what such a row must have."""
         there = ", ".join(self.values) or "none"
-        return self.error(f"no value for '{wanted}' (columns there: {there})")
+        explained = f": {needs}" if needs else ""
+        return self.error(f"no value for '{name}'{explained} (columns there: {there})")
 
     def listed(self, ours: str) -> object:
         """A column's value, decoded where it is a JSON list or object in a text."""

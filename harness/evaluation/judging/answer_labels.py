@@ -33,6 +33,8 @@ NOT_CERTIFIED: JudgeErrors = {
 }
 """Of a judge that labels of the suite alone correct."""
 
+_NEEDS = "a labelled answer has id, answer and label"
+
 _WORDS = {
     "good": 1.0,
     "bad": 0.0,
@@ -122,7 +124,7 @@ def _most(by: Mapping[str, tuple[float, int]]) -> float | None:
 def _sample(record: Record, samples: Collection[str]) -> str:
     value = record.values.get("id")
     if value is None or str(value) == "":
-        raise _missing(record, "id")
+        raise record.without("id", _NEEDS)
     name = str(value)
     if name not in samples:
         few = len(samples) <= 10
@@ -134,26 +136,18 @@ def _sample(record: Record, samples: Collection[str]) -> str:
 def _text(record: Record) -> str:
     value = record.values.get("answer")
     if not isinstance(value, str):
-        raise _missing(record, "answer")
+        raise record.without("answer", _NEEDS)
     return value.strip()
 
 
 def _label(record: Record) -> float:
     value = record.values.get("label")
     if value is None:
-        raise _missing(record, "label")
+        raise record.without("label", _NEEDS)
     label = _WORDS.get(str(value).strip().lower())
     if label is None:
         raise record.error(f"a label must be good or bad, got {_short(str(value))}")
     return label
-
-
-def _missing(record: Record, name: str) -> DataError:
-    there = ", ".join(record.values) or "none"
-    return record.error(
-        f"no value for '{name}': a labelled answer has id, answer and label (columns there: "
-        f"{there})"
-    )
 
 
 def _short(text: str) -> str:

@@ -27,6 +27,9 @@ Choice = Literal["a", "b", "tie"]
 """The better of two answers."""
 
 
+_NEEDS = "a labelled pair has question, a, b and label"
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two answers to one question, and what people say of them."""
@@ -99,7 +102,7 @@ def _labels(record: Record) -> tuple[Choice, ...]:
     several, one = record.values.get("labels"), record.values.get("label")
     given = one if several is None else several
     if given is None:
-        raise _missing(record, "label")
+        raise record.without("label", _NEEDS)
     listed = given if isinstance(given, list) else [given]
     strange = [label for label in listed if label not in get_args(Choice)]
     if strange or not listed:
@@ -111,7 +114,7 @@ def _labels(record: Record) -> tuple[Choice, ...]:
 def _text(record: Record, name: str) -> str:
     value = record.values.get(name)
     if value is None:
-        raise _missing(record, name)
+        raise record.without(name, _NEEDS)
     if not isinstance(value, str) or not value.strip():
         raise record.error(f"'{name}' must be a text that is not empty, got {repr(value)[:60]}")
     return value
@@ -132,14 +135,6 @@ def _flag(record: Record, name: str) -> bool | None:
     if known is None:
         raise record.error(f"'{name}' must be true or false, got {repr(value)[:60]}")
     return known
-
-
-def _missing(record: Record, name: str) -> DataError:
-    there = ", ".join(record.values) or "none"
-    return record.error(
-        f"no value for '{name}': a labelled pair has question, a, b and label (columns there: "
-        f"{there})"
-    )
 
 
 def _check_ids(pairs: Sequence[Pair], file: Path) -> None:
