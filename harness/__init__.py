@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from harness.api.tools import Tools
     from harness.api.tracker import Tracker
     from harness.config.strict_yaml import Located
+    from harness.data.references import check_references
     from harness.data.text_normalization import normalize_unicode, split_words
     from harness.data.tokenization import encode_pair
     from harness.errors import CellFailed, DataError, EnvironmentLack, UserError, nearest
@@ -124,6 +125,7 @@ _HOME = {
     "Verdict": "evaluation.judging.verdicts",
     "VirtualTokenOptions": "training.prompt_learning",
     "check_full_precision": "models.stored_quantization",
+    "check_references": "data.references",
     "check_target_modules": "models.adapter_fit",
     "encode_chat": "evaluation.judging.prompts",
     "encode_continuations": "evaluation.judging.prompts",
@@ -199,6 +201,7 @@ __all__ = [
     "Verdict",
     "VirtualTokenOptions",
     "check_full_precision",
+    "check_references",
     "check_target_modules",
     "encode_chat",
     "encode_continuations",

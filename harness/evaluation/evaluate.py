@@ -235,7 +235,7 @@ class Bench:
         if self.suite.judge_endpoint is not None:
             name = self.suite.name
             if name not in self._endpoints:
-                self._endpoints[name] = endpoint.backend_of(self.suite)
+                self._endpoints[name] = endpoint.backend_of(self.suite, keeping=True)
             return self._endpoints[name]
         return LocalBackend(self.judge_model())
 

@@ -11,8 +11,9 @@ from typing import Any
 from harness.api.scorer import Scorer
 from harness.api.task import ScorerUse
 from harness.config.strict_yaml import KeyPath, Located, validate_options
+from harness.data.references import check_references
 from harness.data.text_normalization import beyond_ascii
-from harness.errors import DataError, PluginFault, UserError
+from harness.errors import PluginFault, UserError
 from harness.manager import Plugins, calling
 from harness.stats import corpus_scores
 from harness.types import Bounds, ModelRef, Sample
@@ -175,13 +176,9 @@ def check_samples(
 ) -> None:
     """Raises DataError for a reference that is not there, ConfigError for what a scorer refuses."""
     for at, (label, scorer, options) in enumerate(uses(entries, plugins)):
-        for sample in samples if scorer.needs_reference else ():
-            if not (sample.reference or "").strip():
-                raise DataError(
-                    f"sample {sample.id} has no reference, which scorer {label} needs: "
-                    "write one, or leave the row or the scorer out",
-                    file=source,
-                )
+        if scorer.needs_reference:
+            mend = "write one, or leave the row or the scorer out"
+            check_references(samples, mend, whose=f"scorer {label}", file=source)
         if scorer.check is None:
             continue
         try:

@@ -17,7 +17,7 @@ from harness import (
     Reply,
     Sample,
     Tools,
-    UserError,
+    check_references,
     expected_verdict,
     fenced,
     hookimpl,
@@ -73,12 +73,9 @@ class Pairwise(Judge):
     def check(self, samples: Sequence[Sample]) -> None:
         """Every sample has the reference that is compared with or shown."""
         options: PairwiseOptions = self.options
-        for sample in samples if options.reference or not self.asks_base else ():
-            if not (sample.reference or "").strip():
-                raise UserError(
-                    f"sample {sample.id} has no reference: write one, or set against: base"
-                    + (" without `reference`" if options.reference else "")
-                )
+        if options.reference or not self.asks_base:
+            shown = " without `reference`" if options.reference else ""
+            check_references(samples, f"write one, or set against: base{shown}")
 
     def metrics(self) -> list[Metric]:
         """The win rate."""

@@ -11,7 +11,7 @@ from harness import (
     Output,
     Sample,
     Tools,
-    UserError,
+    check_references,
     encode_continuations,
     hookimpl,
 )
@@ -37,9 +37,7 @@ class ReferenceGain(Judge):
 
     def check(self, samples: Sequence[Sample]) -> None:
         """Every sample has a reference."""
-        for sample in samples:
-            if not (sample.reference or "").strip():
-                raise UserError(f"sample {sample.id} has no reference: write one")
+        check_references(samples)
 
     def judge(
         self, outputs: Sequence[Output], samples: Sequence[Sample], *, rubric: str, tools: Tools

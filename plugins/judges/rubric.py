@@ -16,8 +16,8 @@ from harness import (
     Question,
     Sample,
     Tools,
-    UserError,
     Verdict,
+    check_references,
     expected_verdict,
     fenced,
     hookimpl,
@@ -109,11 +109,8 @@ class Rubric(Judge):
 
     def check(self, samples: Sequence[Sample]) -> None:
         """Every sample has a reference, where the judge is to see it."""
-        for sample in samples if self.options.reference else ():
-            if not (sample.reference or "").strip():
-                raise UserError(
-                    f"sample {sample.id} has no reference: write one, or set reference: false"
-                )
+        if self.options.reference:
+            check_references(samples, "write one, or set reference: false")
 
     def metrics(self) -> list[Metric]:
         """The mean of the criteria, and each criterion."""

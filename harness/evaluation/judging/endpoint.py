@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,6 +21,7 @@ from harness.api.model import Progress
 from harness.api.task import Suite
 from harness.config.strict_yaml import StrictModel
 from harness.errors import CellFailed
+from harness.evaluation.judging.kept_verdicts import Kept, KeptVerdicts
 from harness.evaluation.judging.verdicts import MOST_MISSING
 from harness.system.endpoint.client import Client, Endpoint, url_fault
 from harness.system.endpoint.completion import ChatRequest, Choice, Completion, Failure, Position
@@ -85,6 +86,8 @@ class EndpointSettings(StrictModel):
     """Answers to each question where the endpoint gives no log-probabilities."""
     max_tokens: int = Field(8, ge=1)
     """Of an answer; a model that reasons before it answers needs hundreds."""
+    model_answered: str | None = Field(default=None, min_length=1)
+    """The model that must answer, by the endpoint's own word, where `model` is an alias."""
     budget: BudgetSettings = BudgetSettings()
     price: PriceSettings | None = None
     """Without it no cost in dollars is known."""
@@ -112,7 +115,21 @@ class EndpointSettings(StrictModel):
     def identity(self) -> dict[str, object]:
         """What a verdict depends on, for the suite's hash."""
         scored = self.model_dump(mode="json", include={"url", "model", "samples", "max_tokens"})
-        return {**scored, "protocol": PROTOCOL}
+        pinned = {"model_answered": self.model_answered} if self.model_answered else {}
+        return {**scored, **pinned, "protocol": PROTOCOL}
+
+    def fault_of(self, answered: Iterable[str]) -> str | None:
+        """What is wrong with the models that answered, as a sentence; None where nothing is."""
+        others = [name for name in answered if name != self.model_answered]
+        if self.model_answered is None or not others:
+            return None
+        who = f"the model '{others[0]}' answered"
+        if others[0] in ("", NOT_SAID):
+            who = "the endpoint does not say which model answered"
+        return (
+            f"{who}, and model_answered is '{self.model_answered}': ask for that one with `model`, "
+            "or correct model_answered"
+        )
 
     def endpoint(self) -> Endpoint:
         """What the client takes."""
@@ -131,13 +148,17 @@ class EndpointSettings(StrictModel):
 class EndpointBackend:
     """Asks the model of an endpoint (`harness.JudgeBackend`)."""
 
-    def __init__(self, settings: EndpointSettings, most_missing: float) -> None:
+    def __init__(
+        self, settings: EndpointSettings, most_missing: float, kept: KeptVerdicts | None = None
+    ) -> None:
         """`most_missing` is the share of questions that may stay without an answer.
 
-        Raises EnvironmentLack where the key or the client library is missing.
+        With `kept` no question is asked that has a verdict there. Raises EnvironmentLack where the
+        key or the client library is missing.
         """
         self.settings = settings
         self.most_missing = most_missing
+        self.kept = kept
         self.client = Client(settings.endpoint())
         self._top = list(TOP_LOGPROBS)
         """What is left to try; empty once the endpoint is known to give no log-probabilities."""
@@ -145,7 +166,7 @@ class EndpointBackend:
         """Whether the samples of a question may be one request; some servers refuse that."""
         self._answered = False
         """Whether an answer has shown what it gives."""
-        self._asked = 0
+        self._asked = self._found = 0
         self._verdicts: Counter[str] = Counter()
         self._missing: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
@@ -162,19 +183,36 @@ class EndpointBackend:
         is down or the budget is spent; those left are then not asked.
         """
         self._asked += len(questions)
+        known = [self._known(question) for question in questions]
+        new = [q for q, reply in zip(questions, known, strict=True) if reply is None]
+        fresh = iter(self._ask_new(new, self.most_missing * len(questions), progress))
+        replies = [next(fresh) if reply is None else reply for reply in known]
+        self._missing.update(reply.missing for reply in replies if reply.missing)
+        self._check_answered(replies)
+        return replies
+
+    def _known(self, question: Question) -> Reply | None:
+        """The reply of an earlier run; None where there is none."""
+        found = self.kept.find(question) if self.kept else None
+        if found is None:
+            return None
+        self._found += 1
+        self._models[found.model or NOT_SAID] += 1
+        self._verdicts[found.by] += 1
+        return found.reply
+
+    def _ask_new(
+        self, questions: Sequence[Question], most: float, progress: Progress | None
+    ) -> list[Reply]:
+        """Replies to questions without a verdict; `most` of them may stay without an answer."""
         replies: list[Reply] = []
         # One shows what the endpoint gives, so that no other is sent in vain.
         while not self._answered and len(replies) < min(TRIES, len(questions)):
             replies += self._ask(questions[len(replies) : len(replies) + 1], 1.0, None)
         rest = questions[len(replies) :]
-        if self._answered:
-            tolerated = self.most_missing * len(questions) / max(len(rest), 1)
-            replies += self._ask(rest, min(1.0, tolerated), progress)
-        else:
-            replies += [Reply(None, "no_reply")] * len(rest)
-        self._missing.update(reply.missing for reply in replies if reply.missing)
-        self._check_answered(replies)
-        return replies
+        if not self._answered:
+            return replies + [Reply(None, "no_reply")] * len(rest)
+        return replies + self._ask(rest, min(1.0, most / max(len(rest), 1)), progress)
 
     def info(self) -> Mapping[str, Any]:
         """For the record. The key is in none of it, and its variable's name neither."""
@@ -183,9 +221,11 @@ class EndpointBackend:
             "backend": "endpoint",
             "url": self.settings.url,
             "model": wanted,
+            "model_answered": self.settings.model_answered,
             "answered_by": dict(self._models),
             "protocol": PROTOCOL,
             "asked": self._asked,
+            "kept": self._found,
             "verdicts_by": dict(self._verdicts),
             "missing": dict(self._missing),
             "samples": self.settings.samples,
@@ -226,11 +266,15 @@ class EndpointBackend:
         while left and self._top:
             top = self._top[0]
             requests = [self._request(questions[i], top_logprobs=top) for i in left]
-            answers = self._complete(requests, tolerated, progress)
-            for i, answer in zip(left, answers, strict=True):
+
+            def read(place: int, answer: Completion | Failure, asked: Sequence[int] = left) -> None:
+                i = asked[place]
                 reply = self._by_logprobs(questions[i], answer)
                 if reply is not None:
                     replies[i] = reply
+                    self._keep(questions[i], reply, answer, "logprobs")
+
+            answers = self._complete(requests, tolerated, progress, read)
             left = [i for i in left if i not in replies]
             if any(isinstance(answer, Completion) for answer in answers):
                 self._answered = True
@@ -242,13 +286,35 @@ class EndpointBackend:
         replies |= self._by_samples([(i, questions[i]) for i in left], tolerated, progress)
         return [replies[i] for i in range(len(questions))]
 
+    def _keep(
+        self, question: Question, reply: Reply, answer: Completion | Failure, by: str
+    ) -> None:
+        """Keep a verdict for a later run, unless it is none or another model's than is pinned."""
+        if self.kept is None or reply.missing or not reply.weights:
+            return
+        model = answer.model if isinstance(answer, Completion) else ""
+        if self.settings.fault_of([model]) is None:
+            self.kept.keep(question, Kept(reply.weights, reply.text, model, by))
+
     def _complete(
-        self, requests: Sequence[ChatRequest], tolerated: float, progress: Progress | None
+        self,
+        requests: Sequence[ChatRequest],
+        tolerated: float,
+        progress: Progress | None,
+        read: Callable[[int, Completion | Failure], None],
     ) -> list[Completion | Failure]:
-        """The answers, with who gave them and why some are missing kept for the record."""
+        """The answers, with who gave them and why some are missing kept for the record.
+
+        `read(place, answer)` is called for each as it comes. Raises CellFailed where another model
+        answered than is pinned.
+        """
         if self._end is not None:
+            for place in range(len(requests)):
+                read(place, self._end)
             return [self._end] * len(requests)
-        answers = self.client.complete(requests, tolerated=tolerated, progress=progress)
+        answers = self.client.complete(
+            requests, tolerated=tolerated, progress=progress, answered=read
+        )
         for answer in answers:
             if isinstance(answer, Completion):
                 self._models[answer.model or NOT_SAID] += 1
@@ -258,6 +324,8 @@ class EndpointBackend:
                     self._last_failure = answer.message
                 if answer.final or answer.kind == "budget":
                     self._end = answer
+        if fault := self.settings.fault_of(self._models):
+            raise CellFailed(f"the judge's endpoint: {fault}")
         return answers
 
     def _request(self, question: Question, **how: Any) -> ChatRequest:
@@ -294,13 +362,18 @@ class EndpointBackend:
         failures: list[Failure | None] = [None] * len(questions)
 
         def ask(places: Sequence[int], samples: int) -> None:
-            requests = [self._request(questions[at][1], samples=samples, **how) for at in places]
-            answers = self._complete(requests, tolerated, progress)
-            for at, answer in zip(places, answers, strict=True):
-                if isinstance(answer, Completion):
-                    got[at] += answer.choices[:samples]
-                else:
+            def read(place: int, answer: Completion | Failure) -> None:
+                at = places[place]
+                if isinstance(answer, Failure):
                     failures[at] = answer
+                    return
+                got[at] += answer.choices[:samples]
+                if len(got[at]) == wanted:
+                    question = questions[at][1]
+                    self._keep(question, _shares(question, got[at]), answer, "samples")
+
+            requests = [self._request(questions[at][1], samples=samples, **how) for at in places]
+            self._complete(requests, tolerated, progress, read)
 
         if self._together and wanted > 1:
             ask(range(len(questions)), wanted)
@@ -329,15 +402,22 @@ class EndpointBackend:
             assert failure is not None
             return _no_reply(failure)
         self._lost_samples += self.settings.samples - len(choices)
-        verdicts = [None if c.refused else verdict(c.text, question) for c in choices]
-        text = "\n".join(choice.text for choice in choices)
-        said = Counter(verdict for verdict in verdicts if verdict is not None)
-        if not said:
-            why = Counter("refused" if c.refused else _no_verdict(c) for c in choices)
-            (missing, _), *_ = why.most_common()
-            return Reply(None, missing, text)
-        self._verdicts["samples"] += 1
-        return Reply({word: said[word] / len(choices) for word in question.choices}, text=text)
+        reply = _shares(question, choices)
+        if reply.missing is None:
+            self._verdicts["samples"] += 1
+        return reply
+
+
+def _shares(question: Question, choices: Sequence[Choice]) -> Reply:
+    """The share of each verdict among the answers to one question."""
+    verdicts = [None if c.refused else verdict(c.text, question) for c in choices]
+    text = "\n".join(choice.text for choice in choices)
+    said = Counter(verdict for verdict in verdicts if verdict is not None)
+    if not said:
+        why = Counter("refused" if c.refused else _no_verdict(c) for c in choices)
+        (missing, _), *_ = why.most_common()
+        return Reply(None, missing, text)
+    return Reply({word: said[word] / len(choices) for word in question.choices}, text=text)
 
 
 def identity_of(settings: Mapping[str, object]) -> dict[str, object]:
@@ -345,21 +425,24 @@ def identity_of(settings: Mapping[str, object]) -> dict[str, object]:
     return EndpointSettings.model_validate(settings).identity
 
 
-def backend_of(suite: Suite) -> EndpointBackend:
+def backend_of(suite: Suite, *, keeping: bool = False) -> EndpointBackend:
     """What answers the judge of a suite that names an endpoint.
 
+    With `keeping` its verdicts stay in the cache and those that are there are not asked again.
     Raises EnvironmentLack where the key or the client library is missing.
     """
     judge = suite.settings["judge"]
     assert isinstance(judge, Mapping)
     settings = EndpointSettings.model_validate(suite.judge_endpoint)
-    return EndpointBackend(settings, float(judge.get("max_missing", MOST_MISSING)))
+    kept = KeptVerdicts(settings.identity) if keeping else None
+    return EndpointBackend(settings, float(judge.get("max_missing", MOST_MISSING)), kept)
 
 
 def warnings(suite: str, info: Mapping[str, Any]) -> list[str]:
     """A line where other models answered than was asked; a dated name of the same is none."""
     asked, answered = info["model"], [name for name in info["answered_by"] if name != NOT_SAID]
-    if len(answered) < 2 and all(name.startswith(asked) for name in answered):
+    expected = info["model_answered"] or asked
+    if len(answered) < 2 and all(name.startswith(expected) for name in answered):
         return []
     return [
         f"suite '{suite}': the judge '{asked}' was asked, and {' and '.join(answered)} answered"

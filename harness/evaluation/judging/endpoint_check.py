@@ -16,7 +16,7 @@ from harness.config.strict_yaml import KeyPath, Located
 from harness.errors import ConfigError, EnvironmentLack
 from harness.evaluation.judging.endpoint import EndpointSettings
 from harness.system.endpoint.client import Client, check_installed, read_key
-from harness.system.endpoint.completion import Failure
+from harness.system.endpoint.completion import ChatRequest, Completion, Failure
 
 __all__ = ["check_served", "check_settings"]
 
@@ -63,7 +63,7 @@ def check_served(suites: Iterable[Suite]) -> None:
         place = (settings.url, settings.key)
         if place not in answers:
             answers[place] = Client(settings.endpoint()).models()
-        problem = _problem(settings, answers[place])
+        problem = _problem(settings, answers[place]) or _other_model(settings)
         if problem is not None:
             raise _error(suite, *problem)
 
@@ -83,6 +83,16 @@ def _problem(settings: EndpointSettings, answer: list[str] | Failure) -> tuple[s
         return "key", f"the endpoint refuses the key in {settings.key} ({answer.message})"
     what = f"no OpenAI-compatible endpoint answers at {settings.url}/models ({answer.message})"
     return "url", f"{what}: start the server, or correct the URL, which often ends in /v1"
+
+
+def _other_model(settings: EndpointSettings) -> tuple[str, str] | None:
+    """Where another model answers than is pinned, by one request; a failure is the run's matter."""
+    if settings.model_answered is None:
+        return None
+    asked = ChatRequest([{"role": "user", "content": "Say A."}], max_tokens=settings.max_tokens)
+    (answer,) = Client(settings.endpoint()).complete([asked])
+    fault = settings.fault_of([answer.model]) if isinstance(answer, Completion) else None
+    return ("model_answered", fault) if fault else None
 
 
 def _nearest(name: str, served: list[str]) -> str:

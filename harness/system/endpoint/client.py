@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["RETRIES", "Client", "Endpoint", "check_installed", "read_key", "url_fault"]
 
 Progress = Callable[[int, int], None]
+Answered = Callable[[int, Completion | Failure], None]
+"""`answered(place, answer)`: what came of the request at that place."""
 
 RETRIES = 5
 """How often a request is sent again, at most."""
@@ -126,14 +128,16 @@ class Client:
         *,
         tolerated: float = 1.0,
         progress: Progress | None = None,
+        answered: Answered | None = None,
     ) -> list[Completion | Failure]:
         """An answer to each request, in their order, or why there is none.
 
-        Where more than the share `tolerated` of them fail, those left are not sent.
+        Where more than the share `tolerated` of them fail, those left are not sent. `answered` is
+        told of each as it comes, before the others are there.
         """
         if not requests:
             return []
-        return asyncio.run(_Batch(self, requests, tolerated, progress).run())
+        return asyncio.run(_Batch(self, requests, tolerated, progress, answered).run())
 
     def models(self) -> list[str] | Failure:
         """The models that the endpoint lists, asked at most twice in ten seconds each."""
@@ -249,8 +253,10 @@ class _Batch:
         requests: Sequence[ChatRequest],
         tolerated: float,
         progress: Progress | None,
+        answered: Answered | None,
     ) -> None:
         self.client, self.requests, self.progress = client, requests, progress
+        self.answered = answered
         self.most_failures = tolerated * len(requests)
         self.failures = self.done = 0
         self.end: Failure | None = None
@@ -263,14 +269,19 @@ class _Batch:
         self.slots = asyncio.Semaphore(endpoint.in_flight)
         self.settled = asyncio.Condition()
         async with self.client._opened(endpoint.timeout) as http:
-            return await asyncio.gather(*(self._one(http, request) for request in self.requests))
+            answers = (self._one(http, *placed) for placed in enumerate(self.requests))
+            return await asyncio.gather(*answers)
 
-    async def _one(self, http: AsyncOpenAI, request: ChatRequest) -> Completion | Failure:
+    async def _one(
+        self, http: AsyncOpenAI, place: int, request: ChatRequest
+    ) -> Completion | Failure:
         async with self.slots:
             answer = await self._answer(http, request)
         if isinstance(answer, Failure):
             self._failed(answer)
         self.done += 1
+        if self.answered is not None:
+            self.answered(place, answer)
         if self.progress is not None:
             self.progress(self.done, len(self.requests))
         return answer

@@ -16,7 +16,7 @@ from harness.manager import plugins
 from harness.planning.memory.evaluation import judge_peaks
 from harness.system.endpoint import client
 from harness.types import ModelRef
-from tests.conftest import ROOT, write_jsonl, write_suites
+from tests.conftest import ROOT, write_jsonl
 from tests.endpoint_server import MODEL, Served, chat, error
 from tests.evaluation.suite_files import PLUGINS, load
 
@@ -25,8 +25,9 @@ OTHER_BASE = ModelRef("other", "other", content_hash="1" * 64)
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """No long waits, no proxy, and a key in the environment."""
+def quick(monkeypatch, tmp_path):
+    """No long waits, no proxy, a key in the environment, and a cache of the test's own."""
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("TEST_KEY", KEY)
@@ -41,32 +42,6 @@ def scored(request, nth=0):
 def served():
     with Served(scored).running() as server:
         yield server
-
-
-@pytest.fixture
-def suite_file(tmp_path, served):
-    """`suite_file(model=...)` writes the suite `judged` with these settings of its endpoint."""
-    write_suites(tmp_path)
-
-    def write(judge=(), **changes):
-        endpoint = {"url": served.url, "model": MODEL, "key": "TEST_KEY", **changes}
-        suite = {
-            "name": "judged",
-            "version": 1,
-            "ask": "generate",
-            "data": "asked.jsonl",
-            "max_new_tokens": 4,
-            "judge": {
-                "name": "expected_score",
-                "rubric": "Rate it.",
-                "endpoint": {k: v for k, v in endpoint.items() if v != "left out"},
-                **dict(judge),
-            },
-        }
-        (tmp_path / "judged.yaml").write_text(yaml.safe_dump(suite, sort_keys=False))
-        return tmp_path
-
-    return write
 
 
 def line_of(folder, word):
@@ -251,6 +226,7 @@ def test_answers_of_another_model_are_a_warning(suite_file, served, tiny_artifac
     (dated,) = results([suite], tiny_artifact)
     assert not [line for line in dated.warnings if "answered" in line]
     served.told = lambda request, nth: chat("4", top=[[("4", 1.0)]], model="cheap-model")
+    suite = load(suite_file(max_tokens=9), "judged")  # of the first one verdicts are kept
     (other,) = results([suite], tiny_artifact)
     (warning,) = [line for line in other.warnings if "answered" in line]
     assert warning == "suite 'judged': the judge 'judge-1' was asked, and cheap-model answered"
