@@ -2,6 +2,7 @@
 # make test         what tests need, then linters, types and all tests
 # make test-fast    the same without the tests marked slow
 # make test-cpus    comparing tests again, with the arithmetic of a processor without AVX
+# make tables       writes the tables of README.md and results/ anew, from the records they are of
 # make zoo          every architecture of docs/architectures.md; make test takes a third of them
 # make PYTHON=python3.12 ...   another Python
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN = $(VENV)/bin
 COMPARING = tests/models/inference/test_loglikelihood.py tests/models/inference/test_tree_attention.py tests/models/test_language_model.py
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-fast test-cpus zoo lint format
+.PHONY: quickstart test test-fast test-cpus tables zoo lint format
 
 quickstart: $(VENV)/installed
 	$(BIN)/harness run quickstart
@@ -24,6 +25,9 @@ test-fast: $(VENV)/installed-dev
 # Fewer instructions round otherwise: what holds on one processor alone fails here.
 test-cpus: $(VENV)/installed-dev
 	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -q -n 0 -m "not slow" $(COMPARING)
+
+tables: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/tables.py
 
 zoo: $(VENV)/installed-dev
 	HARNESS_ZOO=all $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/zoo

@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import yaml
 
+from benchmarks import tables
 from harness.config import strict_yaml
 from harness.evaluation.judging.injections import injections
 from harness.evaluation.suite import Where, load_suite, task_of
@@ -24,24 +26,66 @@ WORKFLOW = yaml.safe_load((ROOT / "docs/gate.yml").read_text(encoding="utf-8"))
 def test_the_workflows_gate_runs_as_it_is_written(tmp_path: Path) -> None:
     every = WORKFLOW["jobs"]["gate"]["steps"]
     steps = {step["name"]: step["run"] for step in every if "run" in step}
-    assert set(steps) == {"install", "gate"}
+    assert set(steps) == {"install", "gate", "comment"}
     # the runner's checkout, with what the install step puts there
     for name in ("results", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     env = {**os.environ, **WORKFLOW["env"], "GITHUB_STEP_SUMMARY": str(tmp_path / "step.md")}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    done = subprocess.run(
-        ["bash", "-e", "-o", "pipefail", "-c", steps["gate"]],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(steps["gate"], tmp_path, env)
     assert done.returncode == 0, done.stdout + done.stderr
     told = every[-1]["with"]["path"].split()
     assert all((tmp_path / file).is_file() for file in told)
     assert (tmp_path / "step.md").read_text().startswith("### ✅")
+
+    # what `gh` is asked: to replace its comment, or to write the first one
+    (tmp_path / "gh").write_text('#!/bin/sh\nprintf "%s\\n" "$@" > asked\ncat "$7" > comment\n')
+    (tmp_path / "gh").chmod(0o755)
+    pull_request = "https://github.com/o/r/pull/1"
+    path = f"{tmp_path}{os.pathsep}{env['PATH']}"
+    done = run(steps["comment"], tmp_path, {**env, "PATH": path, "PULL_REQUEST": pull_request})
+    assert done.returncode == 0, done.stderr
+    asked = ["pr", "comment", pull_request, "--edit-last", "--create-if-none", "--body-file"]
+    assert (tmp_path / "asked").read_text().split() == [*asked, "gate.md"]
+    assert (tmp_path / "comment").read_text().startswith("### ✅")
+
+
+def run(script: str, folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """A step, as a runner starts it."""
+    command = ["bash", "-e", "-o", "pipefail", "-c", script]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def test_gitlabs_job_writes_the_reports_that_it_names(tmp_path: Path) -> None:
+    job = yaml.safe_load((ROOT / "docs/gate.gitlab-ci.yml").read_text(encoding="utf-8"))["gate"]
+    for name in ("results", "docs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    env = {**os.environ, **job["variables"]}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    done = run("\n".join(job["script"]), tmp_path, env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    reports = job["artifacts"]["reports"]
+    assert ElementTree.parse(tmp_path / reports["junit"]).getroot().tag == "testsuites"
+    metrics = (tmp_path / reports["metrics"]).read_text(encoding="utf-8").splitlines()
+    assert metrics[-1] == "# EOF"
+    assert [line for line in metrics if line.startswith("harness_gate_passed{")]
+    for line in metrics[:-1]:
+        assert re.fullmatch(r"# (TYPE|HELP) \w+ .+|\w+\{rule=\".+\",limit=\".+\"\} [-+.\de]+", line)
+
+
+def test_the_tables_are_what_their_commands_print() -> None:
+    written = list(tables.written())
+    assert not [str(file) for file, text in written if file.read_text("utf-8") != text], (
+        "run `make tables`"
+    )
+    assert len([text for _, text in written if tables.BLOCK.search(text)]) >= 2
+    # what somebody edits by hand is seen
+    readme = (ROOT / "README.md").read_text("utf-8")
+    figure = re.search(r"full +(\d\.\d+) \[", readme)
+    assert figure
+    edited = readme.replace(figure[1], "1.000")
+    assert tables.renewed(edited) != edited
+    assert tables.renewed(edited).count(figure[1]) >= 2
 
 
 def test_its_policy_and_that_of_the_readme_are_policies() -> None:

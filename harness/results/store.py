@@ -21,6 +21,7 @@ from typing import Any, cast
 from harness.errors import HarnessError, UserError, nearest
 from harness.record import VERSION, Plan, Record, SampleFile, SuiteSection
 from harness.results.schema import first_problem, schema, validate
+from harness.system.console import JSON_ESCAPES
 from harness.system.environment import environment
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "read_records",
     "read_samples",
     "read_section",
+    "read_usable",
     "rows_reader",
     "schema",
     "seal",
@@ -45,6 +47,7 @@ __all__ = [
     "suites",
     "unsealed",
     "validate",
+    "with_samples",
     "write_json",
     "write_record",
     "write_samples",
@@ -155,7 +158,7 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> Path:
     """Write `value` as JSON, atomically; NaN and infinity become null."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    _write_atomically(Path(path), (text + "\n").encode())
+    _write_atomically(Path(path), (text + "\n").encode("utf-8", JSON_ESCAPES))
     return Path(path)
 
 
@@ -164,7 +167,8 @@ def write_samples(
 ) -> SampleFile:
     """Write `<out>/samples/<cell_id>/<suite>.jsonl.gz`, the same bytes for the same rows.
 
-    Returns `file` (relative to `out`), `sha256` (of the file's bytes) and `rows` for the record,
+    Half of a surrogate pair, which UTF-8 has no bytes for, is written as JSON escapes it. Returns
+    `file` (relative to `out`), `sha256` (of the file's bytes) and `rows` for the record,
     and `non_finite`, the count of NaN and infinite numbers written as null, where there are any.
     """
     name = f"samples/{_checked_name(cell_id)}/{_checked_name(suite)}.jsonl.gz"
@@ -175,7 +179,7 @@ def write_samples(
     ]
     buffer = io.BytesIO()
     with gzip.GzipFile("", "wb", compresslevel=6, fileobj=buffer, mtime=0) as file:
-        file.write("".join(lines).encode())
+        file.write("".join(lines).encode("utf-8", JSON_ESCAPES))
     content = buffer.getvalue()
     _write_atomically(Path(out) / name, content)
     samples: SampleFile = {"file": name, "sha256": _sha256(content), "rows": len(lines)}
@@ -418,15 +422,55 @@ def read_records(folders: Iterable[Path]) -> list[Stored]:
     figures. Raises UserError where a folder has no records, a record is broken, or one cell id
     has two different results.
     """
+    return _once(
+        Stored(folder, _named_as(file, read_record(file)) if named else read_record(file))
+        for folder, file, named in _files(folders)
+    )
+
+
+def read_usable(folders: Iterable[Path]) -> tuple[list[Stored], list[str]]:
+    """The records of some results folders that can be used, and of each other what is wrong.
+
+    For what shows results; what decides by them takes `read_records`. Raises UserError where a
+    folder has no records, none can be used, or one cell id has two different results.
+    """
+    records: list[Stored] = []
+    problems: list[str] = []
+    for folder, file, named in _files(folders):
+        try:
+            data = read_record(file)
+            records.append(Stored(folder, _named_as(file, data) if named else data))
+        except UserError as error:
+            problems.append(str(error))
+    if not records:
+        raise UserError(problems[0] if problems else "no results folder is named")
+    return _once(records), problems
+
+
+def with_samples(records: Iterable[Stored]) -> tuple[list[Stored], list[str]]:
+    """The records whose sample files are all there and as recorded, and what the others lack."""
+    whole, problems = [], []
+    for one in records:
+        try:
+            for suite in suites(one.data):
+                read_samples(one.folder, one.data, suite)
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            whole.append(one)
+    return whole, problems
+
+
+def _once(records: Iterable[Stored]) -> list[Stored]:
+    """Each cell once. Raises UserError where one cell id has two different results."""
     by_id: dict[str, Stored] = {}
-    for place in map(Path, folders):
-        for stored in _stored_in(place):
-            known = by_id.setdefault(stored.id, stored)
-            if known.data != stored.data and not _agree(known.data, stored.data):
-                raise UserError(
-                    f"cell {stored.id} has different results in {known.folder} and "
-                    f"{stored.folder}; leave one of them out"
-                )
+    for stored in records:
+        known = by_id.setdefault(stored.id, stored)
+        if known.data != stored.data and not _agree(known.data, stored.data):
+            raise UserError(
+                f"cell {stored.id} has different results in {known.folder} and "
+                f"{stored.folder}; leave one of them out"
+            )
     return list(by_id.values())
 
 
@@ -445,18 +489,22 @@ def _agree(record: Record, other: Record) -> bool:
     return bool(figures) and figures == others
 
 
-def _stored_in(place: Path) -> Iterator[Stored]:
-    if place.is_file():
-        folder = place.parent.parent if place.parent.name == "cells" else place.parent
-        yield Stored(folder, read_record(place))
-        return
-    files = sorted((place / "cells").glob("*.json"))
-    if not files:
-        inside = [str(cells.parent) for cells in sorted(place.glob("*/cells"))]
-        advice = f"did you mean {' or '.join(inside)}?" if inside else "run an experiment first"
-        raise UserError(f"{place}: no records there (cells/*.json); {advice}")
-    for file in files:
-        yield Stored(place, _named_as(file, read_record(file)))
+def _files(places: Iterable[Path]) -> Iterator[tuple[Path, Path, bool]]:
+    """(results folder, record file, whether the file is named as its cell) of folders and files."""
+    for place in map(Path, places):
+        if place.is_file():
+            yield (
+                (place.parent.parent if place.parent.name == "cells" else place.parent),
+                place,
+                False,
+            )
+            continue
+        files = sorted((place / "cells").glob("*.json"))
+        if not files:
+            inside = [str(cells.parent) for cells in sorted(place.glob("*/cells"))]
+            advice = f"did you mean {' or '.join(inside)}?" if inside else "run an experiment first"
+            raise UserError(f"{place}: no records there (cells/*.json); {advice}")
+        yield from ((place, file, True) for file in files)
 
 
 def read_samples(out: Path, record: Record, suite: str) -> Rows:

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["OutputLost", "console", "plain_table", "printable", "standard_streams"]
+__all__ = ["JSON_ESCAPES", "OutputLost", "console", "plain_table", "printable", "standard_streams"]
 
 BROKEN_PIPE = 141
 """The exit status that a shell reports after SIGPIPE: 128 + 13."""
 
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+)
 """C0 (but tab and line feed), DEL, C1, and what overrides or embeds a direction of writing."""
 
 
@@ -45,7 +47,9 @@ def _as_json(error: UnicodeError) -> tuple[str, int]:
     return escaped, error.end
 
 
-codecs.register_error("harness.json", _as_json)
+JSON_ESCAPES = "harness.json"
+"""The `errors` of an encoding of JSON, or of a text that people read: what it lacks is escaped."""
+codecs.register_error(JSON_ESCAPES, _as_json)
 
 
 class OutputLost(UserError):
@@ -69,7 +73,7 @@ class _Stream:
         self._stream, self._name, self._escape = stream, name, escape
         self._lost: OutputLost | None = None
         with contextlib.suppress(AttributeError):
-            stream.reconfigure(errors="harness.json")  # type: ignore[attr-defined]
+            stream.reconfigure(errors=JSON_ESCAPES)  # type: ignore[attr-defined]
 
     def write(self, text: str) -> int:
         """Characters written; click asks with an empty text whether the stream is binary."""

@@ -721,8 +721,8 @@ def test_a_summary_shows_names_as_they_are(out: Path) -> None:
     title, _, _, _, row, _, note = summary.splitlines()
     assert title.startswith("### ")
     assert len(re.findall(r"(?<!\\)\|", row)) == 4
-    assert "\\<b\\>" in note
-    assert "\\[a\\](b)" in note
+    assert "&lt;b&gt;" in note
+    assert "[a]\\(b)" in note
 
 
 # ---- the same answers ----------------------------------------------------------------------------

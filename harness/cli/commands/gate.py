@@ -35,6 +35,8 @@ class GateOptions:
     results_folders: Sequence[Path]
     junit: Path | None
     summary: Path | None
+    metrics: Path | None
+    annotations: bool
     as_json: bool
     plan: bool = False
 
@@ -60,6 +62,13 @@ class SequentialOptions:
 @click.option("--plan", is_flag=True, help="Only say what the samples at hand can decide.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")
 @click.option("--summary", type=click.Path(path_type=Path), help="Write Markdown here.")
+@click.option("--metrics", type=click.Path(path_type=Path), help="Write OpenMetrics here.")
+@click.option(
+    "--annotations",
+    is_flag=True,
+    envvar="GITHUB_ACTIONS",
+    help="Print GitHub's `::error` and `::warning` lines; on in GitHub Actions.",
+)
 @options.as_json
 @click.option(
     "--until-decided",
@@ -79,8 +88,10 @@ def command(given: GateOptions, sequential: SequentialOptions, until_decided: bo
     """Whether CANDIDATE may be released: exit 0 pass, 1 worse, 3 cannot tell, 4 not comparable."""
     if not until_decided:
         _reject_sequential_options(click.get_current_context())
-    if given.plan and (until_decided or given.junit or given.summary):
-        raise UserError("--plan decides nothing: leave --until-decided, --junit and --summary out")
+    if given.plan and (until_decided or given.junit or given.summary or given.metrics):
+        raise UserError(
+            "--plan decides nothing: leave --until-decided, --junit, --summary and --metrics out"
+        )
     rules = policy.load(given.policy) if given.policy else None
     folders = options.existing_results(given.results_folders)
     if until_decided:
@@ -119,6 +130,11 @@ def report(decision: gate.Decision, given: GateOptions) -> int:
         _write(given.junit, gate_report.junit(decision), "--junit")
     if given.summary:
         _write(given.summary, gate_report.markdown(decision), "--summary")
+    if given.metrics:
+        _write(given.metrics, gate_report.openmetrics(decision), "--metrics")
+    if given.annotations:
+        for line in gate_report.github_annotations(decision):
+            click.echo(line, err=True)
     if github := os.environ.get("GITHUB_STEP_SUMMARY"):
         _append(Path(github), gate_report.markdown(decision))
     if given.as_json:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from harness.cli.render import judge_doubts, numbers
-from harness.system.console import plain_table
+from harness.cli.render.tables.escapes import clipped, short_name
+from harness.system.console import plain_table, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,6 +25,8 @@ STYLES = {"better": "green", "worse": "red", "tied": "cyan", "cannot tell": "dim
 ARMS: tuple[Literal["candidate"], Literal["baseline"]] = ("candidate", "baseline")
 _WIDTH = 300
 """Characters of a prompt or an answer."""
+_NOTE = 2000
+"""Characters of a line below a table."""
 
 
 def pair(comparison: Comparison) -> RenderableType:
@@ -35,7 +38,8 @@ def pair(comparison: Comparison) -> RenderableType:
     parts += [*map(Text, _judge_lines([comparison])), Text()]
     parts += [Text(line) for line in _changed(comparison)]
     parts += [_costs(comparison)]
-    parts += [Text(line) for line in (*comparison["not_compared"], *comparison["warnings"])]
+    lines = (*comparison["not_compared"], *comparison["warnings"])
+    parts += [Text(_note(line)) for line in lines]
     return Group(*parts)
 
 
@@ -48,19 +52,28 @@ def several(report: SeveralComparisons) -> RenderableType:
     grid = plain_table()
     grid.add_column(Text(f"metric, against {report['against']}"), overflow="fold")
     for row in rows:
-        grid.add_column(Text(row["candidate"]["label"]), overflow="fold")
+        grid.add_column(Text(short_name(row["candidate"]["label"])), overflow="fold")
     for name in dict.fromkeys(name for row in rows for name in row["metrics"]):
         of_rows = [row["metrics"].get(name) for row in rows]
         doubted = any(metric is not None and "judge" in metric for metric in of_rows)
         mark = f" {judge_doubts.MARK}" if doubted else ""
         grid.add_row(name + mark, *map(_change, of_rows), style="dim" if doubted else None)
-    lines = [f"{group['rank']}. {', '.join(group['rows'])}" for group in report["groups"]]
+    lines = [
+        f"{group['rank']}. {', '.join(map(short_name, group['rows']))}"
+        for group in report["groups"]
+    ]
     warnings = dict.fromkeys(line for row in rows for line in row["warnings"])
     ranks = [
         f"By {report['ranked_by']}; rows of a group are not told apart from its first:",
         *lines,
     ]
-    return Group(grid, *map(Text, [*(ranks if lines else []), *_judge_lines(rows), *warnings]))
+    return Group(
+        grid, *map(Text, [*(ranks if lines else []), *_judge_lines(rows), *map(_note, warnings)])
+    )
+
+
+def _note(line: str) -> str:
+    return printable(clipped(line, _NOTE))
 
 
 def _judge_lines(rows: Sequence[RowComparison]) -> list[str]:
@@ -77,7 +90,7 @@ def _metrics(comparison: Comparison) -> Table:
     from rich.text import Text
 
     grid = plain_table()
-    labels = [comparison[arm]["label"] for arm in ARMS]
+    labels = [short_name(comparison[arm]["label"]) for arm in ARMS]
     grid.add_column("metric", overflow="fold")
     for title in (*labels, "difference", "p", "can see", "n"):
         grid.add_column(Text(title), justify="right")
@@ -102,7 +115,7 @@ def _metrics(comparison: Comparison) -> Table:
 
 
 def _legend(comparison: Comparison) -> str:
-    labels = [comparison[arm]["label"] for arm in ARMS]
+    labels = [short_name(comparison[arm]["label"]) for arm in ARMS]
     return (
         f"Difference: {labels[0]} minus {labels[1]} on the same samples, with its "
         f"{100 * comparison['confidence']:g} % interval. p: adjusted for the "
@@ -125,8 +138,8 @@ def _texts(sample: ChangedSample, comparison: Comparison) -> Iterable[str]:
     texts = (
         ("prompt", sample["prompt"]),
         ("reference", sample["reference"]),
-        (comparison["baseline"]["label"], sample["baseline_output"]),
-        (comparison["candidate"]["label"], sample["output"]),
+        (short_name(comparison["baseline"]["label"]), sample["baseline_output"]),
+        (short_name(comparison["candidate"]["label"]), sample["output"]),
     )
     for name, text in texts:
         if text is not None:
@@ -136,13 +149,13 @@ def _texts(sample: ChangedSample, comparison: Comparison) -> Iterable[str]:
 def _short(text: object) -> str:
     """The last turn of a conversation; of a long prompt the end, which has the question."""
     plain = text[-1]["content"] if isinstance(text, list) and text else str(text)
-    plain = " ".join(plain.split())
+    plain = printable(" ".join(plain.split()))
     return plain if len(plain) <= _WIDTH else "... " + plain[-_WIDTH:]
 
 
 def _costs(comparison: Comparison) -> Table:
     grid = plain_table()
-    for title in ("cost", *(comparison[arm]["label"] for arm in ARMS)):
+    for title in ("cost", *(short_name(comparison[arm]["label"]) for arm in ARMS)):
         grid.add_column(title, justify="right" if title != "cost" else "left")
     costs = [comparison[arm]["cost"] for arm in ARMS]
     rows = {

@@ -1,4 +1,4 @@
-"""A gate's decision for people and CI systems: lines, Markdown, JUnit XML."""
+"""A gate's decision for people and CI systems: lines, Markdown, JUnit XML, annotations, metrics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import re
 from xml.etree import ElementTree
 
+from harness.cli.render.tables.escapes import clipped, for_markdown
 from harness.results.gate import Decision, Finding
 from harness.system.console import printable
 
@@ -18,7 +19,10 @@ _COMMAND = re.compile(r"^(?=\s*(::|##))")
 """How a line begins that GitHub or Azure Pipelines takes for a command to itself."""
 _NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 """Characters that no XML 1.0 document may hold, not even escaped."""
-_MARKDOWN = re.compile(r"([\\`*\[\]<>|])")
+LONGEST = 1000
+"""Characters of a label or a sentence."""
+LONGEST_COMMENT = 60_000
+"""Characters of a table of rules: a comment on GitHub holds 65,536."""
 
 
 def headline(decision: Decision) -> str:
@@ -42,8 +46,8 @@ def lines(decision: Decision) -> list[str]:
 
 
 def one_line(text: str) -> str:
-    """A text as one line that is no workflow command, such as `::error::`."""
-    return _COMMAND.sub("\\\\", printable(" ".join(text.splitlines())))
+    """A text, cut where it is long, as one line that is no workflow command (`::error::`)."""
+    return _COMMAND.sub("\\\\", printable(" ".join(clipped(text, LONGEST).splitlines())))
 
 
 def markdown(decision: Decision) -> str:
@@ -57,16 +61,85 @@ def markdown(decision: Decision) -> str:
         ]
         for finding in decision.findings
     ]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    table = _shortened([f"| {' | '.join(row)} |" for row in rows])
     verdict = _MARK[decision.verdict].split()[0]
-    notes = "".join(f"- {_plain(warning)}\n" for warning in decision.warnings)
+    notes = "".join(f"- {_plain(warning, line_start=True)}\n" for warning in decision.warnings)
     title = f"### {verdict} {_plain(headline(decision))}"
     return f"{title}\n\n{table}\n" + (f"\n{notes}" if notes else "")
 
 
-def _plain(text: str) -> str:
-    """A text that Markdown shows as it is, on one line."""
-    return _MARKDOWN.sub(r"\\\1", one_line(text))
+def _shortened(table: list[str]) -> str:
+    """The lines of a table, those that do not pass first to stay where it is too long for one."""
+    heads, rows = table[:2], table[2:]
+    room = LONGEST_COMMENT - sum(len(line) + 1 for line in heads)
+    kept: set[int] = set()
+    for index in sorted(range(len(rows)), key=lambda index: _MARK["pass"] in rows[index]):
+        room -= len(rows[index]) + 1
+        if room < 0:
+            break
+        kept.add(index)
+    left_out = len(rows) - len(kept)
+    more = [f"| {left_out} more rules are in the other reports | | |"] if left_out else []
+    return "\n".join([*heads, *(rows[index] for index in sorted(kept)), *more])
+
+
+def github_annotations(decision: Decision) -> list[str]:
+    """Workflow commands of GitHub: an error for each rule that blocks, warnings for the rest.
+
+    https://docs.github.com/actions/reference/workflow-commands-for-github-actions
+    """
+    found = [
+        (_fails(finding, decision), _named(finding), finding.sentence)
+        for finding in decision.findings
+        if finding.verdict != "pass"
+    ]
+    found += [(False, "harness gate", warning) for warning in decision.warnings]
+    return [
+        f"::{'error' if blocks else 'warning'} title={_property(title)}::{_data(text)}"
+        for blocks, title, text in sorted(found, key=lambda one: not one[0])
+    ]
+
+
+def _data(text: str) -> str:
+    """The message of a workflow command."""
+    text = printable(clipped(text, LONGEST).replace("\r\n", "\n"))
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    """A property of a workflow command, which `:` and `,` would end."""
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def openmetrics(decision: Decision) -> str:
+    """The rules' figures in OpenMetrics' text form, as GitLab's metrics report reads them."""
+    figures = {
+        "passed": "Whether the rule passes.",
+        "value": "The candidate's figure.",
+        "baseline": "The baseline's figure.",
+        "change": "What the limit is held against.",
+        "bound": "The limit, on the scale of the change.",
+    }
+    lines = []
+    for figure, told in figures.items():
+        lines += [f"# TYPE harness_gate_{figure} gauge", f"# HELP harness_gate_{figure} {told}"]
+        samples = {}
+        for finding in decision.findings:
+            known = finding.verdict == "pass" if figure == "passed" else getattr(finding, figure)
+            if known is not None:
+                where = f'rule="{_label(_named(finding))}",limit="{_label(finding.limit)}"'
+                samples[where] = f"{float(known):.9g}".replace("nan", "NaN").replace("inf", "Inf")
+        lines += [f"harness_gate_{figure}{{{where}}} {known}" for where, known in samples.items()]
+    return "\n".join([*lines, "# EOF", ""])
+
+
+def _label(text: str) -> str:
+    return one_line(text).replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _plain(text: str, *, line_start: bool = False) -> str:
+    """A text that Markdown shows as it is, on one line that is no workflow command."""
+    return for_markdown(one_line(text), line_start=line_start)
 
 
 def _code(text: str) -> str:
@@ -112,7 +185,7 @@ def junit(decision: Decision) -> str:
 
 
 def _make_valid(root: ElementTree.Element) -> None:
-    r"""Write what XML cannot hold as JSON escapes it (`\u001b`)."""
+    r"""Write what XML cannot hold, and what would hide in it, as JSON escapes it (`\u001b`)."""
     for element in root.iter():
         element.text = element.text and _valid(element.text)
         for name, value in element.items():
@@ -120,7 +193,7 @@ def _make_valid(root: ElementTree.Element) -> None:
 
 
 def _valid(text: str) -> str:
-    return _NO_XML.sub(lambda character: f"\\u{ord(character[0]):04x}", text)
+    return _NO_XML.sub(lambda character: f"\\u{ord(character[0]):04x}", printable(text))
 
 
 def _case(suite: ElementTree.Element, finding: Finding, element: str) -> None:
@@ -128,7 +201,7 @@ def _case(suite: ElementTree.Element, finding: Finding, element: str) -> None:
         suite,
         "testcase",
         classname=f"gate.{finding.name.partition('.')[0]}",
-        name=f"{_named(finding)} {finding.limit}",
+        name=clipped(f"{_named(finding)} {finding.limit}", LONGEST),
         time="0",
     )
     if finding.verdict == "pass":
