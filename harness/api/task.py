@@ -313,3 +313,15 @@ class Task(Generic[Keys]):
     def score(self, suite: Suite, requests: Requests, tools: TaskTools) -> SuiteResult:
         """A row per sample, and the metrics that sum them up."""
         raise NotImplementedError
+
+    def rescore(
+        self, suite: Suite, rows: Sequence[Mapping[str, Any]], tools: Tools, *, models: bool
+    ) -> SuiteResult | None:
+        """What follows from recorded rows without the model under test, for who doubts them.
+
+        A row for each of `rows` whose sample the suite has, with its `id`, what the suite knows of
+        it (`prompt`, `reference`, `group`) and the `scores` that follow from the answer; and the
+        metrics of the suite. What only the model or a judge can tell is left out, and with `models`
+        False what a scorer needs a model for. None: nothing follows. `rows` may hold anything.
+        """
+        return None

@@ -37,6 +37,7 @@ COMMANDS = {
     "run": "Run an experiment FILE, or `quickstart`.",
     "schema": "Print the JSON Schema of a record or a leaderboard.",
     "suites": "The suites that an experiment can name, and where their files lie.",
+    "verify": "Recompute the figures of a results FOLDER, or of a published one, from its samples.",
 }
 """Name -> the first sentence of the command's help, so that `harness --help` imports no command."""
 

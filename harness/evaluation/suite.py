@@ -41,6 +41,8 @@ class Where:
     """The experiment's own template, which changes every rendered prompt."""
     base_quantization: Mapping[str, object] | None = None
     """How the base is opened that others are compared with, and that judges by default."""
+    pull_missing: bool = True
+    """Whether packaged models are pulled; False: they are known by name and content alone."""
 
 
 def find_suite(name: str, *, plugins: Plugins, folders: Sequence[Path]) -> Path:
@@ -270,8 +272,11 @@ class _FileResolver:
 
         Without `causal` it may be an encoder.
         """
-        from harness.models.packaged import resolve_model
+        from harness.models.packaged import registry, resolve_model
 
+        packaged = registry().get(name)
+        if packaged and not self.where.pull_missing and not packaged.folder.is_dir():
+            return ModelRef(name, str(packaged.folder), packaged.content)
         mark = self.located.mark(path)
         file, line = (self.located.file, mark) if isinstance(mark, int) else (None, None)
         try:

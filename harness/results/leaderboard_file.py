@@ -12,7 +12,7 @@ from harness.results import store
 from harness.results.leaderboard_layout import Leaderboard
 from harness.results.store import Stored
 
-__all__ = ["NAME", "build", "read", "sealed"]
+__all__ = ["NAME", "build", "read", "sealed", "sources"]
 
 NAME = "leaderboard.json"
 
@@ -47,7 +47,7 @@ def read(
         board = json.loads((folder / NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(board, dict) or board.get("records") != _sources(records, rank_by):
+    if not isinstance(board, dict) or board.get("records") != sources(records, rank_by):
         return None
     return cast("Leaderboard", board) if store.is_sealed(board) else None
 
@@ -56,11 +56,11 @@ def sealed(
     board: Leaderboard, records: Sequence[Stored], *, rank_by: str | None = None
 ) -> Leaderboard:
     """What `leaderboard.json` holds: the board, what it is of, and a seal."""
-    whole = {**board, "rank_by": rank_by, "records": _sources(records, rank_by)}
+    whole = {**board, "rank_by": rank_by, "records": sources(records, rank_by)}
     return cast("Leaderboard", store.seal(whole))
 
 
-def _sources(records: Sequence[Stored], rank_by: str | None) -> str:
+def sources(records: Sequence[Stored], rank_by: str | None) -> str:
     """sha256 of all that a leaderboard depends on, whatever the order of the records."""
     seals = [cell.data.get("sha256") or store.digest(cell.data) for cell in records]
     return store.digest(

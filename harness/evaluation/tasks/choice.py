@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.api.model import Model
 from harness.api.task import Requests, Suite, SuiteExample, TaskTools
+from harness.api.tools import Tools
 from harness.config.strict_yaml import Located
 from harness.data.tokenization import Pair, encode_pair
 from harness.errors import DataError, UserError
@@ -15,6 +16,13 @@ from harness.evaluation.tasks.sample_rows import PROBABILITY, right_probability
 from harness.evaluation.tasks.sample_task import DataSettings, SampleTask, plain
 from harness.hookspecs import hookimpl
 from harness.types import Metric, Sample, SuiteResult
+
+METRICS = (
+    Metric("acc", True, "share"),
+    Metric("acc_norm", True, "share"),
+    Metric(PROBABILITY, True, bounds=(0.0, 1.0)),
+)
+"""Of every suite."""
 
 EXAMPLE = """\
 ask: choice  # the likeliest of several choices is the model's answer
@@ -90,25 +98,40 @@ class Choice(SampleTask[ChoiceSettings]):
             choices = sample.choices
             logprobs = [s.logprob for s in requests.scores[at : at + len(choices)]]
             at += len(choices)
-            each = [value / len(c) for value, c in zip(logprobs, choices, strict=True)]
-            best = max(range(len(choices)), key=logprobs.__getitem__)
-            normed = max(range(len(choices)), key=each.__getitem__)
-            scores = {
-                "acc": float(best == sample.answer),
-                "acc_norm": float(normed == sample.answer),
-                PROBABILITY: right_probability(logprobs, [sample.answer]),
-            }
-            rows.append(
-                self.row(suite, sample, output=choices[best], logprobs=logprobs, scores=scores)
-            )
-        metrics = [
-            Metric("acc", True, "share"),
-            Metric("acc_norm", True, "share"),
-            Metric(PROBABILITY, True, bounds=(0.0, 1.0)),
-        ]
+            rows.append(self._scored(suite, sample, logprobs))
         notes = {"encoded_apart": apart} if apart else {}
         warnings = [_joined(apart, len(requests.pairs))] if apart else []
-        return SuiteResult(rows, metrics, notes, warnings)
+        return SuiteResult(rows, METRICS, notes, warnings)
+
+    def rescore(
+        self, suite: Suite, rows: Sequence[Mapping[str, Any]], tools: Tools, *, models: bool
+    ) -> SuiteResult:
+        """The questions, and the scores of the recorded log-probabilities."""
+        by_id = {sample.id: sample for sample in self.samples(suite)}
+        known = [row for row in rows if row["id"] in by_id]
+        return SuiteResult(
+            [
+                self._scored(suite, by_id[row["id"]], row["logprobs"])
+                for row in known
+                if "missing" not in row
+            ],
+            METRICS,
+        )
+
+    def _scored(self, suite: Suite, sample: Sample, logprobs: Sequence[float]) -> dict[str, object]:
+        """The row of a sample whose choices have these log-probabilities."""
+        choices, answer = sample.choices, sample.answer
+        assert choices is not None
+        assert answer is not None
+        each = [value / len(c) for value, c in zip(logprobs, choices, strict=True)]
+        best = max(range(len(choices)), key=logprobs.__getitem__)
+        normed = max(range(len(choices)), key=each.__getitem__)
+        scores = {
+            "acc": float(best == answer),
+            "acc_norm": float(normed == answer),
+            PROBABILITY: right_probability(logprobs, [answer]),
+        }
+        return self.row(suite, sample, output=choices[best], logprobs=logprobs, scores=scores)
 
 
 def _pair(tokenizer: Any, prompt: str, choice: str, sample: Sample) -> Pair:

@@ -21,6 +21,7 @@ from harness.api.task import (
     SuiteExample,
     TaskTools,
 )
+from harness.api.tools import Tools
 from harness.config.strict_yaml import Located, StrictModel
 from harness.data.tokenization import encode_prompt
 from harness.errors import ConfigError, PluginFault
@@ -248,28 +249,7 @@ class Generate(SampleTask[GenerateSettings]):
         }
         ratings = _Ratings(notes, [_cut(suite, cut, cap)] if cut else [])
         others = suite.pick(negative_control.others(self._all(suite)))
-        for label, scorer, options in uses(suite.scorers, plugins()):
-            scores = scorer.rate(outputs, samples, tools, **options)
-            whose, better, bounds = (
-                f"scorer '{scorer.name}'",
-                scorer.higher_is_better,
-                scorer.bounds,
-            )
-            metric = Metric(label, better, scorer.kind, bounds=bounds)
-            if scorer.kind == "corpus_bleu" or scorer.kind == "corpus_chrf":
-                ratings.metrics.append(metric)
-                own = checked_statistics(scores, len(outputs), whose, scorer.kind)
-                ratings.statistics[label] = own
-                continue
-            rating = checked(scores, len(outputs), whose, bounds)
-            ratings.add(metric, rating)
-            if scorer.controlled and any(others):
-                other = negative_control.means(scorer, outputs, others, tools, options)
-                difference = negative_control.minus(rating, other)
-                ratings.scores[label + OTHER] = other
-                own_minus_other = bounds and metric_summary.spread(bounds)
-                name = label + DIFFERENCE
-                ratings.add(Metric(name, better, bounds=own_minus_other), difference)
+        _rate(suite, samples, outputs, others, tools, ratings)
         if any(scorer.embeds for _, scorer, _ in uses(suite.scorers, plugins())):
             _note_cut_texts(suite, outputs, samples, tools, ratings)
         if suite.judge:
@@ -290,6 +270,72 @@ class Generate(SampleTask[GenerateSettings]):
         ]
         ratings.warnings += map(str, degenerate_answers.detect(suite.name, rows))
         return SuiteResult(rows, ratings.metrics, ratings.notes, ratings.warnings)
+
+    def rescore(
+        self, suite: Suite, rows: Sequence[Mapping[str, Any]], tools: Tools, *, models: bool
+    ) -> SuiteResult:
+        """Prompts and references, and what the scorers give for the answers."""
+        every = self._all(suite)
+        others = dict(zip((s.id for s in every), negative_control.others(every), strict=True))
+        by_id = {sample.id: sample for sample in self.samples(suite)}
+        known = [row for row in rows if row["id"] in by_id]
+        answered = [row for row in known if row.get("output") is not None and "missing" not in row]
+        samples = [by_id[row["id"]] for row in answered]
+        outputs = [
+            Output(row["id"], row["output"], row["tokens"], row["capped"]) for row in answered
+        ]
+        ratings = _Ratings({}, [])
+        of_answered = [others[sample.id] for sample in samples]
+        _rate(suite, samples, outputs, of_answered, tools, ratings, models=models)
+        rated = {sample.id: ratings.of(i, False) for i, sample in enumerate(samples)}
+        asked = [
+            {
+                **identity(suite, by_id[row["id"]]),
+                "prompt": _asked(by_id[row["id"]], row.get("prompt")),
+                "reference": by_id[row["id"]].reference,
+                **rated.get(row["id"], {}),
+            }
+            for row in known
+        ]
+        return SuiteResult(asked, ratings.metrics)
+
+
+def _asked(sample: Sample, recorded: object) -> object:
+    """The prompt as a row holds it; a plain one is a user's turn where the model has a template."""
+    forms = [_prompt(sample), _prompt(_as_turn(sample))]
+    return recorded if recorded in forms else forms[0]
+
+
+def _rate(
+    suite: Suite,
+    samples: Sequence[Sample],
+    outputs: Sequence[Output],
+    others: Sequence[Sequence[Sample]],
+    tools: Tools,
+    ratings: _Ratings,
+    *,
+    models: bool = True,
+) -> None:
+    """Add what the scorers give; without `models` those alone that open none."""
+    for label, scorer, options in uses(suite.scorers, plugins()):
+        if not models and (scorer.embeds or scorer.models):
+            continue
+        scores = scorer.rate(outputs, samples, tools, **options)
+        whose, better, bounds = f"scorer '{scorer.name}'", scorer.higher_is_better, scorer.bounds
+        metric = Metric(label, better, scorer.kind, bounds=bounds)
+        if scorer.kind == "corpus_bleu" or scorer.kind == "corpus_chrf":
+            ratings.metrics.append(metric)
+            own = checked_statistics(scores, len(outputs), whose, scorer.kind)
+            ratings.statistics[label] = own
+            continue
+        rating = checked(scores, len(outputs), whose, bounds)
+        ratings.add(metric, rating)
+        if scorer.controlled and any(others):
+            other = negative_control.means(scorer, outputs, others, tools, options)
+            difference = negative_control.minus(rating, other)
+            ratings.scores[label + OTHER] = other
+            own_minus_other = bounds and metric_summary.spread(bounds)
+            ratings.add(Metric(label + DIFFERENCE, better, bounds=own_minus_other), difference)
 
 
 @dataclass
@@ -448,7 +494,7 @@ def _row(
 ) -> dict[str, object]:
     return {
         **identity(suite, sample),
-        "prompt": [dict(m) for m in sample.messages] if sample.messages else sample.prompt,
+        "prompt": _prompt(sample),
         "reference": sample.reference,
         "output": output.text,
         "tokens": output.tokens,
@@ -456,6 +502,11 @@ def _row(
         **unanswered,
         **rated,
     }
+
+
+def _prompt(sample: Sample) -> object:
+    """A sample's prompt as JSON."""
+    return [dict(m) for m in sample.messages] if sample.messages else sample.prompt
 
 
 def _cut(suite: Suite, cut: int, cap: int) -> str:

@@ -23,6 +23,7 @@ from harness.api.task import (
     Task,
     TaskTools,
 )
+from harness.api.tools import Tools
 from harness.config.strict_yaml import Located
 from harness.data.rows import load_rows
 from harness.data.tokenization import IGNORED, Encoded, document_prefix, encode_row
@@ -200,6 +201,18 @@ class Perplexity(Task[PerplexitySettings]):
         sources = [(row.source, row.row) for row in state.rows]
         return SuiteResult(rows, _all_metrics(suite, sources), _notes(suite, state))
 
+    def rescore(
+        self, suite: Suite, rows: Sequence[Mapping[str, Any]], tools: Tools, *, models: bool
+    ) -> SuiteResult:
+        """The texts; their log-probabilities are the model's alone."""
+        recorded, every = {row["id"] for row in rows}, rows_of(suite)
+        known = [
+            {**_text_row(source, row, suite.cluster), "scores": {}}
+            for source, row in every
+            if _id(source, row) in recorded
+        ]
+        return SuiteResult(known, _all_metrics(suite, every))
+
 
 def rows_of(suite: Suite) -> list[tuple[str, Row]]:
     """(source, row), the first `limit` of each source."""
@@ -329,12 +342,7 @@ def _row(
     own = [p for p, framed in zip(logprobs, encoded.framing, strict=True) if not framed]
     nll = None if unanswered else -sum(score.logprob for score in scores)
     return {
-        "id": _id(source, row),
-        "group": source or None,
-        "domain": _domain(row),
-        **cluster(clusters, {"group": source, **row.extra}, row.id),
-        "prompt": None,
-        "reference": "\n".join(_texts(row)),
+        **_text_row(source, row, clusters),
         "output": None,
         **unanswered,
         "scores": {
@@ -343,6 +351,18 @@ def _row(
             "bits": None if unanswered else -sum(own) / math.log(2),
             "bytes": encoded.bytes,
         },
+    }
+
+
+def _text_row(source: str, row: Row, clusters: str | None) -> dict[str, object]:
+    """The part of a sample row that is the suite's, whatever the model."""
+    return {
+        "id": _id(source, row),
+        "group": source or None,
+        "domain": _domain(row),
+        **cluster(clusters, {"group": source, **row.extra}, row.id),
+        "prompt": None,
+        "reference": "\n".join(_texts(row)),
     }
 
 

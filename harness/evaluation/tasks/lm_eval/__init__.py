@@ -6,12 +6,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from harness.api.model import Model
 from harness.api.task import Requests, Resolver, Resources, Suite, SuiteExample, Task, TaskTools
+from harness.api.tools import Tools
 from harness.config.strict_yaml import Located
 from harness.evaluation.fingerprint import folder_digest
 from harness.evaluation.tasks.lm_eval import example, task_files, tasks
+from harness.evaluation.tasks.lm_eval.rescoring import rescored
 from harness.evaluation.tasks.lm_eval.settings import LmEvalSettings
 from harness.hookspecs import hookimpl
 from harness.models import families
@@ -120,6 +123,12 @@ class LmEval(Task[LmEvalSettings]):
                 for message in [*([cut] if lm.cut else []), *collected.warnings]
             ],
         )
+
+    def rescore(
+        self, suite: Suite, rows: Sequence[Mapping[str, Any]], tools: Tools, *, models: bool
+    ) -> SuiteResult:
+        """Of questions with choices what follows from their log-probabilities."""
+        return SuiteResult([row for recorded in rows if (row := rescored(recorded))], ())
 
 
 @hookimpl
