@@ -125,6 +125,14 @@ class Judge:
         """Whether it calls `Tools.base_answers`: the base is then part of the suite's hash."""
         return False
 
+    @property
+    def asks_row(self) -> str | None:
+        """The row whose answers it gets by `Tools.row_answers`: its label, or its record's file.
+
+        A label is one of the experiment; a file's name ends in `.json`. None: no row's.
+        """
+        return None
+
     def comparing(self) -> Self | None:
         """The judge as it compares answers with those of `Tools.base_answers`.
 

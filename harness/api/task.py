@@ -84,6 +84,10 @@ class Resources:
     """Settings of the endpoint whose model judges; None: one in this process does."""
     judge_labels: str | None = None
     """File of people's labels of answers, which correct the judge's figure."""
+    judge_row: str | None = None
+    """Label of the row whose answers the judge compares with; None: of no row of the experiment."""
+    judge_record: str | None = None
+    """File of the record of such a row, of an earlier run."""
     base_quantization: Mapping[str, object] | None = None
     """The same of the base, where the judge compares with its answers."""
 
@@ -168,6 +172,9 @@ class Resolver(Protocol):
         self, quant_type: str | None, *, base: bool
     ) -> Mapping[str, object] | None:
         """Keywords of BitsAndBytesConfig for a judge; without a type, those of a judging base."""
+
+    def record(self, name: str) -> str:
+        """The file of the record that a judge compares with, checked."""
 
     def model(self, name: str, path: KeyPath) -> ModelRef:
         """The model that is named at `path`: a packaged alias, a folder or a Hub id."""

@@ -32,5 +32,11 @@ class Tools(Protocol):
         The model under test may be closed to make room for it.
         """
 
+    def row_answers(self) -> Sequence[str]:
+        """What the row of `Judge.asks_row` answered to the suite's samples, in their order.
+
+        Raises UserError or CellFailed where there are no such answers.
+        """
+
     def progress(self, done: int, total: int) -> None:
         """Feeds the live progress."""

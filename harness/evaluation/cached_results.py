@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from harness.api.task import Suite
 from harness.errors import UserError
+from harness.evaluation.judging.rows.opponents import Opponent, digest, read
 from harness.evaluation.suite import task_of
 from harness.manager import plugins
 from harness.record import SuiteSection
@@ -56,6 +57,8 @@ class Sections:
     """Id of the base's record, to compare with."""
     artifact_hash: str
     warn: Callable[[str], None]
+    opponents: Mapping[str, Opponent] = field(default_factory=dict)
+    """Suite -> the row whose stored answers its judge compares with."""
     shared: Path | None = None
     """Folder whose results folders may hold the same answers; None: only `out` is searched."""
     tokenizer_hash: str | None = None
@@ -64,6 +67,8 @@ class Sections:
     done: dict[str, SuiteSection] = field(default_factory=dict)
     """Suite -> its section of the record."""
     _data: dict[str, str | None] = field(default_factory=dict)
+    _compared: dict[str, str | None] = field(default_factory=dict)
+    """Suite -> hash of the answers that its judge compares with, where they are stored."""
 
     def reuse(self, suite: Suite) -> str | None:
         """Reuse a suite's stored answers; return the id of the cell that measured them.
@@ -72,6 +77,7 @@ class Sections:
         warning. Raises what hashing the suite's data raises.
         """
         self._data[suite.name] = task_of(suite, plugins()).data_hash(suite)
+        self._compared[suite.name] = self._opponent_hash(suite)
         for file in self._places(suite.name):
             kept = self._read(file, suite)
             if kept is None:
@@ -84,6 +90,14 @@ class Sections:
             )
             return cell
         return None
+
+    def _opponent_hash(self, suite: Suite) -> str | None:
+        opponent = self.opponents.get(suite.name)
+        if opponent is None or opponent.own:
+            return None
+        samples = task_of(suite, plugins()).samples(suite)
+        cap = int(str(suite.settings["max_new_tokens"]))
+        return digest(samples, read(opponent, suite.name, samples, cap))
 
     def keep(self, suite: Suite, result: SuiteResult) -> None:
         """Write the samples and the section of a suite that was scored now."""
@@ -98,6 +112,8 @@ class Sections:
         reused: _Reused,
         lost: int,
     ) -> None:
+        if suite.judge_row is not None:  # figures are of these answers, whoever gave them
+            self._data[suite.name] = _compared(result.notes)
         base: Rows | None = None
         same_tokens, base_error = True, None
         try:
@@ -140,6 +156,8 @@ class Sections:
         base = store.read_record(self.out / "cells" / f"{self.base}.json")
         base_section = store.suites(base).get(suite.name)
         content = [suite.hash, self._data.get(suite.name)]
+        if base_section is None and suite.judge_row is not None:
+            return None, True  # the base ran before the row that is compared with
         if (
             base_section is None
             or [
@@ -174,9 +192,13 @@ class Sections:
             return None
         try:
             section, rows = store.read_section(file)
-            wanted = [store.SECTION, self.artifact_hash, suite.hash, self._data[suite.name]]
-            keys = ("schema", "artifact_hash", "hash", "data_hash")
-            if [section[key] for key in keys] != wanted:
+            wanted = [store.SECTION, self.artifact_hash, suite.hash]
+            if [section[key] for key in ("schema", "artifact_hash", "hash")] != wanted:
+                return None
+            if suite.judge_row is None and section["data_hash"] != self._data[suite.name]:
+                return None
+            known, own = self._compared[suite.name], _compared(section["notes"])
+            if known is not None and own is not None and known != own:
                 return None
             if section.get("arithmetic") != self.arithmetic:
                 return None
@@ -193,6 +215,12 @@ class Sections:
             )
             return None
         return section, rows, SuiteResult(rows, metrics, section["notes"], section["warnings"])
+
+
+def _compared(notes: Mapping[str, Any]) -> str | None:
+    """Hash of the answers that a judge compared with; None where it compared with none."""
+    found = ((notes.get("judge") or {}).get("compared") or {}).get("sha256")
+    return None if found is None else str(found)
 
 
 def _lacking(suite: Suite, section: Mapping[str, Any]) -> list[str]:

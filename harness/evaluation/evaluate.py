@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness.api.judge import JudgeBackend
 from harness.api.model import Generation, Model
 from harness.api.task import Requests, Suite
 from harness.data.tokenization import tokenizer_hash
-from harness.errors import UserError
+from harness.errors import CellFailed, UserError
 from harness.evaluation.judging import endpoint
 from harness.evaluation.judging.endpoint import EndpointBackend
 from harness.evaluation.judging.local import LocalBackend
+from harness.evaluation.judging.rows.opponents import Opponent, digest, of_record, read
 from harness.evaluation.suite import task_of
 from harness.evaluation.tasks.sample_rows import within_budget
 from harness.manager import plugins
@@ -23,6 +26,7 @@ from harness.types import Artifact, SuiteResult
 
 Report = Callable[..., None]
 Phase = Callable[[str], AbstractContextManager[None]]
+EMPTY: Mapping[str, Opponent] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,19 @@ def evaluate(
     phase: Phase,
     report: Report,
     batch: int | None = None,
+    opponents: Mapping[str, Opponent] = EMPTY,
 ) -> Iterator[Measured]:
     """Every suite's result on the model that `artifact` describes, each as soon as it is scored.
 
-    At most `batch` sequences run at once; None means what memory allows. Suites with a judge come
+    At most `batch` sequences run at once; None means what memory allows. `opponents` are the rows,
+    by suite, whose stored answers judges compare with. Suites with a judge come
     last, for its model takes the place of the judged one. A prompt that several suites ask runs
     once. Phases: `reload`, `generate`, `loglikelihood`, and one of each
     suite's name for its scoring. Raises what opening the model raises; an exception in a suite
     is its SuiteFailure.
     """
     judged = [suite for suite in suites if suite.judge is not None]
-    with opened(artifact, phase, report, batch) as bench:
+    with opened(artifact, phase, report, batch, opponents) as bench:
         model = bench.model
         for group in [*([suite] for suite in suites if suite not in judged), judged]:
             for suite, result in _batch(bench, group, phase):
@@ -71,11 +77,16 @@ def evaluate(
 
 @contextmanager
 def opened(
-    artifact: Artifact, phase: Phase, report: Report, batch: int | None = None
+    artifact: Artifact,
+    phase: Phase,
+    report: Report,
+    batch: int | None = None,
+    opponents: Mapping[str, Opponent] = EMPTY,
 ) -> Iterator[Bench]:
     """The model of an artifact, open for requests; closed at the end."""
     with phase("reload"):
-        bench = Bench(plugins().open_model(artifact, batch), artifact, report, batch)
+        model = plugins().open_model(artifact, batch)
+        bench = Bench(model, artifact, report, batch, opponents)
     try:
         yield bench
     finally:
@@ -125,12 +136,20 @@ class Bench:
     """The worker's Tools: the model under test, the embedder and the judge's model."""
 
     def __init__(
-        self, model: Model, artifact: Artifact, report: Report, batch: int | None = None
+        self,
+        model: Model,
+        artifact: Artifact,
+        report: Report,
+        batch: int | None = None,
+        opponents: Mapping[str, Opponent] = EMPTY,
     ) -> None:
         self.model = model
         self.artifact = artifact
         self.report = report
         self.batch = batch
+        self._opponents = opponents
+        self._compared: dict[str, dict[str, Any]] = {}
+        """Suite -> whose answers its judge compared with, for the record."""
         self.suite: Suite | None = None
         self.tokenizer_hash = tokenizer_hash(model.tokenizer)
         self._answers: dict[tuple[int, tuple[int, ...]], Generation] = {}
@@ -242,10 +261,13 @@ class Bench:
     def base_answers(self) -> list[str]:
         """The untouched base's answers to the suite's samples, by the suite's decoding.
 
-        The base is asked itself, so that no other record must be there, nor be the right one.
+        Those that its own cell has stored of this suite, else the base is asked itself, so that no
+        other record must be there.
         """
         assert self.suite is not None
         suite, own = self.suite, self.artifact
+        if suite.name in self._opponents:
+            return self._stored_answers(self._opponents[suite.name])
         quantised = with_precision(suite.base_quantization, own.precision)
         wanted = Artifact(
             "base",
@@ -262,10 +284,57 @@ class Bench:
             new = list(dict.fromkeys(prompts))
             answers = model.generate(new, max_new_tokens=cap, progress=self.progress)
             known = {(cap, p): a for p, a in zip(new, answers, strict=True)}
-        return [model.text(known[cap, prompt].ids).strip() for prompt in prompts]
+        texts = [model.text(known[cap, prompt].ids).strip() for prompt in prompts]
+        return self._noted(texts, None)
+
+    def row_answers(self) -> list[str]:
+        """The stored answers of the row that the suite's judge compares with.
+
+        Raises CellFailed where that row has none.
+        """
+        assert self.suite is not None
+        suite = self.suite
+        if suite.judge_record is not None:
+            return self._stored_answers(of_record(Path(suite.judge_record)))
+        if suite.name not in self._opponents:
+            raise CellFailed(
+                f"the row '{suite.judge_row}', which the judge compares with, has no answers to "
+                f"suite '{suite.name}' here: run it again, or leave the suite out"
+            )
+        return self._stored_answers(self._opponents[suite.name])
+
+    def _stored_answers(self, opponent: Opponent) -> list[str]:
+        """Answers from a sample file; of the cell that is judged here its own."""
+        assert self.suite is not None
+        suite, task = self.suite, task_of(self.suite, plugins())
+        if not opponent.own:
+            cap = int(str(suite.settings["max_new_tokens"]))
+            return self._noted(read(opponent, suite.name, task.samples(suite), cap), opponent)
+        requests = task.requests(suite, self.model)
+        generated = (self._answers[requests.max_new_tokens, tuple(p)] for p in requests.prompts)
+        return self._noted([self.decode(answer.ids) for answer in generated], opponent)
+
+    def _noted(self, answers: list[str], opponent: Opponent | None) -> list[str]:
+        """The answers, which the record identifies."""
+        assert self.suite is not None
+        samples = task_of(self.suite, plugins()).samples(self.suite)
+        self._compared[self.suite.name] = {
+            "cell": opponent.cell if opponent else None,
+            "sha256": digest(samples, answers),
+        }
+        return answers
 
     def judge_identity(self) -> dict[str, Any]:
-        """Who judged; `self_judged` where judge and judged share a base."""
+        """Who judged; `self_judged` where judge and judged share a base.
+
+        `compared` says with which cell's answers it compared, of None where the base was asked, and
+        which answers those were.
+        """
+        assert self.suite is not None
+        compared = self._compared.get(self.suite.name)
+        return {**self._judging_model(), **({"compared": compared} if compared else {})}
+
+    def _judging_model(self) -> dict[str, Any]:
         assert self.suite is not None
         if self.suite.judge_endpoint is not None:
             model = self.suite.judge_endpoint["model"]

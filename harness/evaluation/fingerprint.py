@@ -58,15 +58,15 @@ def scored_content(
     unset = [key for key in LATER if suite.settings[key] is None]
     left_out = {*UNSCORED, *task.unscored, "scorers", *unset}
     settings = {k: v for k, v in {**SHARED, **suite.settings}.items() if k not in left_out}
-    if suite.judge:
-        settings["judge"] = _judge_settings(suite)
+    judge = judge_of(suite, plugins)
+    if judge:
+        settings["judge"] = _judge_settings(suite, judge.asks_row)
     content: dict[str, object] = {"settings": settings, "data": data}
     samples = task.samples(suite) if suite.scorers else []
     references = [sample.reference for sample in samples if sample.reference]
     content["scorers"] = scorer_config.content(suite.scorers, plugins, references)
     if suite.embedder:
         content["embedder"] = suite.embedder.identity
-    judge = judge_of(suite, plugins)
     if judge:
         quantised = suite.judge_quantization
         content["judge"] = [
@@ -84,12 +84,16 @@ def scored_content(
     return content | {"chat_template": chat_template}
 
 
-def _judge_settings(suite: Suite) -> dict[str, object]:
+def _judge_settings(suite: Suite, record: str | None) -> dict[str, object]:
     """What a suite says of its judge, with the judge's own options complete."""
     written = suite.settings["judge"]
     assert isinstance(written, Mapping)
     own = {key: value for key, value in written.items() if key not in UNSCORED_OF_JUDGES}
-    return {**own, **suite.judge_options}
+    settings = {**own, **suite.judge_options}
+    if suite.judge_record is None:
+        return settings
+    # of a record its answers count, which the task's dependencies have, and not its place
+    return {key: value for key, value in settings.items() if value != record}
 
 
 def _judging_model(suite: Suite, base: ModelRef) -> object:

@@ -14,10 +14,11 @@ from harness.api.judge import Judge
 from harness.api.task import ScorerUse, Suite, SuiteSettings, Task
 from harness.config import strict_yaml
 from harness.config.strict_yaml import KeyPath, Located
-from harness.errors import ConfigError
+from harness.errors import ConfigError, UserError
 from harness.evaluation import fingerprint, scorer_config
 from harness.evaluation.judging import certificates
 from harness.evaluation.judging import options as judge_options
+from harness.evaluation.judging.rows import opponents
 from harness.evaluation.tasks.sample_rows import cluster
 from harness.manager import Plugins, calling
 from harness.models.quantization import keywords_of
@@ -264,6 +265,15 @@ class _FileResolver:
         if quant_type is not None:
             return keywords_of(quant_type)
         return self.where.base_quantization if base else None
+
+    def record(self, name: str) -> str:
+        """A record's file; a relative name is looked for beside the suite's file."""
+        file = self.located.file.parent / Path(name).expanduser()
+        self._check_inside(name, file, "judge")
+        try:
+            return str(opponents.of_record(file).file)
+        except UserError as error:
+            raise self.located.error(f"judge: {error}", ("judge",)) from None
 
     def model(
         self, name: str, path: KeyPath, *, kind: str | None = None, causal: bool = True

@@ -19,6 +19,7 @@ from typing import Any
 
 from harness.api.task import Suite
 from harness.errors import UserError
+from harness.evaluation.judging.options import judge_of
 from harness.evaluation.suite import task_of
 from harness.hookspecs import hookimpl
 from harness.manager import plugins
@@ -114,7 +115,7 @@ def _evaluated(trial: Trial, model: ModelRef, watcher: _Watcher) -> SuiteResult:
     settings = {**suite.settings, "limit": limit}
     if suite.judge and trial.model is None:  # random weights give no verdicts worth counting
         settings["judge"] = {**_mapping(settings["judge"]), "max_missing": 1.0}
-    few = replace(suite, settings=settings)
+    few = replace(suite, settings=settings, judge_row=None, **_alone(suite))
     manager = plugins().manager
     manager.register(watcher)
     try:
@@ -128,6 +129,13 @@ def _evaluated(trial: Trial, model: ModelRef, watcher: _Watcher) -> SuiteResult:
     if isinstance(measured.result, SuiteFailure):
         raise _error(suite, measured.result.error) from measured.result.error
     return measured.result
+
+
+def _alone(suite: Suite) -> dict[str, Any]:
+    """What has a judge compare with the base where it is to compare with a row of an experiment."""
+    judge = judge_of(suite, plugins()) if suite.judge_row is not None else None
+    comparing = judge.comparing() if judge is not None else None
+    return {"judge_options": comparing.options.model_dump(mode="json")} if comparing else {}
 
 
 def _mapping(value: object) -> Mapping[str, object]:

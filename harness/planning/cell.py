@@ -105,6 +105,12 @@ def with_options(cell: Cell, options: Mapping[str, object], **changes: Any) -> C
     return new_cell(**fields | changes)
 
 
+def with_suites(cell: Cell, suites: tuple[Suite, ...]) -> Cell:
+    """A copy of a cell that runs through these suites, under its own id."""
+    names = {field.name for field in dataclasses.fields(Cell)} - {"id", "training_id", "tuned"}
+    return new_cell(**{name: getattr(cell, name) for name in names} | {"suites": suites})
+
+
 def budget_content(budget: Budget) -> dict[str, object]:
     """The part of a budget that ids depend on: newer fields count where not at their default."""
     first = {"steps", "batch", "max_length", "precision", "micro_batch"}

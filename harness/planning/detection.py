@@ -51,7 +51,7 @@ def detection_plan(plan: Plan, question: Question, plugins: Plugins) -> Detectio
     """
     records = _records(plan, question)
     trained, notes = _trained(plan, records)
-    hashes = {suite.name: suite.hash for suite in plan.base.suites}
+    hashes = {suite.name: suite.hash for suite in plan.suites}
     measured = [arm for arm in trained if _has_a_suite(arm.group, hashes)]
     if not measured:
         raise UserError(_refusal(plan, question, [arm.group for arm in trained]))
@@ -126,7 +126,7 @@ def _base(plan: Plan, trained: Sequence[Arm], records: RecordSet) -> Arm | None:
     """The base that the trained arms were compared with."""
     wanted = {base_id(cell) for arm in trained for cell in arm.group.cells} | {plan.base.id}
     bases = grouped(record for key, record in records.by_id.items() if key in wanted)
-    hashes = {suite.name: suite.hash for suite in plan.base.suites}
+    hashes = {suite.name: suite.hash for suite in plan.suites}
     return max(
         (Arm(group, records) for group in bases),
         key=lambda arm: sum(hashes[name] in _hashes(arm.group, name) for name in hashes),
@@ -176,13 +176,13 @@ def _metrics(
 def _refusal(plan: Plan, question: Question, trained: Iterable[Group]) -> str:
     """What is missing, and how to get it."""
     for group in trained:
-        for suite in plan.base.suites:
+        for suite in plan.suites:
             if suite.name in group.hashes:
                 try:
                     comparability.check_planned(suite, "this plan", group)
                 except NotComparable as error:
                     return f"--detect: {error}"
-    names = ", ".join(suite.name for suite in plan.base.suites)
+    names = ", ".join(suite.name for suite in plan.suites)
     places = " and ".join(map(str, (question.out, *question.folders)))
     return (
         f"--detect needs earlier records of {names} with {plan.base.model.name} trained, and "
@@ -201,7 +201,7 @@ def _design(plan: Plan, question: Question, plugins: Plugins, groups: Sequence[G
             label: cell.budget.steps * cell.budget.batch for label, cell in cells.items()
         },
         predicted_seconds=lambda label: predict(cells[label]).seconds if label in cells else None,
-        groups={suite.name: _groups(suite, plugins) for suite in plan.base.suites},
+        groups={suite.name: _groups(suite, plugins) for suite in plan.suites},
         price_per_hour=next((price for price in prices if price is not None), None),
     )
 

@@ -25,6 +25,7 @@ from harness.manager import Plugins, calling
 from harness.models import families, packaged
 from harness.models.adapters import resolve_adapter
 from harness.models.quantization import without_precision
+from harness.planning import opponents
 from harness.planning.cell import Cell, is_model, new_cell
 from harness.planning.chat_template_check import check_suites, check_training, needs_template
 from harness.planning.search_space import Search, plan_searches
@@ -45,6 +46,14 @@ class Plan:
     rank_by: str | None
     epochs: float | None = None
     """As the experiment says it; None where it says `steps`."""
+    waited_for: tuple[str, ...] = ()
+    """Ids of cells that run after the base, one by one, before the others: judges compare with
+    their answers."""
+
+    @property
+    def suites(self) -> tuple[Suite, ...]:
+        """Every suite; cells that run before the row it compares with are left without one."""
+        return max((cell.suites for cell in self.cells), key=len)
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,15 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
         _check_base_label(experiment, entries, untouched)
         base = cell(MethodEntry(name=untouched, label=untouched), {}, 0)
     rest = [c for c in cells.values() if c is not base]
-    return Plan(experiment.name, base, (base, *rest), experiment.rank_by, experiment.budget.epochs)
+    ordered, waited_for = opponents.in_order(base, [base, *rest])
+    return Plan(
+        experiment.name,
+        ordered[0],
+        ordered,
+        experiment.rank_by,
+        experiment.budget.epochs,
+        waited_for,
+    )
 
 
 def _compared(experiment: Experiment, plugins: Plugins) -> MethodEntry | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 from harness.api.executor import Executor
 from harness.data import checks
 from harness.errors import CellFailed, UserError
+from harness.evaluation.judging.options import judge_of
+from harness.evaluation.judging.rows.opponents import Opponent
 from harness.evaluation.suite import check_loading
 from harness.manager import plugins
 from harness.models import trained_artifact
@@ -107,8 +110,8 @@ def run_plan(
         work = _work(plan, cell, out, batch, shared, prediction)
         if prediction is not None and getattr(executor, "on_this_machine", False):
             work = _fitted(work, prediction)
-        if cell.id in notices:
-            work = replace(work, warnings=(*work.warnings, notices[cell.id]))
+        noticed = [notices[cell.id]] if cell.id in notices else []
+        work = replace(work, warnings=(*work.warnings, *noticed))
         return run_cell(work, executor, report)
 
     def run_unrecorded(cell: Cell) -> None:
@@ -124,9 +127,13 @@ def run_plan(
         statuses[cell.id] = status
         report(cell, {"event": "recorded", "status": status, "record": kept})
 
-    cells.run([plan.base], run_unrecorded)  # its answers are what the others are compared with
-    cells.run([cell for cell in plan.cells if cell is not plan.base], run_unrecorded)
+    for together in _stages(plan):
+        cells.run(together, run_unrecorded)
     board = write_leaderboard(plan, out, stale=bool(statuses))
+    return _outcome(plan, board, statuses)
+
+
+def _outcome(plan: Plan, board: Leaderboard, statuses: Mapping[str, str]) -> Outcome:
     in_order = [cell.id for cell in plan.cells]
     return Outcome(
         board,
@@ -134,6 +141,13 @@ def run_plan(
         skipped=tuple(id for id in in_order if id not in statuses),
         failed=tuple(id for id in in_order if statuses.get(id, "ok") != "ok"),
     )
+
+
+def _stages(plan: Plan) -> list[list[Cell]]:
+    """What may run at once: the base, each cell that others are compared with, then the rest."""
+    waited_for = [cell for cell in plan.cells if cell.id in plan.waited_for]
+    before = [plan.base, *waited_for]
+    return [*([cell] for cell in before), [cell for cell in plan.cells if cell not in before]]
 
 
 def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:
@@ -149,7 +163,7 @@ def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:
     if not left:
         return recorded, {}
     check_device()
-    check_loading(plan.base.suites, plugins())
+    check_loading(plan.suites, plugins())
     lack = _lost_answers(out, plan.base) if plan.base.id in recorded else None
     if lack is None:
         return recorded, {}
@@ -213,8 +227,29 @@ def _work(
         batch,
         warnings=(*checks.warnings(cell.data), *map(str, edges)),
         predicted_bytes=prediction.total if prediction else None,
+        opponents=_opponents(plan, cell, out),
         shared=shared.resolve() if shared else None,
     )
+
+
+def _opponents(plan: Plan, cell: Cell, out: Path) -> dict[str, Opponent]:
+    """Suite -> the cell in `out` whose answers a judge compares with, where it has stored them."""
+    found = {}
+    for suite in cell.suites:
+        judge = judge_of(suite, plugins())
+        if judge is None or not (judge.asks_base or suite.judge_row):
+            continue
+        other = plan.base
+        if suite.judge_row is not None:
+            other = next(one for one in plan.cells if one.label == suite.judge_row)
+        if other.id == cell.id:
+            found[suite.name] = Opponent(str(out.resolve()), cell.id, own=True)
+            continue
+        record = store.stored(out, other.id)
+        section = store.suites(record).get(suite.name) if record else None
+        if section is not None and section["hash"] == suite.hash:
+            found[suite.name] = Opponent(str(out.resolve()), other.id)
+    return found
 
 
 def _fitted(work: Work, prediction: Prediction) -> Work:

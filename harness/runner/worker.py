@@ -24,6 +24,7 @@ from harness.errors import CellFailed, HarnessError, PluginFault, is_out_of_memo
 from harness.evaluation.cached_results import Sections
 from harness.evaluation.contamination import leaks, leaks_of_rows
 from harness.evaluation.evaluate import Measured, SuiteFailure, evaluate
+from harness.evaluation.judging.rows.opponents import Opponent
 from harness.evaluation.suite import task_of
 from harness.manager import plugins
 from harness.models import stored_quantization, trained_artifact
@@ -73,6 +74,8 @@ class Work:
     """Why no way to split the batch fits this machine, and what would; None where one may."""
     warnings: tuple[str, ...] = ()
     """Warnings on the training data, and why a recorded cell runs again."""
+    opponents: dict[str, Opponent] = field(default_factory=dict)
+    """Suite -> the cell whose stored answers its judge compares with."""
     shared: Path | None = None
     """Folder whose results folders may hold the same answers; None: only `out` is read."""
 
@@ -417,13 +420,14 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
             out=work.out,
             cell_id=work.cell.id,
             base=work.base,
+            opponents=work.opponents,
             artifact_hash=artifact_hash(artifact),
             shared=work.shared,
             warn=log.warnings.append,
         )
         left = [suite for suite in work.cell.suites if _missing(sections, suite, log)]
-        ran = evaluate(artifact, left, log.phases(meter), report, work.batch) if left else ()
-        for measured in ran:
+        how = (log.phases(meter), report, work.batch, work.opponents)
+        for measured in evaluate(artifact, left, *how) if left else ():
             passes = dict(measured.passes)
             _keep(sections, measured, rows, log)
     except (Exception, SystemExit) as error:

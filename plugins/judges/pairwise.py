@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -31,11 +31,11 @@ WIN, TIE, LOSS = 1.0, 0.5, 0.0
 class PairwiseOptions(JudgeOptions):
     """What a suite's `judge: {name: pairwise, ...}` takes; `rubric` says which answer is better."""
 
-    against: Literal["reference", "base"] = "reference"
-    """Whose answers the model's are compared with: the rows' references, or the untouched base's
-    own answers."""
+    against: str = Field("reference", min_length=1)
+    """Whose answers the model's are compared with: `reference`, those of the rows; `base`, the
+    untouched base's; or another row's, by its label or its record's file."""
     reference: bool = False
-    """Whether the judge is shown the reference; for `against: base`."""
+    """Whether the judge is shown the reference; where it is not what is compared with."""
     least_mass: float = Field(0.05, gt=0, le=1)
     """Probability of both letters together below which there is no verdict."""
 
@@ -66,6 +66,12 @@ class Pairwise(Judge):
         """Whether the base's answers are what it compares with."""
         return bool(self.options.against == "base")
 
+    @property
+    def asks_row(self) -> str | None:
+        """The row whose answers it compares with, where it is not the base."""
+        against: str = self.options.against
+        return None if against in ("reference", "base") else against
+
     def comparing(self) -> "Pairwise":
         """Against the answers of the base, whatever it was set to."""
         return self.with_options({**self.options.model_dump(), "against": "base"})
@@ -73,7 +79,7 @@ class Pairwise(Judge):
     def check(self, samples: Sequence[Sample]) -> None:
         """Every sample has the reference that is compared with or shown."""
         options: PairwiseOptions = self.options
-        if options.reference or not self.asks_base:
+        if options.reference or options.against == "reference":
             shown = " without `reference`" if options.reference else ""
             check_references(samples, f"write one, or set against: base{shown}")
 
@@ -88,6 +94,8 @@ class Pairwise(Judge):
         options: PairwiseOptions = self.options
         if self.asks_base:
             others = list(tools.base_answers())
+        elif self.asks_row is not None:
+            others = list(tools.row_answers())
         else:
             others = [sample.reference or "" for sample in samples]
         differ = [

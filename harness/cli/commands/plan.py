@@ -22,6 +22,7 @@ from harness.data import checks
 from harness.errors import UserError
 from harness.evaluation import suite_versions
 from harness.manager import plugins
+from harness.planning import opponents
 from harness.planning.cell import Cell, is_recorded
 from harness.planning.detection import Question, detection_plan
 from harness.planning.plan import Plan, Settings, make_plan
@@ -158,8 +159,10 @@ def plan_of(
 
 def print_notes(plan: Plan, out: Path) -> None:
     """Suites that changed since they were recorded, and unusual options, on standard error."""
-    for notice in suite_versions.changed(plan.base.suites, suite_versions.records_in(out)):
+    for notice in suite_versions.changed(plan.suites, suite_versions.records_in(out)):
         click.echo(f"Note: {notice}", err=True)
+    for note in opponents.without_figure(plan.suites, plan.cells):
+        click.echo(f"Note: {note}", err=True)
     for label, cell in {cell.label: cell for cell in plan.cells}.items():
         method_options = plugins().methods.get(cell.method).Options.model_validate(cell.options)
         for finding in outside_usual(method_options):

@@ -28,6 +28,7 @@ from harness.errors import ConfigError, PluginFault
 from harness.evaluation.judging import answer_labels, endpoint, endpoint_check
 from harness.evaluation.judging.endpoint import EndpointSettings
 from harness.evaluation.judging.options import judge_of
+from harness.evaluation.judging.rows import opponents
 from harness.evaluation.judging.verdicts import (
     MOST_MISSING,
     check_finite,
@@ -158,6 +159,8 @@ class Generate(SampleTask[GenerateSettings]):
         behind = judge.endpoint if judge else None
         compares = rater is not None and rater.asks_base
         base = resolver.judge_quantization(None, base=True) if compares else None
+        row = rater.asks_row if rater is not None else None
+        recorded = row is not None and row.endswith(".json")
         return dataclasses.replace(
             files,
             scorers=scorers,
@@ -168,6 +171,8 @@ class Generate(SampleTask[GenerateSettings]):
             judge_quantization=quantised,
             judge_endpoint=behind.model_dump(mode="json") if behind else None,
             judge_labels=resolver.rows({"labels": labels})["labels"] if labels else None,
+            judge_row=None if recorded else row,
+            judge_record=resolver.record(row) if row is not None and recorded else None,
             base_quantization=base,
         )
 
@@ -183,9 +188,18 @@ class Generate(SampleTask[GenerateSettings]):
                 yield Conversation(file, sample.line, [turn], False, needs_template=False)
 
     def dependencies(self, suite: Suite) -> dict[str, object]:
-        """The labels of a judge's answers; DataError where they are not the suite's."""
+        """The labels of answers, and the recorded answers that a judge compares with.
+
+        Raises DataError or UserError where they are not the suite's.
+        """
         labels = self._labels(suite)
-        return {"labels": labels.sha256} if labels else {}
+        found: dict[str, object] = {"labels": labels.sha256} if labels else {}
+        if suite.judge_record is not None:
+            samples, cap = self.samples(suite), self.settings(suite).max_new_tokens
+            opponent = opponents.of_record(Path(suite.judge_record))
+            answers = opponents.read(opponent, suite.name, samples, cap)
+            found["opponent"] = opponents.digest(samples, answers)
+        return found
 
     def _labels(self, suite: Suite) -> answer_labels.AnswerLabels | None:
         if suite.judge_labels is None:

@@ -69,6 +69,9 @@ class Lent:
     def base_answers(self) -> Sequence[str]:
         return self.base
 
+    def row_answers(self) -> Sequence[str]:
+        return self.base
+
     def embed(self, texts: Sequence[str]) -> Any:
         raise NotImplementedError
 
