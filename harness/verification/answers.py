@@ -51,6 +51,10 @@ class NoModels:
         """Raises UserError."""
         raise UserError("this score needs a model")
 
+    def row_answers(self) -> Sequence[str]:
+        """Raises UserError."""
+        raise UserError("this score needs a model")
+
     def progress(self, done: int, total: int) -> None:
         """Says nothing."""
 
