@@ -3,6 +3,7 @@
 # make test-fast    the same without the tests marked slow
 # make test-cpus    comparing tests again, with the arithmetic of a processor without AVX
 # make tables       writes the tables of README.md and results/ anew, from the records they are of
+# make browser      a Chromium for the tests of the report's page; without one they are skipped
 # make zoo          every architecture of docs/architectures.md; make test takes a third of them
 # make PYTHON=python3.12 ...   another Python
 PYTHON ?= python3
@@ -11,12 +12,12 @@ BIN = $(VENV)/bin
 COMPARING = tests/models/inference/test_loglikelihood.py tests/models/inference/test_tree_attention.py tests/models/test_language_model.py
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-fast test-cpus tables zoo lint format
+.PHONY: quickstart test test-fast test-cpus tables browser zoo lint format
 
 quickstart: $(VENV)/installed
 	$(BIN)/harness run quickstart
 
-test: lint
+test: lint browser
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-fast: $(VENV)/installed-dev
@@ -28,6 +29,9 @@ test-cpus: $(VENV)/installed-dev
 
 tables: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/tables.py
+
+browser: $(VENV)/installed-dev
+	.ci/browser $(BIN)
 
 zoo: $(VENV)/installed-dev
 	HARNESS_ZOO=all $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/zoo

@@ -265,6 +265,7 @@ WRITERS = {
     "measure.py": "/proc/self/clear_refs",
     "gate.py": "reports, where the user or GitHub wants them",
     "cell_runner.py": "the job file, in a temporary folder",
+    "report.py": "the page, where the user wants it",
     "scaffold.py": "a new suite, where the user wants it",
 }
 
