@@ -1,4 +1,4 @@
-"""`harness judge certify`."""
+"""`harness judge certify` and `harness judge rank`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from harness.api.task import Suite
 from harness.cli import options
-from harness.cli.render import certificate_report
+from harness.cli.render import certificate_report, ranking_report
 from harness.cli.render.progress import progress
 from harness.errors import UserError, nearest
 from harness.evaluation import check as suite_check
@@ -16,6 +17,8 @@ from harness.evaluation.judging import certify as certification
 from harness.evaluation.judging import labels as labelled_sets
 from harness.evaluation.judging.certify import Request
 from harness.evaluation.judging.endpoint_check import check_served
+from harness.evaluation.judging.rows import rank as ranked
+from harness.evaluation.judging.rows.contestants import contestants
 from harness.evaluation.suite import find_suite
 from harness.manager import plugins
 from harness.models.packaged import resolve_model
@@ -54,13 +57,12 @@ def certify(
     as_json: bool,
 ) -> None:
     """Hold JUDGE, a suite with a judge or a registered judge, against answers people labelled."""
-    if mirror is not None and not mirror.is_dir():
-        raise UserError(f"--mirror {mirror}: no such folder")
     if out is not None and not out.resolve().parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}")
     file = labels or labelled_sets.BUNDLED
     labelled_sets.read(file)  # a mistake in it is reported before a model is downloaded
-    request = _request(judge, model, file, mirror.resolve() if mirror else None, batch, as_json)
+    suite, base = _judging(judge, model, mirror, as_json)
+    request = Request(suite, base, str(file.resolve()), batch)
     with console(stderr=True).status("asking the judge"):
         certificate = certification.certify(request)
     if out is not None:
@@ -71,10 +73,47 @@ def certify(
         certificate_report.print_certificate(certificate)
 
 
-def _request(
-    name: str, model: str | None, labels: Path, mirror: Path | None, batch: int | None, quiet: bool
-) -> Request:
+@command.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--suite", metavar="NAME", required=True, help="Whose answers are compared.")
+@click.option(
+    "--judge",
+    metavar="JUDGE",
+    help="A suite whose judge compares two answers, or a registered judge. Default: --suite.",
+)
+@click.option("--model", metavar="MODEL", help="Who judges, where JUDGE or its suite names nobody.")
+@options.mirror
+@options.batch
+@options.as_json
+def rank(
+    results: Path,
+    suite: str,
+    judge: str | None,
+    model: str | None,
+    mirror: Path | None,
+    batch: int | None,
+    as_json: bool,
+) -> None:
+    """Rank the rows of RESULTS, a folder, by what a judge says of each two rows' stored answers."""
+    name = suite if Path(suite).suffix not in (".yaml", ".yml") else Path(suite).stem
+    contestants(results, name)  # what is wrong with them is told before a model is downloaded
+    whose, base = _judging(judge or suite, model, mirror, as_json)
+    request = ranked.Request(str(results.resolve()), name, whose, base, batch)
+    with console(stderr=True).status("asking the judge"):
+        found = ranked.rank(request)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        ranking_report.print_ranking(found)
+
+
+def _judging(
+    name: str, model: str | None, mirror: Path | None, quiet: bool
+) -> tuple[Suite, ModelRef | None]:
     """Who is asked; raises UserError for a name that is neither a suite's nor a judge's."""
+    if mirror is not None and not mirror.is_dir():
+        raise UserError(f"--mirror {mirror}: no such folder")
+    mirror = mirror.resolve() if mirror else None
     known = plugins()
     with progress(json=quiet) as screen:
 
@@ -93,12 +132,12 @@ def _request(
                 file, plugins=known, model=model, mirror=mirror, report=download
             )
             if suite.judge is None:
-                raise UserError(f"{file}: the suite has no `judge:` to certify")
+                raise UserError(f"{file}: the suite has no `judge:`: name one that has")
             if suite.judge_endpoint is not None:
                 check_served([suite])
             if model is not None and (suite.judge_model or suite.judge_endpoint):
                 raise UserError(f"--model {model}: {file} names who judges: leave --model out")
-        return Request(suite, base, str(labels.resolve()), batch)
+        return suite, base
 
 
 def _suite_file(name: str) -> Path:

@@ -27,7 +27,7 @@ from harness.manager import Plugins, plugins
 from harness.system.child_process import answer
 from harness.types import ModelRef, Output, Precision, Sample
 
-__all__ = ["RUBRIC", "Request", "certify", "lent", "of_judge", "run", "suite_of"]
+__all__ = ["RUBRIC", "Request", "certify", "lent", "of_judge", "opened", "run", "suite_of"]
 
 RUBRIC = """\
 Rate how well an answer of a shop's customer support agrees with the reference answer.
@@ -118,7 +118,7 @@ def run(request: Request) -> dict[str, Any]:
     labelled = labels.read(Path(request.labels))
     judge = judge_of(request.suite, plugins())
     meter = Meter()
-    with _opened(request, meter) as (bench, own):
+    with opened(request, meter) as (bench, own):
         with meter.phase("judge"):
             found = of_judge(judge, lent(bench), labelled, {own})
         passes = dict(bench.info())
@@ -134,7 +134,7 @@ def run(request: Request) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _opened(request: Request, meter: Any) -> Iterator[tuple[Any, str]]:
+def opened(request: Request, meter: Any) -> Iterator[tuple[Any, str]]:
     """What lends the judge its model, here or behind an endpoint, and the model's name."""
     suite, model = request.suite, request.judging
     if suite.judge_endpoint is not None:

@@ -47,8 +47,13 @@ class Kept:
 class KeptVerdicts:
     """The verdicts of one judge."""
 
-    def __init__(self, judge: Mapping[str, object]) -> None:
-        """`judge` is what its verdicts depend on beside the question, as JSON values."""
+    def __init__(self, judge: Mapping[str, object], clear: float = CLEAR) -> None:
+        """`judge` is what its verdicts depend on beside the question, as JSON values.
+
+        Replies with less than `clear` on all choices together are not kept: none of a model that
+        gives the same reply whenever it is asked need be left out.
+        """
+        self.clear = clear
         self.folder = hub.cache_dir() / "verdicts" / digest(judge)[:32]
 
     def find(self, question: Question) -> Kept | None:
@@ -56,14 +61,14 @@ class KeptVerdicts:
         try:
             found = json.loads((self.folder / _name(question)).read_text(encoding="utf-8"))
             kept = Kept(found["weights"], found["text"], found["model"], found["by"])
-            sound = found["schema"] == SCHEMA and _is_clear(kept.weights, question)
+            sound = found["schema"] == SCHEMA and self._is_clear(kept.weights, question)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return kept if sound else None
 
     def keep(self, question: Question, kept: Kept) -> None:
         """Write a verdict, unless it is unclear. A cache that cannot be written keeps nothing."""
-        if not _is_clear(kept.weights, question):
+        if not self._is_clear(kept.weights, question):
             return
         target = self.folder / _name(question)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -72,6 +77,11 @@ class KeptVerdicts:
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(target)
+
+    def _is_clear(self, weights: Mapping[str, float], question: Question) -> bool:
+        values = list(weights.values())
+        known = set(weights) == set(question.choices) and all(map(math.isfinite, values))
+        return known and math.fsum(values) >= self.clear
 
 
 def _name(question: Question) -> str:
@@ -83,9 +93,3 @@ def _name(question: Question) -> str:
         "literal": question.literal,
     }
     return f"{digest(content)}.json"
-
-
-def _is_clear(weights: Mapping[str, float], question: Question) -> bool:
-    values = list(weights.values())
-    known = set(weights) == set(question.choices) and all(map(math.isfinite, values))
-    return known and math.fsum(values) >= CLEAR

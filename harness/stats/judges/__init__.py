@@ -6,6 +6,7 @@
 - `correction`: rates and paired differences corrected for these, and what that assumes.
 - `prediction_powered`: the same from a few labels of the suite's own answers, assuming nothing.
 - `strengths`: strengths of many rows after Bradley and Terry from verdicts on pairs.
+- `ranking`: who is best of them, and which ranks the differences leave open.
 - `judged_figures`: which correction applies to a figure, by what is known of its judge.
 - `level`: how far a judge can be believed, by stated thresholds.
 """
@@ -40,6 +41,7 @@ from harness.stats.judges.prediction_powered import (
     powered_mean,
     random_labels,
 )
+from harness.stats.judges.ranking import Ranking, ranking
 from harness.stats.judges.stability import (
     PositionConsistency,
     Shift,
@@ -64,6 +66,7 @@ __all__ = [
     "LengthBias",
     "Level",
     "PositionConsistency",
+    "Ranking",
     "Rating",
     "Shift",
     "agreement",
@@ -84,6 +87,7 @@ __all__ = [
     "powered_difference",
     "powered_mean",
     "random_labels",
+    "ranking",
     "rate",
     "repeatability",
     "shift",

@@ -87,7 +87,7 @@ def bradley_terry(comparisons: Sequence[Comparison], confidence: float = 0.95) -
     t = t_quantile((1 + confidence) / 2, len(names) - 1)
     estimates, rates = [], []
     for i in order:
-        value, stderr = float(strengths[i]), math.sqrt(covariance[i, i])
+        value, stderr = float(strengths[i]), math.sqrt(max(0.0, covariance[i, i]))
         low, high = value - t * stderr, value + t * stderr
         n = int(((a == i) | (b == i)).sum())
         estimates.append(Estimate(value, stderr, low, high, n))

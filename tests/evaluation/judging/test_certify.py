@@ -110,7 +110,7 @@ def test_what_cannot_be_certified_is_refused_in_one_line(harness, tiny_model, ow
     error = refused(harness("judge", "certify", "rubric", "--model", tiny_model))
     assert "judge 'rubric': criteria: " in error
     error = refused(harness("judge", "certify", "similarity"))
-    assert "the suite has no `judge:` to certify" in error
+    assert "the suite has no `judge:`" in error
     missing = tmp_path / "no" / "x.json"
     assert "there is no folder" in refused(harness(*certified, "--out", missing))
     bare = [{**row, "reference": None} for row in ROWS]
