@@ -361,6 +361,7 @@ def _options() -> Iterator[Case]:
         "run",
         "eval",
         "leaderboard",
+        "report",
         "compare",
         "gate",
         "export",
@@ -560,6 +561,7 @@ def _paths() -> Iterator[Case]:
     for value in ("nope", "experiment.yaml", "~nosuchuser/x", "x" * 300, "/dev/null", "a/" * 3000):
         yield "path", ["suites", "--suites", value], {}
         yield "path", ["leaderboard", value], {}
+        yield "path", ["report", value], {}
         yield "path", ["compare", "a", "b", "--results", value], {}
         yield "path", ["gate", "a", "--baseline", "b", "--policy", value], {}
     for value in ("experiment.yaml", "x" * 300, "/dev/null/x", "/proc/nope/x"):

@@ -31,17 +31,17 @@ LIBRARIES = {"tabulator": "tabulator.min.js", "plotly": "plotly-cartesian.min.js
 LICENCES = {"plotly.js": "plotly.LICENSE", "Tabulator": "tabulator.LICENSE"}
 
 
-def page(results: Results, *, watched: bool = False) -> str:
-    """The whole page, in ASCII and UTF-8 alike; one that is `watched` asks its own server for more.
+def page(results: Results, *, watched: str | None = None) -> str:
+    """The whole page: the same text for the same records and samples.
 
-    The same text for the same records and samples.
+    One that is `watched` asks its own server for more; that is the version of what it shows.
     """
     records = [one.data for one in results.stored]
     by_id = {record["id"]: record for record in records}
     answered = samples.answered(results.board["rows"], by_id, results.samples)
     parts = {
         "title": _title(results),
-        "policy": Markup(_policy(watched)),
+        "policy": Markup(_policy(watched is not None)),
         "styles": joined(*map(_style, STYLES)),
         "table": leaderboard.table(results.board),
         "notes": sections.notes(results),
@@ -63,7 +63,7 @@ def _title(results: Results) -> str:
     """The experiments' names."""
     plans = [one.data["plan"] for one in results.stored]
     names = dict.fromkeys(plan.get("experiment") or plan["model"]["name"] for plan in plans)
-    return ", ".join(names)
+    return ", ".join(names) or "Nothing recorded yet"
 
 
 def _policy(watched: bool) -> str:

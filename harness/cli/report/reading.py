@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from harness.results import leaderboard_file, store
 from harness.results.leaderboard_layout import Leaderboard
 from harness.results.store import Rows, Stored, suites
 
-__all__ = ["Results", "read"]
+__all__ = ["Results", "nothing", "read", "unfinished"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def read(folders: Sequence[Path], rank_by: str | None = None) -> Results:
         board = leaderboard_file.build(None, kept, rank_by=rank_by)
         ends = "ranks need them: the record is left out"
     unread += [f"{why}; {ends}" for why in without.values()]
-    return Results(kept, board, samples, unread, list(_unfinished(folders)))
+    return Results(kept, board, samples, unread, unfinished(folders))
 
 
 def _read_samples(one: Stored, samples: dict[tuple[str, str], Rows]) -> str | None:
@@ -68,10 +68,21 @@ def _read_samples(one: Stored, samples: dict[tuple[str, str], Rows]) -> str | No
     return problem
 
 
-def _unfinished(folders: Iterable[Path]) -> Iterator[str]:
-    """Cells that are under way, or that broke off."""
+def nothing(reason: str, folders: Sequence[Path]) -> Results:
+    """The results of folders that have no record yet."""
+    board: Leaderboard = {"schema": 1, "ranked_by": None, "rows": [], "incomparable": []}
+    return Results([], board, {}, [reason], unfinished(folders))
+
+
+def unfinished(folders: Iterable[Path]) -> list[str]:
+    """A sentence for each cell that is under way, or that broke off: it has a log, or samples."""
+    found = []
     for folder in folders:
-        for place in sorted((folder / "samples").glob("*/")):
-            if not (folder / "cells" / f"{place.name}.json").exists():
-                done = ", ".join(sorted(file.stem for file in place.glob("*.json")))
-                yield f"{place.name}: no record yet; finished suites: {done or 'none'}"
+        begun = {file.stem for file in (folder / "logs").glob("*.log")}
+        begun |= {place.name for place in (folder / "samples").glob("*/")}
+        for cell in sorted(begun):
+            if not (folder / "cells" / f"{cell}.json").exists():
+                done = sorted(file.stem for file in (folder / "samples" / cell).glob("*.json"))
+                suites_done = ", ".join(done) or "none"
+                found.append(f"{cell}: no record yet; finished suites: {suites_done}")
+    return found

@@ -26,7 +26,7 @@ def executable() -> str | None:
 class Opened:
     """A page of `harness report`, opened from its file in a context of its own."""
 
-    def __init__(self, browser: Any, file: Path, fragment: str = "", **context: Any) -> None:
+    def __init__(self, browser: Any, place: Path | str, fragment: str = "", **context: Any) -> None:
         self.context = browser.new_context(**{"offline": True, **context})
         self.requests: list[str] = []
         self.errors: list[str] = []
@@ -39,7 +39,8 @@ class Opened:
             "console",
             lambda line: self.errors.append(line.text) if line.type == "error" else None,
         )
-        self.page.goto(file.resolve().as_uri() + fragment)
+        address = place if isinstance(place, str) else place.resolve().as_uri()
+        self.page.goto(address + fragment)
         if context.get("java_script_enabled", True):
             self.page.wait_for_selector("html[data-ready]")
 

@@ -17,8 +17,9 @@ const Difference = (() => {
     const shared = common(said.map(folded), theirs.map(folded));
     const found = [];
     let next = 0;
-    for (const word of ours) {
-      const own = word.trim() ? !shared[next++] : (found.at(-1)?.own ?? false);
+    for (const [at, word] of ours.entries()) {
+      // a space is marked between two words that are
+      const own = word.trim() ? !shared[next++] : (found.at(-1)?.own ?? false) && at + 1 < ours.length && !shared[next];
       if (found.length && found.at(-1).own === own) found.at(-1).text += word;
       else found.push({ text: word, own });
     }

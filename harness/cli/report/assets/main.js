@@ -23,19 +23,17 @@
       await show();
       State.target()?.scrollIntoView();
     });
-    if (core.watched) watch();
+    if (core.watched) watch(core);
   }
 
-  /** Reads the page again when the server says that it is another one. */
-  async function watch() {
+  /** Reads the page again when the server says that it is of another version. */
+  async function watch(core) {
     const status = Dom.byId("live");
     status.hidden = false;
-    let version = null;
     for (;;) {
       try {
         const now = await (await fetch("state.json", { cache: "no-store" })).json();
-        if (version !== null && now.version !== version) await refresh();
-        version = now.version;
+        if (now.version !== core.watched) core = await refresh();
         status.textContent = Dom.shown(now.text);
       } catch {
         status.textContent = "The server has ended: this is what it said last.";
@@ -51,8 +49,10 @@
       const fresh = page.getElementById(old.id);
       if (fresh) old.replaceChildren(...[...fresh.childNodes].map((node) => document.importNode(node, true)));
     }
+    document.title = page.title;
+    document.querySelector("h1").textContent = page.querySelector("h1").textContent;
     Blocks.replace(page.getElementById("blocks"));
-    await show();
+    return show();
   }
 
   start();

@@ -37,13 +37,19 @@ const Phases = (() => {
       traces: every.map((name, index) => trace(cells, values, scale.by, name, index, `${text}Text`)),
       layout: {
         barmode: "stack",
-        height: 170 + 36 * cells.length + 20 * Math.ceil(every.length / 4),
+        height: 130 + 36 * cells.length + legendHeight(every.length),
         xaxis: Pictures.axis(`${title} (${scale.unit})`),
         yaxis: Pictures.axis("", { autorange: "reversed", type: "category", showgrid: false }),
         legend: { orientation: "h", y: 1.02, x: 0, yanchor: "bottom", traceorder: "normal" },
         bargap: 0.3,
       },
     };
+  }
+
+  /** Of so many names in columns as wide as the longest of them. */
+  function legendHeight(count) {
+    const fit = Math.max(1, Math.floor((Dom.byId("phases").clientWidth - 190) / 200));
+    return 24 * Math.ceil(count / fit);
   }
 
   function trace(cells, values, by, name, index, text) {

@@ -266,7 +266,7 @@ const Samples = (() => {
         "button",
         { type: "button", "aria-current": current ? "true" : null, onclick: select },
         Dom.element("span", {}, text || one.id),
-        Answers.badge(now, one.change),
+        now.changed || now.suite.scores[now.score]?.share ? Answers.badge(now, one.change) : null,
       ),
     );
   }

@@ -169,7 +169,7 @@ const Tradeoff = (() => {
     const other = names.find((name) => name.split(".")[0] !== learned?.split(".")[0]) ?? learned;
     return {
       tradeoff: { x: core.costs[0].title, y: learned, size: memory },
-      learned: { x: retained?.name ?? `${other}.delta`, y: `${learned}.delta`, size: "" },
+      learned: { x: retained?.name ?? `${other}.delta`, y: learned, size: "" },
     };
   }
 
