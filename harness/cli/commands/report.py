@@ -62,9 +62,12 @@ def _write(results: Sequence[Path], rank_by: str | None, file: Path) -> None:
     read = reading.read(results, rank_by)
     for line in read.unread:
         click.echo(f"Note: {line}", err=True)
-    text = page.page(read)
-    store.write_text(file, text)
-    click.echo(f"{file}: {len(read.board['rows'])} rows, {len(text) / 1e6:.1f} MB")
+    text, rows = page.page(read), len(read.board["rows"])
+    try:
+        store.write_text(file, text)
+    except OSError as error:
+        raise UserError(f"-o {file}: cannot be written ({error.strerror}); name another") from None
+    click.echo(f"{file}: {rows} {'row' if rows == 1 else 'rows'}, {len(text) / 1e6:.1f} MB")
 
 
 def _serve(results: Sequence[Path], rank_by: str | None, port: int) -> None:

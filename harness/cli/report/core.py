@@ -9,6 +9,7 @@ from harness import __version__
 from harness.cli.render import numbers
 from harness.cli.render.tables import columns
 from harness.cli.report.samples import Answered
+from harness.cli.report.titles import titles
 from harness.record import Phase, Record
 from harness.results.leaderboard_layout import Leaderboard, Row, RowMetric
 
@@ -25,6 +26,7 @@ def core(
     """The leaderboard's figures with the texts that the terminal shows, and what the records have
     of each seed's training."""
     rows = board["rows"]
+    named = zip(rows, titles(rows, by_id), strict=True)
     return {
         "harness": __version__,
         "rankedBy": board["ranked_by"],
@@ -33,7 +35,7 @@ def core(
             {"title": column.title, "unit": _UNITS.get(column.name.rpartition("_")[2], "")}
             for column in columns.costs(rows)
         ],
-        "rows": [_row(row, rows) for row in rows],
+        "rows": [_row(row, title, rows) for row, title in named],
         "cells": [
             _cell(by_id[key], place) for place, row in enumerate(rows) for key in row["cells"]
         ],
@@ -60,10 +62,10 @@ def _first(rows: Sequence[Row], name: str) -> RowMetric:
     return next(row["metrics"][name] for row in rows if name in row["metrics"])
 
 
-def _row(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
+def _row(row: Row, title: str, rows: Sequence[Row]) -> dict[str, Any]:
     costs = columns.costs(rows)
     return {
-        "title": columns.titles(rows)(row),
+        "title": title,
         "failure": columns.failure(row).strip(),
         "place": columns.rank(row),
         "rank": row["rank"],

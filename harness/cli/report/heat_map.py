@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from harness.cli.render import numbers
 from harness.cli.render.tables import columns
 from harness.cli.report.markup import Markup, element
-from harness.results.leaderboard_layout import Leaderboard, Row, RowMetric
+from harness.cli.report.titles import titles
+from harness.record import Record
+from harness.results.leaderboard_layout import Leaderboard, Row
 
 __all__ = ["maps"]
 
@@ -16,22 +18,18 @@ STEPS = 5
 """Shades each way."""
 
 
-def maps(board: Leaderboard) -> Markup:
+def maps(board: Leaderboard, by_id: Mapping[str, Record]) -> Markup:
     """A table for each score that a suite has by part, parts against rows.
 
     A cell's shade is its difference to the base, as a part of the largest in its table; its text
     says the same, with a star where the interval excludes zero.
     """
-    compared = [row for row in board["rows"] if any(m["delta"] is not None for m in _all(row))]
-    tables = [_map(compared, key, names) for key, names in _by_score(board["rows"]).items()]
+    rows = list(zip(board["rows"], titles(board["rows"], by_id), strict=True))
+    tables = [_map(rows, key, names) for key, names in _by_score(board["rows"]).items()]
     shown = [table for table in tables if table]
     if not shown:
         return element("p", "No suite here has figures by subject or domain and a base.")
     return element("div", *shown, class_="maps")
-
-
-def _all(row: Row) -> Sequence[RowMetric]:
-    return list(row["metrics"].values())
 
 
 _Key = tuple[str, str, str, str | None]
@@ -59,37 +57,40 @@ def _suite(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _map(rows: Sequence[Row], key: _Key, names: Sequence[str]) -> Markup | None:
-    deltas = [
-        abs(metric["delta"])
-        for row in rows
-        for name in names
-        if (metric := row["metrics"].get(name)) and metric["delta"] is not None
-    ]
-    if not deltas:
+def _map(every: Sequence[tuple[Row, str]], key: _Key, names: Sequence[str]) -> Markup | None:
+    """The table of one score, with the rows that have it."""
+    named = [(row, title) for row, title in every if _deltas(row, names)]
+    if not named:
         return None
+    rows = [row for row, _ in named]
+    most = max(abs(delta) for row in rows for delta in _deltas(row, names))
     common = _common(names)
-    title = f"{key[0]}: {common.partition('.')[2].rstrip('.') or key[2]}, minus the base's"
+    what = f"{key[0]}: {common.partition('.')[2].rstrip('.') or key[2]}, minus the base's"
     better = "higher" if _higher(rows, names[0]) else "lower"
-    heads = [element("th", columns.titles(rows)(row), scope="col") for row in rows]
+    heads = [element("th", title, scope="col") for _, title in named]
     lines = [
         element(
             "tr",
             element("th", _part(name, common, key[2]), scope="row"),
-            *(_cell(row, name, max(deltas)) for row in rows),
+            *(_cell(row, name, most) for row in rows),
         )
         for name in names
     ]
     table = element(
         "table",
-        element("caption", title, element("br"), f"{better} is better"),
+        element("caption", what, element("br"), f"{better} is better"),
         element("thead", element("tr", element("td"), *heads)),
         element("tbody", *lines),
         class_="heat",
     )
     return element(
-        "div", table, class_="scrolled", tabindex=0, role="region", aria_label=f"By part: {title}"
+        "div", table, class_="scrolled", tabindex=0, role="region", aria_label=f"By part: {what}"
     )
+
+
+def _deltas(row: Row, names: Sequence[str]) -> list[float]:
+    found = (row["metrics"].get(name) for name in names)
+    return [one["delta"] for one in found if one is not None and one["delta"] is not None]
 
 
 def _higher(rows: Sequence[Row], name: str) -> bool:

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from harness.cli.render.tables import columns
 from harness.cli.report.markup import Markup, element, joined
+from harness.cli.report.titles import titles
+from harness.record import Record
 from harness.results.leaderboard_layout import Leaderboard, Row
 
 __all__ = ["table"]
 
 
-def table(board: Leaderboard) -> Markup:
+def table(board: Leaderboard, by_id: Mapping[str, Record]) -> Markup:
     """A line per row: its place, its headline metrics with intervals and differences, its costs."""
     rows = board["rows"]
     names, costs = _names(board), columns.costs(rows)
-    titles = ["#", "method", *(f"{name} {columns.arrow(rows, name)}" for name in names)]
-    heads = [element("th", title, scope="col") for title in titles]
+    heading = ["#", "method", *(f"{name} {columns.arrow(rows, name)}" for name in names)]
+    heads = [element("th", title, scope="col") for title in heading]
     heads += [element("th", cost.title, scope="col", class_="number") for cost in costs]
     lines = [
         element(
             "tr",
             element("td", columns.rank(row), class_="number"),
-            element("th", columns.titles(rows)(row), columns.failure(row), scope="row"),
+            element("th", title, columns.failure(row), scope="row"),
             *(_figure(row, name) for name in names),
             *(element("td", cost.show(row), class_="number") for cost in costs),
         )
-        for row in rows
+        for row, title in zip(rows, titles(rows, by_id), strict=True)
     ]
     return element(
         "table",

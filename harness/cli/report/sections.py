@@ -12,6 +12,7 @@ from harness.cli.render.tables.notes import notes as below_the_table
 from harness.cli.report import repeat
 from harness.cli.report.markup import Markup, element, joined
 from harness.cli.report.reading import Results
+from harness.cli.report.titles import titles
 from harness.record import Environment, JudgeErrors, MeanVerdict, Record
 from harness.results.leaderboard_layout import Leaderboard, Row
 from harness.results.store import suites, unsealed
@@ -39,14 +40,14 @@ def notes(results: Results) -> Markup:
 # Judges
 
 
-def judges(board: Leaderboard) -> Markup:
+def judges(board: Leaderboard, by_id: Mapping[str, Record]) -> Markup:
     """Each figure that a judge gave, and beside it what its certificate says of the judge."""
     rows = board["rows"]
     lines = [
         line
         for name in columns.metric_names(rows)
-        for row in rows
-        if (line := _judged(row, name, rows, board)) is not None
+        for row, title in zip(rows, titles(rows, by_id), strict=True)
+        if (line := _judged(row, title, name, board)) is not None
     ]
     if not lines:
         return element("p", "No figure here is a judge's.")
@@ -78,9 +79,7 @@ def _judged_line(line: Mapping[str, str], shown: Sequence[str]) -> Markup:
     return element("tr", element("th", line[first], scope="row"), *cells)
 
 
-def _judged(
-    row: Row, name: str, rows: Sequence[Row], board: Leaderboard
-) -> Mapping[str, str] | None:
+def _judged(row: Row, title: str, name: str, board: Leaderboard) -> Mapping[str, str] | None:
     """A line of the table; None where no judge gave the figure."""
     metric = row["metrics"].get(name)
     label = board.get("labels", {}).get(name.partition(".")[0])
@@ -90,8 +89,8 @@ def _judged(
     correction: Mapping[str, Any] = metric.get("correction") or {}
     raw = correction.get("raw")
     cells = [
-        f"{name} {columns.arrow(rows, name)}",
-        columns.titles(rows)(row),
+        f"{name} {columns.arrow(board['rows'], name)}",
+        title,
         columns.value(row, name),
         "-" if raw is None else numbers.number(raw),
         _level(judge, label),

@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.cli.report.conftest import QUICKSTART, write_page
+
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright: make test").expect
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
@@ -94,6 +96,18 @@ def test_the_pareto_front_of_any_two_figures(opened, quickstart):
     assert again.page.locator("#tradeoff .said").inner_text() == said.inner_text()
 
 
+def test_curves_of_many_rows_have_a_panel_each(opened, tmp_path):
+    """The methods of a study side by side: eight rows that train, with three seeds each."""
+    one = opened(write_page(tmp_path, QUICKSTART.with_name("methods")))
+    one.see_all()
+    panels = one.page.locator("#curves .picture .annotation")
+    trained = one.page.locator("#curves .picture .scatterlayer .trace")
+    assert panels.count() == 8
+    assert trained.count() == 24
+    assert "24 trainings" in one.page.locator("#curves .said").inner_text()
+    assert (one.refused(), one.errors) == ([], [])
+
+
 # Answers
 
 
@@ -146,7 +160,7 @@ def test_words_that_the_reference_lacks_are_marked(opened, quickstart):
     one = opened(quickstart, "#samples&suite=similarity&sample=support-test-0047")
     one.see("samples")
     marked = one.page.locator(".card[data-row=full] ins").all_inner_texts()
-    assert "".join(marked).split() == ["The", "is", "extra"]
+    assert marked == ["The", "is", "extra"]
     one.page.locator("[name=marks]").select_option("none")
     expect(one.page.locator(".card ins")).to_have_count(0)
 

@@ -100,6 +100,15 @@ def test_the_policy_lets_nothing_in(quickstart):
     )
 
 
+def test_rows_of_several_experiments_are_told_apart(tmp_path):
+    """Links and filters name a row by its title."""
+    names = ("quickstart", "methods", "mmlu-arc")
+    text = write_page(tmp_path, *(QUICKSTART.with_name(name) for name in names)).read_text()
+    titles = [row["title"] for row in block(text, "core")["rows"]]
+    assert len(set(titles)) == len(titles) == 18
+    assert {"full (quickstart)", "full (methods)", "rslora"} <= set(titles)
+
+
 # Repeating
 
 
@@ -183,6 +192,12 @@ def test_a_folder_of_no_results_is_an_error(tmp_path, harness):
     ran = harness("report", tmp_path, "-o", tmp_path / "page.html")
     assert ran.code == 2
     assert "no records there" in ran.error
+
+
+def test_a_page_that_cannot_be_written_is_an_error(harness, tmp_path):
+    ran = harness("report", QUICKSTART, "-o", "/dev/null/page.html")
+    assert (ran.code, ran.stdout) == (2, "")
+    assert "-o /dev/null/page.html: cannot be written" in ran.error
 
 
 def test_a_cell_under_way_is_named(results):
