@@ -81,8 +81,8 @@ class LmEval(Task[LmEvalSettings]):
         """Runs the tasks; a row per question, by its `doc_hash`, with every log-probability."""
         import lm_eval
 
-        from harness.evaluation.tasks.lm_eval import rows
-        from harness.evaluation.tasks.lm_eval.aggregation import guard
+        from harness.evaluation.lm_eval_samples import rows
+        from harness.evaluation.tasks.lm_eval.declared import declared, declared_groups, guard
         from harness.evaluation.tasks.lm_eval.model import shared_prefix_lm
 
         logging.getLogger("lm_eval").setLevel(logging.WARNING)
@@ -102,7 +102,9 @@ class LmEval(Task[LmEvalSettings]):
             apply_chat_template=bool(settings.apply_chat_template),
         )
         own = {**result["results"], **(result.get("groups") or {})}
-        collected = rows.collect(result["samples"], loaded, suite.cluster, own)
+        told = {name: declared(task) for name, task in loaded["tasks"].items()}
+        groups = declared_groups(loaded)
+        collected = rows.collect(result["samples"], told, groups, suite.cluster, own)
         shots = {name: task.config.num_fewshot or 0 for name, task in loaded["tasks"].items()}
         cut = (
             f"{lm.cut} requests were longer than the model's context and lost their beginning, as "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.api.model import LogLikelihood, Model, Progress, Request
 from harness.data.tokenization import encode_pair, encode_text
 from harness.errors import UserError
+from harness.evaluation.lm_eval_samples.rows import NoAnswer
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
 
 GREEDY = {"do_sample", "temperature", "max_gen_toks", "until"}
 """Settings of a generating task that greedy decoding honours; others would change the answers."""
-
-
-class NoAnswer(str):
-    """What stands for a generated answer where the model's logits are not finite."""
 
 
 def shared_prefix_lm(model: Model, progress: Progress | None = None) -> LM:  # noqa: C901

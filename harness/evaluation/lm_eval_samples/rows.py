@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness import stats
-from harness.evaluation.tasks.lm_eval.aggregation import BY_NAME, Guarded, Item, Sums
-from harness.evaluation.tasks.lm_eval.model import NoAnswer
-from harness.evaluation.tasks.lm_eval.tasks import groups
+from harness.evaluation.lm_eval_samples.aggregation import BY_NAME, Item, Sums
 from harness.evaluation.tasks.sample_rows import (
     NOT_FINITE,
     PROBABILITY,
     cluster,
-    right_probability,
 )
+from harness.record import EstimatorKind
 from harness.stats import metric_summary
 from harness.types import Bounds, Metric
-
-if TYPE_CHECKING:
-    from lm_eval.api.group import Group
-    from lm_eval.api.task import Task
-    from lm_eval.tasks.manager import TaskDict
-
-    from harness.record import EstimatorKind
 
 HEADLINE = ("acc", "exact_match", "f1", "mc2")
 """Metrics that may stand under the bare name of a task, the first that it has."""
@@ -42,6 +33,44 @@ SampleRow = dict[str, Any]
 """As the record keeps it."""
 Results = Mapping[str, Mapping[str, Any]]
 """lm-eval's own figures: task or group -> `metric,filter` -> value."""
+
+
+class NoAnswer(str):
+    """What stands for a generated answer where the model's logits are not finite."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a task says of its metrics."""
+
+    better: Mapping[str, bool | None]
+    """Metric -> whether higher is better, None where the task does not say."""
+    aggregation: Callable[[str], str]
+    """The name of a metric's aggregation: as in `aggregation.BY_NAME`, or another."""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """Metric -> what its aggregation raised."""
+    right: Callable[[Sample], float | None] | None = None
+    """The probability of the right choice; None of a task that has no choices."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """A figure of a group: a metric of its tasks, averaged."""
+
+    metric: str
+    filters: Sequence[str] | None
+    """None for all."""
+    by_size: bool
+    """Over questions (micro, lm-eval's `weight_by_size`), else over tasks (macro)."""
+
+
+@dataclass(frozen=True)
+class DeclaredGroup:
+    """A group, the names of all tasks below it, and what it averages; empty for the headlines."""
+
+    name: str
+    members: Collection[str]
+    averages: Sequence[Average]
 
 
 @dataclass(frozen=True)
@@ -69,6 +98,8 @@ class Collected:
     rows: list[SampleRow] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    by_samples: bool = False
+    """Whether the samples' figure stands, with a warning, where lm-eval's own is another."""
     left_out: dict[str, dict[str, object]] = field(default_factory=dict)
     """Metric that is not among `metrics` -> `reason`, and lm-eval's own `value` or None."""
 
@@ -107,37 +138,45 @@ class Collected:
             return False
         if own is None or math.isclose(figure, own, rel_tol=SAME, abs_tol=1e-9):
             return True
+        if self.by_samples:
+            said = f"lm-eval's own figure is {own:.6g}, that of its samples {figure:.6g}"
+            self.warnings.append(f"{metric.name}: {said}, which is kept")
+            return True
         self.leave_out(metric.name, f"its figure from the samples would be {figure:.6g}", own)
         return False
 
 
 def collect(
     samples: Mapping[str, Samples],
-    tasks: TaskDict,
+    tasks: Mapping[str, Declared],
+    groups: Sequence[DeclaredGroup],
     clusters: str | None = None,
     results: Results | None = None,
+    *,
+    by_samples: bool = False,
 ) -> Collected:
     """A row per question; each task's metrics, each group's, `retained`.
 
-    A metric whose figure is not the one in `results` is left out and named in `warnings`.
-    `clusters` names the column of a question that says what it hangs together with.
+    A metric whose figure is not the one in `results` is left out and named in `warnings`; with
+    `by_samples` it is kept, and the warning has both. `clusters` names the column of a question
+    that says what it hangs together with.
     """
-    out = Collected(results or {})
+    out = Collected(results or {}, by_samples=by_samples)
     columns: list[Column] = []
     for task, every in samples.items():
         first = every[0]["filter"]
         read_first = [sample for sample in every if sample["filter"] == first]
         rows = _rows(task, read_first, clusters)
-        own = list(_columns(task, tasks["tasks"][task], every, rows, out))
+        own = list(_columns(task, tasks[task], every, rows, out))
         if not any(column.key == PROBABILITY for column in own):
-            own += _probability(task, tasks["tasks"][task], read_first, rows)
+            own += _probability(task, tasks[task], read_first, rows)
         columns += own
         out.rows += rows
     above: list[Metric] = []
-    for name, members in groups(tasks).items():
-        below = [column for column in columns if column.task in members]
-        above += _group(name, tasks["groups"][name], below, len(members), out)
-        above += _group_probability(name, tasks["groups"][name], below, len(members), out)
+    for group in groups:
+        below = [column for column in columns if column.task in group.members]
+        above += _group(group, below, out)
+        above += _group_probability(group, below, out)
     _mark_right(columns)
     if any(RIGHT in row["scores"] for row in out.rows):
         above.append(Metric("retained", True, "retained", score=RIGHT))
@@ -146,7 +185,7 @@ def collect(
 
 
 def _columns(
-    task: str, loaded: Task, every: Samples, rows: Sequence[SampleRow], out: Collected
+    task: str, declared: Declared, every: Samples, rows: Sequence[SampleRow], out: Collected
 ) -> Iterator[Column]:
     """A task's metrics, their scores put into `rows`.
 
@@ -154,8 +193,6 @@ def _columns(
     through several filters. The first is the one it means; the metrics of the others have the
     filter's name after theirs.
     """
-    better, functions = loaded.higher_is_better(), loaded.aggregation()
-    guarded = functions if isinstance(functions, Guarded) else Guarded(functions)
     first = every[0]["filter"]
     for sample_filter in dict.fromkeys(sample["filter"] for sample in every):
         same = [sample for sample in every if sample["filter"] == sample_filter]
@@ -167,34 +204,30 @@ def _columns(
             name = task if bare else f"{task}.{key}{suffix}"
             own = out.own_value(task, key, sample_filter)
             items = [sample[key] if key in sample["metrics"] else None for sample in same]
-            aggregation = guarded.name(key)
+            aggregation = declared.aggregation(key)
             sums = BY_NAME.get(aggregation)
             parts = None if sums is None else _parts(sums, items)
             if sums is None or parts is None:
-                error = guarded.errors.get(key)
+                error = declared.errors.get(key)
                 why = f"its aggregation '{aggregation}' is no mean and no ratio of sums"
                 out.leave_out(name, f"lm-eval raised {error}" if error else why, own)
                 continue
             score, per, kind = _put(rows, parts, sums, key, suffix)
-            metric = Metric(name, bool(better.get(key, True)), kind, score, per, task, sums.bounds)
+            better = declared.better.get(key)
+            metric = Metric(name, better is not False, kind, score, per, task, sums.bounds)
             if not out.agrees(metric, rows, own):
                 continue
-            out.warnings += _remarks(name, metric, rows, better.get(key))
+            out.warnings += _remarks(name, metric, rows, better)
             yield Column(task, key, sample_filter, suffix, bare, metric, rows)
 
 
 def _probability(
-    task: str, loaded: Task, samples: Samples, rows: Sequence[SampleRow]
+    task: str, declared: Declared, samples: Samples, rows: Sequence[SampleRow]
 ) -> Iterator[Column]:
-    """The probability of the right choice, put into `rows`, where a task has choices.
-
-    None for a task that reads its own figures out of the log-probabilities: what is right is its
-    own affair (TruthfulQA's mc2 has several right answers under one target).
-    """
-    config = getattr(loaded, "config", None)
-    if loaded.OUTPUT_TYPE != "multiple_choice" or getattr(config, "process_results", None):
+    """The probability of the right choice, put into `rows`, where a task has choices."""
+    if declared.right is None:
         return
-    scores = [_right_choice(loaded, sample) for sample in samples]
+    scores = [declared.right(sample) for sample in samples]
     for row, score in zip(rows, scores, strict=True):
         row["scores"][PROBABILITY] = score if "missing" not in row else None
     if any(row["scores"][PROBABILITY] is not None for row in rows):
@@ -205,31 +238,16 @@ def _probability(
         yield Column(task, PROBABILITY, first, "", False, metric, rows)
 
 
-def _right_choice(loaded: Task, sample: Sample) -> float | None:
-    """Probability of what lm-eval counts as right for `acc`; None where it is no choice."""
-    choices = loaded.doc_to_choice(sample["doc"])
-    logprobs = [float(logprob) for logprob, _ in sample["filtered_resps"]][: len(choices)]
-    several = getattr(loaded, "multiple_input", 0)
-    gold = (loaded.doc_to_text if several else loaded.doc_to_target)(sample["doc"])
-    right = [
-        choices.index(one) if isinstance(one, str) and one in choices else one
-        for one in (gold if isinstance(gold, list) else [gold])
-    ]
-    known = all(isinstance(one, int) and 0 <= one < len(choices) for one in right)
-    return right_probability(logprobs, right) if right and known else None
-
-
 def _group_probability(
-    name: str, group: Group, columns: Sequence[Column], members: int, out: Collected
+    group: DeclaredGroup, columns: Sequence[Column], out: Collected
 ) -> list[Metric]:
     """A group's probability of the right choice, averaged as its first figure is."""
     same = [column for column in columns if column.key == PROBABILITY]
-    listed = list(group.aggregate_metric_list or [])
-    if any(aggregate.metric == PROBABILITY for aggregate in listed):
+    if any(average.metric == PROBABILITY for average in group.averages):
         return []
-    title = f"{name}.{PROBABILITY}"
-    by_size = listed[0].weight_by_size if listed else True
-    return _averages(title, title, same, by_size, members, None, out)
+    title = f"{group.name}.{PROBABILITY}"
+    by_size = group.averages[0].by_size if group.averages else True
+    return _averages(title, title, same, by_size, len(group.members), None, out)
 
 
 def _parts(sums: Sums, items: Sequence[Item]) -> list[tuple[float, float] | None] | None:
@@ -284,19 +302,18 @@ def _mark_right(columns: Sequence[Column]) -> None:
                 row["scores"][RIGHT] = row["scores"][column.metric.score]
 
 
-def _group(
-    name: str, group: Group, columns: Sequence[Column], members: int, out: Collected
-) -> Iterator[Metric]:
-    """A group's figures: those of its `aggregate_metric_list`, the first under its name alone.
+def _group(group: DeclaredGroup, columns: Sequence[Column], out: Collected) -> Iterator[Metric]:
+    """A group's figures: those of its `averages`, the first under its name alone.
 
     Without such a list, of the headlines of its tasks. Beside the first stands the other way of
     averaging: over questions (micro, lm-eval's `weight_by_size`) or over tasks (macro).
     """
+    name, members = group.name, len(group.members)
     wanted = [
-        (aggregate.metric, sample_filter, aggregate.weight_by_size)
-        for aggregate in group.aggregate_metric_list or []
-        for sample_filter in aggregate.filter_list
-        or sorted({column.filter for column in columns if column.key == aggregate.metric})
+        (average.metric, sample_filter, average.by_size)
+        for average in group.averages
+        for sample_filter in average.filters
+        or sorted({column.filter for column in columns if column.key == average.metric})
     ]
     if not wanted:
         yield from _averages(name, name, [c for c in columns if c.bare], True, members, None, out)

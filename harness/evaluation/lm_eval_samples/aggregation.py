@@ -8,21 +8,16 @@ exponential of one; any other is left out, with its reason and the value that lm
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 from harness.types import Bounds
 
-if TYPE_CHECKING:
-    from lm_eval.api.task import Task
-
 Item = Any
 """What `process_results` gives for one metric of one question: a number or a tuple."""
-Aggregation = Callable[[Sequence[Item]], object]
-"""A task's figure from the items of its questions."""
 
 
 @dataclass(frozen=True)
@@ -91,59 +86,3 @@ BY_NAME: Mapping[str, Sums] = {
     "brier_score": Sums("mean", _brier_score, (0.0, 2.0)),
 }
 """By the name under which lm-eval registers the aggregation."""
-
-
-@dataclass
-class Guarded(Mapping[str, Aggregation]):
-    """A task's aggregation functions, none of which ends the evaluation of all tasks.
-
-    One that raises is tried again on the questions that have a value; where it raises again its
-    figure is NaN and `errors` says why. A metric without a function has lm-eval's mean.
-    """
-
-    functions: Mapping[str, Aggregation]
-    errors: dict[str, str] = field(default_factory=dict)
-    """Metric -> what its aggregation raised."""
-
-    def name(self, metric: str) -> str:
-        """The name that lm-eval registers a metric's aggregation by; its own where it has none."""
-        from lm_eval.api import registry
-
-        function = self.functions.get(metric)
-        if function is None:
-            return "mean"
-        for name in BY_NAME:
-            if registry.get_aggregation(name) is function:
-                return name
-        return str(getattr(function, "__name__", type(function).__name__))
-
-    def __getitem__(self, metric: str) -> Aggregation:
-        from lm_eval.api.metrics import mean
-
-        function = self.functions.get(metric, mean)
-
-        def aggregate(items: Sequence[Item]) -> object:
-            try:
-                return function(items)
-            except Exception:
-                try:
-                    return function([item for item in items if item is not None])
-                except Exception as error:
-                    reason = " ".join(str(error).split())[:200]
-                    self.errors[metric] = f"{type(error).__name__}: {reason}"
-                    return math.nan
-
-        return aggregate
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.functions)
-
-    def __len__(self) -> int:
-        return len(self.functions)
-
-
-def guard(task: Task) -> Guarded:
-    """Let no aggregation of a task raise; return its guarded functions."""
-    guarded = Guarded(task.aggregation())
-    task.aggregation = lambda: guarded
-    return guarded

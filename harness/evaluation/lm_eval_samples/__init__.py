@@ -1,0 +1,1 @@
+"""What lm-eval logs of each question, as sample rows and metrics; imports no lm-eval."""
