@@ -93,11 +93,11 @@ def test_the_readme_names_commands_that_exist_and_leaves_none_out() -> None:
 
 
 def test_options_named_with_a_command_exist() -> None:
-    rows = re.findall(r"^\| `harness (\w+)(?: (\w+))?[^|]*\|(.*)\|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `harness (\w+)(?: ([\w-]+))?[^|]*\|(.*)\|$", README, re.MULTILINE)
     for name, word, options in rows:
         command = cli.get_command(click.Context(cli), name)
         if isinstance(command, click.Group) and word in command.commands:
-            command = command.commands[word]
+            command = command.get_command(click.Context(cli), word)
         known = {option for param in command.params for option in param.opts}
         assert set(re.findall(r"--[a-z0-9-]+", options)) <= known, (name, word)
 

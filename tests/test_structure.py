@@ -109,12 +109,16 @@ def test_the_core_knows_no_task_by_name(file):
     from harness.manager import Plugins
 
     names = set(Plugins(discover=False).tasks.things)
-    # a phase of the clock and the option's default, and a form of rows
+    # a phase of the clock and the option's default, a form of rows, lm-eval's names of figures
     names -= {
         "evaluate.py": {"generate"},
         "suites.py": {"generate"},
         "rows.py": {"choice"},
+        "aggregation.py": {"perplexity"},
+        "lm_eval_tasks.py": {"perplexity"},
     }.get(file.name, set())
+    if file.parent.name == "importing":  # another program's results, not its tasks
+        names -= {"lm-eval"}
     literals = {n.value for n in ast.walk(tree(file)) if isinstance(n, ast.Constant)}
     assert not names & {value for value in literals if isinstance(value, str)}
     modules = {module for module in BUILT_IN if module.startswith("harness.evaluation.")}

@@ -29,6 +29,7 @@ COMMANDS = {
     "export": "Write a trained CELL to a folder that transformers, peft and vLLM load.",
     "gate": "Whether CANDIDATE may be released: exit 0 pass, 1 worse, 3 cannot tell, 4 not "
     "comparable.",
+    "import": "What others measured: lm-eval's results as rows, peft's as a table of their own.",
     "judge": "How far a judge can be believed.",
     "leaderboard": "The table of the records in results folders (default: those under results/).",
     "models": "The packaged models, which need no Hub.",
@@ -43,13 +44,19 @@ COMMANDS = {
 """Name -> the first sentence of the command's help, so that `harness --help` imports no command."""
 
 
+MODULES = {"import": "importing"}
+"""Command -> its module, where that cannot have its name."""
+
+
 class LazyGroup(click.Group):
     """The commands of the harness and of plugins, each imported when it is wanted."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name: the harness's own, or else a plugin's."""
         if cmd_name in COMMANDS:
-            module = importlib.import_module(f"harness.cli.commands.{cmd_name}")
+            module = importlib.import_module(
+                f"harness.cli.commands.{MODULES.get(cmd_name, cmd_name)}"
+            )
             command: click.Command = module.command
             return command
         if cmd_name not in self.commands:

@@ -166,7 +166,7 @@ def collect(
     for task, every in samples.items():
         first = every[0]["filter"]
         read_first = [sample for sample in every if sample["filter"] == first]
-        rows = _rows(task, read_first, clusters)
+        rows = question_rows(task, read_first, clusters)
         own = list(_columns(task, tasks[task], every, rows, out))
         if not any(column.key == PROBABILITY for column in own):
             own += _probability(task, tasks[task], read_first, rows)
@@ -385,7 +385,7 @@ def _common_bounds(columns: Sequence[Column]) -> Bounds | None:
     return ranges.pop() if len(ranges) == 1 and (None, None) not in ranges else None
 
 
-def _rows(task: str, samples: Samples, clusters: str | None) -> list[SampleRow]:
+def question_rows(task: str, samples: Samples, clusters: str | None = None) -> list[SampleRow]:
     """Sample rows without scores; a question that a task has twice gets two ids."""
     met: Counter[str] = Counter()
     rows = []

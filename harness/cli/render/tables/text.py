@@ -11,34 +11,51 @@ from harness.cli.render.tables import columns
 from harness.cli.render.tables.columns import Board, Column, Row
 from harness.cli.render.tables.escapes import for_latex, for_markdown, for_spreadsheet
 
-__all__ = ["as_csv", "as_json", "as_latex", "as_markdown"]
+__all__ = ["as_csv", "as_json", "as_latex", "as_markdown", "latex", "markdown"]
 
 _NEEDS = r"% \usepackage{booktabs,textcomp}"
 
 
 def as_markdown(board: Board, chosen: Sequence[Column], notes: Sequence[str]) -> str:
-    """A table in GitHub's Markdown, then the notes, a paragraph each."""
-    heads, *lines = [[*map(for_markdown, line)] for line in _lines(board, chosen)]
-    lines = [heads, ["---"] * len(heads), *lines]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return "\n\n".join([table, *(for_markdown(note, line_start=True) for note in notes)]) + "\n"
+    """A board's table in GitHub's Markdown, then the notes, a paragraph each."""
+    heads, *lines = _lines(board, chosen)
+    return markdown(heads, lines, notes)
 
 
 def as_latex(board: Board, chosen: Sequence[Column], notes: Sequence[str]) -> str:
-    """A `table` with rules of booktabs, the notes in small letters below it."""
-    heads, *lines = [[*map(for_latex, line)] for line in _lines(board, chosen)]
-    body = [" & ".join(line) + r" \\" for line in (heads, *lines)]
+    """A board's `table` with rules of booktabs, the notes in small letters below it."""
+    heads, *lines = _lines(board, chosen)
+    return latex(heads, lines, notes, columns="rl" + "r" * len(chosen))
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """A table of plain texts in GitHub's Markdown, then the notes, a paragraph each."""
+    rows = [[*map(for_markdown, line)] for line in (heads, *lines)]
+    rows.insert(1, ["---"] * len(heads))
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return "\n\n".join([table, *(for_markdown(note, line_start=True) for note in notes)]) + "\n"
+
+
+def latex(
+    heads: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    *,
+    columns: str | None = None,
+) -> str:
+    """A `table` of plain texts; `columns` aligns them, by default the first left, others right."""
+    head, *body = [" & ".join(map(for_latex, line)) + r" \\" for line in (heads, *lines)]
     below = [rf"\par\smallskip{{\footnotesize {for_latex(note)}\par}}" for note in notes]
     return "\n".join(
         [
             _NEEDS,
             r"\begin{table}",
             r"\centering",
-            rf"\begin{{tabular}}{{rl{'r' * len(chosen)}}}",
+            rf"\begin{{tabular}}{{{columns or 'l' + 'r' * (len(heads) - 1)}}}",
             r"\toprule",
-            body[0],
+            head,
             r"\midrule",
-            *body[1:],
+            *body,
             r"\bottomrule",
             r"\end{tabular}",
             *below,
