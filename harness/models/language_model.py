@@ -18,6 +18,7 @@ from harness.data.tokenization import end_tokens
 from harness.errors import UserError
 from harness.models import adapters
 from harness.models.families import check_quantized
+from harness.models.inference.blocked_weights import blocked_weights
 from harness.models.inference.forward import Limit
 from harness.models.inference.generation.decoding import Ending
 from harness.models.inference.generation.greedy import greedy
@@ -48,7 +49,8 @@ class LanguageModel:
     """A causal language model of transformers with its tokenizer, in eval mode.
 
     It is a `harness.Model`. `artifact` says which model it is and with which chat template;
-    at most `batch` sequences run at once, None for as many as memory allows.
+    at most `batch` sequences run at once, None for as many as memory allows. `copies` lets a call
+    make copies of weights for its own time, which a model in training has no memory for.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class LanguageModel:
         tokenizer: PreTrainedTokenizerBase,
         artifact: Artifact,
         batch: int | None = None,
+        *,
+        copies: bool = False,
     ) -> None:
         from transformers import GenerationConfig
 
@@ -69,6 +73,9 @@ class LanguageModel:
         self.chat_template = artifact.chat_template
         self.limit = Limit(tokens_that_fit(model), batch)
         """What one forward pass may hold."""
+        self.copies = copies
+        self.copied_bytes = 0
+        """The most that copies of weights took in a call."""
         self.end_ids = end_tokens(tokenizer, self.chat_template, model.generation_config)
         # Decoding is stated by the suite; nothing is inherited from the model's own file.
         model.generation_config = GenerationConfig()
@@ -106,6 +113,7 @@ class LanguageModel:
             "batch": self.limit.rows or "auto",
             "tokens_per_pass": self.limit.tokens,
             "halved": self.limit.halved,
+            "copied_weights_bytes": self.copied_bytes,
             "shared_prefixes": self.not_shared is None,
             "why_not_shared": self.not_shared,
         }
@@ -158,15 +166,16 @@ class LanguageModel:
 
         Shared beginnings run once; log-softmax is taken in float32 and only where it is wanted.
         """
-        return score_requests(
-            self.model,
-            requests,
-            max_length=self.max_length,
-            limit=self.limit,
-            share=self.not_shared is None,
-            cache=self.sharing.cache if self.not_shared is None else None,
-            progress=progress,
-        )
+        with self._blocked_weights(sum(len(c) + len(t) for c, t in requests)):
+            return score_requests(
+                self.model,
+                requests,
+                max_length=self.max_length,
+                limit=self.limit,
+                share=self.not_shared is None,
+                cache=self.sharing.cache if self.not_shared is None else None,
+                progress=progress,
+            )
 
     def generate(
         self,
@@ -188,19 +197,31 @@ class LanguageModel:
                 f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in the model's "
                 f"context of {self.max_length} tokens: take less than {self.max_length}"
             )
-        answers = greedy(
-            self.model,
-            [prompt[-room:] for prompt in prompts],
-            Ending(frozenset(self.end_ids), max_new_tokens, tuple(stops), self.text),
-            limit=self.limit,
-            share=self.packs,
-            pad=self.padding_token,
-            progress=progress,
-        )
+        with self._blocked_weights(sum(len(p[-room:]) + max_new_tokens for p in prompts)):
+            answers = greedy(
+                self.model,
+                [prompt[-room:] for prompt in prompts],
+                Ending(frozenset(self.end_ids), max_new_tokens, tuple(stops), self.text),
+                limit=self.limit,
+                share=self.packs,
+                pad=self.padding_token,
+                progress=progress,
+            )
         return [
             replace(answer, cut=len(prompt) > room)
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
+
+    @contextmanager
+    def _blocked_weights(self, tokens: int) -> Iterator[None]:
+        """Where copies may be made, for a call of so many tokens at most."""
+        if not self.copies:
+            yield
+            return
+        _ = self.sharing  # probed as the model is, whatever the first call
+        with blocked_weights(self.model, tokens) as size:
+            self.copied_bytes = max(self.copied_bytes, size)
+            yield
 
     def text(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
@@ -225,7 +246,7 @@ def open_artifact(artifact: Artifact, batch: int | None = None) -> LanguageModel
         assert artifact.path is not None
         model = adapters.attach_adapter(model, len(tokenizer), Path(artifact.path))
         adapters.compute_in(model, torch_dtype(artifact.precision))
-    opened = LanguageModel(model, tokenizer, artifact, batch)
+    opened = LanguageModel(model, tokenizer, artifact, batch, copies=True)
     _ = opened.not_shared  # probed here, so that no suite's time has it
     return opened
 

@@ -372,6 +372,13 @@ def available_memory() -> int:
     return min(limits)
 
 
+def free_host_memory() -> int:
+    """Bytes of the host's memory that are free now, within the process's own limit."""
+    import psutil
+
+    return min(int(psutil.virtual_memory().available), available_memory())
+
+
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
     """Disable garbage collection, which would traverse large data again and again."""

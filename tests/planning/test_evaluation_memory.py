@@ -8,7 +8,7 @@ import pytest
 from harness.config.experiment import load_experiment
 from harness.manager import Plugins
 from harness.planning.memory.card import needed
-from harness.planning.memory.evaluation import advice, evaluation_peak, need_of
+from harness.planning.memory.evaluation import advice, copied_weights, evaluation_peak, need_of
 from harness.planning.plan import Settings, make_plan
 from harness.types import ModelRef
 from tests.conftest import ROOT
@@ -98,8 +98,9 @@ def test_measured_peaks_of_a_base_are_near_the_prediction(cells, place, tmp_path
     """SmolLM2-135M on CPUs, whose processes differ by some tens of MB; longer questions than a
     pass of 2,048 tokens take more."""
     (file,) = (ROOT / "results/reference" / place / "cells").glob("base-s0-*.json")
-    phases = json.loads(file.read_text())["evaluation"]["phases"]
-    measured = max(phase["peak_host_bytes"] for phase in phases.values())
+    evaluation = json.loads(file.read_text())["evaluation"]
+    measured = max(phase["peak_host_bytes"] for phase in evaluation["phases"].values())
+    copies = evaluation["passes"].get("copied_weights_bytes", 0)
     folder = tmp_path / "135m"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(SMOLLM2_135M))
@@ -109,8 +110,30 @@ def test_measured_peaks_of_a_base_are_near_the_prediction(cells, place, tmp_path
         model=ModelRef("135m", str(folder)),
         budget=dataclasses.replace(base.budget, precision="float32"),
     )
-    predicted = sum(evaluation_peak(cell, "cpu").values())
+    assert copies in (0, copied_weights(cell, "cpu"))
+    predicted = copies + sum(evaluation_peak(cell, "cpu").values())
     assert 0.8 < measured / predicted < 1.3
+
+
+def test_copies_of_weights_are_as_wide_as_layers_are_and_the_head_in_float32(cells, tmp_path):
+    folder = tmp_path / "135m"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(SMOLLM2_135M))
+    head, layers = 49152 * 576, 30 * (2 * 576 * 576 + 2 * 192 * 576 + 3 * 1536 * 576)
+    expected = {
+        "float32": (4 * (layers + head), 4 * head),
+        "bf16": (2 * layers + 4 * head, 4 * head),
+    }
+    for precision, sizes in expected.items():
+        for label, size in zip(("base", "base-nf4"), sizes, strict=True):
+            cell = cells()[label]
+            budget = dataclasses.replace(cell.budget, precision=precision)
+            cell = dataclasses.replace(cell, model=ModelRef("135m", str(folder)), budget=budget)
+            need = need_of(cell, "cpu")
+            assert need.as_json()["copied_weights_bytes"] == need.copies == size
+            assert need_of(cell, "cuda").copies == 0
+            # where there is no room no copy is made, so that less memory is enough
+            assert need.fits(needed(max(need.total, *need.judges.values()), "host"))
 
 
 SMOLLM2_135M = {

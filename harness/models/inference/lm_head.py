@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from harness.errors import is_out_of_memory
+from harness.models.inference.blocked_weights import float32_product
 from harness.models.inference.prefix_tree import Target
 from harness.system.hardware import free_memory
 
@@ -229,7 +230,11 @@ def _in_float32(head: torch.nn.Module | None) -> Iterator[None]:
         yield
         return
 
+    blocked = float32_product(head)
+
     def forward(hidden: torch.Tensor) -> torch.Tensor:
+        if blocked is not None:
+            return blocked(hidden.float())
         product = _float32_product(hidden, head.weight)
         return product if head.bias is None else product + head.bias.float()
 

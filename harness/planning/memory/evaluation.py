@@ -1,8 +1,9 @@
 """Memory that the evaluation of a cell takes at least, and that a judge does, in closed form.
 
 A pass takes as many tokens as memory allows, so that there is no one peak: this is the peak with
-passes of PASS_TOKENS, which is what a CPU takes. Measured peaks of unquantised bases on a CPU are
-0.93 to 1.23 times it (results/reference).
+passes of PASS_TOKENS, which is what a CPU takes. Copies of weights are apart: a CPU makes
+them where a quarter of its free memory has room. Measured peaks of unquantised bases on a CPU are
+0.93 to 1.23 times it (results/reference), those copies left out.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Need:
     """Suite -> peak in bytes while its judge's model is open."""
     kind: Literal["cuda", "host"]
     why_not: str | None = None
+    copies: int = 0
+    """What copies of weights take beside `total`, where there is room; see `copied_weights`."""
 
     def fits(self, memory: int) -> bool | None:
         """Whether `memory` bytes are enough for the suites and every judge; None if not known."""
@@ -64,6 +67,7 @@ class Need:
             "bytes": self.total,
             "by_category": dict(self.by_category),
             "judges": dict(self.judges),
+            "copied_weights_bytes": self.copies,
             "why_not": self.why_not,
         }
 
@@ -73,10 +77,11 @@ def need_of(cell: Cell, device: str) -> Need:
     kind: Literal["cuda", "host"] = "cuda" if device == "cuda" else "host"
     try:
         peak = evaluation_peak(cell, device)
+        copies = copied_weights(cell, device)
         judges = {suite: sum(sizes.values()) for suite, sizes in judge_peaks(cell, device).items()}
     except NotPredicted as why:
         return Need(None, {}, {}, kind, str(why))
-    return Need(sum(peak.values()), peak, judges, kind)
+    return Need(sum(peak.values()), peak, judges, kind, copies=copies)
 
 
 def advice(cells: Sequence[tuple[Cell, Need]], memory: int) -> list[str]:
@@ -125,6 +130,20 @@ def _mend(cell: Cell, saves: bool) -> str:
 def evaluation_peak(cell: Cell, device: str) -> dict[str, int]:
     """Bytes by category while a cell's suites run, judges apart. Raises NotPredicted."""
     return _peak(opened_by(cell), cell.budget.precision, device, _adapter(cell))
+
+
+def copied_weights(cell: Cell, device: str) -> int:
+    """Bytes of copies in oneDNN's layout of the weights that a cell opens; none on a GPU.
+
+    Layers are copied in the precision, if they are not quantised, and the head in float32. Raises
+    NotPredicted.
+    """
+    if device != "cpu":
+        return 0
+    weights = opened_by(cell)
+    shapes = shapes_of_model(weights.model)
+    layers = shapes.linear_weights if weights.bits is None else 0
+    return _width(cell.budget.precision) * layers + 4 * shapes.embedding
 
 
 def judge_peaks(cell: Cell, device: str) -> dict[str, dict[str, int]]:
@@ -182,8 +201,13 @@ def _adapter(cell: Cell) -> int:
     return formula.adapter_parameters(shapes_of_model(cell.model), footprint_of(cell))
 
 
+def _width(precision: str) -> int:
+    """Bytes of a number."""
+    return 4 if precision == "float32" else 2
+
+
 def _peak(weights: Weights, precision: str, device: str, adapter: int = 0) -> dict[str, int]:
-    shapes, compute = shapes_of_model(weights.model), 4 if precision == "float32" else 2
+    shapes, compute = shapes_of_model(weights.model), _width(precision)
     linear = shapes.linear_weights if weights.bits is not None else 0
     footprint = Footprint("adapter", bits=weights.bits, double_quant=weights.double_quant)
     quantised = sum(formula.quantised_bytes(one, footprint) for one in shapes.linears if linear)

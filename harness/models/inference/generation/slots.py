@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from harness.models.inference.attention.kernels import hide
 from harness.models.inference.attention.patterned import attend, join_past, join_sinks
 from harness.models.inference.tree_attention import Joined, Layout, Past
-from harness.system.hardware import available_memory
+from harness.system.hardware import free_host_memory
 
 if TYPE_CHECKING:
     import torch
@@ -199,10 +199,9 @@ def memory_for_answers(device: torch.device) -> int:
 
 def _free(device: torch.device) -> int:
     """Bytes that are free on a device, those included that torch holds for later."""
-    import psutil
     import torch
 
     if device.type != "cuda":
-        return min(psutil.virtual_memory().available, available_memory())
+        return free_host_memory()
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + held
