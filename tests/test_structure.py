@@ -269,6 +269,7 @@ WRITERS = {
     "measure.py": "/proc/self/clear_refs",
     "gate.py": "reports, where the user or GitHub wants them",
     "cell_runner.py": "the job file, in a temporary folder",
+    "publish.py": "a model folder, where the user wants it",
     "report.py": "the page, where the user wants it",
     "scaffold.py": "a new suite, where the user wants it",
 }

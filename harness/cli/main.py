@@ -35,6 +35,7 @@ COMMANDS = {
     "models": "The packaged models, which need no Hub.",
     "plan": "Show an experiment's cells, which are recorded, and predicted memory.",
     "plugins": "What is registered, by whom, and each method's options.",
+    "publish": "Write a trained CELL as a model folder of the Hub: weights, card, results.",
     "report": "One page of the records in results folders, with the answers behind its figures.",
     "run": "Run an experiment FILE, or `quickstart`.",
     "schema": "Print the JSON Schema of a record or a leaderboard.",

@@ -71,6 +71,8 @@ class Packaged:
     licence: str
     download: int
     size: int
+    hub: str = ""
+    """The Hub id of the model that was packaged."""
     content: str = ""
     """`content_hash` of the folder that its wheel usually becomes; libraries may write another."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.results.store import CLOCK_TICK
@@ -20,14 +21,24 @@ def artifact_hash(artifact: Artifact) -> str:
 
     Two artifacts of one hash give the same answers, wherever they lie and whoever made them.
     """
-    stated = {
+    return digest(identity(artifact))
+
+
+def identity(artifact: Artifact) -> dict[str, object]:
+    """What an artifact's hash is of, as JSON; `files` are pairs of a name and a sha256."""
+    files = file_hashes(Path(artifact.path)) if artifact.path else {}
+    return {
         "opened": _content(artifact.opened),
         "base": _content(artifact.base),
         "quantization": dict(artifact.quantization) if artifact.quantization else None,
         "precision": artifact.precision,
         "chat_template": artifact.chat_template,
-        "files": list(file_hashes(Path(artifact.path)).items()) if artifact.path else [],
+        "files": [list(pair) for pair in files.items()],
     }
+
+
+def digest(stated: Mapping[str, object]) -> str:
+    """The hash of what `identity` gives."""
     text = json.dumps(stated, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -116,30 +116,47 @@ def command(given: ExportOptions) -> None:
     folder, where its answers differ. CELL is a record file, FOLDER/LABEL, or a label,
     method, cell id or prefix of one.
     """
+    source = checked_source(given)
+    replaced = export.check_target(given.to, source)
+    with export.whole_or_not_at_all(given.to) as folder:
+        report, failures = fill(given, source, folder)
+        if failures and not given.force:
+            _print_report(report, given)
+            raise not_the_same(failures, "exported", "; --force keeps it")
+    _print_report(report, given)
+    if failures:
+        click.echo(f"Kept by --force: {'; '.join(failures)}", err=True)
+    if replaced:
+        click.echo(f"Replaced the earlier export of {source.id} in {given.to}.", err=True)
+
+
+def checked_source(given: ExportOptions) -> Source:
+    """The cell, once the options are known to go together with it."""
     given.check()
     folders = options.existing_results(given.results_folders)
     source = export.source(given.cell, folders, given.base, given.mirror)
     _check_into(given, source)
     if given.merge:
         export.check_mergeable(source)
-    replaced = export.check_target(given.to, source)
+    return source
+
+
+def fill(given: ExportOptions, source: Source, folder: Path) -> tuple[Report, list[str]]:
+    """Export into an empty folder, with its export.json; the report and why a merge fails."""
     samples, origin = export.samples(source, given.prompts, given.limit or export.SAMPLES)
-    with export.whole_or_not_at_all(given.to) as folder:
-        result = _run_worker(_task(given, source, folder, samples), given.as_json)
-        report = export.report(source, result, folder, **_description(given, source, origin))
-        failures = _add_verdict(report, _limits(given, source), given)
-        store.write_json(folder / export.REPORT, report)
-        if failures and not given.force:
-            _print_report(report, given)
-            raise NotTheSame(
-                f"not exported: the merged model is not the one that was evaluated: "
-                f"{'; '.join(failures)}; --force keeps it"
-            )
-    _print_report(report, given)
-    if failures:
-        click.echo(f"Kept by --force: {'; '.join(failures)}", err=True)
-    if replaced:
-        click.echo(f"Replaced the earlier export of {source.id} in {given.to}.", err=True)
+    result = _run_worker(_task(given, source, folder, samples), given.as_json)
+    report = export.report(source, result, folder, **_description(given, source, origin))
+    failures = _add_verdict(report, _limits(given, source), given)
+    store.write_json(folder / export.REPORT, report)
+    return report, failures
+
+
+def not_the_same(failures: Sequence[str], done: str, fix: str = "") -> NotTheSame:
+    """The error of a merge that gives another model, so that nothing was `done`."""
+    return NotTheSame(
+        f"not {done}: the merged model is not the one that was evaluated: "
+        f"{'; '.join(failures)}{fix}"
+    )
 
 
 def _check_into(given: ExportOptions, source: Source) -> None:

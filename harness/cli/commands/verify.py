@@ -11,8 +11,9 @@ import click
 
 from harness.cli import options
 from harness.manager import plugins
+from harness.publishing import publication
 from harness.results import store
-from harness.verification import verify
+from harness.verification import published, verify
 from harness.verification.suites_at_hand import SuitesAtHand
 
 
@@ -29,7 +30,10 @@ def command(
     Exit 0: they hold; 1: they do not, and which; 2: it cannot be told, and why.
     """
     at_hand = SuitesAtHand(plugins(), suite_folders, mirror)
-    report = verify.results(folder, at_hand).report
+    if publication.is_published(folder):
+        report = published.check(folder, at_hand)[0].report
+    else:
+        report = verify.results(folder, at_hand).report
     if as_json:
         click.echo(json.dumps(store.plain(report.to_json()), indent=2, ensure_ascii=False))
     else:
