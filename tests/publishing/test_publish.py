@@ -62,7 +62,7 @@ def test_huggingface_hub_reads_the_card_and_its_figures_are_the_records(adapter:
 
     read = ModelCard.load(adapter.folder / "README.md")
     assert read.data.license == "apache-2.0"
-    assert read.data.library_name == "peft"
+    assert read.data["library_name"] == "peft"
     headline = {
         f"{suite}.{next(iter(section['metrics']))}": next(iter(section["metrics"].values()))
         for suite, section in suites(adapter.record).items()
