@@ -52,12 +52,11 @@ class Opened:
 
     def see_all(self) -> None:
         """Have every picture drawn."""
-        for number, picture in enumerate(self.page.locator(".picture").all()):
+        shown = self.page.locator(".picture:not([hidden])")
+        for number, picture in enumerate(shown.all()):
             picture.scroll_into_view_if_needed()
             # not wait_for_function, which evaluates a text: the policy refuses that
-            self.page.locator(".picture").nth(number).and_(
-                self.page.locator("[data-drawn=yes]")
-            ).wait_for()
+            shown.nth(number).and_(self.page.locator("[data-drawn=yes]")).wait_for()
         self.see("samples")
         self.page.wait_for_selector("#samples-one h3")
 

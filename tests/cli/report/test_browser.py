@@ -108,6 +108,17 @@ def test_curves_of_many_rows_have_a_panel_each(opened, tmp_path):
     assert (one.refused(), one.errors) == ([], [])
 
 
+def test_pictures_of_results_that_were_not_trained(opened, tmp_path):
+    """The base alone: what cannot be drawn is left out, and the rest stands on what there is."""
+    (record,) = (QUICKSTART / "cells").glob("base-*.json")
+    one = opened(write_page(tmp_path, record))
+    one.see_all()
+    assert not one.page.locator("#curves .picture").is_visible()
+    assert "Nothing here was trained" in one.page.locator("#curves").inner_text()
+    assert one.page.locator("#tradeoff .said").inner_text().startswith("Pareto front: base;")
+    assert one.errors == []
+
+
 # Answers
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from harness.results import store
+from tests.cli.report.browser import Opened
 from tests.cli.report.conftest import QUICKSTART, write_page
 
 SCRIPT = "</script><script>window.ran = 1</script>"
@@ -65,11 +66,13 @@ def planted(tmp_path_factory):
     return write_page(folder, plant(folder / "results"))
 
 
-@pytest.fixture
-def shown(opened, planted):
-    one = opened(planted, "#samples&suite=similarity")
+@pytest.fixture(scope="module")
+def shown(browser, planted):
+    """The page with every picture drawn, opened once."""
+    one = Opened(browser, planted, "#samples&suite=similarity")
     one.see_all()
-    return one
+    yield one
+    one.context.close()
 
 
 def test_nothing_planted_is_run(shown):

@@ -109,6 +109,42 @@ def test_rows_of_several_experiments_are_told_apart(tmp_path):
     assert {"full (quickstart)", "full (methods)", "rslora"} <= set(titles)
 
 
+def test_a_certificate_stands_beside_a_judges_figure(tmp_path):
+    """What its record says of the judge; a figure without a certificate says that instead."""
+    judged, without = tmp_path / "judged", tmp_path / "without"
+    for folder, certificate in ((judged, True), (without, False)):
+        (folder / "cells").mkdir(parents=True)
+        (file,) = (QUICKSTART / "cells").glob("full-*.json")
+        record = json.loads(file.read_text())
+        if certificate:
+            mean = {"value": 0.81, "stderr": 0.03, "ci_low": 0.74, "ci_high": 0.87, "n": 120}
+            score = record["evaluation"]["suites"]["judge"]["metrics"]["score"]
+            score["estimator"]["judge"] = {
+                "level": "weak",
+                "reason": "kappa 0.41 is below 0.6",
+                "binary": True,
+                "good": mean,
+                "bad": {**mean, "value": 0.22, "ci_low": 0.15, "ci_high": 0.30},
+                "length": {"delta": 0.12, "ci_low": 0.05, "ci_high": 0.19, "padding": 2.0},
+            }
+        shutil.copytree(QUICKSTART / "samples" / file.stem, folder / "samples" / file.stem)
+        (folder / "cells" / file.name).write_text(json.dumps(store.seal(record)))
+    text = sections_of(write_page(tmp_path, judged))["judges"]
+    assert "its judge is weak: kappa 0.41 is below 0.6" in text
+    assert "0.810 [0.740, 0.870] of 120" in text
+    assert "0.220 [0.150, 0.300] of 120" in text
+    assert "+0.120 [+0.050, +0.190] at 2.0 times the length" in text
+    assert "2.614 [2.567, 2.659]" in text
+    assert "no certificate" in sections_of(write_page(tmp_path, without))["judges"]
+
+
+def sections_of(file):
+    """The text of each part of the page."""
+    parts = re.findall(r'(?s)<section id="(\w+)".*?</section>', file.read_text())
+    texts = re.findall(r"(?s)<section id=.*?</section>", file.read_text())
+    return {name: re.sub("<[^>]+>", " ", text) for name, text in zip(parts, texts, strict=True)}
+
+
 # Repeating
 
 

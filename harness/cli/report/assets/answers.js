@@ -108,7 +108,9 @@ const Answers = (() => {
   }
 
   function reference(asked) {
-    const choices = (asked.choices ?? []).map((choice, index) =>
+    // letters alone are choices of the prompt, which says what they mean
+    const told = (asked.choices ?? []).some((choice) => String(choice).trim().length > 1);
+    const choices = (told ? asked.choices : []).map((choice, index) =>
       Dom.element("li", { class: index === asked.reference ? "right" : null }, String(choice).trim(), index === asked.reference ? " ✓" : ""),
     );
     const body = choices.length ? Dom.element("ol", { type: "A", class: "choices" }, ...choices) : long(referenceText(asked));

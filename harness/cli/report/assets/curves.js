@@ -15,7 +15,7 @@ const Curves = (() => {
     const section = Dom.byId("curves");
     const names = Object.keys(TITLES).filter((name) => core.cells.some((cell) => cell.curves[name]));
     const form = section.querySelector("form");
-    form.hidden = !names.length;
+    form.hidden = section.querySelector(".picture").hidden = !names.length;
     if (!names.length) {
       section.querySelector(".said").textContent = "Nothing here was trained.";
       return;

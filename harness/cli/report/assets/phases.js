@@ -5,6 +5,8 @@
 const Phases = (() => {
   function show(core) {
     const cells = core.cells.filter((cell) => cell.phases.length);
+    for (const id of ["phases-seconds", "phases-memory", "phases-figures"]) Dom.byId(id).hidden = !cells.length;
+    Dom.byId("phases-none").hidden = cells.length > 0;
     if (!cells.length) return;
     const memory = cells.some((cell) => cell.phases.some((phase) => phase.gpu)) ? "gpu" : "host";
     const title = memory === "gpu" ? "peak GPU memory" : "peak host memory";
@@ -75,7 +77,6 @@ const Phases = (() => {
   /** The same for who does not see the pictures. */
   function figures(cells, memory, title) {
     const details = Dom.byId("phases-figures");
-    details.hidden = false;
     const head = ["cell", "phase", "seconds", title].map((text) => Dom.element("th", { scope: "col" }, text));
     const lines = cells.flatMap((cell) =>
       cell.phases.map((phase) =>

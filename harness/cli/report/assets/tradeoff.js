@@ -160,16 +160,22 @@ const Tradeoff = (() => {
     };
   }
 
-  /** The keys that the two pictures start with. */
+  /** The keys that the two pictures start with: figures that some row has both of. */
   function starts(core) {
-    const names = core.metrics.map((metric) => metric.name);
-    const learned = core.rankedBy ?? names[0];
-    const retained = core.metrics.find((metric) => metric.kind === "retained");
-    const memory = core.costs.find((cost) => cost.unit === "bytes")?.title ?? "";
-    const other = names.find((name) => name.split(".")[0] !== learned?.split(".")[0]) ?? learned;
+    const known = quantities(core);
+    const has = (one, other = one) => core.rows.some((row) => one.of(row) && other.of(row));
+    const metrics = known.filter((one) => !one.cost && !one.key.endsWith(".delta"));
+    const learned = [...metrics.filter((one) => one.key === core.rankedBy), ...metrics].find((one) => has(one)) ?? known[0];
+    const costs = known.filter((one) => one.cost);
+    const spent = costs.find((one) => has(one, learned)) ?? costs[0];
+    const suite = (one) => one.key.split(".")[0];
+    const others = known.filter((one) => !one.cost && suite(one) !== suite(learned));
+    const kept = core.metrics.find((metric) => metric.kind === "retained")?.name;
+    const forgotten = [...others.filter((one) => one.key === kept), ...others].find((one) => has(one, learned));
+    const memory = costs.find((one) => one.unit === "bytes" && has(one, learned));
     return {
-      tradeoff: { x: core.costs[0].title, y: learned, size: memory },
-      learned: { x: retained?.name ?? `${other}.delta`, y: learned, size: "" },
+      tradeoff: { x: spent.key, y: learned.key, size: memory?.key ?? "" },
+      learned: { x: (forgotten ?? spent).key, y: learned.key, size: "" },
     };
   }
 
