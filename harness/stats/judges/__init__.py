@@ -1,6 +1,7 @@
 """What a judge's verdicts are worth: agreement with people, and figures corrected for its errors.
 
 - `kappa`: agreement and Cohen's kappa, of a judge with people and of people with each other.
+- `alpha`: Krippendorff's alpha, of several judges with each other.
 - `stability`: the same verdict in either order, again, and on changed words of equal worth.
 - `error_rates`: sensitivity and specificity, and whether they are the same for several systems.
 - `correction`: rates and paired differences corrected for these, and what that assumes.
@@ -11,6 +12,7 @@
 - `level`: how far a judge can be believed, by stated thresholds.
 """
 
+from harness.stats.judges.alpha import krippendorff_alpha
 from harness.stats.judges.correction import (
     Assumption,
     Corrected,
@@ -82,6 +84,7 @@ __all__ = [
     "judged_difference",
     "judged_rate",
     "known_errors",
+    "krippendorff_alpha",
     "majority",
     "position_consistency",
     "powered_difference",
