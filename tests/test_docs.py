@@ -115,5 +115,6 @@ def test_the_suites_of_the_judges_page_are_suites(tmp_path: Path) -> None:
     assert metrics == {
         "support-quality": ["score", "accuracy", "tone"],
         "support-preference": ["win_rate"],
+        "support-panel": ["score", "agreement"],
     }
     assert f"has {len(injections())} texts" in text

@@ -11,6 +11,7 @@ from pydantic import Field
 from harness.api.model import Generation, LogLikelihood, Model, Request
 from harness.api.tools import Tools
 from harness.config.strict_yaml import KeyPath, Located, StrictModel
+from harness.errors import ConfigError
 from harness.types import Message, ModelRef, Sample, SuiteResult
 
 if TYPE_CHECKING:
@@ -61,6 +62,19 @@ class ScorerUse:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgeSeat:
+    """One judge of a panel, resolved: what `Resources` has of a judge that stands alone."""
+
+    label: str
+    """What it is called in the record; no two of a panel are called alike."""
+    judge: str
+    judge_options: Mapping[str, object]
+    judge_model: ModelRef | None = None
+    judge_quantization: Mapping[str, object] | None = None
+    judge_endpoint: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resources:
     """What a suite's settings name, resolved."""
 
@@ -82,6 +96,8 @@ class Resources:
     """Keywords of BitsAndBytesConfig that the judge's model is opened with; None: as it is."""
     judge_endpoint: Mapping[str, object] | None = None
     """Settings of the endpoint whose model judges; None: one in this process does."""
+    judge_panel: tuple[JudgeSeat, ...] = ()
+    """Several judges in the place of one."""
     judge_labels: str | None = None
     """File of people's labels of answers, which correct the judge's figure."""
     judge_row: str | None = None
@@ -164,9 +180,16 @@ class Resolver(Protocol):
         """The name of a registered judge."""
 
     def judge_with_options(
-        self, name: str, written: Mapping[str, object], also: Sequence[str] = ()
+        self,
+        name: str,
+        written: Mapping[str, object],
+        also: Sequence[str] = (),
+        path: KeyPath = ("judge",),
     ) -> Judge:
-        """A registered judge with its own keys of `judge:`, checked; `also` stand beside them."""
+        """A registered judge with its own keys at `path`, checked; `also` stand beside them."""
+
+    def error(self, message: str, path: KeyPath) -> ConfigError:
+        """An error with the place of a key."""
 
     def judge_quantization(
         self, quant_type: str | None, *, base: bool

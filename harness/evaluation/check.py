@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.api.task import Suite
+from harness.evaluation.judging.panels.seats import each
 from harness.evaluation.suite import Where, check_loading, find_suite, load_suite
 from harness.evaluation.trial import Trial
 from harness.manager import Plugins
@@ -66,9 +67,9 @@ def try_out(suite: Suite, base: ModelRef | None) -> dict[str, object]:
         "file": suite.file,
         "hash": suite.hash,
         "content": suite.content,
-        "judged_by_model": suite.judge is not None
-        and suite.judge_model is None
-        and suite.judge_endpoint is None,
+        "judged_by_model": any(
+            one.judge_model is None and one.judge_endpoint is None for one in each(suite)
+        ),
         "model": base.name if base else NAME,
         "random_weights": base is None,
         **json.loads(printed.splitlines()[-1]),

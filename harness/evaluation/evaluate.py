@@ -17,6 +17,7 @@ from harness.errors import CellFailed, UserError
 from harness.evaluation.judging import endpoint
 from harness.evaluation.judging.endpoint import EndpointBackend
 from harness.evaluation.judging.local import LocalBackend
+from harness.evaluation.judging.panels.seats import seated
 from harness.evaluation.judging.rows.opponents import Opponent, digest, of_record, read
 from harness.evaluation.suite import task_of
 from harness.evaluation.tasks.sample_rows import within_budget
@@ -157,14 +158,21 @@ class Bench:
         self._embedded: dict[tuple[str, str], Any] = {}
         self._other: tuple[Artifact, Model] | None = None
         """What took the place of the model under test: a judge, or the base."""
-        self._endpoints: dict[str, EndpointBackend] = {}
-        """By suite: what one spends counts against its own budget."""
+        self._begun: Suite | None = None
+        """The suite that is served, with all judges of its panel."""
+        self._seat: int | None = None
+        """Which of these is served now."""
+        self._endpoints: dict[tuple[str, int | None], EndpointBackend] = {}
+        """By suite and seat: what one spends counts against its own budget."""
+        self._base_texts: dict[str, list[str]] = {}
+        """By suite: the base's answers, for it may have to be opened for them."""
         self._closed = False
         """Whether the model under test made room for another."""
 
     def begin(self, suite: Suite) -> None:
         """Serve this suite from now on."""
-        self.suite = suite
+        self.suite = self._begun = suite
+        self._seat = None
         self._embedded.clear()
         self.report(activity=suite.name)
 
@@ -248,14 +256,20 @@ class Bench:
             )
         return self._open(self._judge_artifact())
 
+    def sit(self, seat: int | None) -> None:
+        """Serve one judge of the suite's panel from now on; None: the suite as a whole."""
+        assert self._begun is not None
+        self.suite = self._begun if seat is None else seated(self._begun, seat)
+        self._seat = seat
+
     def judge_backend(self) -> JudgeBackend:
         """What answers the suite's judge: its model, in this process or behind an endpoint."""
         assert self.suite is not None
         if self.suite.judge_endpoint is not None:
-            name = self.suite.name
-            if name not in self._endpoints:
-                self._endpoints[name] = endpoint.backend_of(self.suite, keeping=True)
-            return self._endpoints[name]
+            who = (self.suite.name, self._seat)
+            if who not in self._endpoints:
+                self._endpoints[who] = endpoint.backend_of(self.suite, keeping=True)
+            return self._endpoints[who]
         return LocalBackend(self.judge_model())
 
     def base_answers(self) -> list[str]:
@@ -265,9 +279,15 @@ class Bench:
         other record must be there.
         """
         assert self.suite is not None
-        suite, own = self.suite, self.artifact
+        suite = self.suite
         if suite.name in self._opponents:
             return self._stored_answers(self._opponents[suite.name])
+        if suite.name not in self._base_texts:
+            self._base_texts[suite.name] = self._asked_base(suite)
+        return self._noted(self._base_texts[suite.name], None)
+
+    def _asked_base(self, suite: Suite) -> list[str]:
+        own = self.artifact
         quantised = with_precision(suite.base_quantization, own.precision)
         wanted = Artifact(
             "base",
@@ -284,8 +304,7 @@ class Bench:
             new = list(dict.fromkeys(prompts))
             answers = model.generate(new, max_new_tokens=cap, progress=self.progress)
             known = {(cap, p): a for p, a in zip(new, answers, strict=True)}
-        texts = [model.text(known[cap, prompt].ids).strip() for prompt in prompts]
-        return self._noted(texts, None)
+        return [model.text(known[cap, prompt].ids).strip() for prompt in prompts]
 
     def row_answers(self) -> list[str]:
         """The stored answers of the row that the suite's judge compares with.
@@ -335,6 +354,26 @@ class Bench:
         return {**self._judging_model(), **({"compared": compared} if compared else {})}
 
     def _judging_model(self) -> dict[str, Any]:
+        assert self.suite is not None
+        panel = self.suite.judge_panel
+        if not panel:
+            return self._one_judging_model()
+        judges = []
+        for seat, one in enumerate(panel):
+            self.sit(seat)
+            found = {"label": one.label, "judge": one.judge, **self._one_judging_model()}
+            if one.judge_endpoint is not None:
+                found["backend"] = dict(self.judge_backend().info())
+            judges.append(found)
+        self.sit(None)
+        return {
+            "model": ", ".join(one.label for one in panel),
+            "content_hash": None,
+            "self_judged": any(judge["self_judged"] for judge in judges),
+            "judges": judges,
+        }
+
+    def _one_judging_model(self) -> dict[str, Any]:
         assert self.suite is not None
         if self.suite.judge_endpoint is not None:
             model = self.suite.judge_endpoint["model"]

@@ -7,12 +7,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from harness.api.judge import Judge
 from harness.api.task import Suite, SuiteSettings, Task
 from harness.data import chat_templates
 from harness.errors import UserError
 from harness.evaluation import scorer_config
 from harness.evaluation.judging import endpoint
 from harness.evaluation.judging.options import judge_of
+from harness.evaluation.judging.panels.seats import each
 from harness.manager import Plugins
 from harness.system.hub import file_sha256
 from harness.types import ModelRef
@@ -68,12 +70,15 @@ def scored_content(
     if suite.embedder:
         content["embedder"] = suite.embedder.identity
     if judge:
-        quantised = suite.judge_quantization
-        content["judge"] = [
-            judge.version,
-            _judging_model(suite, base),
-            *([dict(quantised)] if quantised is not None else []),
-        ]
+        content["judge"] = _judge(suite, judge, base)
+        if suite.judge_panel:
+            seats = [(seat, judge_of(seat, plugins)) for seat in each(suite)]
+            judges = [
+                [seat.judge, dict(seat.judge_options), *_judge(seat, one, base)]
+                for seat, one in seats
+                if one
+            ]
+            content["judge"] = [judge.version, judges]
         if judge.asks_base:
             content["base"] = [base.identity, suite.base_quantization]
     if suite.judge_certificate is not None:
@@ -88,12 +93,20 @@ def _judge_settings(suite: Suite, record: str | None) -> dict[str, object]:
     """What a suite says of its judge, with the judge's own options complete."""
     written = suite.settings["judge"]
     assert isinstance(written, Mapping)
-    own = {key: value for key, value in written.items() if key not in UNSCORED_OF_JUDGES}
+    unscored = {*UNSCORED_OF_JUDGES, "panel"}  # its judges stand for themselves
+    own = {key: value for key, value in written.items() if key not in unscored}
     settings = {**own, **suite.judge_options}
     if suite.judge_record is None:
         return settings
     # of a record its answers count, which the task's dependencies have, and not its place
     return {key: value for key, value in settings.items() if value != record}
+
+
+def _judge(suite: Suite, judge: Judge, base: ModelRef) -> list[object]:
+    """What verdicts of one judge depend on, its options apart."""
+    quantised = suite.judge_quantization
+    opened = [dict(quantised)] if quantised is not None else []
+    return [judge.version, _judging_model(suite, base), *opened]
 
 
 def _judging_model(suite: Suite, base: ModelRef) -> object:
@@ -110,10 +123,11 @@ def _is_dated(
     templates = []
     if task.applies_template(suite):
         templates.append(chat_template or chat_templates.own_template(Path(base.path)))
-    if suite.judge and suite.judge_endpoint is None:
-        judge = suite.judge_model or base
-        own = chat_template if suite.judge_model is None else None
-        templates.append(own or chat_templates.own_template(Path(judge.path)))
+    for one in each(suite):
+        if one.judge_endpoint is None:
+            judge = one.judge_model or base
+            own = chat_template if one.judge_model is None else None
+            templates.append(own or chat_templates.own_template(Path(judge.path)))
     return any(map(chat_templates.is_dated, templates))
 
 
@@ -149,7 +163,9 @@ def written_content(
 def _scored_judge(written: Mapping[str, object]) -> dict[str, object]:
     """What an author wrote of a judge, without that on which no score depends."""
     own = {key: value for key, value in written.items() if key not in UNSCORED_OF_JUDGES}
-    behind = written.get("endpoint")
+    behind, panel = written.get("endpoint"), written.get("panel")
+    if isinstance(panel, list):
+        own["panel"] = [_scored_judge(one) for one in panel]
     return {**own, "endpoint": endpoint.identity_of(behind)} if isinstance(behind, Mapping) else own
 
 

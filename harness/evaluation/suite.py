@@ -253,10 +253,20 @@ class _FileResolver:
         return name
 
     def judge_with_options(
-        self, name: str, written: Mapping[str, object], also: Sequence[str] = ()
+        self,
+        name: str,
+        written: Mapping[str, object],
+        also: Sequence[str] = (),
+        path: KeyPath = judge_options.KEY,
     ) -> Judge:
-        """The judge with its own keys of `judge:`, checked."""
-        return judge_options.read(name, written, self.located, plugins=self.plugins, also=also)
+        """The judge with its own keys at `path`, checked."""
+        return judge_options.read(
+            name, written, self.located, plugins=self.plugins, also=also, path=path
+        )
+
+    def error(self, message: str, path: KeyPath) -> ConfigError:
+        """An error with the place of a key."""
+        return self.located.error(message, path)
 
     def judge_quantization(
         self, quant_type: str | None, *, base: bool

@@ -20,6 +20,7 @@ from typing import Any
 from harness.api.task import Suite
 from harness.errors import UserError
 from harness.evaluation.judging.options import judge_of
+from harness.evaluation.judging.panels.seats import each
 from harness.evaluation.suite import task_of
 from harness.hookspecs import hookimpl
 from harness.manager import plugins
@@ -115,7 +116,7 @@ def _evaluated(trial: Trial, model: ModelRef, watcher: _Watcher) -> SuiteResult:
     settings = {**suite.settings, "limit": limit}
     if suite.judge and trial.model is None:  # random weights give no verdicts worth counting
         settings["judge"] = {**_mapping(settings["judge"]), "max_missing": 1.0}
-    few = replace(suite, settings=settings, judge_row=None, **_alone(suite))
+    few = replace(_alone(suite), settings=settings)
     manager = plugins().manager
     manager.register(watcher)
     try:
@@ -131,11 +132,21 @@ def _evaluated(trial: Trial, model: ModelRef, watcher: _Watcher) -> SuiteResult:
     return measured.result
 
 
-def _alone(suite: Suite) -> dict[str, Any]:
-    """What has a judge compare with the base where it is to compare with a row of an experiment."""
-    judge = judge_of(suite, plugins()) if suite.judge_row is not None else None
-    comparing = judge.comparing() if judge is not None else None
-    return {"judge_options": comparing.options.model_dump(mode="json")} if comparing else {}
+def _alone(suite: Suite) -> Suite:
+    """With judges that compare with the base where they are to with a row of an experiment."""
+    if suite.judge_row is None:
+        return suite
+
+    def options(one: Suite) -> dict[str, object]:
+        judge = judge_of(one, plugins())
+        comparing = judge.comparing() if judge is not None else None
+        return comparing.options.model_dump(mode="json") if comparing else dict(one.judge_options)
+
+    panel = tuple(
+        replace(seat, judge_options=options(one))
+        for seat, one in zip(suite.judge_panel, each(suite), strict=bool(suite.judge_panel))
+    )
+    return replace(suite, judge_row=None, judge_options=options(suite), judge_panel=panel)
 
 
 def _mapping(value: object) -> Mapping[str, object]:

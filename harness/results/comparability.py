@@ -157,7 +157,11 @@ def _judged_by(cell: Record, suite: str) -> str | None:
     """
     section = suites(cell).get(suite)
     judge = (section.get("notes") or {}).get("judge") or {} if section else {}
-    answered = (judge.get("backend") or {}).get("answered_by")
+    answered = {
+        name
+        for one in (judge, *judge.get("judges", ()))  # alone, or each of a panel
+        for name in (one.get("backend") or {}).get("answered_by") or ()
+    }
     return ", ".join(sorted(answered)) if answered else None
 
 

@@ -17,6 +17,7 @@ from harness.evaluation.judging import certify as certification
 from harness.evaluation.judging import labels as labelled_sets
 from harness.evaluation.judging.certify import Request
 from harness.evaluation.judging.endpoint_check import check_served
+from harness.evaluation.judging.panels.seats import each
 from harness.evaluation.judging.rows import rank as ranked
 from harness.evaluation.judging.rows.contestants import contestants
 from harness.evaluation.suite import find_suite
@@ -133,9 +134,10 @@ def _judging(
             )
             if suite.judge is None:
                 raise UserError(f"{file}: the suite has no `judge:`: name one that has")
-            if suite.judge_endpoint is not None:
-                check_served([suite])
-            if model is not None and (suite.judge_model or suite.judge_endpoint):
+            check_served([suite])
+            if model is not None and all(
+                one.judge_model or one.judge_endpoint for one in each(suite)
+            ):
                 raise UserError(f"--model {model}: {file} names who judges: leave --model out")
         return suite, base
 

@@ -18,6 +18,7 @@ from harness.evaluation import fingerprint
 from harness.evaluation.judging import endpoint
 from harness.evaluation.judging.certificate import SCHEMA, errors_of
 from harness.evaluation.judging.options import judge_of
+from harness.evaluation.judging.panels.seats import each
 from harness.manager import Plugins
 from harness.record import JudgeErrors
 from harness.results.store import write_json
@@ -37,7 +38,12 @@ def sheet(suite: Suite, base: ModelRef | None, plugins: Plugins) -> dict[str, An
     """Who the suite's judge is: its `hash`, and what that is of. `base` judges where none else."""
     judge = judge_of(suite, plugins)
     assert judge is not None
-    name, identity = _model(suite, base)
+    if suite.judge_panel:
+        judges = [sheet(one, base, plugins)["judge"] for one in each(suite)]
+        name: str = ", ".join(seat.label for seat in suite.judge_panel)
+        identity: object = [one["hash"] for one in judges]
+    else:
+        name, identity = _model(suite, base)
     quantised = suite.judge_quantization
     content = {
         "name": judge.name,

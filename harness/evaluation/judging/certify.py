@@ -23,6 +23,7 @@ from harness.evaluation.judging import certificate, endpoint, labels
 from harness.evaluation.judging.certificate import Preference
 from harness.evaluation.judging.certificates import keep, sheet
 from harness.evaluation.judging.options import judge_of
+from harness.evaluation.judging.panels.seats import each
 from harness.manager import Plugins, plugins
 from harness.system.child_process import answer
 from harness.types import ModelRef, Output, Precision, Sample
@@ -52,10 +53,16 @@ class Request:
 
     @property
     def judging(self) -> ModelRef | None:
-        """The model that judges; None behind an endpoint. Raises UserError where none is named."""
-        if self.suite.judge_endpoint is not None:
+        """The model that judges; None where all judges are behind endpoints.
+
+        Of a panel the one of those who name none, else the first in this process. Raises UserError
+        where none is named.
+        """
+        here = [one for one in each(self.suite) if one.judge_endpoint is None]
+        if not here:
             return None
-        model = self.suite.judge_model or self.model
+        named = [one.judge_model for one in here if one.judge_model is not None]
+        model = named[0] if len(named) == len(here) else self.model
         if model is None:
             raise UserError(
                 f"{self.suite.file or self.suite.judge}: its judge is `base`, the base of whatever "
@@ -137,10 +144,11 @@ def run(request: Request) -> dict[str, Any]:
 def opened(request: Request, meter: Any) -> Iterator[tuple[Any, str]]:
     """What lends the judge its model, here or behind an endpoint, and the model's name."""
     suite, model = request.suite, request.judging
-    if suite.judge_endpoint is not None:
-        yield _Remote(endpoint.backend_of(suite)), str(suite.judge_endpoint["model"])
+    if model is None:
+        behind = [one.judge_endpoint for one in each(suite)]
+        names = [str(settings["model"]) for settings in behind if settings is not None]
+        yield _Remote([endpoint.backend_of(one) for one in each(suite)]), names[0]
         return
-    assert model is not None
     from harness.evaluation.evaluate import Bench
     from harness.models.quantization import with_precision
     from harness.types import Artifact
@@ -174,21 +182,26 @@ class _Local:
 
 @dataclass
 class _Remote:
-    """What an endpoint's judge needs; it has no model in this process."""
+    """What judges behind endpoints need; they have no model in this process."""
 
-    backend: Any
+    backends: Sequence[Any]
+    seat: int = 0
+
+    def sit(self, seat: int | None) -> None:
+        """Lend the endpoint of that judge of a panel."""
+        self.seat = seat or 0
 
     def judge_backend(self) -> Any:
         """The endpoint."""
-        return self.backend
+        return self.backends[self.seat]
 
     def progress(self, done: int, total: int) -> None:
         """Not shown."""
 
     def info(self) -> Mapping[str, Any]:
         """What was asked, and what it cost."""
-        info: Mapping[str, Any] = self.backend.info()
-        return info
+        infos: list[Mapping[str, Any]] = [backend.info() for backend in self.backends]
+        return infos[0] if len(infos) == 1 else {"judges": infos}
 
 
 def of_judge(

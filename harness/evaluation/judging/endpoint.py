@@ -20,7 +20,7 @@ from harness.api.judge import NoVerdict, Question, Reply
 from harness.api.model import Progress
 from harness.api.task import Suite
 from harness.config.strict_yaml import StrictModel
-from harness.errors import CellFailed
+from harness.errors import CellFailed, UserError
 from harness.evaluation.judging.kept_verdicts import Kept, KeptVerdicts
 from harness.evaluation.judging.verdicts import MOST_MISSING
 from harness.system.endpoint.client import Client, Endpoint, url_fault
@@ -305,7 +305,7 @@ class EndpointBackend:
     ) -> list[Completion | Failure]:
         """The answers, with who gave them and why some are missing kept for the record.
 
-        `read(place, answer)` is called for each as it comes. Raises CellFailed where another model
+        `read(place, answer)` is called for each as it comes. Raises UserError where another model
         answered than is pinned.
         """
         if self._end is not None:
@@ -325,7 +325,7 @@ class EndpointBackend:
                 if answer.final or answer.kind == "budget":
                     self._end = answer
         if fault := self.settings.fault_of(self._models):
-            raise CellFailed(f"the judge's endpoint: {fault}")
+            raise UserError(f"the judge's endpoint: {fault}")
         return answers
 
     def _request(self, question: Question, **how: Any) -> ChatRequest:

@@ -7,6 +7,7 @@ before the first cell runs: whether a server answers and lists the model.
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,39 +16,43 @@ from harness.config import strict_yaml
 from harness.config.strict_yaml import KeyPath, Located
 from harness.errors import ConfigError, EnvironmentLack
 from harness.evaluation.judging.endpoint import EndpointSettings
+from harness.evaluation.judging.panels.seats import each
 from harness.system.endpoint.client import Client, check_installed, read_key
 from harness.system.endpoint.completion import ChatRequest, Completion, Failure
 
 __all__ = ["check_served", "check_settings"]
 
-KEY: KeyPath = ("judge", "endpoint")
-"""Where a suite's file names the endpoint."""
+JUDGE: KeyPath = ("judge",)
+"""Where a suite's file names a judge that stands alone."""
 
 _SHOWN = 8
 """Models of a list that are named."""
 
 
-def check_settings(settings: EndpointSettings, local: Iterable[str], located: Located) -> None:
+def check_settings(
+    settings: EndpointSettings, local: Iterable[str], located: Located, path: KeyPath = JUDGE
+) -> None:
     """Raise ConfigError with its line for settings that cannot work.
 
-    `local` are keys of the suite's judge that are set and are of a model in this process alone.
+    `local` are keys of the suite's judge that are set and are of a model in this process alone;
+    the judge stands at `path`.
     """
     for key in local:
         raise located.error(
             f"judge.{key} is of a judge in this process: leave it out beside `endpoint`",
-            ("judge", key),
+            (*path, key),
         )
     if settings.budget.dollars is not None and settings.price is None:
         raise located.error(
             "a budget in dollars needs `price: {input: ..., output: ...}`, in dollars for a "
             "million tokens",
-            (*KEY, "budget", "dollars"),
+            (*path, "endpoint", "budget", "dollars"),
         )
     try:
         check_installed("judge.endpoint")
         read_key(settings.key)
     except EnvironmentLack as error:
-        raise located.error(f"judge.endpoint: {error}", (*KEY, "key")) from None
+        raise located.error(f"judge.endpoint: {error}", (*path, "endpoint", "key")) from None
 
 
 def check_served(suites: Iterable[Suite]) -> None:
@@ -56,7 +61,7 @@ def check_served(suites: Iterable[Suite]) -> None:
     Each endpoint is asked once. One that has no list of models (404) is taken at its word.
     """
     answers: dict[tuple[str, str | None], list[str] | Failure] = {}
-    for suite in suites:
+    for suite in itertools.chain.from_iterable(map(each, suites)):
         if suite.judge_endpoint is None:
             continue
         settings = EndpointSettings.model_validate(suite.judge_endpoint)
@@ -108,9 +113,14 @@ def _nearest(name: str, served: list[str]) -> str:
 def _error(suite: Suite, key: str, message: str) -> ConfigError:
     """With the line of the suite's file, or the experiment that set the endpoint."""
     located = strict_yaml.load(Path(suite.file))
-    judge = located.data.get("judge")
-    written = judge.get("endpoint") if isinstance(judge, Mapping) else None
-    own = suite.judge_endpoint or {}
-    if isinstance(written, Mapping) and str(written.get("url")).rstrip("/") == own["url"]:
-        return located.error(message, (*KEY, key))
+    judge, own = located.data.get("judge"), suite.judge_endpoint or {}
+    judge = judge if isinstance(judge, Mapping) else {}
+    panel = judge.get("panel") or ()
+    seats = [(JUDGE, judge), *(((*JUDGE, "panel", i), one) for i, one in enumerate(panel))]
+    for path, one in seats:
+        written = one.get("endpoint") if isinstance(one, Mapping) else None
+        if not isinstance(written, Mapping) or written.get("model") != own["model"]:
+            continue
+        if str(written.get("url")).rstrip("/") == own["url"]:
+            return located.error(message, (*path, "endpoint", key))
     return ConfigError(message, file=f"the experiment's settings of suite '{suite.name}'")

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from harness.api.judge import Judge
 from harness.api.task import Suite
-from harness.config.strict_yaml import Located, validate_options
+from harness.config.strict_yaml import KeyPath, Located, validate_options
 from harness.errors import UserError
+from harness.evaluation.judging.panels.panel import Panel
+from harness.evaluation.judging.panels.seats import each
 from harness.manager import Plugins, calling
 from harness.types import Sample
 
-__all__ = ["check_samples", "judge_of", "read"]
+__all__ = ["KEY", "check_samples", "judge_of", "read"]
 
-KEY = ("judge",)
+KEY: KeyPath = ("judge",)
 """Where a suite's file names its judge."""
 
 
@@ -25,6 +27,7 @@ def read(
     *,
     plugins: Plugins,
     also: Sequence[str] = (),
+    path: KeyPath = KEY,
 ) -> Judge:
     """The judge `name` with the options that are written beside it.
 
@@ -33,15 +36,21 @@ def read(
     """
     judge: Judge = plugins.judges.get(name)
     what = f"judge '{name}'"
-    options = validate_options(judge.Options, written, located, KEY, what, also)
+    options = validate_options(judge.Options, written, located, path, what, also)
     with calling(what):
         return judge.with_options(options.model_dump(mode="json"))
 
 
 def judge_of(suite: Suite, plugins: Plugins) -> Judge | None:
-    """The suite's judge with its options; None where it has none."""
+    """The suite's judge with its options, or its panel of several; None where it has none."""
     if suite.judge is None:
         return None
+    if suite.judge_panel:
+        judges = [one for seat in each(suite) if (one := judge_of(seat, plugins)) is not None]
+        names = [seat.label for seat in suite.judge_panel]
+        least = suite.judge_options["least"]
+        assert isinstance(least, int)
+        return Panel(judges, names, least)
     judge: Judge = plugins.judges.get(suite.judge)
     return judge.with_options(suite.judge_options)
 

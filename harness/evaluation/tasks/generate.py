@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import ConfigDict, Field, model_serializer
+from pydantic import ConfigDict, Field, model_serializer, model_validator
+from typing_extensions import Self
 
-from harness.api.judge import Judgement
+from harness.api.judge import Judge, Judgement
 from harness.api.model import Model
 from harness.api.task import (
     Conversation,
+    JudgeSeat,
     Requests,
     Resolver,
     Resources,
@@ -22,12 +24,14 @@ from harness.api.task import (
     TaskTools,
 )
 from harness.api.tools import Tools
-from harness.config.strict_yaml import Located, StrictModel
+from harness.config.strict_yaml import KeyPath, Located, StrictModel
 from harness.data.tokenization import encode_prompt
 from harness.errors import ConfigError, PluginFault
 from harness.evaluation.judging import answer_labels, endpoint, endpoint_check
 from harness.evaluation.judging.endpoint import EndpointSettings
 from harness.evaluation.judging.options import judge_of
+from harness.evaluation.judging.panels import seats
+from harness.evaluation.judging.panels.panel import Panel
 from harness.evaluation.judging.rows import opponents
 from harness.evaluation.judging.verdicts import (
     MOST_MISSING,
@@ -73,13 +77,21 @@ SCORE = "score"
 """Of a judge that rates single answers: what labels of answers correct."""
 
 
+_OF_PANELS = {"panel", "least", "max_missing", "labels", "certificate"}
+"""Keys that stand beside a panel."""
+
+
 class JudgeSettings(StrictModel):
     """Who judges; the other keys are the judge's own `Options`, and checked by it."""
 
     model_config = ConfigDict(extra="allow")
 
-    name: str
+    name: str | None = None
     """A registered judge."""
+    panel: list[JudgeSettings] | None = Field(None, min_length=2)
+    """Several judges in the place of one, each with its own `name`, model and options."""
+    least: int | None = Field(None, ge=1)
+    """Judges of a panel that must give a verdict on an answer; by default more than half."""
     model: str = "base"
     """`base` (the untouched base of what is judged), an alias, a folder or a Hub id."""
     quant_type: Literal["none", "nf4", "fp4", "int8"] | None = None
@@ -92,6 +104,33 @@ class JudgeSettings(StrictModel):
     """A file of people's labels of answers, by sample and answer: the figure is then the share of
     good answers, of which the verdicts and the labels together tell."""
 
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        """A judge by its name, or a panel of them."""
+        if self.panel is None:
+            if self.name is None:
+                raise ValueError("missing key 'name': name a judge, or several with `panel:`")
+            if self.least is not None:
+                raise ValueError("`least` is of a panel: leave it out")
+            return self
+        beside = sorted(self.model_fields_set - _OF_PANELS) + sorted(self.model_extra or ())
+        if beside:
+            raise ValueError(f"'{beside[0]}' is of one judge: write it in those of the panel")
+        for one in self.panel:
+            own = sorted(one.model_fields_set & (_OF_PANELS | {"labels"}))
+            if own:
+                raise ValueError(f"'{own[0]}' is of the panel as a whole: write it beside `panel`")
+        if self.least is not None and self.least > len(self.panel):
+            raise ValueError(f"least is {self.least}, and the panel has {len(self.panel)} judges")
+        return self
+
+    @property
+    def members(self) -> list[tuple[KeyPath, JudgeSettings]]:
+        """Where each judge is written, and what is: the panel's, or just this one."""
+        if self.panel is None:
+            return [(("judge",), self)]
+        return [(("judge", "panel", i), one) for i, one in enumerate(self.panel)]
+
     @model_serializer(mode="wrap")
     def _written(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Without what came later, where it is not set: hashes stay."""
@@ -100,8 +139,18 @@ class JudgeSettings(StrictModel):
             "max_missing": MOST_MISSING,
             "endpoint": None,
             "labels": None,
+            "name": None,
+            "panel": None,
+            "least": None,
         }.items()
-        return {key: value for key, value in write(self).items() if (key, value) not in unset}
+        alone = {"model"} if self.panel is not None else set()
+        written = write(self).items()
+        return {k: v for k, v in written if (k, v) not in unset and k not in alone}
+
+    @property
+    def whose(self) -> str:
+        """The model that judges, without the folder that it lies in."""
+        return self.endpoint.model if self.endpoint else Path(self.model).name
 
     def own_options(self) -> dict[str, object]:
         """The keys that are the judge's."""
@@ -133,18 +182,15 @@ class Generate(SampleTask[GenerateSettings]):
         super().check(settings, located)
         if not (settings.scorers or settings.judge):
             raise located.error("ask: generate needs `scorers:` or a `judge:`", ("ask",))
-        judge = settings.judge
-        if judge is not None and judge.endpoint is not None:
-            local = [key for key in ("model", "quant_type") if key in judge.model_fields_set]
-            endpoint_check.check_settings(judge.endpoint, local, located)
+        for path, judge in settings.judge.members if settings.judge else ():
+            if judge.endpoint is not None:
+                local = [key for key in ("model", "quant_type") if key in judge.model_fields_set]
+                endpoint_check.check_settings(judge.endpoint, local, located, path)
 
     def resolve(self, settings: GenerateSettings, resolver: Resolver) -> Resources:
         """The rows, the scorers with their embedder, and the judge with its model."""
         judge = settings.judge
-        rater = None
-        if judge:
-            keys = list(JudgeSettings.model_fields)
-            rater = resolver.judge_with_options(judge.name, judge.own_options(), keys)
+        rater, judging = _judging(judge, resolver) if judge else (None, {})
         reserved = [metric.name for metric in rater.metrics()] if rater else []
         labels = judge.labels if judge else None
         if labels is not None:
@@ -152,11 +198,6 @@ class Generate(SampleTask[GenerateSettings]):
         scorers = resolver.scorers(settings.scorers, reserved=reserved)
         files = super().resolve(settings, resolver)
         embedder = resolver.embedder(scorers, settings.embedder)
-        here = judge if judge and judge.endpoint is None else None  # who judges in this process
-        other = here is not None and here.model != "base"
-        model = resolver.model(here.model, ("judge", "model")) if here and other else None
-        quantised = resolver.judge_quantization(here.quant_type, base=not other) if here else None
-        behind = judge.endpoint if judge else None
         compares = rater is not None and rater.asks_base
         base = resolver.judge_quantization(None, base=True) if compares else None
         row = rater.asks_row if rater is not None else None
@@ -165,11 +206,7 @@ class Generate(SampleTask[GenerateSettings]):
             files,
             scorers=scorers,
             embedder=embedder,
-            judge=rater.name if rater else None,
-            judge_options=rater.options.model_dump(mode="json") if rater else {},
-            judge_model=model,
-            judge_quantization=quantised,
-            judge_endpoint=behind.model_dump(mode="json") if behind else None,
+            **judging,
             judge_labels=resolver.rows({"labels": labels})["labels"] if labels else None,
             judge_row=None if recorded else row,
             judge_record=resolver.record(row) if row is not None and recorded else None,
@@ -352,6 +389,43 @@ def _rate(
             ratings.add(Metric(label + DIFFERENCE, better, bounds=own_minus_other), difference)
 
 
+def _judging(judge: JudgeSettings, resolver: Resolver) -> tuple[Judge, dict[str, Any]]:
+    """The judge or the panel, and what `Resources` has of it."""
+    found = [_one_judge(one, path, resolver) for path, one in judge.members]
+    if judge.panel is None:
+        return found[0]
+    named = [(str(one.name), one.whose) for one in judge.panel]
+    labels = seats.labels(named)
+    panel = Panel([one for one, _ in found], labels, judge.least)
+    if (fault := panel.fault()) is not None:
+        at, message = fault
+        raise resolver.error(message, ("judge", "panel", at))
+    return panel, {
+        "judge": panel.name,
+        "judge_options": panel.options.model_dump(mode="json"),
+        "judge_panel": tuple(
+            JudgeSeat(label=label, **of) for label, (_, of) in zip(labels, found, strict=True)
+        ),
+    }
+
+
+def _one_judge(
+    judge: JudgeSettings, path: KeyPath, resolver: Resolver
+) -> tuple[Judge, dict[str, Any]]:
+    keys = list(JudgeSettings.model_fields)
+    rater = resolver.judge_with_options(str(judge.name), judge.own_options(), keys, path)
+    here, behind = judge.endpoint is None, judge.endpoint
+    other = here and judge.model != "base"
+    quantised = resolver.judge_quantization(judge.quant_type, base=not other) if here else None
+    return rater, {
+        "judge": rater.name,
+        "judge_options": rater.options.model_dump(mode="json"),
+        "judge_model": resolver.model(judge.model, (*path, "model")) if other else None,
+        "judge_quantization": quantised,
+        "judge_endpoint": behind.model_dump(mode="json") if behind else None,
+    }
+
+
 @dataclass
 class _Ratings:
     """What scorers and a judge gave, by metric."""
@@ -436,6 +510,9 @@ def _judge(
         info = tools.judge_backend().info()
         told["backend"] = dict(info)
         ratings.warnings += endpoint.warnings(suite.name, info)
+    for one in identity.get("judges", ()):
+        if "backend" in one:
+            ratings.warnings += endpoint.warnings(suite.name, one["backend"])
     if (certificate := suite.judge_certificate) is not None:
         told["certificate"] = {key: certificate[key] for key in ("sha256", "labels")}
     ratings.notes["judge"] = told

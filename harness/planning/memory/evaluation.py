@@ -8,11 +8,13 @@ them where a quarter of its free memory has room. Measured peaks of unquantised 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.api.footprint import Footprint
+from harness.evaluation.judging.panels.seats import each
 from harness.models.shapes import NotPredicted, shapes_of_model
 from harness.planning.memory import formula
 from harness.planning.memory.card import needed
@@ -148,15 +150,15 @@ def copied_weights(cell: Cell, device: str) -> int:
 
 def judge_peaks(cell: Cell, device: str) -> dict[str, dict[str, int]]:
     """Suite -> bytes by category while its judge's model is open. Raises NotPredicted."""
-    return {
-        suite.name: _peak(
-            _quantised(suite.judge_model or cell.model, suite.judge_quantization),
-            cell.budget.precision,
-            device,
-        )
-        for suite in cell.suites
-        if suite.judge is not None and suite.judge_endpoint is None
-    }
+    peaks: dict[str, dict[str, int]] = {}
+    for one in itertools.chain.from_iterable(map(each, cell.suites)):
+        if one.judge_endpoint is not None:
+            continue
+        weights = _quantised(one.judge_model or cell.model, one.judge_quantization)
+        peak = _peak(weights, cell.budget.precision, device)
+        # of a panel one judge is open at a time
+        peaks[one.name] = max(peaks.get(one.name, {}), peak, key=lambda of: sum(of.values()))
+    return peaks
 
 
 def opened_by(cell: Cell) -> Weights:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from harness.api.judge import Question
-from harness.errors import CellFailed, ConfigError
+from harness.errors import ConfigError, UserError
 from harness.evaluation.evaluate import SuiteFailure
 from harness.evaluation.judging.endpoint import EndpointBackend, EndpointSettings
 from harness.evaluation.judging.kept_verdicts import Kept, KeptVerdicts
@@ -207,7 +207,7 @@ def test_a_pinned_model_that_answers_is_right(served):
 )
 def test_another_model_than_the_pinned_one_is_an_error_after_one_request(served, answers, says):
     served.told = named(answers)
-    with pytest.raises(CellFailed, match=says):
+    with pytest.raises(UserError, match=says):
         backend(served, model_answered="judge-1-2026-05-01").ask(questions(9))
     assert len(served.requests) == 1
     served.told = named("judge-1-2026-05-01")

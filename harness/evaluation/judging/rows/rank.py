@@ -14,7 +14,7 @@ import json
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from harness.errors import HarnessError, UserError
 from harness.evaluation.judging import certificates, certify, endpoint
 from harness.evaluation.judging.kept_verdicts import Kept, KeptVerdicts
 from harness.evaluation.judging.options import judge_of
+from harness.evaluation.judging.panels.seats import seated
 from harness.evaluation.judging.rows.contestants import Contestant, contestants
 from harness.evaluation.judging.verdicts import MOST_MISSING, check_missing, missing_counts
 from harness.manager import plugins
@@ -120,12 +121,11 @@ def run(request: Request) -> dict[str, Any]:
     found = contestants(Path(request.folder), request.name)
     pairs = _pairs(found)
     judge, whose = _comparing(request.suite), request.suite
-    known = certificates.sheet(whose, request.model, plugins())["judge"]
-    certified = certificates.find(known["hash"])
     asking = certify.Request(whose, request.model, "", request.batch)
+    known = certificates.sheet(whose, asking.judging, plugins())["judge"]
+    certified = certificates.find(known["hash"])
     with certify.opened(asking, Meter()) as (bench, _):
-        others = [pair.other["output"] for pair in pairs]
-        tools = _Tools(bench, others, _backend(asking, bench, known))
+        tools = _Tools(bench, [pair.other["output"] for pair in pairs], asking)
         verdict = judge.judge(
             [_output(pair.one) for pair in pairs],
             [_sample(pair.one) for pair in pairs],
@@ -154,31 +154,42 @@ def _output(row: Mapping[str, Any]) -> Output:
     return Output(str(row["id"]), row["output"], row.get("tokens") or 0, bool(row.get("capped")))
 
 
-def _backend(request: certify.Request, bench: Any, judge: Mapping[str, Any]) -> JudgeBackend:
-    """What asks nothing of which a verdict is kept."""
-    if request.suite.judge_endpoint is not None:
-        return endpoint.backend_of(request.suite, keeping=True)
-    from harness.evaluation.cached_results import arithmetic
-
-    identity = {"judge": judge["hash"], "precision": request.precision, "on": arithmetic()}
-    return _Keeping(bench.judge_backend(), KeptVerdicts(identity, clear=0.0))
-
-
 @dataclass
 class _Tools:
-    """What a judge is lent: the other row's answers, and a backend that keeps verdicts."""
+    """What a judge is lent: the other row's answers, and backends that keep verdicts."""
 
     bench: Any
     others: Sequence[str]
-    backend: JudgeBackend
+    request: certify.Request
+    seat: int | None = None
+    backends: dict[int | None, JudgeBackend] = field(default_factory=dict)
 
     def base_answers(self) -> list[str]:
         """The answers that the judge compares with."""
         return list(self.others)
 
+    def sit(self, seat: int | None) -> None:
+        """Lend what one judge of a panel needs."""
+        self.seat = seat
+        self.bench.sit(seat)
+
     def judge_backend(self) -> JudgeBackend:
         """Who is asked."""
-        return self.backend
+        if self.seat not in self.backends:
+            whole = self.request.suite
+            suite = whole if self.seat is None else seated(whole, self.seat)
+            self.backends[self.seat] = self._backend(suite)
+        return self.backends[self.seat]
+
+    def _backend(self, suite: Suite) -> JudgeBackend:
+        """What asks nothing of which a verdict is kept."""
+        if suite.judge_endpoint is not None:
+            return endpoint.backend_of(suite, keeping=True)
+        from harness.evaluation.cached_results import arithmetic
+
+        judge = certificates.judge_hash(suite, self.request.judging, plugins())
+        identity = {"judge": judge, "precision": self.request.precision, "on": arithmetic()}
+        return _Keeping(self.bench.judge_backend(), KeptVerdicts(identity, clear=0.0))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.bench, name)

@@ -245,6 +245,23 @@ def test_verdicts_of_a_model_in_this_process_are_kept_too(tmp_path, judging_mode
     assert again["rows"] == once["rows"]
 
 
+def test_a_panel_ranks_rows_and_asks_each_of_its_judges_once(tmp_path, served, judge):
+    out = tmp_path / "results"
+    planted(out, {"base": 0.0, "lora": 0.1, "full": 3.0})
+    served.models = ["one", "two"]
+    file = judge()
+    suite = yaml.safe_load(file.read_text())
+    one = suite["judge"]
+    panel = [{**one, "endpoint": {**one["endpoint"], "model": name}} for name in served.models]
+    file.write_text(yaml.safe_dump({**suite, "judge": {"panel": panel}}))
+    result = found(out, file)
+    assert (result["rows"][0]["label"], result["rows"][0]["ranks"]) == ("full", [1, 1])
+    assert result["judge"]["agreement"]["krippendorff_alpha"]["value"] == 1.0
+    assert len(served.requests) == 2 * 144
+    assert found(out, file)["rows"] == result["rows"]
+    assert len(served.requests) == 2 * 144
+
+
 # ---- refused -------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,1 @@
+"""Several judges of the same answers: who they are, and what they say together."""
