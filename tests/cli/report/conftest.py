@@ -22,8 +22,10 @@ def write_page(folder: Path, *results: Path) -> Path:
     return file
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
+    """For these tests alone: while it runs, playwright's event loop is this thread's, and other
+    tests could start none."""
     playwright_api = pytest.importorskip("playwright.sync_api", reason="no playwright: make test")
     with playwright_api.sync_playwright() as playwright:
         try:
