@@ -45,8 +45,11 @@ COMMANDS = {
 """Name -> the first sentence of the command's help, so that `harness --help` imports no command."""
 
 
-MODULES = {"import": "importing"}
-"""Command -> its module, where that cannot have its name."""
+MODULES = {
+    "import": "importing",
+    **{name: f"facts.{name}" for name in ("doctor", "models", "plugins", "schema")},
+}
+"""Command -> its module, where that is not its name."""
 
 
 class LazyGroup(click.Group):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.commands import doctor
-from harness.cli.commands.doctor import Check
+from harness.cli.commands.facts import doctor
+from harness.cli.commands.facts.doctor import Check
 from harness.models import packaged
 from harness.system import gpu_check, hardware
 from harness.system.hardware import Gpu, Machine, TorchBuild, TorchView
@@ -61,7 +61,7 @@ def test_every_lack_has_a_command_and_models_are_listed(cache: Path) -> None:
 
 def test_nothing_heavy_is_imported(cache: Path) -> None:
     code = (
-        "import sys; from harness.cli.commands import doctor; doctor.checks(); "
+        "import sys; from harness.cli.commands.facts import doctor; doctor.checks(); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'datasets')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -114,7 +114,7 @@ def _packages(distribution: str) -> list[Check]:
     try:
         needed = metadata.requires(distribution) or []
     except metadata.PackageNotFoundError:
-        root = Path(__file__).resolve().parent.parent.parent.parent
+        root = Path(__file__).resolve().parents[4]
         checkout = (root / "pyproject.toml").is_file()
         mend = f"pip install -e {root}" if checkout else f"pip install {distribution}"
         return [Check("packages", "missing", f"{distribution} is not installed", mend)]

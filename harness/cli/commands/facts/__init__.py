@@ -1,0 +1,1 @@
+"""Commands that say what there is: models, plugins, schemas, and what this machine can do."""
