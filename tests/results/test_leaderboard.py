@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -357,6 +358,31 @@ def test_edited_samples_stop_the_leaderboard(results: Results) -> None:
     records.write_samples(results.out, "l0", "quiz", rows_of(0.9))
     with pytest.raises(UserError, match="changed since it was recorded"):
         results.board()
+
+
+def test_the_board_of_many_records_is_kept_until_one_of_them_changes(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    honest = results.board()
+
+    def kept() -> Any:
+        return leaderboard_file.build(None, records.read_records([results.out]))
+
+    assert kept() == honest
+    assert not (tmp_path / "cache").exists()  # few records are soon computed
+    monkeypatch.setattr(leaderboard_file, "MANY", 2)
+    assert kept() == honest
+    shutil.rmtree(results.out / "samples" / "q0")
+    assert kept() == honest  # the samples were not read again
+    records.write_samples(results.out, "q0", "quiz", results.rows["q0"])
+    results.add("l0", "lora", 0.9, base="b0", training=trained(10))
+    changed = kept()
+    assert changed == results.board() != honest
+    assert len(list((tmp_path / "cache/leaderboards").iterdir())) == 1
+    (file,) = (tmp_path / "cache/leaderboards").iterdir()
+    file.write_text(file.read_text().replace("lora", "lara", 1))
+    assert kept() == changed  # what is not as it was sealed is computed anew
 
 
 # Tables

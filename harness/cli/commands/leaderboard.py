@@ -64,7 +64,7 @@ def _board(results: Sequence[Path], rank_by: str | None) -> Leaderboard:
         board = leaderboard_file.build(folder, records, rank_by=rank_by)
     except UserError:
         records, more = store.with_samples(records)
-        if not more:
+        if not more or not records:
             raise
         problems += more
         board = leaderboard_file.build(None, records, rank_by=rank_by)
