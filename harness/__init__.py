@@ -1,7 +1,8 @@
 """Evaluation-first benchmarking of fine-tuning methods.
 
-What a plugin needs is imported from here; each name is loaded when first used, so that
-`import harness` costs nothing.
+What a plugin needs is imported from here, and what a notebook does: `run`, `evaluate`, `compare`,
+`gate` and `load_results`. Each name is loaded when first used, so that `import harness` costs
+nothing.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from harness.evaluation.judging.verdicts import Verdict, expected_verdict
     from harness.evaluation.tasks.sample_task import DataSettings, SampleTask
     from harness.hookspecs import hookimpl
+    from harness.library.comparing import Compared, Gated, compare, gate
+    from harness.library.results import Results, load_results
+    from harness.library.running import evaluate, run
     from harness.models.adapter_fit import check_target_modules
     from harness.models.language_model import LanguageModel, load_weights, open_artifact
     from harness.models.quantization import four_bit_config
@@ -76,12 +80,14 @@ __version__ = "0.1.0"
 _HOME = {
     "Artifact": "types",
     "CellFailed": "errors",
+    "Compared": "library.comparing",
     "Conversation": "api.task",
     "DataError": "errors",
     "DataSettings": "evaluation.tasks.sample_task",
     "EnvironmentLack": "errors",
     "Executor": "api.executor",
     "Footprint": "api.footprint",
+    "Gated": "library.comparing",
     "Generation": "api.model",
     "Job": "types",
     "Judge": "api.judge",
@@ -108,6 +114,7 @@ _HOME = {
     "Requests": "api.task",
     "Resolver": "api.task",
     "Resources": "api.task",
+    "Results": "library.results",
     "Row": "types",
     "Sample": "types",
     "SampleTask": "evaluation.tasks.sample_task",
@@ -127,17 +134,22 @@ _HOME = {
     "check_full_precision": "models.stored_quantization",
     "check_references": "data.references",
     "check_target_modules": "models.adapter_fit",
+    "compare": "library.comparing",
     "encode_chat": "evaluation.judging.prompts",
     "encode_continuations": "evaluation.judging.prompts",
     "encode_pair": "data.tokenization",
+    "evaluate": "library.running",
     "expected_verdict": "evaluation.judging.verdicts",
     "fenced": "evaluation.judging.prompts",
     "four_bit_config": "models.quantization",
+    "gate": "library.comparing",
     "hookimpl": "hookspecs",
+    "load_results": "library.results",
     "load_weights": "models.language_model",
     "nearest": "errors",
     "normalize_unicode": "data.text_normalization",
     "open_artifact": "models.language_model",
+    "run": "library.running",
     "scorer": "api.scorer",
     "split_words": "data.text_normalization",
     "time_limit": "system.time_limit",
@@ -152,12 +164,14 @@ _HOME = {
 __all__ = [
     "Artifact",
     "CellFailed",
+    "Compared",
     "Conversation",
     "DataError",
     "DataSettings",
     "EnvironmentLack",
     "Executor",
     "Footprint",
+    "Gated",
     "Generation",
     "Job",
     "Judge",
@@ -184,6 +198,7 @@ __all__ = [
     "Requests",
     "Resolver",
     "Resources",
+    "Results",
     "Row",
     "Sample",
     "SampleTask",
@@ -203,17 +218,22 @@ __all__ = [
     "check_full_precision",
     "check_references",
     "check_target_modules",
+    "compare",
     "encode_chat",
     "encode_continuations",
     "encode_pair",
+    "evaluate",
     "expected_verdict",
     "fenced",
     "four_bit_config",
+    "gate",
     "hookimpl",
+    "load_results",
     "load_weights",
     "nearest",
     "normalize_unicode",
     "open_artifact",
+    "run",
     "scorer",
     "split_words",
     "time_limit",

@@ -12,6 +12,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
+from harness.library.measuring import Measuring
+from harness.library.measuring import existing_results as existing_results
+
 Options = TypeVar("Options")
 Rest = ParamSpec("Rest")
 Result = TypeVar("Result")
@@ -89,11 +92,6 @@ def _batch_size(context: click.Context, parameter: click.Parameter, text: str) -
     return int(text)
 
 
-def existing_results(folders: Sequence[Path]) -> list[Path]:
-    """The results folders given, or else all under results/."""
-    return list(folders) or sorted(cells.parent for cells in Path("results").glob("*/cells"))
-
-
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 limit = click.option("--limit", type=click.IntRange(min=1), help="Samples per suite at most.")
 adapter = click.option("--adapter", metavar="DIR", help="An adapter that peft saved, on MODEL.")
@@ -140,13 +138,9 @@ results_folders = click.option(
 
 
 @dataclass(frozen=True)
-class MeasuringOptions:
+class MeasuringOptions(Measuring):
     """Options of every command that plans cells to measure: `run`, `plan` and `eval`."""
 
-    out: Path | None = None
-    limit: int | None = None
-    suite_folders: Sequence[Path] = ()
-    mirror: Path | None = None
     as_json: bool = False
 
 

@@ -12,6 +12,7 @@ import click
 from harness.cli import options
 from harness.cli.render import comparison_table
 from harness.errors import UserError
+from harness.library.comparing import compare
 from harness.results import comparison, leaderboard, leaderboard_file, lookup, store
 from harness.results.comparison import Comparison, RowComparison, SeveralComparisons, TiedGroup
 from harness.results.leaderboard_layout import Leaderboard, Row
@@ -51,8 +52,13 @@ def command(given: CompareOptions) -> None:
     folders = options.existing_results(given.results_folders)
     report: Comparison | SeveralComparisons
     if len(given.names) == 2 and given.against is None:
-        candidate = lookup.find(given.names[0], folders)
-        report = _compare(given, candidate, lookup.find(given.names[1], folders, candidate))
+        report = compare(
+            *given.names,
+            results=folders,
+            suites=given.suites,
+            confidence=given.confidence,
+            samples=given.samples,
+        ).report
         table = comparison_table.pair(report)
     else:
         report = _compare_rows(given, folders)

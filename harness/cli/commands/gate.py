@@ -16,6 +16,7 @@ from harness.cli import options
 from harness.cli.options import MeasuringOptions
 from harness.cli.render import gate_plan_report, gate_report
 from harness.errors import HarnessError, NotComparable, UserError
+from harness.library.comparing import gate as library_gate
 from harness.results import comparability, gate, gate_plan, lookup, policy, store
 from harness.system.hardware import no_collection
 
@@ -92,17 +93,23 @@ def command(given: GateOptions, sequential: SequentialOptions, until_decided: bo
         raise UserError(
             "--plan decides nothing: leave --until-decided, --junit, --summary and --metrics out"
         )
-    rules = policy.load(given.policy) if given.policy else None
     folders = options.existing_results(given.results_folders)
     if until_decided:
+        rules = policy.load(given.policy) if given.policy else None
         sys.exit(report(_decide_on_model(given, sequential, rules, folders), given))
+    if given.plan:
+        return _plan(given, folders)
+    gated = library_gate(given.candidate, given.baseline, policy_file=given.policy, results=folders)
+    sys.exit(report(gated.decision, given))
+
+
+def _plan(given: GateOptions, folders: Sequence[Path]) -> None:
+    """What the samples at hand can decide."""
+    rules = policy.load(given.policy) if given.policy else None
     with no_collection():
         candidate = lookup.find(given.candidate, folders)
         baseline = lookup.baseline(given.baseline, candidate, folders)
-        if given.plan:
-            return _print_plan(gate_plan.plan(candidate, baseline, rules), given.as_json)
-        decision = gate.decide(candidate, baseline, rules)
-    sys.exit(report(decision, given))
+        _print_plan(gate_plan.plan(candidate, baseline, rules), given.as_json)
 
 
 def _print_plan(planned: gate_plan.GatePlan, as_json: bool) -> None:

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import click
 
-from harness.cli import options
 from harness.cli.render import leaderboard_table
 from harness.cli.render.tables.columns import sorted_by
-from harness.errors import UserError
-from harness.results import leaderboard_file, store
-from harness.results.leaderboard_layout import Leaderboard
+from harness.library.results import load_results
+from harness.results import store
 from harness.system.console import console
 
 
@@ -44,32 +42,15 @@ def command(
     sort: str | None,
 ) -> None:
     """The table of the records in results folders (default: those under results/)."""
-    board = _board(options.existing_results(folders), rank_by)
-    shown = sorted_by(board, sort) if sort else board
+    results = load_results(*folders, rank_by=rank_by)
+    for problem in results.problems:
+        click.echo(f"Left out: {problem}", err=True)
+    if note := store.unsealed(results.records):
+        click.echo(f"Note: {note}", err=True)
+    board = sorted_by(results.board, sort) if sort else results.board
     patterns = [name for group in columns for name in group.split(",") if name]
-    table = leaderboard_table.render(shown, table_format, patterns)
+    table = leaderboard_table.render(board, table_format, patterns)
     if isinstance(table, str):
         click.echo(table.rstrip("\n"))
     else:
         console().print(table)
-
-
-def _board(results: Sequence[Path], rank_by: str | None) -> Leaderboard:
-    """The leaderboard of all records that can be used; the others are named on standard error."""
-    if not results:
-        raise UserError("no results under results/: name a results folder, or run an experiment")
-    records, problems = store.read_usable(results)
-    folder = results[0] if len(results) == 1 else None
-    try:
-        board = leaderboard_file.build(folder, records, rank_by=rank_by)
-    except UserError:
-        records, more = store.with_samples(records)
-        if not more or not records:
-            raise
-        problems += more
-        board = leaderboard_file.build(None, records, rank_by=rank_by)
-    for problem in problems:
-        click.echo(f"Left out: {problem}", err=True)
-    if note := store.unsealed(records):
-        click.echo(f"Note: {note}", err=True)
-    return board

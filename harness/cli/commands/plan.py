@@ -16,23 +16,18 @@ from harness.cli.options import ExperimentOptions, Finite, MeasuringOptions
 from harness.cli.render import detection_report, tuning_report
 from harness.cli.render.grid import print_grid
 from harness.cli.render.memory_report import PredictionOptions, report
-from harness.cli.render.progress import Quiet, progress
-from harness.config.experiment import Experiment, load_experiment
+from harness.cli.render.progress import progress
 from harness.data import checks
 from harness.errors import UserError
-from harness.evaluation import suite_versions
+from harness.library.running import load, notes, plan_of
 from harness.manager import plugins
-from harness.planning import opponents
 from harness.planning.cell import Cell, is_recorded
 from harness.planning.detection import Question, detection_plan
-from harness.planning.plan import Plan, Settings, make_plan
+from harness.planning.plan import Plan
 from harness.results import store
 from harness.results.detection.plan import DetectionPlan
 from harness.runner.tracking import named
 from harness.system import child_process
-from harness.training.diagnostics.options import outside_usual
-
-BUNDLED = Path(__file__).parent.parent.parent / "bundled"
 
 
 @dataclass(frozen=True)
@@ -104,7 +99,7 @@ def command(
         raise UserError("--show-tokens prints text: leave out --json")
     prediction.check()
     detect.check()
-    experiment = load(given)
+    experiment = load(given.experiment, given.overrides)
     with progress(json=measuring.as_json) as screen:
         plan = plan_of(experiment, measuring, screen, methods=given.methods)
     named(plugins(), experiment, ())
@@ -116,57 +111,10 @@ def command(
         _print_tokens(plan, rows)
 
 
-def load(given: ExperimentOptions) -> Experiment:
-    """The experiment of a file, or a bundled one."""
-    name = given.experiment
-    bundled = BUNDLED / f"{name}.yaml"
-    file = bundled if bundled.is_file() and not Path(name).exists() else Path(name)
-    untrained = [n for n, method in plugins().methods.things.items() if not method.trains]
-    return load_experiment(file, given.overrides, untrained)
-
-
-def plan_of(
-    experiment: Experiment,
-    measuring: MeasuringOptions,
-    screen: Quiet,
-    *,
-    methods: str = "",
-    chat_template: str | None = None,
-) -> Plan:
-    """An experiment's cells, with every name resolved.
-
-    `methods` are labels between commas, empty for all; `chat_template` is a template's text, in
-    place of the experiment's own.
-    """
-    for folder in measuring.suite_folders:
-        if not folder.is_dir():
-            raise UserError(f"--suites {folder}: no such folder")
-    mirror = measuring.mirror
-    if mirror is None and experiment.mirror:
-        mirror = experiment.folder / experiment.mirror
-    if mirror is not None and not mirror.is_dir():
-        raise UserError(f"mirror {mirror}: no such folder")
-    settings = Settings(
-        suite_folders=tuple(measuring.suite_folders),
-        limit=measuring.limit,
-        methods=tuple(m.strip() for m in methods.split(",") if m.strip()),
-        mirror=mirror.resolve() if mirror else None,
-        chat_template=chat_template,
-        report=lambda done, total: screen.download("packaged model", done, total),
-    )
-    return make_plan(experiment, plugins(), settings)
-
-
 def print_notes(plan: Plan, out: Path) -> None:
-    """Suites that changed since they were recorded, and unusual options, on standard error."""
-    for notice in suite_versions.changed(plan.suites, suite_versions.records_in(out)):
-        click.echo(f"Note: {notice}", err=True)
-    for note in opponents.without_figure(plan.suites, plan.cells):
+    """What to be careful about, on standard error."""
+    for note in notes(plan, out):
         click.echo(f"Note: {note}", err=True)
-    for label, cell in {cell.label: cell for cell in plan.cells}.items():
-        method_options = plugins().methods.get(cell.method).Options.model_validate(cell.options)
-        for finding in outside_usual(method_options):
-            click.echo(f"Note: method '{label}': {finding}", err=True)
 
 
 def _detection(
