@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.cli.commands.run import reusable_results
 from harness.config.experiment import load_experiment
 from harness.errors import UserError
 from harness.evaluation.cached_results import Sections, arithmetic
+from harness.library.running import reusable_results
 from harness.manager import Plugins
 from harness.models import trained_artifact
 from harness.planning.cell import Cell
