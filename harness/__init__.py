@@ -46,13 +46,13 @@ if TYPE_CHECKING:
     from harness.evaluation.judging.verdicts import Verdict, expected_verdict
     from harness.evaluation.tasks.sample_task import DataSettings, SampleTask
     from harness.hookspecs import hookimpl
-    from harness.library.comparing import Compared, Gated, compare, gate
-    from harness.library.results import Results, load_results
-    from harness.library.running import evaluate, run
     from harness.models.adapter_fit import check_target_modules
     from harness.models.language_model import LanguageModel, load_weights, open_artifact
     from harness.models.quantization import four_bit_config
     from harness.models.stored_quantization import check_full_precision
+    from harness.sdk.comparing import Compared, Gated, compare, gate
+    from harness.sdk.results import Results, load_results
+    from harness.sdk.running import evaluate, run
     from harness.system.time_limit import time_limit
     from harness.training.low_rank import (
         LowRankOptions,
@@ -80,14 +80,14 @@ __version__ = "0.1.0"
 _HOME = {
     "Artifact": "types",
     "CellFailed": "errors",
-    "Compared": "library.comparing",
+    "Compared": "sdk.comparing",
     "Conversation": "api.task",
     "DataError": "errors",
     "DataSettings": "evaluation.tasks.sample_task",
     "EnvironmentLack": "errors",
     "Executor": "api.executor",
     "Footprint": "api.footprint",
-    "Gated": "library.comparing",
+    "Gated": "sdk.comparing",
     "Generation": "api.model",
     "Job": "types",
     "Judge": "api.judge",
@@ -114,7 +114,7 @@ _HOME = {
     "Requests": "api.task",
     "Resolver": "api.task",
     "Resources": "api.task",
-    "Results": "library.results",
+    "Results": "sdk.results",
     "Row": "types",
     "Sample": "types",
     "SampleTask": "evaluation.tasks.sample_task",
@@ -134,22 +134,22 @@ _HOME = {
     "check_full_precision": "models.stored_quantization",
     "check_references": "data.references",
     "check_target_modules": "models.adapter_fit",
-    "compare": "library.comparing",
+    "compare": "sdk.comparing",
     "encode_chat": "evaluation.judging.prompts",
     "encode_continuations": "evaluation.judging.prompts",
     "encode_pair": "data.tokenization",
-    "evaluate": "library.running",
+    "evaluate": "sdk.running",
     "expected_verdict": "evaluation.judging.verdicts",
     "fenced": "evaluation.judging.prompts",
     "four_bit_config": "models.quantization",
-    "gate": "library.comparing",
+    "gate": "sdk.comparing",
     "hookimpl": "hookspecs",
-    "load_results": "library.results",
+    "load_results": "sdk.results",
     "load_weights": "models.language_model",
     "nearest": "errors",
     "normalize_unicode": "data.text_normalization",
     "open_artifact": "models.language_model",
-    "run": "library.running",
+    "run": "sdk.running",
     "scorer": "api.scorer",
     "split_words": "data.text_normalization",
     "time_limit": "system.time_limit",

@@ -12,8 +12,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from harness.library.measuring import Measuring
-from harness.library.measuring import existing_results as existing_results
+from harness.sdk.measuring import Measuring
+from harness.sdk.measuring import existing_results as existing_results
 
 Options = TypeVar("Options")
 Rest = ParamSpec("Rest")

@@ -15,13 +15,13 @@ import yaml
 from harness.config.experiment import load_experiment
 from harness.errors import UserError
 from harness.evaluation.cached_results import Sections, arithmetic
-from harness.library.running import reusable_results
 from harness.manager import Plugins
 from harness.models import trained_artifact
 from harness.planning.cell import Cell
 from harness.planning.plan import Settings, make_plan
 from harness.results import store
 from harness.results.artifact_hash import artifact_hash
+from harness.sdk.running import reusable_results
 from harness.system import hardware
 from harness.system.hardware import Gpu, Machine, TorchBuild
 from harness.types import Artifact, ModelRef

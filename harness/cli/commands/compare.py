@@ -12,11 +12,11 @@ import click
 from harness.cli import options
 from harness.cli.render import comparison_table
 from harness.errors import UserError
-from harness.library.comparing import compare
 from harness.results import comparison, leaderboard, leaderboard_file, lookup, store
 from harness.results.comparison import Comparison, RowComparison, SeveralComparisons, TiedGroup
 from harness.results.leaderboard_layout import Leaderboard, Row
 from harness.results.lookup import Arm
+from harness.sdk.comparing import compare
 from harness.system.console import console
 
 

@@ -12,9 +12,9 @@ from harness.cli.commands.run import run
 from harness.cli.options import MeasuringOptions
 from harness.cli.render.progress import progress
 from harness.errors import UserError
-from harness.library.models import ModelOptions, check_names, default_label, experiment_of
-from harness.library.running import plan_of
 from harness.planning.plan import Plan
+from harness.sdk.models import ModelOptions, check_names, default_label, experiment_of
+from harness.sdk.running import plan_of
 
 __all__ = ["ModelOptions", "command", "default_label", "evaluate", "experiment_of", "planned"]
 

@@ -16,8 +16,8 @@ from harness.cli import options
 from harness.cli.options import MeasuringOptions
 from harness.cli.render import gate_plan_report, gate_report
 from harness.errors import HarnessError, NotComparable, UserError
-from harness.library.comparing import gate as library_gate
 from harness.results import comparability, gate, gate_plan, lookup, policy, store
+from harness.sdk.comparing import gate as sdk_gate
 from harness.system.hardware import no_collection
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def command(given: GateOptions, sequential: SequentialOptions, until_decided: bo
         sys.exit(report(_decide_on_model(given, sequential, rules, folders), given))
     if given.plan:
         return _plan(given, folders)
-    gated = library_gate(given.candidate, given.baseline, policy_file=given.policy, results=folders)
+    gated = sdk_gate(given.candidate, given.baseline, policy_file=given.policy, results=folders)
     sys.exit(report(gated.decision, given))
 
 

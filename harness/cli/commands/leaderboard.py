@@ -9,8 +9,8 @@ import click
 
 from harness.cli.render import leaderboard_table
 from harness.cli.render.tables.columns import sorted_by
-from harness.library.results import load_results
 from harness.results import store
+from harness.sdk.results import load_results
 from harness.system.console import console
 
 

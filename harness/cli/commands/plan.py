@@ -19,7 +19,6 @@ from harness.cli.render.memory_report import PredictionOptions, report
 from harness.cli.render.progress import progress
 from harness.data import checks
 from harness.errors import UserError
-from harness.library.running import load, notes, plan_of
 from harness.manager import plugins
 from harness.planning.cell import Cell, is_recorded
 from harness.planning.detection import Question, detection_plan
@@ -27,6 +26,7 @@ from harness.planning.plan import Plan
 from harness.results import store
 from harness.results.detection.plan import DetectionPlan
 from harness.runner.tracking import named
+from harness.sdk.running import load, notes, plan_of
 from harness.system import child_process
 
 

@@ -13,10 +13,10 @@ from harness.cli.options import ExperimentOptions, MeasuringOptions
 from harness.cli.render import leaderboard_table, tuning_report
 from harness.cli.render.progress import progress
 from harness.config.experiment import Experiment
-from harness.library.running import execute, load
 from harness.planning.plan import Plan
 from harness.results import store
 from harness.runner.run import Outcome
+from harness.sdk.running import execute, load
 from harness.system.console import console
 
 

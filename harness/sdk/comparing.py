@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.library import html
-from harness.library.measuring import existing_results
 from harness.results import comparison, lookup, policy
 from harness.results import gate as gating
+from harness.sdk import html
+from harness.sdk.measuring import existing_results
 from harness.system.hardware import no_collection
 
 if TYPE_CHECKING:

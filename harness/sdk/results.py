@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
-from harness.library import html
-from harness.library.measuring import existing_results
 from harness.results import leaderboard_file, lookup, store
 from harness.results.leaderboard_layout import Leaderboard, Row
 from harness.results.store import Stored
+from harness.sdk import html
+from harness.sdk.measuring import existing_results
 
 if TYPE_CHECKING:
     import pandas

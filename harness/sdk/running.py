@@ -15,9 +15,6 @@ from harness.config.experiment import Experiment, check_experiment, load_experim
 from harness.config.strict_yaml import Located
 from harness.errors import UserError
 from harness.evaluation import suite_versions
-from harness.library.measuring import Measuring
-from harness.library.models import ModelOptions, check_names, experiment_of
-from harness.library.results import Results, load_results
 from harness.manager import plugins
 from harness.planning import opponents
 from harness.planning.cell import Cell, is_recorded
@@ -27,6 +24,9 @@ from harness.runner import places
 from harness.runner.places import Places
 from harness.runner.run import Outcome, run_plan
 from harness.runner.tracking import Tracking, chosen
+from harness.sdk.measuring import Measuring
+from harness.sdk.models import ModelOptions, check_names, experiment_of
+from harness.sdk.results import Results, load_results
 from harness.system import hardware
 from harness.training.diagnostics.options import outside_usual
 from harness.types import Event
