@@ -14,6 +14,7 @@ from harness.api.model import Generation, Model
 from harness.api.task import Requests, Suite
 from harness.data.tokenization import tokenizer_hash
 from harness.errors import CellFailed, UserError
+from harness.evaluation.embedding import Embedder
 from harness.evaluation.judging import endpoint
 from harness.evaluation.judging.endpoint import EndpointBackend
 from harness.evaluation.judging.local import LocalBackend
@@ -23,7 +24,7 @@ from harness.evaluation.suite import task_of
 from harness.evaluation.tasks.sample_rows import within_budget
 from harness.manager import plugins
 from harness.models.quantization import with_precision
-from harness.types import Artifact, SuiteResult
+from harness.types import Artifact, ModelRef, SuiteResult
 
 Report = Callable[..., None]
 Phase = Callable[[str], AbstractContextManager[None]]
@@ -154,8 +155,7 @@ class Bench:
         self.suite: Suite | None = None
         self.tokenizer_hash = tokenizer_hash(model.tokenizer)
         self._answers: dict[tuple[int, tuple[int, ...]], Generation] = {}
-        self._embedders: dict[str, Any] = {}
-        self._embedded: dict[tuple[str, str], Any] = {}
+        self._embedder = Embedder()
         self._other: tuple[Artifact, Model] | None = None
         """What took the place of the model under test: a judge, or the base."""
         self._begun: Suite | None = None
@@ -173,7 +173,7 @@ class Bench:
         """Serve this suite from now on."""
         self.suite = self._begun = suite
         self._seat = None
-        self._embedded.clear()
+        self._embedder.forget()
         self.report(activity=suite.name)
 
     def generate(self, batched: Collection[Requests], phase: Phase) -> None:
@@ -210,20 +210,14 @@ class Bench:
 
     def embed(self, texts: Sequence[str]) -> Any:
         """(texts, dimensions) float32 unit vectors of the suite's embedder; a text runs once."""
-        import numpy as np
-
-        key, model = self._embedder()
-        new = [text for text in dict.fromkeys(texts) if (key, text) not in self._embedded]
-        found = model.encode(new, normalize_embeddings=True, show_progress_bar=False)
-        self._embedded |= {(key, text): vector for text, vector in zip(new, found, strict=True)}
-        return np.array([self._embedded[key, text] for text in texts])
+        return self._embedder.embed(self._embedding_model(), texts)
 
     def cut_by_embedder(self, texts: Sequence[str]) -> tuple[int, int | None]:
         """How many of the texts are longer than the suite's embedder reads, and its most tokens.
 
         Its own two marks count among them. (0, None) where it states no length.
         """
-        _, model = self._embedder()
+        model = self._embedder.opened(self._embedding_model())
         most, tokenizer = model.max_seq_length, model.tokenizer
         # static embeddings have another sort of tokenizer, and no length
         if most is None or not texts or not hasattr(tokenizer, "model_max_length"):
@@ -231,17 +225,10 @@ class Bench:
         encoded = tokenizer([text.strip() for text in texts], truncation=False, verbose=False)
         return sum(len(ids) > most for ids in encoded["input_ids"]), int(most)
 
-    def _embedder(self) -> tuple[str, Any]:
-        """The suite's embedder, opened once, and what it is remembered by."""
+    def _embedding_model(self) -> ModelRef:
         assert self.suite is not None
         assert self.suite.embedder is not None
-        embedder = self.suite.embedder
-        key = f"{embedder.path}@{embedder.revision}"
-        if key not in self._embedders:
-            from sentence_transformers import SentenceTransformer
-
-            self._embedders[key] = SentenceTransformer(embedder.path, revision=embedder.revision)
-        return key, self._embedders[key]
+        return self.suite.embedder
 
     def judge_model(self) -> Model:
         """The judge's model, opened on first use; the judged one is closed for it.

@@ -90,7 +90,7 @@ def source(
     home = next(stored.folder for stored in arm.records.stored if stored.id == cell["id"])
     folder = home / "artifacts" / cell["id"]
     kept = _kept(cell, folder)
-    model = _base(cell, ModelRef(**kept.artifact["base"]), base, mirror)
+    model = base_of(cell, ModelRef(**kept.artifact["base"]), base, mirror)
     artifact = kept.opened_at(folder.resolve(), base=vars(model))
     digest = artifact_hash(artifact)
     evaluation = cell["evaluation"]
@@ -134,7 +134,7 @@ def _again(cell: Record) -> str:
     return f"delete cells/{cell['id']}.json and run the experiment again"
 
 
-def _base(cell: Record, kept: ModelRef, given: str | None, mirror: Path | None) -> ModelRef:
+def base_of(cell: Record, kept: ModelRef, given: str | None, mirror: Path | None) -> ModelRef:
     """The base model with the bytes that were trained on: by `given`, its old path, or its name."""
     recorded = cell["plan"]["model"]
     wanted = kept.identity

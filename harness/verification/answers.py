@@ -149,7 +149,7 @@ def compare(
             _scores(row, other, kind, section, within, report)
         if "missing" not in row:
             left |= {name for name in row["scores"] if name not in other["scores"]}
-    if left and within is None:
+    if left:
         every = ", ".join(sorted(left)[:6]) + (" ..." if len(left) > 6 else "")
         report.trusts(f"{suite}: the scores {every} follow from no answer without a model")
 

@@ -33,11 +33,13 @@ def check(path: Path, at_hand: SuitesAtHand) -> tuple[Verified, Publication]:
     _files(path, told, report)
     inner = Report(str(path / RESULTS))
     verified = verify.results(path / RESULTS, at_hand, inner, shipped=told.samples)
-    _take(inner, report)
+    for sentence in [s for s in inner.trusted if s.startswith("the weights of ")]:
+        del inner.trusted[sentence]  # they stand beside the results here
+    report.takes(inner, f"{RESULTS}/")
     record = verified.folder.records.get(told.cell)
     if record is None:
         report.fails(NAME, "cell", f"{RESULTS}/cells/{told.cell}.json is not there, or is broken")
-        return Verified(verified.folder, verified.suites, report), told
+        return Verified(verified.folder, verified.suites, report, f"{RESULTS}/"), told
     _artifact(path, told, record, report)
     base = verified.folder.records.get(told.base) if told.base else None
     if told.base != base_id(record):
@@ -47,25 +49,7 @@ def check(path: Path, at_hand: SuitesAtHand) -> tuple[Verified, Publication]:
     if not told.samples:
         report.cannot(NAME, "every figure", "it was published without samples (--no-samples)")
     report.trusts("licence, base model's name and dates are as their publisher states")
-    return Verified(verified.folder, verified.suites, report), told
-
-
-def _take(inner: Report, report: Report) -> None:
-    """What holds of the results folder inside, with its place."""
-    for finding in inner.findings:
-        report.fails(
-            f"{RESULTS}/{finding.file}",
-            finding.figure,
-            finding.problem,
-            stated=finding.stated,
-            recomputed=finding.recomputed,
-        )
-    for one in inner.open:
-        report.cannot(f"{RESULTS}/{one.file}", one.figures, one.reason)
-    for sentence in inner.trusted:
-        if not sentence.startswith("the weights of "):  # they stand beside the results here
-            report.trusts(sentence)
-    report.checked += inner.checked
+    return Verified(verified.folder, verified.suites, report, f"{RESULTS}/"), told
 
 
 def _files(path: Path, told: Publication, report: Report) -> None:

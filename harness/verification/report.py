@@ -90,6 +90,16 @@ class Report:
         """Count what was held against something."""
         self.checked[what] += number
 
+    def takes(self, inner: Report, place: str) -> None:
+        """Keep all of another report, whose files lie in the folder `place` of this one's."""
+        for one in inner.findings:
+            file, said = f"{place}{one.file}", (one.stated, one.recomputed)
+            self.fails(file, one.figure, one.problem, stated=said[0], recomputed=said[1])
+        for unknown in inner.open:
+            self.cannot(f"{place}{unknown.file}", unknown.figures, unknown.reason)
+        self.trusted |= inner.trusted
+        self.checked += inner.checked
+
     @property
     def verdict(self) -> Verdict:
         """`cannot tell` where nothing fails and a figure could not be recomputed, or none was."""

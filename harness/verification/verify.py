@@ -20,6 +20,8 @@ class Verified:
     suites: dict[tuple[str, str], Suite]
     """Those at hand, by (cell, suite)."""
     report: Report
+    place: str = ""
+    """Where the results lie in what the report is of."""
 
 
 def results(

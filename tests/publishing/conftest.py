@@ -21,6 +21,7 @@ from harness.record import Record
 from harness.results import store
 from harness.results.store import Rows
 from harness.system import child_process
+from harness.verification import model_worker
 from harness.verification.suites_at_hand import SuitesAtHand
 
 
@@ -28,14 +29,16 @@ from harness.verification.suites_at_hand import SuitesAtHand
 def exports_here() -> Iterator[None]:
     """The child's work in this process: it saves the seconds of importing torch."""
 
+    workers: dict[str, Any] = {worker.__name__: worker for worker in (merge_worker, model_worker)}
+
     def events(module: str, told: bytes) -> Iterator[dict[str, Any]]:
         from pydantic import TypeAdapter
 
-        assert module == "harness.export.merge_worker"
         said: list[dict[str, Any]] = []
-        task = TypeAdapter(merge_worker.Task).validate_json(told)
-        result = merge_worker.carry_out(task, lambda **event: said.append(event))
-        yield from [*said, {"result": json.loads(json.dumps(result))}]
+        worker = workers[module]
+        task = TypeAdapter(worker.Task).validate_json(told)
+        result = worker.carry_out(task, lambda **event: said.append(event))
+        yield from [*said, {"result": json.loads(json.dumps(store.plain(result)))}]
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(child_process, "events", events)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,33 @@ def test_what_trained_nothing_is_not_published(
 ) -> None:
     result = publishing("base", "--to", tmp_path / "new", "--license", "mit")
     assert "trained nothing" in str(result.exception)
+
+
+def test_an_artifact_that_is_not_the_evaluated_one_is_not_published(
+    publishing: Callable[..., Result], finished: Any, tmp_path: Path
+) -> None:
+    name = finished.records()["lora-0"]["id"]
+    results = tmp_path / "results"
+    shutil.copytree(finished.out, results)
+    (results / "artifacts" / name / "adapter_model.safetensors").write_bytes(b"another")
+    to = ["--to", tmp_path / "new", "--license", "mit"]
+    result = publishing("lora", *to, results=results)
+    assert "adapter_model.safetensors changed since it was saved" in str(result.exception)
+    (results / "artifacts" / name / "training.json").unlink()
+    assert isinstance(publishing("lora", *to, results=results).exception, UserError)
+    assert not (tmp_path / "new").exists()
+
+
+def test_samples_that_changed_are_not_published(
+    publishing: Callable[..., Result], finished: Any, tmp_path: Path
+) -> None:
+    name = finished.records()["lora-0"]["id"]
+    shutil.copytree(finished.out, tmp_path / "results")
+    (tmp_path / "results/samples" / name / "picks.jsonl.gz").write_bytes(b"")
+    to = ["--to", tmp_path / "new", "--license", "mit"]
+    result = publishing("lora", *to, results=tmp_path / "results")
+    assert "changed since it was recorded" in str(result.exception)
+    assert "--no-samples" in str(result.exception)
 
 
 @pytest.mark.parametrize("option", [["--date", "soon"], ["--source-url", "javascript:x"]])
