@@ -16,9 +16,12 @@ from harness.cli.commands.eval import ModelOptions
 from harness.cli.options import MeasuringOptions
 from harness.config.experiment import load_experiment
 from harness.errors import ConfigError, UserError
+from harness.evaluation import check as suite_check
 from harness.evaluation.evaluate import SuiteFailure, evaluate
 from harness.evaluation.judging.rows import opponents
 from harness.evaluation.judging.rows.opponents import Opponent
+from harness.evaluation.trial import Trial
+from harness.evaluation.trial import run as run_trial
 from harness.manager import Plugins
 from harness.planning.opponents import without_figure
 from harness.planning.plan import Settings, make_plan
@@ -75,34 +78,15 @@ def section(small: Experiment, label: str, suite: str = "judged") -> dict[str, A
     return small.records()[label]["evaluation"]["suites"][suite]
 
 
-# ---- the base ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def against_base(tmp_path_factory, judging_model, fair, warm):
-    folder = tmp_path_factory.mktemp("against-base")
-    small = judged_experiment(folder, judging_model, fair, "base", methods=["base", LORA])
-    assert not run_warm(small, warm).failed
-    return small
-
-
-def test_the_base_s_stored_answers_are_compared_with_and_it_is_not_opened_again(against_base):
-    base, lora = rows(against_base, "base-0"), rows(against_base, "lora-0")
-    assert [row["judge"]["against"] for row in lora] == [row["output"] for row in base]
-    compared = section(against_base, "lora-0")["notes"]["judge"]["compared"]
-    assert compared["cell"] == against_base.records()["base-0"]["id"]
-    own = section(against_base, "base-0")["notes"]["judge"]["compared"]
-    assert compared["sha256"] == own["sha256"]
-    assert {row["scores"]["win_rate"] for row in base} == {0.5}, "the same row against itself"
-
-
 # ---- a row of the experiment ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def against_lora(tmp_path_factory, judging_model, fair, warm):
     folder = tmp_path_factory.mktemp("against-lora")
-    small = judged_experiment(folder, judging_model, fair, "lora", suites=["answers", "judged"])
+    suites = ["answers", "judged", "based"]
+    small = judged_experiment(folder, judging_model, fair, "lora", suites=suites)
+    suite_of(small.folder, fair, "base", name="based")
     outcome = run_warm(small, warm)
     assert not outcome.failed
     return small
@@ -123,7 +107,7 @@ def test_every_row_that_runs_later_is_compared_with_the_row_that_is_named(agains
 
 
 def test_the_base_runs_before_and_has_no_figure_which_a_note_says(against_lora):
-    assert set(against_lora.records()["base-0"]["evaluation"]["suites"]) == {"answers"}
+    assert set(against_lora.records()["base-0"]["evaluation"]["suites"]) == {"answers", "based"}
     warnings = against_lora.records()["full-0"]["warnings"]
     assert not [line for line in warnings if "no result to compare with" in line]
     plan = plan_of(against_lora)
@@ -144,8 +128,14 @@ def test_other_options_of_the_named_row_are_another_suite(
     """A figure against a LoRA of rank 4 is not taken for one against a LoRA of rank 8."""
     methods = ["base", {**LORA, "r": 8}, METHODS[2]]
     other = judged_experiment(
-        tmp_path, judging_model, fair, "lora", methods=methods, suites=["answers", "judged"]
+        tmp_path,
+        judging_model,
+        fair,
+        "lora",
+        methods=methods,
+        suites=["answers", "judged", "based"],
     )
+    suite_of(other.folder, fair, "base", name="based")
     one, two = plan_of(against_lora), plan_of(other)
     ids = [[cell.id for cell in plan.cells] for plan in (one, two)]
     assert ids[0][0] == ids[1][0], "of the base nothing changed"
@@ -184,7 +174,7 @@ def test_a_named_row_without_answers_fails_the_suite_alone(against_lora, judging
     artifact = Artifact("base", ModelRef("tiny", str(judging_model)))
     plan = plan_of(against_lora)
     ran = evaluate(artifact, plan.suites, lambda name: nullcontext(), lambda **event: None)
-    answers, judged = (measured.result for measured in ran)
+    answers, judged, _ = (measured.result for measured in ran)
     assert len(answers.rows) == 8
     assert isinstance(judged, SuiteFailure)
     assert str(judged.error) == (
@@ -209,6 +199,30 @@ def test_a_row_that_is_not_there_is_an_error_of_the_plan(
         plan_of(small)
     assert str(caught.value).startswith(f"{small.folder / 'judged.yaml'}:")
     assert "\n" not in str(caught.value)
+
+
+# ---- the base ------------------------------------------------------------------------------------
+
+
+def test_the_base_s_stored_answers_are_compared_with_and_it_is_not_opened_again(against_lora):
+    base, lora = (rows(against_lora, f"{row}-0", "based") for row in ("base", "lora"))
+    assert [row["judge"]["against"] for row in lora] == [row["output"] for row in base]
+    compared = section(against_lora, "lora-0", "based")["notes"]["judge"]["compared"]
+    assert compared["cell"] == against_lora.records()["base-0"]["id"]
+    own = section(against_lora, "base-0", "based")["notes"]["judge"]["compared"]
+    assert compared["sha256"] == own["sha256"]
+    assert {row["scores"]["win_rate"] for row in base} == {0.5}, "the same row against itself"
+
+
+def test_a_suite_against_a_row_is_tried_out_with_the_base(tmp_path, judging_model, fair):
+    """There is no row yet when `harness suites check` tries three samples."""
+    write_suites(tmp_path)
+    suite_of(tmp_path, fair, "lora")
+    suite, base = suite_check.load(
+        tmp_path / "judged.yaml", plugins=Plugins(), model=str(judging_model)
+    )
+    report = run_trial(Trial(suite, 3, base))
+    assert [row["scores"]["win_rate"] for row in report["rows"]] == [0.5] * 3
 
 
 # ---- a row of an earlier run ---------------------------------------------------------------------
