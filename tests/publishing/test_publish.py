@@ -282,3 +282,43 @@ def test_options_are_checked_first(
     result = publishing("lora", "--to", tmp_path / "new", "--license", "mit", *option)
     assert isinstance(result.exception, UserError)
     assert option[0] in str(result.exception)
+
+
+# ---- hostile answers, and the command as it is typed ---------------------------------------------
+
+
+def test_whatever_a_model_says_is_in_the_datastores_form(adapter: Published) -> None:
+    rows = {suite: [dict(row) for row in every] for suite, every in adapter.rows().items()}
+    hostile = '<script>\x00\ud800 \u202e\u2028\x1b[31m =cmd() "\n'
+    for row in rows["answers"]:
+        row["output"] = row["reference"] = hostile
+    files = every_eval_ever.files(adapter.told, adapter.record, rows)
+    (lines,) = (text for name, text in files.items() if name.endswith(".jsonl"))
+    assert lines.isascii()
+    instances = [json.loads(line) for line in lines.splitlines()]
+    check = validator("instance_level_eval.schema.json")
+    assert [error for one in instances for error in check.iter_errors(one)] == []
+    said = [one["output"]["raw"] for one in instances if one["evaluation_name"] == "answers"]
+    assert said
+    assert all(raw == [hostile] for raw in said)
+
+
+@pytest.mark.slow
+def test_the_commands_publish_and_verify_as_they_are_typed(
+    harness: Callable[..., Any], finished: Any, tmp_path: Path
+) -> None:
+    name, to = finished.records()["qlora-0"]["id"], tmp_path / "released"
+    where = ["--results", finished.out]
+    done = harness("publish", name, "--to", to, "--license", "mit", *where)
+    assert done.code == 0, done.stderr
+    assert f"Check it: harness verify {to}" in done.stdout
+    again = harness("publish", name, "--to", to, "--license", "apache-2.0", *where)
+    assert "Replaced the earlier publication" in again.stderr
+    base = ["--base", finished.content["model"], "--suites", finished.folder]
+    told = harness("verify", to, "--ask", 10, "--seed", 3, *base)
+    assert told.code == 0, told.stdout + told.stderr
+    assert "10 questions asked again" in told.stdout
+    (to / "adapter_model.safetensors").write_bytes(b"another")
+    told = harness("verify", to, "--suites", finished.folder, "--json")
+    assert told.code == 1
+    assert "adapter_model.safetensors" in [f["file"] for f in json.loads(told.stdout)["findings"]]

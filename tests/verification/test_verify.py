@@ -69,6 +69,12 @@ def test_twenty_clean_copies_raise_no_alarm(tmp_path: Path, at_hand: SuitesAtHan
     assert report.checked["questions"] == 480
 
 
+def test_rows_of_several_seeds_hold_too(at_hand: SuitesAtHand) -> None:
+    report = found(ROOT / "results/reference/methods", at_hand)
+    assert (report.verdict, report.findings) == ("holds", [])
+    assert (report.checked["records"], report.checked["figures"]) == (26, 6396)
+
+
 # ---- mutations: each is sealed anew, and the files beside it follow where it says so -------------
 
 
