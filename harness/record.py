@@ -360,6 +360,9 @@ class SuiteSection(TypedDict):
     """What a suite measured."""
 
     hash: str
+    uncorrected_hash: NotRequired[str]
+    """The hash without what corrects a judge: its certificate, and labels of its answers. Absent
+    where nothing does."""
     version: NotRequired[int]
     content: NotRequired[str | None]
     """Hash of what the suite's author wrote; empty where an experiment replaced its data."""

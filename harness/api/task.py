@@ -104,6 +104,8 @@ class Resources:
     """Label of the row whose answers the judge compares with; None: of no row of the experiment."""
     judge_record: str | None = None
     """File of the record of such a row, of an earlier run."""
+    judge_certificate_file: str | None = None
+    """The judge's certificate, by its path from the suite's file; None: the cache may hold one."""
     base_quantization: Mapping[str, object] | None = None
     """The same of the base, where the judge compares with its answers."""
 
@@ -118,6 +120,8 @@ class Suite(Resources):
     """Its task's `Settings` as plain data."""
     mirror: str | None = None
     hash: str = ""
+    uncorrected_hash: str = ""
+    """The hash without what corrects a judge's verdicts; empty where nothing does."""
     parts: Mapping[str, object] = field(default_factory=dict)
     """What the hash is of, part by part."""
     picked: tuple[int, ...] | None = None
@@ -128,6 +132,11 @@ class Suite(Resources):
     judge_certificate: Mapping[str, object] | None = None
     """What the judge's certificate says: `sha256` of it, the file of its `labels`, and the judge's
     `errors`, which correct the figure. None where it has none."""
+
+    @property
+    def rows_hash(self) -> str:
+        """Hash of what the sample rows depend on."""
+        return self.uncorrected_hash or self.hash
 
     @property
     def ask(self) -> str:
@@ -296,6 +305,10 @@ class Task(Generic[Keys]):
         """What else the scores depend on, for the suite's hash: versions of libraries ..."""
         return {}
 
+    def corrections(self, suite: Suite) -> Mapping[str, object]:
+        """What corrects figures and changes no row, for the suite's hash: labels of answers ..."""
+        return {}
+
     def samples(self, suite: Suite) -> list[Sample]:
         """Every question, to be searched in the training rows and checked for its cluster."""
         return []
@@ -343,6 +356,10 @@ class Task(Generic[Keys]):
     def score(self, suite: Suite, requests: Requests, tools: TaskTools) -> SuiteResult:
         """A row per sample, and the metrics that sum them up."""
         raise NotImplementedError
+
+    def correct(self, suite: Suite, result: SuiteResult) -> SuiteResult:
+        """A result of the same rows under other `corrections`, with the suite's own."""
+        return result
 
     def rescore(
         self, suite: Suite, rows: Sequence[Mapping[str, Any]], tools: Tools, *, models: bool

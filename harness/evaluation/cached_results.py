@@ -42,13 +42,17 @@ class _Reused(TypedDict, total=False):
     reused: str
 
 
+class _Corrected(TypedDict, total=False):
+    uncorrected_hash: str
+
+
 @dataclass
 class Sections:
     """What a cell's record says of each suite, and the sample files beside it.
 
-    A kept suite is known by the bytes of the artifact, the suite's hash, the hash of its data and
-    the arithmetic alone: whichever cell or experiment measured it. One from before arithmetic was
-    kept is measured again.
+    A kept suite is known by the bytes of the artifact, the hash of the suite's rows, that of its
+    data and the arithmetic alone: whichever cell or experiment measured it. One from before
+    arithmetic was kept is measured again.
     """
 
     out: Path
@@ -84,6 +88,9 @@ class Sections:
                 continue
             section, rows, result = kept
             self.tokenizer_hash = section["tokenizer_hash"]
+            if section["hash"] != suite.hash:  # the same rows, corrected by something else
+                result = task_of(suite, plugins()).correct(suite, result)
+                rows = [dict(row) for row in result.rows]
             cell = str(section.get("reused") or section["cell"])
             self._keep(
                 suite, rows, result, {"reused": cell}, section["samples"].get("non_finite", 0)
@@ -123,8 +130,11 @@ class Sections:
         samples = store.write_samples(self.out, self.cell_id, suite.name, rows)
         if lost:
             samples["non_finite"] = lost
+        uncorrected = suite.uncorrected_hash
+        corrected: _Corrected = {"uncorrected_hash": uncorrected} if uncorrected else {}
         section: SuiteSection = {
             "hash": suite.hash,
+            **corrected,
             "version": suite.version,
             "content": suite.content,
             "parts": dict(suite.parts),
@@ -192,8 +202,10 @@ class Sections:
             return None
         try:
             section, rows = store.read_section(file)
-            wanted = [store.SECTION, self.artifact_hash, suite.hash]
-            if [section[key] for key in ("schema", "artifact_hash", "hash")] != wanted:
+            wanted = [store.SECTION, self.artifact_hash]
+            if [section[key] for key in ("schema", "artifact_hash")] != wanted:
+                return None
+            if section.get("uncorrected_hash", section["hash"]) != suite.rows_hash:
                 return None
             if suite.judge_row is None and section["data_hash"] != self._data[suite.name]:
                 return None

@@ -29,15 +29,17 @@ def load(
     model: str | None = None,
     mirror: Path | None = None,
     report: Callable[..., None] | None = None,
+    certified: bool = True,
 ) -> tuple[Suite, ModelRef | None]:
     """The suite as an experiment loads it, and the model to try it on; None for the tiny one.
 
-    `file` may be a suite's bare name; `model` is an alias, a folder or a Hub id. Raises UserError
+    `file` may be a suite's bare name; `model` is an alias, a folder or a Hub id. A judge's
+    certificate is not looked for where not `certified`. Raises UserError
     for whatever is wrong, ConfigError and DataError with file and line.
     """
     if not file.exists() and not file.suffix and file.name == str(file):
         file = find_suite(str(file), plugins=plugins, folders=[Path()])
-    where = Where(mirror, report)
+    where = Where(mirror, report, certified=certified)
 
     def loaded(base: ModelRef) -> Suite:
         return load_suite(file, {}, plugins=plugins, base_model=base, where=where)

@@ -41,7 +41,7 @@ LATER = ("cluster",)
 UNSCORED = ("description",)
 """Keys on which no score of any task depends."""
 
-UNSCORED_OF_JUDGES = ("max_missing", "endpoint", "labels")
+UNSCORED_OF_JUDGES = ("max_missing", "endpoint", "labels", "certificate")
 """Keys of a suite's `judge` on which no score depends, or which its identity stands for."""
 
 _SHOWN = 60
@@ -81,8 +81,6 @@ def scored_content(
             content["judge"] = [judge.version, judges]
         if judge.asks_base:
             content["base"] = [base.identity, suite.base_quantization]
-    if suite.judge_certificate is not None:
-        content["certificate"] = suite.judge_certificate["sha256"]
     content |= task.dependencies(suite)
     if _is_dated(suite, task, base, chat_template):
         content["date"] = str(chat_templates.DATE)

@@ -44,6 +44,8 @@ class Where:
     """How the base is opened that others are compared with, and that judges by default."""
     pull_missing: bool = True
     """Whether packaged models are pulled; False: they are known by name and content alone."""
+    certified: bool = True
+    """Whether a judge's certificate is looked for; not where one is about to be made."""
 
 
 def find_suite(name: str, *, plugins: Plugins, folders: Sequence[Path]) -> Path:
@@ -101,8 +103,9 @@ def load_suite(
             **vars(resources),
         )
         _check_scorers(suite, task, located, plugins)
-        certificate = certificates.of_suite(suite, base_model, plugins)
-        suite = replace(suite, judge_certificate=certificate)
+        if where.certified:
+            certificate = certificates.of_suite(suite, base_model, located, plugins)
+            suite = replace(suite, judge_certificate=certificate)
         if suite.judge:
             judge_options.check_samples(suite, task.samples(suite), located, plugins)
         data = task.content(suite)
@@ -110,9 +113,13 @@ def load_suite(
         scored = fingerprint.scored_content(
             suite, task, data, plugins, base_model, where.chat_template
         )
+        corrections = task.corrections(suite)
+        uncorrected = fingerprint.digest(scored) if corrections else ""
+        scored |= corrections
         return replace(
             suite,
             hash=fingerprint.digest(scored),
+            uncorrected_hash=uncorrected,
             parts=fingerprint.parts(scored),
             content=_own_content(suite, task, own, data, overrides),
         )

@@ -42,6 +42,7 @@ __all__ = [
     "pulled_fault",
     "registry",
     "resolve_model",
+    "wheel_of",
 ]
 
 Report = Callable[[int, int], None]
@@ -89,6 +90,17 @@ def registry() -> Mapping[str, Packaged]:
 
     text = (Path(__file__).parent.parent / "bundled" / "models.yaml").read_text(encoding="utf-8")
     return {alias: Packaged(alias=alias, **entry) for alias, entry in yaml.safe_load(text).items()}
+
+
+def wheel_of(model: ModelRef) -> str | None:
+    """What a packaged model was made of, which no library's way of writing it changes.
+
+    None for another model.
+    """
+    for entry in registry().values():
+        if Path(model.path) == entry.folder.resolve():
+            return f"{entry.package} {entry.version} sha256:{entry.sha256}"
+    return None
 
 
 def list_models() -> list[dict[str, object]]:

@@ -130,7 +130,12 @@ def _judging(
         else:
             file = _suite_file(name)
             suite, base = suite_check.load(
-                file, plugins=known, model=model, mirror=mirror, report=download
+                file,
+                plugins=known,
+                model=model,
+                mirror=mirror,
+                report=download,
+                certified=False,
             )
             if suite.judge is None:
                 raise UserError(f"{file}: the suite has no `judge:`: name one that has")

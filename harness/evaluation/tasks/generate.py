@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_serializer, model_validator
 from typing_extensions import Self
@@ -27,7 +27,7 @@ from harness.api.tools import Tools
 from harness.config.strict_yaml import KeyPath, Located, StrictModel
 from harness.data.tokenization import encode_prompt
 from harness.errors import ConfigError, PluginFault
-from harness.evaluation.judging import answer_labels, endpoint, endpoint_check
+from harness.evaluation.judging import answer_labels, correction, endpoint, endpoint_check
 from harness.evaluation.judging.endpoint import EndpointSettings
 from harness.evaluation.judging.options import judge_of
 from harness.evaluation.judging.panels import seats
@@ -46,7 +46,6 @@ from harness.evaluation.tasks.sample_task import DataSettings, SampleTask, ident
 from harness.hookspecs import hookimpl
 from harness.manager import plugins
 from harness.models import families
-from harness.record import JudgeErrors
 from harness.stats import degenerate_answers, metric_summary
 from harness.types import Metric, ModelRef, Output, Sample, SuiteResult
 
@@ -71,10 +70,6 @@ EXAMPLE_ROWS = """\
 {"id": "delivery", "prompt": "Do you deliver to islands?", \
 "reference": "Yes, and it takes two days longer.", "must_contain": ["two days"]}
 """
-
-
-SCORE = "score"
-"""Of a judge that rates single answers: what labels of answers correct."""
 
 
 _OF_PANELS = {"panel", "least", "max_missing", "labels", "certificate"}
@@ -103,6 +98,9 @@ class JudgeSettings(StrictModel):
     labels: str | None = None
     """A file of people's labels of answers, by sample and answer: the figure is then the share of
     good answers, of which the verdicts and the labels together tell."""
+    certificate: str | None = None
+    """What `harness judge certify --out` wrote, by its path from the suite's file: the judge's
+    figure is corrected for the errors that it states."""
 
     @model_validator(mode="after")
     def _one_or_several(self) -> Self:
@@ -142,6 +140,7 @@ class JudgeSettings(StrictModel):
             "name": None,
             "panel": None,
             "least": None,
+            "certificate": None,
         }.items()
         alone = {"model"} if self.panel is not None else set()
         written = write(self).items()
@@ -210,6 +209,7 @@ class Generate(SampleTask[GenerateSettings]):
             judge_labels=resolver.rows({"labels": labels})["labels"] if labels else None,
             judge_row=None if recorded else row,
             judge_record=resolver.record(row) if row is not None and recorded else None,
+            judge_certificate_file=judge.certificate if judge else None,
             base_quantization=base,
         )
 
@@ -225,24 +225,30 @@ class Generate(SampleTask[GenerateSettings]):
                 yield Conversation(file, sample.line, [turn], False, needs_template=False)
 
     def dependencies(self, suite: Suite) -> dict[str, object]:
-        """The labels of answers, and the recorded answers that a judge compares with.
+        """The recorded answers that a judge compares with; UserError if not of the suite's."""
+        if suite.judge_record is None:
+            return {}
+        samples, cap = self.samples(suite), self.settings(suite).max_new_tokens
+        opponent = opponents.of_record(Path(suite.judge_record))
+        answers = opponents.read(opponent, suite.name, samples, cap)
+        return {"opponent": opponents.digest(samples, answers)}
 
-        Raises DataError or UserError where they are not the suite's.
-        """
-        labels = self._labels(suite)
-        found: dict[str, object] = {"labels": labels.sha256} if labels else {}
-        if suite.judge_record is not None:
-            samples, cap = self.samples(suite), self.settings(suite).max_new_tokens
-            opponent = opponents.of_record(Path(suite.judge_record))
-            answers = opponents.read(opponent, suite.name, samples, cap)
-            found["opponent"] = opponents.digest(samples, answers)
-        return found
+    def corrections(self, suite: Suite) -> dict[str, object]:
+        """A judge's certificate, and labels of its answers; DataError if not of the suite's."""
+        return correction.content(suite, self._labels(suite))
+
+    def correct(self, suite: Suite, result: SuiteResult) -> SuiteResult:
+        """The judge's figure by its certificate, and by labels of its answers."""
+        judge = judge_of(suite, plugins())
+        if judge is None:
+            return result
+        return correction.correct(suite, judge.metrics()[0].name, self._labels(suite), result)
 
     def _labels(self, suite: Suite) -> answer_labels.AnswerLabels | None:
         if suite.judge_labels is None:
             return None
         judge = judge_of(suite, plugins())
-        if judge is None or SCORE not in {metric.name for metric in judge.metrics()}:
+        if judge is None or correction.SCORE not in {metric.name for metric in judge.metrics()}:
             raise ConfigError(
                 f"judge '{suite.judge}' rates no single answer, so that labels of "
                 "answers cannot correct it: remove `labels`",
@@ -305,8 +311,6 @@ class Generate(SampleTask[GenerateSettings]):
             _note_cut_texts(suite, outputs, samples, tools, ratings)
         if suite.judge:
             _judge(suite, outputs, samples, tools, ratings)
-            if (labels := self._labels(suite)) is not None:
-                _label(labels, outputs, samples, ratings)
         rows = [
             _row(
                 suite,
@@ -320,7 +324,8 @@ class Generate(SampleTask[GenerateSettings]):
             )
         ]
         ratings.warnings += map(str, degenerate_answers.detect(suite.name, rows))
-        return SuiteResult(rows, ratings.metrics, ratings.notes, ratings.warnings)
+        result = SuiteResult(rows, ratings.metrics, ratings.notes, ratings.warnings)
+        return self.correct(suite, result)
 
     def rescore(
         self, suite: Suite, rows: Sequence[Mapping[str, Any]], tools: Tools, *, models: bool
@@ -499,9 +504,8 @@ def _judge(
     ratings.warnings += verdict.warnings
     if warning := check_missing(verdict, _max_missing(suite)):
         ratings.warnings.append(f"suite '{suite.name}': {warning}; they have no scores")
-    for at, (metric, scores) in enumerate(rated):
-        # a certificate is of the judge's first figure
-        ratings.add(_corrected(metric, suite) if at == 0 else metric, scores)
+    for metric, scores in rated:
+        ratings.add(metric, scores)
     ratings.verdicts = _verdict_rows(verdict, whose)
     identity = tools.judge_identity()
     counts = {"missing": missing_counts(verdict)} if verdict.missing else {}
@@ -513,47 +517,7 @@ def _judge(
     for one in identity.get("judges", ()):
         if "backend" in one:
             ratings.warnings += endpoint.warnings(suite.name, one["backend"])
-    if (certificate := suite.judge_certificate) is not None:
-        told["certificate"] = {key: certificate[key] for key in ("sha256", "labels")}
     ratings.notes["judge"] = told
-    read_with = ["self-judged, by the base of what is judged"] if identity["self_judged"] else []
-    read_with += [] if certificate or suite.judge_labels else [_not_certified(suite)]
-    if read_with:
-        ratings.notes["label"] = "; ".join(read_with)
-
-
-def _corrected(metric: Metric, suite: Suite) -> Metric:
-    """The judge's metric with the errors that its certificate says it has."""
-    if suite.judge_certificate is None:
-        return metric
-    errors = cast("JudgeErrors", suite.judge_certificate["errors"])
-    return dataclasses.replace(metric, judge=errors)
-
-
-def _not_certified(suite: Suite) -> str:
-    """What measures a judge whose errors are in no figure yet."""
-    who = "" if suite.judge_model or suite.judge_endpoint else " --model MODEL"
-    return f"not corrected: `harness judge certify {suite.name}{who}` measures the judge's errors"
-
-
-def _label(
-    labels: answer_labels.AnswerLabels,
-    outputs: Sequence[Output],
-    samples: Sequence[Sample],
-    ratings: _Ratings,
-) -> None:
-    """Add what people say of the answers, by which the judge's figure is corrected."""
-    found = [labels.of(s.id, o.text) for s, o in zip(samples, outputs, strict=True)]
-    ratings.scores[answer_labels.LABEL] = found
-    ratings.notes["labelled_answers"] = sum(label is not None for label in found)
-    ratings.metrics = [
-        dataclasses.replace(
-            metric, judge=metric.judge or answer_labels.NOT_CERTIFIED, label=answer_labels.LABEL
-        )
-        if metric.name == SCORE
-        else metric
-        for metric in ratings.metrics
-    ]
 
 
 def _max_missing(suite: Suite) -> float:

@@ -1,7 +1,8 @@
-"""A kept certificate in a suite: in its hash, its record and the judge's figure."""
+"""A certificate in a suite, kept or named: in its hash, its record and the judge's figure."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 
 from harness import stats
 from harness.api.task import Suite
-from harness.errors import UserError
+from harness.errors import ConfigError, UserError
+from harness.evaluation.cached_results import Sections
 from harness.evaluation.judging import certificates
+from harness.results import store
 from harness.stats.metric_summary import summarise
 from harness.types import ModelRef
 from tests.conftest import write_jsonl
@@ -38,8 +41,13 @@ def mean(value: float) -> dict[str, Any]:
 
 def certify(suite: Suite, base: ModelRef, labels: str = "a", **changes: Any) -> Path:
     """Keep a certificate of the judge: it rates good answers 2.5 on average, bad ones 1.5."""
+    return certificates.keep(certificate_of(suite, base, labels) | changes)
+
+
+def certificate_of(suite: Suite, base: ModelRef, labels: str = "a") -> dict[str, Any]:
+    """What `harness judge certify` writes of the suite's judge."""
     scores = {"scores": {"good": mean(2.5), "bad": mean(1.5)}}
-    certificate = {
+    return {
         **certificates.sheet(suite, base, PLUGINS),
         "schema": 1,
         "level": "trusted",
@@ -51,7 +59,6 @@ def certify(suite: Suite, base: ModelRef, labels: str = "a", **changes: Any) -> 
         "verbosity": None,
         "seconds": {"judge": 1.0},
     }
-    return certificates.keep(certificate | changes)
 
 
 BASE = ModelRef("tiny", "tiny", content_hash="0" * 64)
@@ -135,3 +142,111 @@ def test_a_broken_certificate_is_one_line_before_anything_runs(shop: Path) -> No
     with pytest.raises(UserError, match="not a certificate: remove it and certify again") as caught:
         load(shop, RUBRIC)
     assert "\n" not in str(caught.value)
+
+
+# ---- a certificate that a suite names ------------------------------------------------------------
+
+
+def naming(shop: Path, judging_model: Path, **changes: Any) -> dict[str, Any]:
+    """A judge with a certificate beside its suite."""
+    judge = {**RUBRIC, "model": str(loving(judging_model, shop / "right", " 2"))}
+    content = certificate_of(load(shop, judge), BASE) | changes
+    (shop / "judge.json").write_text(json.dumps(content))
+    return {**judge, "certificate": "judge.json"}
+
+
+def test_a_named_certificate_goes_before_those_in_the_cache(
+    shop: Path, judging_model: Path
+) -> None:
+    judge = naming(shop, judging_model)
+    named = load(shop, judge)
+    assert named.judge_certificate is not None
+    certify(named, BASE, labels="b", level="failed", reasons=["kappa is 0.01"])
+    assert load(shop, judge).hash == named.hash
+    (shop / "moved.json").write_bytes((shop / "judge.json").read_bytes())
+    assert load(shop, {**judge, "certificate": "moved.json"}).hash == named.hash
+    assert load(shop, {**judge, "certificate": "moved.json"}).content == named.content
+    # negative control: without its name the cache's is taken
+    unnamed = load(shop, {key: value for key, value in judge.items() if key != "certificate"})
+    assert unnamed.judge_certificate is not None
+    assert unnamed.judge_certificate["labels"] == "b.jsonl"
+    assert unnamed.hash != named.hash
+
+
+def test_a_named_certificate_that_is_not_the_judges_is_refused_with_its_line(
+    shop: Path, judging_model: Path
+) -> None:
+    judge = naming(shop, judging_model)
+    load(shop, judge)
+    place = r"judged\.yaml:\d+: "
+    again = r"harness judge certify \S*judged\.yaml --out \S+\.json"
+    with pytest.raises(ConfigError, match=rf"{place}there is no certificate \S+: make it: {again}"):
+        load(shop, {**judge, "certificate": "nowhere.json"})
+    other = {**judge, "criteria": RUBRIC["criteria"][:1]}
+    with pytest.raises(ConfigError, match=rf"{place}.*another judge \(its options differ\)"):
+        load(shop, other)
+    elsewhere = {**judge, "model": str(loving(judging_model, shop / "wrong", " 1"))}
+    with pytest.raises(ConfigError, match=r"another judge \(model right, here wrong\)"):
+        load(shop, elsewhere)
+    for text in (
+        "{",
+        "[]",
+        json.dumps({**json.loads((shop / "judge.json").read_text()), "schema": 0}),
+    ):
+        (shop / "judge.json").write_text(text)
+        with pytest.raises(ConfigError, match=rf"{place}.* is not a certificate of this version"):
+            load(shop, judge)
+    # what the lines say to run loads the suite without its certificate
+    assert load(shop, judge, certified=False).judge_certificate is None
+
+
+def test_a_certificate_of_a_judging_base_is_held_against_the_base(
+    shop: Path, judging_model: Path
+) -> None:
+    base = shop / "base"
+    loving(judging_model, base, " 2")
+    model = ModelRef("base", str(base))
+    content = certificate_of(load(shop, RUBRIC, base), model)
+    (shop / "judge.json").write_text(json.dumps(content))
+    judge = {**RUBRIC, "certificate": "judge.json"}
+    assert load(shop, judge, base).judge_certificate is not None
+    with pytest.raises(ConfigError, match=r"make it anew: harness judge certify .* --model MODEL"):
+        load(shop, judge, judging_model)
+    assert load(shop, judge).judge_certificate is None, "no base is known yet"
+
+
+# ---- rows of an earlier run ----------------------------------------------------------------------
+
+
+def sections(shop: Path) -> Sections:
+    """What a worker keeps and reuses."""
+    return Sections(shop / "out", "cell", None, "0" * 64, warn=lambda message: None)
+
+
+def test_what_corrects_a_judge_asks_it_nothing_again(shop: Path, judging_model: Path) -> None:
+    judge = {**RUBRIC, "model": str(loving(judging_model, shop / "right", " 2"))}
+    plain = load(shop, judge)
+    asked = result(plain, base_row(judging_model))
+    first = sections(shop)
+    first.reuse(plain)
+    first.keep(plain, asked)
+    labels = [
+        {"id": row["id"], "answer": row["output"], "label": "good" if i < 4 else "bad"}
+        for i, row in enumerate(asked.rows)
+    ]
+    write_jsonl(shop / "labels.jsonl", labels)
+    certified = naming(shop, judging_model)
+    both = {**certified, "labels": "labels.jsonl"}
+    for judged in (certified, both, {**judge, "labels": "labels.jsonl"}, judge):
+        suite, again = load(shop, judged), sections(shop)
+        assert suite.rows_hash == plain.hash
+        assert again.reuse(suite) == "cell"
+        fresh = result(suite, base_row(judging_model))
+        section = again.done["judged"]
+        assert section["hash"] == suite.hash
+        assert section["metrics"] == store.plain(summarise(fresh.metrics, fresh.rows))
+        assert section["notes"] == store.plain(fresh.notes)
+        rows = store.read_section(shop / "out/samples/cell/judged.json")[1]
+        assert rows == fresh.rows
+    # negative control: another question is asked
+    assert sections(shop).reuse(load(shop, {**judge, "criteria": RUBRIC["criteria"][:1]})) is None
