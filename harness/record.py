@@ -264,6 +264,9 @@ class JudgeErrors(TypedDict):
     level: Literal["trusted", "weak", "failed"]
     reason: str
     """Why the level is not higher; empty for `trusted`."""
+    threshold: NotRequired[float]
+    """A score at least as high is a pass, 1, and any other is 0; absent where scores are taken as
+    they are."""
     binary: bool
     """Whether verdicts are 0 or 1."""
     good: MeanVerdict | None
@@ -301,7 +304,8 @@ class Correction(TypedDict):
     raw_delta: float | None
     """Minus the base's mean verdict."""
     assumption: str
-    """What the figure rests on: `errors as labelled`, `errors by system` or `random labels`."""
+    """What the figure rests on: `errors as labelled`, `errors at most as labelled`, `errors by
+    system` or `random labels`."""
     delta_assumption: str | None
     """The same of the delta, or `equal errors` of model and base."""
     labels: Natural

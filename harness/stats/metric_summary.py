@@ -454,6 +454,8 @@ def scored(how: Estimator, rows: Rows) -> Scored:
             raise ValueError(f"sample id {row['id']!r} occurs twice")
         label, length = None, None
         if "judge" in how:
+            threshold = how["judge"].get("threshold")
+            score = score if threshold is None else float(score >= threshold)
             label = _number(row, how["label"]) if "label" in how else None
             length = len(row.get("output") or "")
         out[row["id"]] = Score(score, per, row.get("cluster"), None, label, length)

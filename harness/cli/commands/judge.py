@@ -40,7 +40,7 @@ def command() -> None:
     "--labels",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Labelled pairs of your own. Default: 216 that come with the harness.",
+    help="Labelled pairs of your own. Default: those that come with the harness.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the certificate there."

@@ -553,19 +553,26 @@ def _figure(found: Estimate | Difference | None) -> Figures | None:
 
 
 def errors_of(certificate: Mapping[str, Any]) -> JudgeErrors:
-    """What the certificate says of the judge's scores, as what corrects a figure of them.
+    """What the certificate says of the judge's verdicts, as what corrects a figure of them.
 
-    Of a judge of pairs, and where no answer is labelled right or wrong, of wins.
+    Of answers that are labelled right or wrong, passes and fails. Of a judge of pairs, and where no
+    answer is labelled so, wins.
     """
-    part = certificate["answers"] or certificate["pairs"]
-    change = certificate["verbosity"]
-    moved = (change.get("scores") or change["verdicts"])["difference"] if change else None
-    return {
+    answers, change = certificate["answers"], certificate["verbosity"]
+    threshold = answers.get("threshold") if answers else None
+    of = "verdicts" if threshold is not None or "scores" not in (change or {}) else "scores"
+    moved = change[of]["difference"] if change else None
+    if answers and threshold is not None:
+        good, bad = answers["sensitivity"], _missed(answers["specificity"])
+    else:
+        scores = (answers or certificate["pairs"])["scores"]
+        good, bad = scores["good"], scores["bad"]
+    errors: JudgeErrors = {
         "level": certificate["level"],
         "reason": "; ".join(certificate["reasons"]),
-        "binary": False,
-        "good": _mean_verdict(part["scores"]["good"]),
-        "bad": _mean_verdict(part["scores"]["bad"]),
+        "binary": threshold is not None,
+        "good": _mean_verdict(good),
+        "bad": _mean_verdict(bad),
         "length": None
         if moved is None
         else {
@@ -574,6 +581,22 @@ def errors_of(certificate: Mapping[str, Any]) -> JudgeErrors:
             "ci_high": moved["ci_high"],
             "padding": change["padding"],
         },
+    }
+    if threshold is not None:
+        errors["threshold"] = threshold
+    return errors
+
+
+def _missed(specificity: Mapping[str, Any] | None) -> Figures | None:
+    """1 - specificity: the share of bad answers that pass."""
+    if specificity is None:
+        return None
+    low, high = specificity["ci_low"], specificity["ci_high"]
+    return {
+        **specificity,
+        "value": 1 - specificity["value"],
+        "ci_low": None if high is None else 1 - high,
+        "ci_high": None if low is None else 1 - low,
     }
 
 

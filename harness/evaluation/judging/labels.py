@@ -21,7 +21,7 @@ from harness.system.hub import file_sha256
 __all__ = ["BUNDLED", "Choice", "LabelledSet", "Pair", "read"]
 
 BUNDLED = Path(__file__).parent.parent.parent / "bundled" / "judge-pairs.jsonl"
-"""216 pairs on the bundled support questions, written for this project."""
+"""Pairs on the bundled support questions, written for this project."""
 
 Choice = Literal["a", "b", "tie"]
 """The better of two answers."""
@@ -45,7 +45,8 @@ class Pair:
     b_right: bool | None = None
     kind: str = "all"
     a_by: str | None = None
-    """The model that gave the answer; None where it is not known, or a person wrote it."""
+    """The model that gave the answer, or the base that it was trained from; None where it is not
+    known, or a person wrote it."""
     b_by: str | None = None
 
 

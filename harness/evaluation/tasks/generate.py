@@ -54,12 +54,12 @@ ask: generate  # the model answers in its own words
 data: {name}.jsonl  # rows with prompt (or messages), reference, must_contain
 max_new_tokens: 64  # where an answer is cut
 scorers: [rougeL, exact_match, must_contain]  # `harness plugins` lists them all
-# A model can judge as well, from 1 to 5; `base` is the untouched base of what is judged.
+# A model can judge as well: `base`, which is the untouched base of what is judged, or any other.
 # `quant_type: nf4` in it opens the judge in 4 bits, where it would not fit otherwise.
 # judge:
-#   name: expected_score
+#   name: reference_gain  # how much likelier the answer makes the reference
 #   model: base
-#   rubric: "5: the same facts as the reference answer. 1: wrong facts."
+# Then `harness judge certify {name} --model MODEL` says how far it can be believed.
 """
 
 EXAMPLE_ROWS = """\

@@ -20,6 +20,7 @@ from harness.stats.judges.correction import (
     corrected_difference,
     corrected_difference_by_system,
     corrected_rate,
+    difference_of_rates,
 )
 from harness.stats.judges.error_rates import (
     Calibration,
@@ -79,6 +80,7 @@ __all__ = [
     "corrected_difference",
     "corrected_difference_by_system",
     "corrected_rate",
+    "difference_of_rates",
     "equal_errors",
     "human_agreement",
     "judged_difference",

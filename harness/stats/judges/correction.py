@@ -15,8 +15,14 @@ p, good and bad, whose squared distances add up (MOVER: Zou & Donner, Statistics
 2008; ratios: Donner & Zou, Statistics in Medicine 31, 2012). The limits are those of Wilson and
 Tango, or a bootstrap's over seeds and clusters: so few labels, 50 right of 50, and paired verdicts
 are covered as they are there. A judge whose good - bad is not clearly above zero lets every rate
-hold: the interval is the whole range and says why. It is that, too, where no rate can hold: the
-answers are judged otherwise than the labelled ones were.
+hold: the interval is the whole range and says why.
+
+Where no rate can hold, the answers are judged otherwise than the labelled ones were, and the
+interval is the whole range, with one exception. A judge that passes fewer than of the labelled bad
+answers knows these bad ones better. If it passes good answers as it did, or more of them, p is at
+least rate good: the rate is from 0 to p / good, and the estimate 0, as Rogan & Gladen's is where it
+would be below. A judge that passes more than of good answers has no such bound: it may have been
+talked into it.
 
 **Assumption.** That the judge errs on these answers as it did on the labelled ones, given that they
 are good or bad. Of one system, it fails where the labels are of other answers. Of a difference with
@@ -43,10 +49,18 @@ from harness.stats.judges.error_rates import Calibration
 from harness.stats.power import stderr_of
 from harness.stats.student_t import rising_root
 
-Assumption = Literal["errors as labelled", "equal errors", "errors by system", "random labels"]
+Assumption = Literal[
+    "errors as labelled",
+    "errors at most as labelled",
+    "equal errors",
+    "errors by system",
+    "random labels",
+]
 """What a corrected figure rests on.
 
 - `errors as labelled`: of one system; its answers are judged as the labelled ones were.
+- `errors at most as labelled`: of a system of which fewer answers pass than of labelled bad ones,
+  and of a difference to it: the judge fails good answers no more often than labelled ones.
 - `equal errors`: of two systems with one calibration: the judge errs alike on both.
 - `errors by system`: each system's answers are judged as its own labelled ones were.
 - `random labels`: the labelled answers are a random part of the suite's; nothing of the judge.
@@ -116,7 +130,7 @@ def corrected_rate(
             _Term(rate - 1, bad.value, bad.ci_low, bad.ci_high),
         )
 
-    return _solved(
+    found = _solved(
         balance,
         (raw.value - bad.value) / (good.value - bad.value),
         (0.0, 1.0),
@@ -124,6 +138,71 @@ def corrected_rate(
         confidence=confidence,
         facts=(raw.value, raw.n, calibration.labels, "errors as labelled"),
     )
+    if found.reason and calibration.binary and raw.value < bad.value:
+        return _at_most_as_labelled(raw, calibration, limit=limit, confidence=confidence)
+    return found
+
+
+def _at_most_as_labelled(
+    raw: Estimate, calibration: Calibration, *, limit: float, confidence: float
+) -> Corrected:
+    """The share of good answers, where a judge passes fewer than of the labelled bad ones."""
+    good, _ = _both(calibration)
+
+    def balance(rate: float) -> _Balance:
+        return _apart(
+            _Term(1.0, raw.value, raw.ci_low, raw.ci_high),
+            _Term(-rate, good.value, good.ci_low, good.ci_high),
+        )
+
+    def reach(rate: float) -> float:
+        apart = balance(rate)
+        return -apart.above - apart.value
+
+    most = rising_root(reach, 0.0, 1.0) if reach(1.0) > 0 else 1.0
+    at_limit = balance(limit)
+    return Corrected(
+        0.0,
+        stderr_of(0.0, most, confidence),
+        0.0,
+        most,
+        # every rate up to raw / good explains the verdicts
+        1.0 if at_limit.value >= 0 else _p(at_limit, confidence),
+        raw.n,
+        calibration.labels,
+        raw.value,
+        "errors at most as labelled",
+    )
+
+
+def difference_of_rates(
+    a: Corrected,
+    b: Corrected,
+    raw: Difference,
+    *,
+    allowance: tuple[float, float] = (0.0, 0.0),
+    limit: float = 0.0,
+    confidence: float = 0.95,
+) -> Corrected:
+    """a - b of two corrected rates of one calibration, one of them beyond what it allows for.
+
+    Their limits are put together as those of independent figures: answers of both systems to the
+    same questions, and errors of the same calibration, go the same way and would narrow it.
+    `allowance` is that of `corrected_difference`, as a share of answers. Whole range where one of
+    the rates cannot be told.
+    """
+    assumption: Assumption = "errors at most as labelled"
+    reason = a.reason or b.reason
+    if reason:
+        return _unknown((-1.0, 1.0), raw.delta, raw.n, a.labels, "equal errors", reason)
+    least, most = allowance
+    below = _joint(a.value - a.ci_low, b.ci_high - b.value, 0.0) + max(0.0, most)
+    above = _joint(a.ci_high - a.value, b.value - b.ci_low, 0.0) + max(0.0, -least)
+    delta = a.value - b.value
+    low, high = max(-1.0, delta - below), min(1.0, delta + above)
+    p = _p(_Balance(delta - limit, below, above), confidence)
+    stderr = stderr_of(low, high, confidence)
+    return Corrected(delta, stderr, low, high, p, raw.n, a.labels, raw.delta, assumption)
 
 
 def corrected_difference(

@@ -10,7 +10,8 @@ What is known decides, never what comes out:
    runs stays in the interval.
 4. Else the certificate corrects. For a difference that assumes equal errors of both systems; what
    the certificate measured of the judge's love of length is allowed for, by how long their answers
-   are.
+   are. Where a system's verdicts show that its answers are judged otherwise than the labelled ones,
+   the two rates are subtracted, each with the assumption that is left to it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from harness.stats.judges.correction import (
     corrected_difference,
     corrected_difference_by_system,
     corrected_rate,
+    difference_of_rates,
 )
 from harness.stats.judges.error_rates import Calibration, calibrate
 from harness.stats.judges.level import Level
@@ -187,9 +189,20 @@ def judged_difference(
         return _unknown((-1.0, 1.0), raw.delta, raw.n, "equal errors", _no_labels(known, [a, b]))
     calibration = at_confidence(known.calibration, confidence)
     allowance = _allowance(known.length, a.length, b.length)
+    rate_a, rate_b = (corrected_rate(one.raw, calibration, confidence=confidence) for one in (a, b))
+    if (youden := calibration.youden) and (_beyond(rate_a) or _beyond(rate_b)):
+        of_answers = (allowance[0] / youden.value, allowance[1] / youden.value)
+        return difference_of_rates(
+            rate_a, rate_b, raw, allowance=of_answers, limit=limit, confidence=confidence
+        )
     return corrected_difference(
         raw, calibration, allowance=allowance, limit=limit, confidence=confidence
     )
+
+
+def _beyond(rate: Corrected) -> bool:
+    """Whether no share of good answers would have such verdicts with the labelled errors."""
+    return rate.reason is not None or rate.assumption == "errors at most as labelled"
 
 
 def at_confidence(calibration: Calibration, confidence: float) -> Calibration:

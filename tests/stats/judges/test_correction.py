@@ -17,6 +17,7 @@ from harness.stats.judges import (
     corrected_difference,
     corrected_difference_by_system,
     corrected_rate,
+    difference_of_rates,
     equal_errors,
 )
 
@@ -312,3 +313,66 @@ def test_an_allowance_grows_with_the_difference_in_length() -> None:
 def test_what_is_corrected_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         corrected_rate(share(5, 10), FAIR).value = 1.0  # type: ignore[misc]
+
+
+# ---- answers that are worse than the labelled bad ones -------------------------------------------
+
+
+def test_fewer_passes_than_of_bad_answers_bound_the_rate_by_what_good_ones_pass() -> None:
+    """2 of 48 pass, of a judge that passes 20 % of bad answers and 90 % of good ones."""
+    raw = share(2, 48)
+    result = corrected_rate(raw, FAIR)
+    assert (result.value, result.ci_low, result.reason) == (0, 0, None)
+    assert result.assumption == "errors at most as labelled"
+    # Fieller's limit is a little above that of a judge whose 90 % are sure
+    assert raw.ci_high / 0.9 < result.ci_high < raw.ci_high / 0.9 + 0.01
+    # negative control: as many as of bad answers are explained by the labels
+    assert corrected_rate(share(10, 48), FAIR).assumption == "errors as labelled"
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.1, 0.16, 0.18, 0.5, 1.0])
+def test_p_of_a_bounded_rate_agrees_with_its_interval(limit: float) -> None:
+    result = corrected_rate(share(2, 48), FAIR, limit=limit)
+    assert (result.p >= 0.05) == (result.ci_low <= limit <= result.ci_high)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.02, 0.05])
+def test_a_bounded_rate_covers_the_truth_where_bad_answers_are_easier(rate: float) -> None:
+    """The judge passes good answers as labelled, and no bad one here where it passed 20 %."""
+    rng = np.random.default_rng(5)
+    bounded = []
+    for _ in range(400):
+        good = rng.random(60) < rate
+        passed = good & (rng.random(60) < 0.9)
+        result = corrected_rate(share(int(passed.sum()), 60), FAIR)
+        if result.assumption == "errors at most as labelled":
+            bounded.append(result.ci_low <= rate <= result.ci_high)
+    assert len(bounded) > 200
+    assert np.mean(bounded) > 0.95
+
+
+def test_more_passes_than_of_good_answers_have_no_bound() -> None:
+    """Or whoever talks a judge into it has the best model."""
+    result = corrected_rate(share(48, 48), FAIR)
+    assert result.reason is not None
+    assert (result.ci_low, result.ci_high) == (0, 1)
+
+
+def test_a_difference_of_rates_is_within_what_both_can_be() -> None:
+    a, b = corrected_rate(share(30, 48), FAIR), corrected_rate(share(0, 48), FAIR)
+    change = difference_of_rates(a, b, apart(30, 0, 48))
+    assert change.value == pytest.approx(a.value - b.value)
+    assert change.value <= a.value
+    assert 0 < change.ci_low < a.ci_low
+    assert change.ci_high == pytest.approx(a.ci_high)
+    assert change.assumption == "errors at most as labelled"
+    back = difference_of_rates(b, a, apart(0, 30, 48))
+    assert (back.value, back.ci_low, back.ci_high) == pytest.approx(
+        (-change.value, -change.ci_high, -change.ci_low)
+    )
+    # negative controls: an allowance that could explain it all, and a rate that nobody can tell
+    allowed = difference_of_rates(a, b, apart(30, 0, 48), allowance=(0.0, 1.0))
+    assert allowed.ci_low < 0
+    untold = difference_of_rates(a, corrected_rate(share(48, 48), FAIR), apart(0, 18, 48))
+    assert (untold.ci_low, untold.ci_high) == (-1, 1)
+    assert untold.reason is not None

@@ -130,3 +130,19 @@ def test_without_certificate_and_labels_enough_the_reason_says_what_is_missing()
     assert (change.ci_low, change.ci_high, change.p) == (-1, 1, 1)
     enough = system(RNG(0), 0.7, labelled=10)
     assert judged_rate(nothing, enough).reason is None
+
+
+def test_a_system_that_is_judged_otherwise_is_compared_by_its_own_rate() -> None:
+    """Corrected as if it erred alike, the difference would be larger than the better rate."""
+    better, worse = system(RNG(0), 0.6), system(RNG(1), 0.0, judge=(0.9, 1.0))
+    change = judged_difference(CERTIFICATE, better, worse, apart(better, worse))
+    own = judged_rate(CERTIFICATE, better)
+    assert own.value == pytest.approx(0.6, abs=0.1)
+    assert change.value == pytest.approx(own.value)
+    assert change.ci_high <= own.ci_high + 1e-9
+    assert change.assumption == "errors at most as labelled"
+    naive = apart(better, worse).delta / (0.9 + 0.85 - 1)
+    assert naive > own.value + 0.15
+    # negative control: a system that passes more than good answers do tells nothing
+    praised = system(RNG(2), 0.5, judge=(1.0, 0.0))
+    assert judged_difference(CERTIFICATE, praised, worse, apart(praised, worse)).reason
