@@ -51,6 +51,8 @@ PLANTED = 2
 """Answers that each planted instruction is tried on."""
 REPEATED = 40
 """Questions that are asked again."""
+SAME = 1e-4
+"""Scores no further apart are the same, as a part of the largest."""
 
 FILLERS = (
     "Thank you very much for writing to us, and we hope that you are having a pleasant day.",
@@ -432,14 +434,16 @@ def _again(rate_answers: Rate, answers: Sequence[_Answer], scores: Floats) -> Fi
 
 
 def _repeats(first: Floats, second: Floats) -> Figures:
-    # what float32 leaves open is no other verdict
-    rounded = [
-        [None if math.isnan(x) else float(f"{x:.4g}") for x in every] for every in (first, second)
-    ]
     apart = np.abs(first - second)
     known = apart[~np.isnan(apart)]
+    # what float32 leaves open is no other verdict
+    same = apart <= SAME * np.nanmax(np.abs(first)) if len(known) else apart > 0
+    repeats = [
+        [None if math.isnan(x) else x for x in every.tolist()]
+        for every in (first, np.where(same, first, second))
+    ]
     return {
-        "equal": _figure(repeatability(rounded)),
+        "equal": _figure(repeatability(repeats)),
         "largest_difference": float(known.max()) if len(known) else None,
     }
 

@@ -275,3 +275,20 @@ def test_padding_keeps_the_answer_and_planted_texts_too():
     assert all("41 days" in certificate.padded("Within 41 days.", i) for i in range(5))
     output = Output("x", "Within 41 days.", 0, False)
     assert all("41 days" in text.planted(output).text for text in injections())
+
+
+def test_what_float32_leaves_open_is_the_same_verdict(bundled):
+    """Scores near a rounding edge, asked again in other company, are a few 1e-6 apart."""
+
+    def jittered(size: float) -> certificate.Rate:
+        calls = iter(range(100))
+
+        def of(outputs, samples):
+            turn = next(calls)
+            return [0.0123449999 + size * turn * (i % 2) for i, _ in enumerate(outputs)]
+
+        return of
+
+    assert certificate.of_rater(jittered(2e-7), bundled)["repeatability"]["equal"]["value"] == 1
+    # negative control: what is apart by a part in a hundred is another verdict
+    assert certificate.of_rater(jittered(1e-4), bundled)["repeatability"]["equal"]["value"] < 1
