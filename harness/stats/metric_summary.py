@@ -198,7 +198,8 @@ def _bounds(written: Sequence[float | None] | None) -> Bounds | None:
 
 def figure(how: Estimator) -> stats.Kind:
     """What is computed of the scores in `tables`."""
-    return "share" if how["kind"] == "retained" else how["kind"]
+    passes = "judge" in how and "threshold" in how["judge"]
+    return "share" if how["kind"] == "retained" or passes else how["kind"]
 
 
 def measure(

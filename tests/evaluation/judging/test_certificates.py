@@ -250,3 +250,32 @@ def test_what_corrects_a_judge_asks_it_nothing_again(shop: Path, judging_model: 
         assert rows == fresh.rows
     # negative control: another question is asked
     assert sections(shop).reuse(load(shop, {**judge, "criteria": RUBRIC["criteria"][:1]})) is None
+
+
+# ---- passes at the certificate's cut -------------------------------------------------------------
+
+
+def test_scores_are_cut_into_passes_where_answers_were_labelled(
+    shop: Path, judging_model: Path
+) -> None:
+    """All sixteen answers score 2: above the cut all pass, below it none does."""
+    judge = {**RUBRIC, "model": str(loving(judging_model, shop / "right", " 2"))}
+    suite = load(shop, judge)
+
+    def score(threshold: float) -> Any:
+        labelled = {
+            "threshold": threshold,
+            "sensitivity": vars(stats.estimate("share", [1] * 180 + [0] * 20)),
+            "specificity": vars(stats.estimate("share", [1] * 160 + [0] * 40)),
+        }
+        certify(suite, BASE, answers=labelled)
+        return figures(result(load(shop, judge), base_row(judging_model)))["score"]
+
+    all_pass, none = score(1.5), score(2.5)
+    assert (all_pass["correction"]["raw"], none["correction"]["raw"]) == (1, 0)
+    # no answer of sixteen is no proof of a share of zero
+    assert (none["value"], none["ci_low"]) == (0, 0)
+    assert 0.15 < none["ci_high"] < 0.35
+    assert none["correction"]["assumption"] == "errors at most as labelled"
+    assert (all_pass["value"], all_pass["ci_high"]) == (1, 1)
+    assert 0.6 < all_pass["ci_low"] < 0.95
