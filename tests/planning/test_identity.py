@@ -5,9 +5,9 @@ then exact_match is SQuAD's (version 3), must_contain finds whole numbers (versi
 longer scored after a chat mark, searches begin spread evenly and go on beyond their edge, and the
 data set `support` was written anew: every training on it, the suites `perplexity`, `similarity` and
 `judge`, and so the ids of cells changed; and an answer's bits per byte lost those of the end token
-(suite `perplexity`), and chrf is of the corpus (version 2); the suite `judge` has another judge, with
-its certificate (version 3). An id changes where a result would:
-then, and only then, write it anew, and say in the changelog what changed.
+(suite `perplexity`), and chrf is of the corpus (version 2); the suite `judge` has another judge,
+with its certificate (version 3). An id changes where a result would: then, and only then, write it
+anew, and say in the changelog what changed.
 """
 
 from __future__ import annotations
