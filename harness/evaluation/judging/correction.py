@@ -13,6 +13,7 @@ from typing import Any, cast
 from harness.api.task import Suite
 from harness.evaluation.judging import answer_labels
 from harness.evaluation.judging.answer_labels import LABEL, AnswerLabels
+from harness.evaluation.judging.panels.seats import each
 from harness.record import JudgeErrors
 from harness.types import Metric, SuiteResult
 
@@ -89,5 +90,6 @@ def _notes(
 
 def _not_certified(suite: Suite) -> str:
     """What measures a judge whose errors are in no figure yet."""
-    who = "" if suite.judge_model or suite.judge_endpoint else " --model MODEL"
+    named = all(one.judge_model or one.judge_endpoint for one in each(suite))
+    who = "" if named else " --model MODEL"
     return f"not corrected: `harness judge certify {suite.name}{who}` measures the judge's errors"
