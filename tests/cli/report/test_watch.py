@@ -75,8 +75,9 @@ def test_the_page_grows_with_the_run(browser, watching):
     _, folder, port = watching
     one = Opened(browser, f"http://127.0.0.1:{port}/", offline=False)
     expect(one.page.locator("#live")).to_have_text("0 cells recorded")
-    (folder / "logs" / "base-s0-69a12211c0.log").touch()
-    expect(one.page.locator("#leaderboard-notes")).to_contain_text("base-s0-69a12211c0: no record")
+    (base,) = (QUICKSTART / "cells").glob("base-*.json")
+    (folder / "logs" / f"{base.stem}.log").touch()
+    expect(one.page.locator("#leaderboard-notes")).to_contain_text(f"{base.stem}: no record")
     bring("base", folder)
     rows = one.page.locator("#leaderboard-grid .row-title strong")
     expect(rows).to_have_text(["base"])
