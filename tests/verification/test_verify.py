@@ -66,7 +66,14 @@ def test_twenty_clean_copies_raise_no_alarm(tmp_path: Path, at_hand: SuitesAtHan
         assert (report.verdict, report.findings, report.open) == ("holds", [], [])
     assert report.checked["figures"] > 1000
     assert report.checked["scores"] > 1000
-    assert report.checked["questions"] == 480
+    # all but those of perplexity, whose texts are no questions
+    asked = [
+        suite["samples"]["rows"]
+        for file in QUICKSTART.glob("cells/*.json")
+        for name, suite in figures(json.loads(file.read_text())).items()
+        if name != "perplexity"
+    ]
+    assert report.checked["questions"] == sum(asked) > 400
 
 
 def test_rows_of_several_seeds_hold_too(at_hand: SuitesAtHand) -> None:
@@ -215,7 +222,7 @@ MUTATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a surer gain": (
         _figure("judge", "score", "delta_p", 0.01),
-        r"judge.score.delta_p: stated 0.01, recomputed 0.3547",
+        r"judge.score.delta_p: stated 0.01, recomputed 0.\d+",
     ),
     "more samples": (
         _figure("similarity", "cosine", "n", 480),
@@ -322,7 +329,7 @@ MUTATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "less memory in the table": (
         _board(lambda board: board["rows"][1]["cost"].update(peak_memory_bytes=10**9)),
-        r"row lora.cost.peak_memory_bytes: stated 1000000000, recomputed 2452320256",
+        r"row lora.cost.peak_memory_bytes: stated 1000000000, recomputed \d{10}\b",
     ),
     "a row left out": (_board(lambda board: board["rows"].pop(0)), r"leaderboard.json: rows: st"),
     "rows changed about": (_board(lambda board: board["rows"].reverse()), r"leaderboard.json: row"),
@@ -353,7 +360,7 @@ def test_what_is_not_sealed_anew_is_named_by_its_seal(copy: Path, at_hand: Suite
         board["rows"][2]["rank"] = 1
     beside = copy / "samples" / cell(copy, "qlora") / "judge.json"
     with changed(beside, sealed=False) as section:
-        section["version"] = 3
+        section["version"] += 1
     said = "\n".join(map(str, found(copy, at_hand).findings))
     assert "the seal is not that of the record: it changed since it was written" in said
     assert re.search(r"samples/full\S+judge.jsonl.gz: sha256: stated \S+, recomputed", said)
@@ -467,8 +474,8 @@ def test_the_command_says_what_was_checked_and_what_was_not(copy: Path) -> None:
     result = CliRunner().invoke(cli, ["verify", str(copy)])
     assert result.exit_code == 0
     assert "holds" in result.output
-    assert (
-        "Checked: 4 seals, 4 records, 16 sample files, 672 samples, 1316 figures" in result.output
+    assert re.search(
+        r"Checked: 4 seals, 4 records, 16 sample files, \d{3} samples, \d{4} figures", result.output
     )
     assert "judge: a judge's verdicts are the judge's: nobody asked it again" in result.output
     with record(copy, "lora") as data:
