@@ -49,6 +49,8 @@ from harness.system.hub import file_sha256
 from harness.types import Artifact, Output, Sample
 
 HELPFUL = "The better answer does what it is asked to, is right, and says no more than is needed."
+OWN = {"smollm2-135m"}
+"""Whose labelled answers are the judging model's own, and those of its fine-tunes."""
 Key = tuple[str, str | None, str]
 """Question, reference and answer."""
 
@@ -309,7 +311,7 @@ def judges(
     referenced = labelled.pairs[0].reference is not None
 
     def rated(rate: Any) -> Callable[[], dict[str, Any]]:
-        return lambda: certificate.of_rater(rate, labelled)
+        return lambda: certificate.of_rater(rate, labelled, OWN)
 
     yield "random", rated(lambda outputs, samples: [_noise(o.text) for o in outputs])
     yield "length", rated(Single(features, "length"))
@@ -323,7 +325,9 @@ def judges(
         for name, own in every.items():
             yield (
                 name,
-                lambda own=own: certificate.of_rater(Fitted(features, own, labelled), labelled),
+                lambda own=own: certificate.of_rater(
+                    Fitted(features, own, labelled), labelled, OWN
+                ),
             )
         yield (
             "expected_score",
@@ -345,7 +349,7 @@ def _registered(
         suite = certify.suite_of(name, plugins(), options)
         bench.begin(suite)
         judge = judge_of(suite, plugins())
-        return certify.of_judge(judge, certify.lent(bench), labelled, {"smollm2-135m"})
+        return certify.of_judge(judge, certify.lent(bench), labelled, OWN)
 
     return certified
 
@@ -369,6 +373,7 @@ COLUMNS = (
     "position",
     "padded",
     "injected",
+    "own answers",
     "repeated",
     "valid",
     "seconds",
@@ -391,6 +396,7 @@ def table(found: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
             _cell((one["position"] or {}).get("consistent")),
             _cell((one["verbosity"] or {}).get("verdicts", {}).get("difference")),
             _cell((one["injection"] or {}).get("verdicts", {}).get("moved")),
+            _cell(next(iter((one["self_preference"] or {}).values()), None)),
             _cell(one["repeatability"]["equal"]),
             _cell(one["validity"]),
             f"{one['seconds']:.0f}",

@@ -194,6 +194,14 @@ def test_the_sentences_about_judges_are_those_of_their_certificates() -> None:
         figure = f"{kappa['value']:.2f} [{kappa['ci_low']:.2f}, {kappa['ci_high']:.2f}]"
         assert figure in told
         assert f"`{found[name]['level']}`" in told
+    shipped = json.loads((ROOT / "suites/support/judge-certificate.json").read_text("utf-8"))
+    kappa, own = shipped["answers"]["kappa"], shipped["self_preference"]["scores"]
+    pairs = shipped["labels"]["pairs"]
+    assert (
+        f"is on all {pairs}: kappa {kappa['value']:.2f} [{kappa['ci_low']:.2f}, "
+        f"{kappa['ci_high']:.2f}], `{shipped['level']}`; its own model's answers it rates "
+        f"{own['value']:.2f} nats higher [{own['ci_low']:.2f}, {own['ci_high']:.2f}]" in told
+    )
     longest = found["pandalm-length"]["pairs"]
     assert f"kappa {longest['kappa']['value']:.2f}" in told
     assert f"kappa {longest['human_kappa']['value']:.2f}" in told
