@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from harness.evaluation.trial import Trial
 from harness.manager import Plugins
 from harness.models.packaged import resolve_model
 from harness.models.tiny import NAME
-from harness.system.child_process import answer
+from harness.system.child_process import answered
 from harness.types import ModelRef
 
 __all__ = ["SAMPLES", "load", "try_out"]
@@ -61,7 +60,7 @@ def try_out(suite: Suite, base: ModelRef | None) -> dict[str, object]:
     from pydantic import TypeAdapter
 
     trial = TypeAdapter(Trial).dump_json(Trial(suite, SAMPLES, base))
-    printed = answer("harness.evaluation.trial", trial, f"{suite.file}: the check was killed")
+    found = answered("harness.evaluation.trial", trial, f"{suite.file}: the check was killed")
     return {
         "suite": suite.name,
         "version": suite.version,
@@ -74,5 +73,5 @@ def try_out(suite: Suite, base: ModelRef | None) -> dict[str, object]:
         ),
         "model": base.name if base else NAME,
         "random_weights": base is None,
-        **json.loads(printed.splitlines()[-1]),
+        **found,
     }

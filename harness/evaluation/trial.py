@@ -7,7 +7,6 @@ not run.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from harness.evaluation.suite import task_of
 from harness.hookspecs import hookimpl
 from harness.manager import plugins
 from harness.stats import metric_summary
+from harness.system.child_process import reply_to_stdin
 from harness.types import Artifact, Metric, ModelRef, SuiteResult
 
 __all__ = ["Trial", "run"]
@@ -204,14 +204,7 @@ def main() -> int:
     """Run the trial on standard input."""
     from pydantic import TypeAdapter
 
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            report = run(TypeAdapter(Trial).validate_json(sys.stdin.read()))
-    except UserError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return UserError.exit_code
-    print(f"\n{json.dumps(report, default=str)}")
-    return 0
+    return reply_to_stdin(lambda asked: run(TypeAdapter(Trial).validate_json(asked)))
 
 
 if __name__ == "__main__":

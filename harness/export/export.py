@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -235,20 +235,26 @@ def _sample(suite: str, row: Mapping[str, Any]) -> Sample:
 # The target folder
 
 
+def check_empty_or(mark: str, to: Path, there: Collection[str]) -> bool:
+    """Whether `to`, which holds the files `there`, has the file `mark` of an earlier command.
+
+    Raises UserError for what is no folder, and for a folder with other files alone.
+    """
+    if to.exists() and not to.is_dir():
+        raise UserError(f"--to {to}: not a folder: name another")
+    if there and not (to / mark).is_file():
+        raise UserError(f"--to {to}: not empty: name a folder that is empty or not there")
+    return bool(there)
+
+
 def check_target(to: Path, source: Source) -> bool:
     """Whether `to` holds an earlier export of the same cell, which may be replaced.
 
     Raises UserError where it holds anything else.
     """
-    if not to.exists():
-        return False
-    if not to.is_dir():
-        raise UserError(f"--to {to}: not a folder: name another")
     there = {f.relative_to(to).as_posix() for f in to.rglob("*") if f.is_file()}
-    if not there:
+    if not check_empty_or(REPORT, to, there):
         return False
-    if REPORT not in there:
-        raise UserError(f"--to {to}: not empty: name a folder that is empty or not there")
     try:
         report = json.loads((to / REPORT).read_text(encoding="utf-8"))
         whose, files = report["cell"]["id"], {*report["files"], REPORT}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.export.export import REPORT, Source
+from harness.export.export import REPORT, Source, check_empty_or
 from harness.models import adapters
 from harness.publishing import content, publication
 from harness.publishing.publication import NAME, RESULTS, Publication
@@ -70,15 +70,9 @@ def check_target(to: Path, source: Source) -> bool:
 
     Raises UserError where it holds anything else.
     """
-    if not to.exists():
-        return False
-    if not to.is_dir():
-        raise UserError(f"--to {to}: not a folder: name another")
     there = publication.files_of(to)
-    if not there:
+    if not check_empty_or(NAME, to, there):
         return False
-    if not publication.is_published(to):
-        raise UserError(f"--to {to}: not empty: name a folder that is empty or not there")
     told = publication.content(to)
     if told.get("cell") != source.id:
         raise UserError(

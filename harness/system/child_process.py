@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -10,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
+from harness.errors import HarnessError, UserError
 from harness.system import hardware
 
 Emit = Callable[..., None]
@@ -91,6 +93,43 @@ def answer(module: str, request: bytes, otherwise: str) -> bytes:
     if completed.returncode:
         raise UserError(_last_line(completed.stderr) or otherwise)
     return completed.stdout
+
+
+def answered(module: str, request: bytes, otherwise: str) -> dict[str, Any]:
+    """The JSON of the last line that a module prints, from `request` on standard input.
+
+    Raises UserError as `answer` does.
+    """
+    found: dict[str, Any] = json.loads(answer(module, request, otherwise).splitlines()[-1])
+    return found
+
+
+def reply_to_stdin(
+    run: Callable[[str], object],
+    *,
+    known: type[HarnessError] = UserError,
+    unexpected: str | None = None,
+) -> int:
+    """Print what `run` makes of the request on standard input, as JSON; return the exit code.
+
+    The child's side of `answered`. All else that is printed goes to standard error. A `known` error
+    is one line there; of any other the traceback, and its text behind `unexpected`. Without
+    `unexpected` other errors are raised.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            found = run(sys.stdin.read())
+    except known as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return UserError.exit_code
+    except Exception as error:
+        if unexpected is None:
+            raise
+        traceback.print_exc()
+        print(f"{unexpected}: {type(error).__name__}: {error}", file=sys.stderr)
+        return UserError.exit_code
+    print(f"\n{json.dumps(found, default=str)}")
+    return 0
 
 
 def events(module: str, request: bytes) -> Iterator[dict[str, Any]]:

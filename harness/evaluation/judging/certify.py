@@ -7,9 +7,7 @@ as JSON. It exits 2 with one line on standard error where the judge cannot be ce
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from harness.evaluation.judging.certificates import keep, sheet
 from harness.evaluation.judging.options import judge_of
 from harness.evaluation.judging.panels.seats import each
 from harness.manager import Plugins, plugins
-from harness.system.child_process import answer
+from harness.system.child_process import answered, reply_to_stdin
 from harness.types import ModelRef, Output, Precision, Sample
 
 __all__ = ["RUBRIC", "Request", "certify", "lent", "of_judge", "opened", "run", "suite_of"]
@@ -36,6 +34,10 @@ Rate how well an answer of a shop's customer support agrees with the reference a
 3: on the subject, but a fact is missing or vague.
 1: wrong facts, or not on the subject."""
 """What a judge that no suite sets up is asked of the bundled labelled answers."""
+
+
+UNEXPECTED = "the judge does not run"
+"""Before an error of a judge that nobody foresaw."""
 
 
 @dataclass
@@ -104,9 +106,7 @@ def certify(request: Request) -> dict[str, Any]:
     assert judge is not None
     judge.check([sample for pair in _pairs(request) for sample in (_sample(pair),)])
     asked = TypeAdapter(Request).dump_json(request)
-    printed = answer("harness.evaluation.judging.certify", asked, "the certification was killed")
-    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
-    return found
+    return answered("harness.evaluation.judging.certify", asked, "the certification was killed")
 
 
 def _pairs(request: Request) -> Sequence[labels.Pair]:
@@ -292,18 +292,9 @@ def main() -> int:
     """Certify what standard input asks for."""
     from pydantic import TypeAdapter
 
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            found = run(TypeAdapter(Request).validate_json(sys.stdin.read()))
-    except UserError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return UserError.exit_code
-    except Exception as error:
-        traceback.print_exc()
-        print(f"the judge does not run: {type(error).__name__}: {error}", file=sys.stderr)
-        return UserError.exit_code
-    print(f"\n{json.dumps(found, default=str)}")
-    return 0
+    return reply_to_stdin(
+        lambda asked: run(TypeAdapter(Request).validate_json(asked)), unexpected=UNEXPECTED
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from harness.models.shapes import NotPredicted, config_of
 from harness.planning.memory.predict import Prediction, footprint_of, setting_of
-from harness.system.child_process import answer
+from harness.system.child_process import answered
 from harness.training.bf16_weights import keeping_rests
 from harness.training.sft_options import EIGHT_BITS
 
@@ -73,10 +73,9 @@ def traced(cell: Cell, device: str) -> Prediction:
         "length": batch.length if not footprint.packing else batch.tokens,
         "supervised": batch.supervised,
     }
-    output = answer(
+    by_category: dict[str, int] = answered(
         "harness.planning.memory.trace", json.dumps(request).encode(), "the trace printed nothing"
     )
-    by_category: dict[str, int] = json.loads(output.splitlines()[-1])
     total = sum(by_category.values())
     return Prediction(total, by_category, kind, f"trace; {batch.source}", batch=batch)
 

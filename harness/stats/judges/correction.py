@@ -92,6 +92,10 @@ class Corrected:
     """Of prediction-powered inference: the weight of the verdicts."""
 
 
+_Facts = tuple[float, int, int, Assumption]
+"""By the verdicts alone, samples, labelled answers, and what the figure rests on."""
+
+
 class _Term(NamedTuple):
     """A coefficient and the estimate that it is of, with its limits."""
 
@@ -191,18 +195,12 @@ def difference_of_rates(
     `allowance` is that of `corrected_difference`, as a share of answers. Whole range where one of
     the rates cannot be told.
     """
-    assumption: Assumption = "errors at most as labelled"
     reason = a.reason or b.reason
     if reason:
         return _unknown((-1.0, 1.0), raw.delta, raw.n, a.labels, "equal errors", reason)
-    least, most = allowance
-    below = _joint(a.value - a.ci_low, b.ci_high - b.value, 0.0) + max(0.0, most)
-    above = _joint(a.ci_high - a.value, b.value - b.ci_low, 0.0) + max(0.0, -least)
-    delta = a.value - b.value
-    low, high = max(-1.0, delta - below), min(1.0, delta + above)
-    p = _p(_Balance(delta - limit, below, above), confidence)
-    stderr = stderr_of(low, high, confidence)
-    return Corrected(delta, stderr, low, high, p, raw.n, a.labels, raw.delta, assumption)
+    apart = _widened(_subtracted(a, b, 0.0), allowance)
+    facts: _Facts = (raw.delta, raw.n, a.labels, "errors at most as labelled")
+    return _difference(apart, limit=limit, confidence=confidence, facts=facts)
 
 
 def corrected_difference(
@@ -223,7 +221,6 @@ def corrected_difference(
     if problem:
         return _unknown((-1.0, 1.0), raw.delta, raw.n, calibration.labels, "equal errors", problem)
     good, bad = _both(calibration)
-    least, most = allowance
 
     def balance(delta: float) -> _Balance:
         apart = _apart(
@@ -231,8 +228,7 @@ def corrected_difference(
             _Term(-delta, good.value, good.ci_low, good.ci_high),
             _Term(delta, bad.value, bad.ci_low, bad.ci_high),
         )
-        # whatever is allowed for counts in full: it is a bias, no spread
-        return _Balance(apart.value, apart.below + max(0.0, most), apart.above + max(0.0, -least))
+        return _widened(apart, allowance)
 
     found = _solved(
         balance,
@@ -274,13 +270,9 @@ def corrected_difference_by_system(
         return _unknown((-1.0, 1.0), raw.delta, raw.n, labels, "errors by system", reason)
     first, second = rates
     shared = _correlation((a, of_a, first), (b, of_b, second), raw, confidence)
-    delta = first.value - second.value
-    below = _joint(first.value - first.ci_low, second.ci_high - second.value, shared)
-    above = _joint(first.ci_high - first.value, second.value - second.ci_low, shared)
-    low, high = max(-1.0, delta - below), min(1.0, delta + above)
-    p = _p(_Balance(delta - limit, below, above), confidence)
-    stderr = stderr_of(low, high, confidence)
-    return Corrected(delta, stderr, low, high, p, raw.n, labels, raw.delta, "errors by system")
+    facts: _Facts = (raw.delta, raw.n, labels, "errors by system")
+    apart = _subtracted(first, second, shared)
+    return _difference(apart, limit=limit, confidence=confidence, facts=facts)
 
 
 def allowance_for_length(padded: Difference, padding: float, lengths: float) -> tuple[float, float]:
@@ -338,7 +330,7 @@ def _solved(
     *,
     limit: float,
     confidence: float,
-    facts: tuple[float, int, int, Assumption],
+    facts: _Facts,
 ) -> Corrected:
     """Where zero is within the limits of `balance`.
 
@@ -378,6 +370,28 @@ def _p(apart: _Balance, confidence: float) -> float:
         return 0.0
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     return 2 * NormalDist().cdf(-z * abs(apart.value) / reach)
+
+
+def _subtracted(a: Corrected, b: Corrected, correlation: float) -> _Balance:
+    """a - b of two rates, with the distances of its limits (Zou & Donner 2008, eq. 10)."""
+    below = _joint(a.value - a.ci_low, b.ci_high - b.value, correlation)
+    above = _joint(a.ci_high - a.value, b.value - b.ci_low, correlation)
+    return _Balance(a.value - b.value, below, above)
+
+
+def _widened(apart: _Balance, allowance: tuple[float, float]) -> _Balance:
+    """Whatever is allowed for counts in full: it is a bias, no spread."""
+    least, most = allowance
+    return _Balance(apart.value, apart.below + max(0.0, most), apart.above + max(0.0, -least))
+
+
+def _difference(apart: _Balance, *, limit: float, confidence: float, facts: _Facts) -> Corrected:
+    """A difference of shares, from -1 to 1, with its distances as limits."""
+    raw, n, labels, assumption = facts
+    low, high = max(-1.0, apart.value - apart.below), min(1.0, apart.value + apart.above)
+    p = _p(apart._replace(value=apart.value - limit), confidence)
+    stderr = stderr_of(low, high, confidence)
+    return Corrected(apart.value, stderr, low, high, p, n, labels, raw, assumption)
 
 
 def _joint(first: float, second: float, correlation: float) -> float:

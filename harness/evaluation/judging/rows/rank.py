@@ -7,12 +7,9 @@ the last line that it prints is the ranking as JSON. It exits 2 with one line on
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
-import json
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +28,7 @@ from harness.evaluation.judging.verdicts import MOST_MISSING, check_missing, mis
 from harness.manager import plugins
 from harness.stats.estimates import Estimate
 from harness.stats.judges import Comparison, ranking
-from harness.system.child_process import answer
+from harness.system.child_process import answered, reply_to_stdin
 from harness.types import ModelRef, Output, Sample
 
 __all__ = ["Request", "rank"]
@@ -68,9 +65,7 @@ def rank(request: Request) -> dict[str, Any]:
     _ = certify.Request(request.suite, request.model, "").judging
     judge.check([_sample(row) for row in next(iter(found[0].seeds.values())).values()])
     asked = TypeAdapter(Request).dump_json(request)
-    printed = answer("harness.evaluation.judging.rows.rank", asked, "the judging was killed")
-    ranked: dict[str, Any] = json.loads(printed.splitlines()[-1])
-    return ranked
+    return answered("harness.evaluation.judging.rows.rank", asked, "the judging was killed")
 
 
 def _comparing(suite: Suite) -> Judge:
@@ -282,18 +277,11 @@ def main() -> int:
     """Rank what standard input asks for."""
     from pydantic import TypeAdapter
 
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            found = run(TypeAdapter(Request).validate_json(sys.stdin.read()))
-    except HarnessError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return UserError.exit_code
-    except Exception as error:
-        traceback.print_exc()
-        print(f"the judge does not run: {type(error).__name__}: {error}", file=sys.stderr)
-        return UserError.exit_code
-    print(f"\n{json.dumps(found, default=str)}")
-    return 0
+    return reply_to_stdin(
+        lambda asked: run(TypeAdapter(Request).validate_json(asked)),
+        known=HarnessError,
+        unexpected=certify.UNEXPECTED,
+    )
 
 
 if __name__ == "__main__":
