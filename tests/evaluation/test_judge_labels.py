@@ -48,6 +48,7 @@ def test_labels_are_in_the_rows_and_correct_the_score(
     found = result(load(shop, written), base_row(judging_model))
     assert [row["scores"]["label"] for row in found.rows] == [1.0] * 4 + [0.0] * 12
     assert found.notes["labelled_answers"] == 16
+    assert not [warning for warning in found.warnings if "labels" in warning]
     metrics = summarise(found.metrics, found.rows)
     score, before = metrics["score"], summarise(plain.metrics, plain.rows)["score"]
     # the judge finds every answer right; the figure is what people say
@@ -58,6 +59,18 @@ def test_labels_are_in_the_rows_and_correct_the_score(
     assert score["correction"]["assumption"] == "random labels"
     assert "correction" not in metrics["tone"]
     assert "correction" not in before
+
+
+def test_labels_of_other_answers_alone_are_told(
+    shop: Path, judging_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    right = loving(judging_model, tmp_path_factory.mktemp("judge") / "right", " 2")
+    others = [("s0", "Of another model."), ("s1", "Of it, too.")]
+    judge = {**label(shop, others, 1), "model": str(right)}
+    found = result(load(shop, judge), base_row(judging_model))
+    assert found.notes["labelled_answers"] == 0
+    (warning,) = [warning for warning in found.warnings if "labels" in warning]
+    assert "no answer here has a label of labels.jsonl, which labels 2 others" in warning
 
 
 def test_labels_are_part_of_the_hash_and_their_place_is_not(shop: Path) -> None:

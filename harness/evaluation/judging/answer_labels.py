@@ -10,7 +10,7 @@ sample, spaces at its ends apart, has the label.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,23 +64,6 @@ class AnswerLabels:
     def of(self, sample: str, answer: str) -> float | None:
         """The label of an answer; None where it has none."""
         return self.labels.get((sample, answer.strip()))
-
-    def check_answered(self, answers: Iterable[tuple[str, str]]) -> int:
-        """How many of the labels are of one of these answers, (sample id, text) each.
-
-        Raises DataError where none is: then they are of another model's answers.
-        """
-        known = {(sample, text.strip()) for sample, text in answers}
-        used = sum(answer in known for answer in self.labels)
-        if not used:
-            (sample, text), line = next(iter(self.lines.items()))
-            raise DataError(
-                f"no record has the answer {_short(text)} to sample '{sample}', nor that of any "
-                f"other of the {len(self.labels)} labels: label answers from a sample file",
-                file=self.file,
-                line=line,
-            )
-        return used
 
 
 def read(file: Path, samples: Collection[str]) -> AnswerLabels:

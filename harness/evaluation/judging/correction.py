@@ -7,7 +7,7 @@ for again.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from harness.api.task import Suite
@@ -24,6 +24,8 @@ SCORE = "score"
 
 _LABELLED = "labelled_answers"
 """How many answers have a label, among a suite's notes."""
+
+_NO_LABEL = "no answer here has a label"
 
 
 def content(suite: Suite, labels: AnswerLabels | None) -> dict[str, object]:
@@ -48,6 +50,7 @@ def correct(
         rows=rows,
         metrics=[_corrected(metric, figure, known, labels) for metric in result.metrics],
         notes=_notes(suite, labels, result.notes, rows),
+        warnings=_warnings(suite, labels, result.warnings, rows),
     )
 
 
@@ -86,6 +89,25 @@ def _notes(
     read_with = ["self-judged, by the base of what is judged"] if judge["self_judged"] else []
     read_with += [] if certificate or labels else [_not_certified(suite)]
     return {**found, "label": "; ".join(read_with)} if read_with else found
+
+
+def _warnings(
+    suite: Suite,
+    labels: AnswerLabels | None,
+    warnings: Sequence[str],
+    rows: list[dict[str, Any]],
+) -> list[str]:
+    """The warnings, with one where no label is of these answers; that of earlier labels goes."""
+    head = f"suite '{suite.name}': {_NO_LABEL}"
+    kept = [warning for warning in warnings if not warning.startswith(head)]
+    if labels is None or any(row["scores"][LABEL] is not None for row in rows):
+        return kept
+    file, count = labels.file.name, len(labels.labels)
+    return [
+        *kept,
+        f"{head} of {file}, which labels {count} others: they do not correct this row; "
+        "label answers as its sample file has them",
+    ]
 
 
 def _not_certified(suite: Suite) -> str:

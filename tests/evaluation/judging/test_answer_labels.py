@@ -86,11 +86,3 @@ def test_labels_of_one_kind_are_refused(tmp_path: Path) -> None:
     file = written(tmp_path, row("s1", "a", "good"), row("s2", "b", "good"))
     with pytest.raises(DataError, match="all 2 labelled answers are good"):
         read(file, SAMPLES)
-
-
-def test_labels_of_another_models_answers_are_refused(tmp_path: Path) -> None:
-    file = written(tmp_path, row("s1", "a", "good"), row("s2", "b", "bad"))
-    labels = read(file, SAMPLES)
-    assert labels.check_answered([("s1", "a\n"), ("s3", "c")]) == 1
-    with pytest.raises(DataError, match="no record has the answer 'a' to sample 's1'"):
-        labels.check_answered([("s1", "b"), ("s2", "a")])
