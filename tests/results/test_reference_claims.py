@@ -189,8 +189,15 @@ def test_the_sentences_about_judges_are_those_of_their_certificates() -> None:
     for name, one in found.items():
         where, _, judge = name.partition("-")
         assert f"| {where} | {judge} | {one['level']} |" in table
-    for name in ("support-expected_score", "support-facts", "support-cosine", "support-backward"):
-        kappa = found[name]["answers"]["kappa"]
+    for name in (
+        "support-expected_score",
+        "support-rubric",
+        "support-facts",
+        "support-cosine",
+        "support-backward",
+        "support-pairwise",
+    ):
+        kappa = (found[name].get("answers") or found[name]["pairs"])["kappa"]
         figure = f"{kappa['value']:.2f} [{kappa['ci_low']:.2f}, {kappa['ci_high']:.2f}]"
         assert figure in told
         assert f"`{found[name]['level']}`" in told
@@ -202,6 +209,12 @@ def test_the_sentences_about_judges_are_those_of_their_certificates() -> None:
         f"{kappa['ci_high']:.2f}], `{shipped['level']}`; its own model's answers it rates "
         f"{own['value']:.2f} nats higher [{own['ci_low']:.2f}, {own['ci_high']:.2f}]" in told
     )
+    for name, one in found.items():
+        if name in ("support-expected_score", "support-rubric", "support-pairwise"):
+            assert one["level"] == "failed"
+        if name.startswith("pandalm"):
+            assert one["level"] == ("weak" if name == "pandalm-length" else "failed")
+    assert f"held against {found['support-facts']['labels']['pairs']} labelled pairs" in told
     longest = found["pandalm-length"]["pairs"]
     assert f"kappa {longest['kappa']['value']:.2f}" in told
     assert f"kappa {longest['human_kappa']['value']:.2f}" in told
