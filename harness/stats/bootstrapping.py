@@ -319,8 +319,8 @@ def _degrees(boot: Bootstrap) -> float:
     squares = sum(variance * t_quantile(0.975, df) ** 2 for variance, df in parts)
     t = math.sqrt(squares / (of_samples + seeds))
     few, many = min(df for _, df in parts), max(df for _, df in parts)
-    # t is nearly straight in 1 / df
-    return 1 / rising_root(lambda x: t_quantile(0.975, 1 / x) - t, 1 / many, 1 / few)
+    # the chance beyond t is nearly straight in 1 / df
+    return 1 / rising_root(lambda x: t_two_sided(t, 1 / x) - 0.05, 1 / many, 1 / few)
 
 
 def checked(kind: Kind, scores: ArrayLike, per: ArrayLike | None) -> Floats:
