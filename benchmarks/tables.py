@@ -4,8 +4,9 @@
     python benchmarks/tables.py --check    # exit code 1 and the files' names where one is stale
 
 What stands between `<!-- harness leaderboard ... -->` and `<!-- /harness leaderboard -->` is what
-that command prints, run from the repository's root; and every `results/reference/*/leaderboard.md`
-is that folder's leaderboard in Markdown.
+that command prints, run from the repository's root; between `<!-- benchmarks/gpus.py -->` and its
+end, that script's table; and every `results/reference/*/leaderboard.md` is that folder's
+leaderboard in Markdown.
 """
 
 from __future__ import annotations
@@ -22,10 +23,16 @@ from click.testing import CliRunner
 
 from harness.cli.main import cli
 
+if __package__:
+    from benchmarks import gpus
+else:  # python benchmarks/tables.py
+    import gpus
+
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(
     r"(<!-- harness (leaderboard\s[^>]*?)\s*-->\n)(.*?)(<!-- /harness leaderboard -->)", re.DOTALL
 )
+CARDS = re.compile(r"(<!-- benchmarks/gpus.py -->\n)(.*?)(<!-- /benchmarks/gpus.py -->)", re.DOTALL)
 WIDTH = "120"
 """Columns of a table in a terminal's form."""
 
@@ -58,7 +65,8 @@ def written() -> Iterator[tuple[Path, str]]:
 
 def renewed(text: str) -> str:
     """A text with every marked table as its command prints it now."""
-    return BLOCK.sub(lambda match: f"{match[1]}{block(shlex.split(match[2]))}{match[4]}", text)
+    text = BLOCK.sub(lambda match: f"{match[1]}{block(shlex.split(match[2]))}{match[4]}", text)
+    return CARDS.sub(lambda match: f"{match[1]}\n{gpus.table()}\n{match[3]}", text)
 
 
 def block(arguments: list[str]) -> str:

@@ -88,12 +88,12 @@ def test_the_tables_are_what_their_commands_print() -> None:
     assert tables.renewed(edited).count(figure[1]) >= 2
 
 
-def test_its_policy_and_that_of_the_readme_are_policies() -> None:
+def test_its_policy_and_that_of_the_manual_are_policies() -> None:
     policy.load(ROOT / "docs/gate-policy.yaml")
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/how-to/gate.md").read_text(encoding="utf-8")
     block = text.split("```yaml\n# gate.yaml\n", 1)[1].split("```", 1)[0]
     rules = strict_yaml.validate(
-        policy.Policy, strict_yaml.parse(block, "README.md"), context="policy"
+        policy.Policy, strict_yaml.parse(block, "gate.md"), context="policy"
     )
     assert [rule.limit for rule in rules.rules] == [
         "max_drop", "max_increase", "max_drop", "min", "better_than", "max_increase",

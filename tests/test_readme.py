@@ -1,4 +1,4 @@
-"""What the README shows is what the harness does: its examples are taken out of it and run."""
+"""What README and manual show is what the harness does: their examples are taken out and run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,23 @@ from harness.config import experiment as config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
 def block(section: str, language: str) -> str:
     """The first code block of a language in a section of the README."""
     text = README.split(f"\n## {section}\n", 1)[1].split("\n## ", 1)[0]
+    return first(text, language) or pytest.fail(f"no {language} in '{section}'")
+
+
+def first(text: str, language: str) -> str:
+    """The first code block of a language in a text; empty where there is none."""
     found = re.search(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    assert found, f"no {language} in '{section}'"
-    return found[1]
+    return found[1] if found else ""
 
 
 def install(folder: Path) -> None:
@@ -69,6 +78,22 @@ def test_the_examples_are_as_short_as_they_are_said_to_be() -> None:
     assert len(block("Write a suite", "yaml").splitlines()) <= 12
 
 
+def test_the_manual_shows_the_same_examples() -> None:
+    """They stand in the README too, from which the test above takes them."""
+    assert first(page("how-to/method.md"), "python") == block("Write a method", "python")
+    assert first(page("how-to/method.md"), "toml") == block("Write a method", "toml")
+    assert first(page("how-to/suite.md"), "yaml") == block("Write a suite", "yaml")
+    assert first(page("how-to/suite.md"), "json") == block("Write a suite", "json")
+
+
+def test_the_readme_is_short_and_has_both_commands() -> None:
+    shown = re.search(r"<!-- quickstart output -->.*<!-- /quickstart output -->", README, re.DOTALL)
+    assert shown
+    assert len(README.splitlines()) - len(shown[0].splitlines()) <= 200
+    assert "    make quickstart " in README
+    assert "    make test " in README
+
+
 def test_the_experiment_shown_is_the_bundled_one() -> None:
     bundled = ROOT / "harness" / "bundled" / "quickstart.yaml"
     assert block("An experiment", "yaml") == bundled.read_text(encoding="utf-8")
@@ -80,20 +105,21 @@ def test_the_settings_for_real_benchmarks_are_taken(
     from harness.manager import plugins
     from harness.planning.plan import Settings, make_plan
 
-    shown = yaml.safe_load(block("Real MMLU and ARC", "yaml"))
+    shown = yaml.safe_load(first(page("how-to/benchmarks.md"), "yaml"))
     small = experiment(suites=shown["suites"])
     plan = make_plan(config.load_experiment(small.file), plugins(), Settings())
     (suite,) = plan.base.suites
     assert (suite.settings["tasks"], suite.settings["num_fewshot"]) == (["mmlu", "arc_easy"], 5)
 
 
-def test_the_readme_names_commands_that_exist_and_leaves_none_out() -> None:
-    named = set(re.findall(r"`harness ([a-z]+)", README))
-    assert named == set(cli.commands)
+def test_the_manual_names_commands_that_exist_and_leaves_none_out() -> None:
+    assert set(re.findall(r"`harness ([a-z]+)", COMMANDS)) == set(cli.commands)
+    assert set(re.findall(r"`harness ([a-z]+)", README)) <= set(cli.commands)
 
 
 def test_options_named_with_a_command_exist() -> None:
-    rows = re.findall(r"^\| `harness (\w+)(?: ([\w-]+))?[^|]*\|(.*)\|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `harness (\w+)(?: ([\w-]+))?[^|]*\|(.*)\|$", COMMANDS, re.MULTILINE)
+    assert len(rows) >= len(cli.commands)
     for name, word, options in rows:
         command = cli.get_command(click.Context(cli), name)
         if isinstance(command, click.Group) and word in command.commands:
@@ -107,11 +133,13 @@ def test_the_packaged_models_and_their_licences_are_the_registry_s() -> None:
 
     for entry in registry().values():
         line = f"| `{entry.alias}` | {entry.model} | {entry.licence} "
-        assert f"{line}| `{entry.package}` {entry.version} |" in README
+        assert f"{line}| `{entry.package}` {entry.version} |" in page("how-to/air-gapped.md")
 
 
 def test_files_that_the_readme_names_are_there() -> None:
     for name in ("constraints.txt", "LICENSE", "CONTRIBUTING.md", "harness/hookspecs.py"):
         assert name in README
         assert (ROOT / name).is_file()
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", README):
+        assert (ROOT / target).is_file(), target
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

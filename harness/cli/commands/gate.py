@@ -58,7 +58,7 @@ class SequentialOptions:
 @click.command("gate")
 @click.argument("candidate")
 @click.option("--baseline", required=True, metavar="B", help="What it is compared with; or `base`.")
-@click.option("--policy", type=click.Path(path_type=Path), help="Rules. Default: see the README.")
+@click.option("--policy", type=click.Path(path_type=Path), help="Rules. Default: see docs/how-to/gate.md.")
 @options.results_folders
 @click.option("--plan", is_flag=True, help="Only say what the samples at hand can decide.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")
