@@ -3,6 +3,7 @@
 # make test-fast    the same without the tests marked slow
 # make test-cpus    comparing tests again, with the arithmetic of a processor without AVX
 # make tables       writes the tables of README.md and results/ anew, from the records they are of
+# make reference    writes docs/reference/ anew, from the code
 # make browser      a Chromium for the tests of the report's page; without one they are skipped
 # make docs         the documentation site in build/site; a broken link or anchor stops it
 # make zoo          every architecture of docs/architectures.md; make test takes a third of them
@@ -13,7 +14,7 @@ BIN = $(VENV)/bin
 COMPARING = tests/models/inference/test_loglikelihood.py tests/models/inference/test_tree_attention.py tests/models/test_language_model.py
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-fast test-cpus tables docs browser zoo lint format
+.PHONY: quickstart test test-fast test-cpus tables reference docs browser zoo lint format
 
 quickstart: $(VENV)/installed
 	$(BIN)/harness run quickstart
@@ -33,6 +34,9 @@ tables: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev
 	$(BIN)/zensical build --strict --clean
+
+reference: $(VENV)/installed-dev
+	$(BIN)/python -m scripts.reference
 
 browser: $(VENV)/installed-dev
 	.ci/browser $(BIN)

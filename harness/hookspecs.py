@@ -16,6 +16,7 @@ from harness.types import Artifact
 
 hookspec = pluggy.HookspecMarker("harness")
 hookimpl = pluggy.HookimplMarker("harness")
+"""Marks a plugin's function as what implements the hook of its name."""
 
 # ---- registration: once, at load ----------------------------------------------------------------
 

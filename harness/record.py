@@ -61,10 +61,15 @@ class PlannedModel(TypedDict):
     """The model, by its name and contents."""
 
     name: str
+    """As the experiment names it: an alias, a Hub id or a folder."""
     path: NotRequired[str | None]
+    """The Hub id; null for a folder, whose place is the machine's own business."""
     content_hash: NotRequired[str | None]
+    """sha256 over weights, configuration and tokenizer; null for a Hub id."""
     revision: NotRequired[str | None]
+    """Of the Hub; null for a folder."""
     trust_remote_code: NotRequired[bool]
+    """Whether the model's own Python code ran."""
 
 
 @section
@@ -72,16 +77,21 @@ class Trial(TypedDict):
     """One trial of a search."""
 
     number: int
+    """From 0, in the order of the search."""
     options: dict[str, Any]
     """The searched ones."""
     cell: NotRequired[FileName]
+    """Id of the trial's cell, in the folder of the study."""
     status: Status
+    """How it ended."""
     validation_loss: float | None
     """Mean nats over all counted tokens of the validation rows."""
     peak_memory_bytes: Count
+    """The highest of its phases."""
     seconds: float | None
     """Of all phases; 0 where an earlier trial had the same options."""
     error: NotRequired[str | None]
+    """Why it gave no loss."""
     same_as: NotRequired[int]
     """The earlier trial whose figures these are."""
 
@@ -96,6 +106,7 @@ class Tuning(TypedDict):
     space: dict[str, Any]
     """Option -> low, high and log, or choices."""
     number_of_trials: NotRequired[int]
+    """Those that every method gets."""
     extend: NotRequired[int]
     """Most trials that could follow where the best value had none beyond it; the same for all."""
     extended: NotRequired[int]
@@ -105,9 +116,11 @@ class Tuning(TypedDict):
     seed: int
     """Of the search and of every trial."""
     objectives: list[Literal["validation_loss", "peak_memory"]]
+    """What was minimised."""
     study: NotRequired[str]
     """The trials' folder, relative to the results folder."""
     trials: list[Trial]
+    """In the order of the search."""
     chosen: int | None
     """Number of the trial whose options these are; null where none gave a loss."""
     validation_loss: NotRequired[float | None]
@@ -125,18 +138,26 @@ class Plan(TypedDict):
     """What was to be done: contents by their hashes, no folder of the machine."""
 
     experiment: NotRequired[str | None]
+    """The experiment's name."""
     model: PlannedModel
     method: str
+    """The registered name of the method."""
     label: NotRequired[str]
     """The method's own name where absent."""
     options: dict[str, Any]
+    """All of them, those left at their defaults too."""
     data: NotRequired[dict[str, Any] | None]
+    """The training data by its hash, and how its rows are read; null where nothing is trained."""
     budget: NotRequired[dict[str, Any] | None]
+    """What every method of the experiment gets; null where nothing is trained."""
     seed: int | None
+    """Of the order of the rows, dropout and what begins at random; 0 where nothing is trained."""
     suites: NotRequired[list[str]]
+    """Names of the suites."""
     training_id: NotRequired[str]
     """Hash of what the training depends on."""
     tuning: NotRequired[Tuning | None]
+    """The search for the options; null where they were set."""
     price_per_hour: NotRequired[Annotated[float, AT_LEAST_0] | None]
     """Of the machine, in dollars."""
 
@@ -149,6 +170,7 @@ class Phase(TypedDict):
     """What a phase cost."""
 
     seconds: float | None
+    """By the clock on the wall."""
     peak_allocated_bytes: NotRequired[Count]
     """Of the CUDA allocator; null without a GPU."""
     peak_reserved_bytes: NotRequired[Count]
@@ -173,13 +195,21 @@ class Attempt(TypedDict):
     """A training that ran out of memory."""
 
     micro_batch: Annotated[int, AT_LEAST_1]
+    """Rows per forward pass."""
     gradient_checkpointing: bool
+    """Whether activations were recomputed."""
     phase: str | None
+    """In which it ran out."""
     error: str
+    """The message of the allocator."""
     seconds: float | None
+    """Until it broke."""
     peak_allocated_bytes: NotRequired[Count]
+    """Of the CUDA allocator; null without a GPU."""
     peak_reserved_bytes: NotRequired[Count]
+    """Of the CUDA allocator; null without a GPU."""
     peak_host_bytes: NotRequired[Count]
+    """Resident memory of the process."""
 
 
 @section
@@ -187,8 +217,11 @@ class HealthFinding(TypedDict):
     """A health check that spoke; `warnings` has it too, as `health.NAME: MESSAGE`."""
 
     name: str
+    """Of the check."""
     message: str
+    """What is wrong, and what to do about it."""
     step: Count
+    """In which it was seen; null where it is of no step."""
 
 
 @section
@@ -196,10 +229,16 @@ class Training(TypedDict, total=False):
     """What the training measured; a method may add figures under names of its own."""
 
     phases: dict[str, Phase]
+    """Seconds and peak memory of load, prepare, train, save ...; `train` holds nothing but
+    steps."""
     trainable_parameters: Count
+    """Numbers that the optimizer changed."""
     total_parameters: Count
+    """Of the model with what was added to it."""
     artifact_bytes: Count
+    """Of the files that were saved."""
     tokens: Count
+    """That passed through the model, without padding."""
     supervised_tokens: Count
     """Tokens under the loss."""
     tokens_per_second: float | None
@@ -209,6 +248,7 @@ class Training(TypedDict, total=False):
     seconds_per_step: float | None
     """Without the first step, which warms up."""
     loss_curve: list[Any] | None
+    """A mapping per step, or per interval: step, loss, learning rate ..."""
     micro_batch: Count
     """Rows per forward pass, as it ran."""
     gradient_checkpointing: bool
@@ -229,6 +269,7 @@ class Training(TypedDict, total=False):
     """Attempts that ran out of memory, the first first; absent where none did. Their seconds are
     the phase oom_retries."""
     health: list[HealthFinding]
+    """Health checks that spoke; empty where none did."""
 
 
 # evaluation
@@ -239,10 +280,15 @@ class MeanVerdict(TypedDict):
     """Of a judge on answers that people labelled alike; the interval is of 95 %."""
 
     value: float
+    """The mean."""
     stderr: float | None
+    """Its standard error; null where too few answers are labelled."""
     ci_low: float | None
+    """Lower end of the interval."""
     ci_high: float | None
+    """Upper end of the interval."""
     n: Natural
+    """Labelled answers."""
 
 
 @section
@@ -252,7 +298,9 @@ class LengthBias(TypedDict):
     delta: float
     """Of the mean verdict: padded answers minus the same as they were."""
     ci_low: float | None
+    """Lower end of the interval of 95 %."""
     ci_high: float | None
+    """Upper end of the interval of 95 %."""
     padding: float
     """How many times as long the padded answers are."""
 
@@ -262,6 +310,7 @@ class JudgeErrors(TypedDict):
     """What a judge's certificate says of its errors: what corrects the figure."""
 
     level: Literal["trusted", "weak", "failed"]
+    """How far its certificate says that it can be believed."""
     reason: str
     """Why the level is not higher; empty for `trusted`."""
     threshold: NotRequired[float]
@@ -274,6 +323,7 @@ class JudgeErrors(TypedDict):
     bad: MeanVerdict | None
     """On answers that people found bad: 1 - specificity, where verdicts are 0 or 1."""
     length: NotRequired[LengthBias | None]
+    """What longer answers do to it; null or absent where it was not measured."""
 
 
 @section
@@ -281,9 +331,11 @@ class Estimator(TypedDict):
     """How a figure is computed from the scores of the samples."""
 
     kind: EstimatorKind
+    """The formula."""
     score: str
     """Key in a sample row's `scores`; of corpus_bleu and corpus_chrf, in its `statistics`."""
     per: str | None
+    """Key of the denominator for the ratio kinds."""
     where: str | dict[str, str] | None
     """The group of the samples, or their fields."""
     bounds: NotRequired[list[float | None]]
@@ -313,7 +365,9 @@ class Correction(TypedDict):
     reason: str | None
     """Why the figure cannot be told."""
     delta_reason: str | None
+    """Why the delta cannot be told."""
     level: Literal["trusted", "weak", "failed"]
+    """Of the judge's certificate."""
 
 
 @section
@@ -321,18 +375,25 @@ class MetricSection(TypedDict):
     """A figure, its interval, and its difference to the base."""
 
     value: float | None
+    """The figure; null where it cannot be told."""
     stderr: float | None
+    """Its standard error."""
     ci_low: float | None
+    """Lower end of the interval of 95 %."""
     ci_high: float | None
+    """Upper end of the interval of 95 %."""
     n: Natural
     """Samples that the value is made of."""
     left_out: NotRequired[Natural]
     """Samples without a score."""
     higher_is_better: bool
+    """The direction."""
     delta: float | None
     """Minus the base, on the samples both have."""
     delta_ci_low: float | None
+    """Lower end of the delta's interval of 95 %."""
     delta_ci_high: float | None
+    """Upper end of the delta's interval of 95 %."""
     delta_p: NotRequired[float | None]
     """Two-sided; McNemar's mid-p for kind share, else from the bootstrap (over seeds and clusters
     too, where there are any)."""
@@ -354,7 +415,9 @@ class SampleFile(TypedDict):
     file: str
     """Relative to the results folder."""
     sha256: Sha256
+    """Of the file's bytes as they lie on the disk."""
     rows: Natural
+    """Samples in it."""
     non_finite: NotRequired[int]
     """Numbers written as null."""
 
@@ -364,10 +427,12 @@ class SuiteSection(TypedDict):
     """What a suite measured."""
 
     hash: str
+    """Of its data, prompt, shots, decoding and scoring: figures of equal hashes alone compare."""
     uncorrected_hash: NotRequired[str]
     """The hash without what corrects a judge: its certificate, and labels of its answers. Absent
     where nothing does."""
     version: NotRequired[int]
+    """As its file states it."""
     content: NotRequired[str | None]
     """Hash of what the suite's author wrote; empty where an experiment replaced its data."""
     parts: NotRequired[dict[str, Any]]
@@ -378,8 +443,11 @@ class SuiteSection(TypedDict):
     reused: NotRequired[str]
     """Cell whose answers these are: same artifact, suite and data. Absent where the suite ran."""
     metrics: dict[str, MetricSection]
+    """By name, the headline first."""
     samples: NotRequired[SampleFile | None]
+    """The file with a row per sample; null where none was written."""
     notes: NotRequired[dict[str, Any]]
+    """Facts beside the figures: who judged, answers cut short, rows left out ..."""
 
 
 @section
@@ -389,6 +457,7 @@ class Evaluation(TypedDict):
     phases: NotRequired[dict[str, Phase]]
     """Of the suites that ran; none of those reused."""
     suites: Annotated[dict[str, SuiteSection], Keywords({"propertyNames": FILE_NAME})]
+    """By name."""
     base: NotRequired[str | None]
     """Cell id of the untouched base."""
     artifact_hash: NotRequired[str]
@@ -409,7 +478,9 @@ class Gpu(TypedDict):
     """The GPU of the machine."""
 
     name: str
+    """As its driver names it."""
     memory_bytes: Count
+    """In all."""
     count: NotRequired[int]
     """Visible GPUs, of which this is the first."""
 
@@ -419,12 +490,19 @@ class Environment(TypedDict, total=False):
     """The machine and its packages."""
 
     python: str
+    """Version."""
     platform: str
+    """Operating system and architecture."""
     cpu: str | None
+    """The processor's name."""
     cores: Count
+    """That this process may use."""
     memory_bytes: Count
+    """That this process may use: the machine's, or a container's limit."""
     packages: dict[str, str | None]
+    """Name -> version of what figures depend on; null for one that is not installed."""
     gpu: Gpu | None
+    """Null without one."""
 
 
 @section
@@ -432,8 +510,11 @@ class ErrorSection(TypedDict):
     """What broke."""
 
     type: str
+    """Class of the exception."""
     message: str
+    """Its text."""
     phase: NotRequired[str | None]
+    """In which it broke."""
     traceback: NotRequired[str | list[Any] | None]
     """Its tail."""
     available_bytes: NotRequired[Count]
@@ -450,13 +531,17 @@ class Record(TypedDict):
     """
 
     schema: Literal[1]
+    """Version of this layout."""
     id: FileName
+    """Of the cell: a hash of everything that its result depends on."""
     status: Status
+    """How the cell ended: `ok`, out of memory, another error, or a loss that is not finite."""
     plan: Plan
     training: Training | None
     evaluation: Evaluation | None
     environment: Environment
     warnings: list[str]
+    """What a reader of the figures should know, a sentence each."""
     error: ErrorSection | None
     """Null where the status is ok."""
     sha256: NotRequired[Sha256]

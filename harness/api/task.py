@@ -26,9 +26,11 @@ class SuiteSettings(StrictModel):
     """The keys of every suite's YAML. A task subclasses it and adds its own."""
 
     name: Name
+    """What experiments and figures call it; that of its file."""
     version: int = Field(ge=1)
     """Raise it with every change of content."""
     description: str = ""
+    """A sentence for whoever lists the suites."""
     ask: str
     """A registered task."""
     limit: int | None = Field(None, ge=1)

@@ -101,7 +101,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: exit codes are those of docs/commands.md."""
+    """Entry point: exit codes are those of docs/reference/exit-codes.md."""
     from harness.system.console import OutputLost, standard_streams
 
     arguments = sys.argv[1:]

@@ -118,6 +118,7 @@ precision = click.option(
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "float32", "bf16", "fp16"]),
+    help="Arithmetic of the model; auto: what is fast on this machine.",
 )
 batch = click.option(
     "--batch",

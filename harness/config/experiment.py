@@ -154,6 +154,7 @@ class MethodEntry(StrictModel):
     """A training method of the experiment."""
 
     name: Text
+    """A registered method."""
     label: str
     """Name of its rows in tables; unique."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -177,6 +178,8 @@ class SuiteEntry(StrictModel):
     """A suite of the experiment."""
 
     name: Text
+    """A suite of the harness, of a plugin, beside the file or in a `--suites` folder; or its
+    file."""
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Keys of the suite's file that this experiment sets, such as `limit`."""
     line: int | None = None
@@ -187,17 +190,24 @@ class Experiment(StrictModel):
     """An experiment file, checked."""
 
     name: str
+    """Names the results folder and the rows' experiment."""
     model: Text
     """A packaged alias, a Hub id or a folder."""
     trust_remote_code: bool = False
+    """Whether the model's own Python code may run."""
     data: Data | None = None
+    """What is trained on; needed where a method trains."""
     budget: BudgetConfig
+    """What every method gets alike."""
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    """Each a name, or a mapping with a `name`."""
     base: Text | None = None
     """Label of the untrained row that the others are compared with, and that judges by default;
     the unchanged model where absent."""
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
+    """Every trained method runs once with each."""
     suites: tuple[SuiteEntry, ...]
+    """Each a name, or a mapping with a `name`."""
     tune: Tune | None = None
     """Every method's options are searched with the same number of trials."""
     mirror: str | None = None

@@ -35,7 +35,9 @@ class Range(StrictModel):
     """The range of an option's search, bounds included."""
 
     low: int | float
+    """The least value tried."""
     high: int | float
+    """The greatest value tried."""
     log: bool | None = None
     """Whether the scale is logarithmic; None: as in the option's usual range."""
 

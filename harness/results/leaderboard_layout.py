@@ -33,11 +33,14 @@ class Cost(TypedDict):
     peak_memory_bytes: Count
     """Of training; where nothing was trained of evaluation, if no suite was reused."""
     peak_memory_kind: Literal["cuda", "host", None]
+    """Whose memory that is: the GPU's, or the process's on the host."""
     tokens_per_pass: NotRequired[Count]
     """Of the evaluation whose peak this is on a GPU: it follows the card's free memory, and the
     peak follows it. Null where seeds differ; absent where the peak is another."""
     trainable_parameters: Count
+    """The most of any seed."""
     artifact_bytes: Count
+    """Of the files that were saved; the most of any seed."""
     tuning_seconds: NotRequired[float | None]
     """All trials of the search together, once for all seeds; absent where nothing was tuned."""
     dollars: NotRequired[float | None]
@@ -50,6 +53,7 @@ class RowMetric(MetricSection):
     """A metric over all seeds: the mean of their values; `gained` and `lost` are null then."""
 
     per_seed: NotRequired[list[float | None]]
+    """The values that the mean is of, in the order of `seeds`."""
 
 
 @section
@@ -63,10 +67,15 @@ class Row(TypedDict):
     """The best and the worst place that its ranked rows leave it: behind those that are
     significantly better, before those that are significantly worse. Absent without a rank."""
     label: str
+    """What tables call it."""
     model: str
+    """As the experiment names it."""
     method: str
+    """The registered name of the method."""
     options: dict[str, Any]
+    """Those of the method, complete."""
     seeds: Annotated[list[int | None], _NOT_EMPTY]
+    """Of its cells, rising."""
     cells: Annotated[list[str], _NOT_EMPTY]
     """Ids, in the order of seeds."""
     status: Status
@@ -81,6 +90,7 @@ class Row(TypedDict):
     """Labels of rows that it is not told apart from: their paired difference on the metric ranked
     by is not significant, adjusted after Holm for all pairs of rows."""
     budget: NotRequired[dict[str, Any] | None]
+    """Of the training; null where nothing was trained."""
     mix: NotRequired[dict[str, Any] | None]
     """General rows blended into the training rows: source, share, hash, rows."""
     suite_hashes: NotRequired[dict[str, str]]
@@ -97,9 +107,11 @@ class Leaderboard(TypedDict):
     """Derived from records: `<out>/leaderboard.json`. Rows are ordered best first."""
 
     schema: Literal[1]
+    """Version of this layout."""
     ranked_by: str | None
     """suite.metric"""
     rows: list[Row]
+    """Best first."""
     labels: NotRequired[dict[str, str]]
     """Suite -> what its figures must be read with, such as self-judged."""
     incomparable: list[str]

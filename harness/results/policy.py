@@ -134,6 +134,7 @@ class Policy(StrictModel):
     degenerate: Literal["warn", "fail"] = "warn"
     """Whether a candidate that gives one answer to everything, empty or looping ones fails."""
     rules: list[Rule] = Field(min_length=1)
+    """Each a metric and one limit."""
 
 
 @dataclass(frozen=True)

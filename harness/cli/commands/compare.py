@@ -39,9 +39,19 @@ class CompareOptions:
 @click.option("--against", metavar="NAME", help="The baseline of all. Default: base.")
 @click.option("--suite", "suites", multiple=True, metavar="NAME", help="Only this suite.")
 @click.option(
-    "--confidence", default=0.95, show_default=True, type=options.Finite(0.5, 1, True, True)
+    "--confidence",
+    default=0.95,
+    show_default=True,
+    type=options.Finite(0.5, 1, True, True),
+    help="Of each interval.",
 )
-@click.option("--samples", default=3, show_default=True, type=click.IntRange(min=0))
+@click.option(
+    "--samples",
+    default=3,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Answers shown of each suite that changed most.",
+)
 @options.as_json
 @options.collected(CompareOptions)
 def command(given: CompareOptions) -> None:

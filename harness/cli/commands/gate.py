@@ -58,7 +58,11 @@ class SequentialOptions:
 @click.command("gate")
 @click.argument("candidate")
 @click.option("--baseline", required=True, metavar="B", help="What it is compared with; or `base`.")
-@click.option("--policy", type=click.Path(path_type=Path), help="Rules. Default: see docs/how-to/gate.md.")
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path),
+    help="Rules. Default: each suite's first figure, by 0.02 of a share or else 5%.",
+)
 @options.results_folders
 @click.option("--plan", is_flag=True, help="Only say what the samples at hand can decide.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here.")

@@ -22,6 +22,7 @@ from harness.system.console import console
     default="table",
     show_default=True,
     type=click.Choice(leaderboard_table.FORMATS),
+    help="How the table is written.",
 )
 @click.option("--rank-by", metavar="SUITE.METRIC", help="The metric that ranks.")
 @click.option(

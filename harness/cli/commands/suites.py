@@ -33,7 +33,7 @@ PROMPT = 6000
 
 @click.group("suites", invoke_without_command=True)
 @options.suite_folders
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 @click.pass_context
 def command(context: click.Context, suite_folders: Sequence[Path], as_json: bool) -> None:
     """The suites that an experiment can name, and where their files lie."""

@@ -58,15 +58,20 @@ class BudgetSettings(StrictModel):
     """The most that one cell may spend on the suite's judge."""
 
     requests: int | None = Field(default=None, ge=1)
+    """Sent, those tried again included."""
     tokens: int | None = Field(default=None, ge=1)
+    """Read and written."""
     dollars: float | None = Field(default=None, gt=0)
+    """By `price`, which it needs."""
 
 
 class PriceSettings(StrictModel):
     """Dollars for a million tokens."""
 
     input: float = Field(ge=0)
+    """Of what is read."""
     output: float = Field(ge=0)
+    """Of what is written."""
 
 
 class EndpointSettings(StrictModel):
@@ -89,6 +94,7 @@ class EndpointSettings(StrictModel):
     model_answered: str | None = Field(default=None, min_length=1)
     """The model that must answer, by the endpoint's own word, where `model` is an alias."""
     budget: BudgetSettings = BudgetSettings()
+    """The most that one cell may spend."""
     price: PriceSettings | None = None
     """Without it no cost in dollars is known."""
 

@@ -162,9 +162,11 @@ class GenerateSettings(DataSettings):
     scorers: list[str | dict[str, Any]] = Field(default_factory=list)
     """Names, or mappings of `name`, an optional `label` and options."""
     max_new_tokens: int = Field(64, ge=1, le=1_000_000)
+    """Tokens after which an answer is cut; cut answers are counted."""
     embedder: str = "minilm-l6"
     """For scorers that compare embeddings: a packaged alias, a folder or a Hub id."""
     judge: JudgeSettings | None = None
+    """Who rates the answers beside the scorers."""
     apply_chat_template: bool | None = None
     """Whether a prompt that is plain text becomes a user's turn; by default where the model has a
     template."""

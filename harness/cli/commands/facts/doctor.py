@@ -47,7 +47,7 @@ class Check:
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 def command(as_json: bool) -> None:
     """What this machine can do, and the command that fixes what is missing."""
     results = checks()

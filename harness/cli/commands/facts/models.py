@@ -14,7 +14,7 @@ from harness.models import packaged
 
 
 @click.group("models", invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
     """The packaged models, which need no Hub."""

@@ -13,7 +13,7 @@ from harness.manager import plugins as load_plugins
 
 
 @click.command("plugins")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 def command(as_json: bool) -> None:
     """What is registered, by whom, and each method's options."""
     from harness.training.sft_options import SftOptions

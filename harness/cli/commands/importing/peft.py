@@ -41,9 +41,20 @@ _SHOW: Mapping[str, Callable[[float], str]] = {
     "places", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR ..."
 )
 @click.option(
-    "--format", "table_format", default="table", show_default=True, type=click.Choice(FORMATS)
+    "--format",
+    "table_format",
+    default="table",
+    show_default=True,
+    type=click.Choice(FORMATS),
+    help="How the table is written.",
 )
-@click.option("--sort", default="test_accuracy", show_default=True, metavar="COLUMN")
+@click.option(
+    "--sort",
+    default="test_accuracy",
+    show_default=True,
+    metavar="COLUMN",
+    help="Order rows by it, best first; `-COLUMN`: worst first.",
+)
 def command(places: Sequence[Path], table_format: str, sort: str) -> None:
     """peft's method_comparison results as a table of their own.
 

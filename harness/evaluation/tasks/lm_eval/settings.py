@@ -21,6 +21,7 @@ class LmEvalSettings(SuiteSettings):
     trust_task_code: bool = False
     """Whether the task files in `include_path` may run Python (`!function`)."""
     num_fewshot: int | None = Field(None, ge=0)
+    """Examples before each question; by default the task's own number."""
     fixed_shots: bool = False
     """The first shots for every question, as MMLU has them; else the task's own way, which for
     most tasks draws others for each question."""
