@@ -83,7 +83,8 @@ def scorers(plugins: Plugins) -> str:
         "Scorers",
         "A suite with `ask: generate` names these in `scorers:`, alone or as a mapping with "
         "options: `{name: rougeL, label: rouge}`. Each gives every answer a score, and the suite "
-        "a metric of that name.",
+        "a metric of that name. What a figure of each kind is, and the negative control: "
+        "[metrics](../measurement/metrics.md).",
         *(part for scorer in plugins.scorers.things.values() for part in _scorer(scorer)),
     )
 
@@ -126,7 +127,8 @@ def judges(plugins: Plugins) -> str:
     return page(
         "Judges",
         "A suite with `ask: generate` names one in `judge: {name: ...}`, with the judge's own "
-        "options beside the [keys of every judge](suite.md#judge).",
+        "options beside the [keys of every judge](suite.md#judge). How "
+        "far their figures go: [a judge's figures](../measurement/judges.md).",
         *(
             part
             for name, judge in plugins.judges.things.items()
