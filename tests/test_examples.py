@@ -21,7 +21,11 @@ from harness.results import policy
 from harness.types import ModelRef
 from tests.conftest import ROOT, write_jsonl
 
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    # docs/reference is made from the code, and has no examples: signatures and usage lines
+    *sorted(set(ROOT.glob("docs/**/*.md")) - set(ROOT.glob("docs/reference/*.md"))),
+]
 FENCE = re.compile(r"^```(\w+)(?: title=\"[^\"]+\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PARTS = ("suites",)
 """Keys of an experiment that a page may show alone; tests of their own hold those pages."""
