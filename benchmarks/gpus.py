@@ -8,6 +8,7 @@ configuration. Here it is told of a card, and given models that have a configura
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
@@ -140,6 +141,7 @@ def _plain(label: str) -> str:
     return label.replace(", ", "-").replace(" ", "-")
 
 
+@functools.cache
 def table() -> str:
     """In Markdown."""
     lines = [

@@ -86,6 +86,10 @@ def test_the_tables_are_what_their_commands_print() -> None:
     edited = readme.replace(figure[1], "1.000")
     assert tables.renewed(edited) != edited
     assert tables.renewed(edited).count(figure[1]) >= 2
+    cards = (ROOT / "docs/how-to/gpus.md").read_text("utf-8")
+    edited = re.sub(r"(\| Qwen2.5-7B \| qlora \|).*", r"\1 8 | 8 | 8 | 8 |", cards)
+    assert edited != cards
+    assert tables.renewed(edited) == cards
 
 
 def test_its_policy_and_that_of_the_manual_are_policies() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from harness.evaluation.suite import Where, load_suite, task_of
 from harness.manager import plugins
 from harness.results import policy
 from harness.types import ModelRef
-from tests.conftest import ROOT, write_jsonl
+from tests.conftest import ROOT, write_distribution, write_jsonl
 
 PAGES = [
     ROOT / "README.md",
@@ -27,6 +28,7 @@ PAGES = [
     *sorted(set(ROOT.glob("docs/**/*.md")) - set(ROOT.glob("docs/reference/*.md"))),
 ]
 FENCE = re.compile(r"^```(\w+)(?: title=\"[^\"]+\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+HOW_TO = ROOT / "docs/how-to"
 PARTS = ("suites",)
 """Keys of an experiment that a page may show alone; tests of their own hold those pages."""
 
@@ -121,6 +123,35 @@ def test_commands_are_taken(file: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     for line in commands(file.read_text("utf-8")):
         parse(line)
+
+
+def test_the_executor_and_the_scorer_of_the_manual_work(
+    experiment: Callable[..., Any], harness: Callable[..., Any], tmp_path: Path
+) -> None:
+    """With a stand-in for Slurm's `srun`, which notes its options and starts the command here."""
+    for name, page in (("ours_slurm", "machines"), ("ours_scorer", "suite")):
+        found = re.search(r"```python\n(.*?)```", (HOW_TO / f"{page}.md").read_text("utf-8"), re.S)
+        assert found
+        (tmp_path / f"{name}.py").write_text(found[1], "utf-8")
+        site = write_distribution(tmp_path / "site", tmp_path / f"{name}.py", name)
+    srun = tmp_path / "bin/srun"
+    srun.parent.mkdir()
+    srun.write_text(f'#!/bin/sh\necho "$1 $2" >> {tmp_path}/asked\nshift 2\nexec "$@"\n')
+    srun.chmod(0o755)
+    small = experiment(suites=["brief"])
+    scorers = [{"name": "short_enough", "words": 0, "label": "silent"}, "short_enough"]
+    brief = {"name": "brief", "version": 1, "ask": "generate", "data": "asked.jsonl"}
+    text = yaml.safe_dump({**brief, "max_new_tokens": 8, "scorers": scorers})
+    (small.folder / "brief.yaml").write_text(text, "utf-8")
+    env = {"PYTHONPATH": str(site), "PATH": f"{srun.parent}{os.pathsep}{os.environ['PATH']}"}
+    ran = harness("run", small.file, "--out", small.out, "--executor", "slurm", env=env)
+    assert ran.code == 0, ran.stderr
+    assert (tmp_path / "asked").read_text() == "--gres=gpu:1 --quiet\n"
+    metrics = small.records()["base-0"]["evaluation"]["suites"]["brief"]["metrics"]
+    assert {name: metric["value"] for name, metric in metrics.items()} == {
+        "silent": 0.0,
+        "short_enough": 1.0,
+    }
 
 
 def test_what_is_wrong_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
