@@ -82,7 +82,6 @@ def _value(name: str) -> str:
     for node, after in pairwise(body):
         targets = node.targets if isinstance(node, ast.Assign) else []
         if any(isinstance(t, ast.Name) and t.id == name for t in targets):
-            said = after.value.value if isinstance(after, ast.Expr) else ""
-            if isinstance(said, str) and said:
+            if said := source.docstring(after):
                 return f"{fenced(ast.get_source_segment(text, node) or name)}\n\n{prose(said)}"
     raise Undescribed(name)

@@ -24,16 +24,21 @@ def class_tree(cls: type) -> ast.ClassDef:
     return node
 
 
+def docstring(statement: ast.stmt | None) -> str:
+    """The text of a statement that is a text alone, as below an attribute; else empty."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    text = value.value if isinstance(value, ast.Constant) else None
+    return inspect.cleandoc(text) if isinstance(text, str) else ""
+
+
 def attributes(cls: type) -> dict[str, tuple[ast.AnnAssign, str]]:
     """Name -> annotated assignment and docstring (or empty), of a class's own public attributes."""
     body = class_tree(cls).body
     found = {}
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            text = after.value.value if is_text else ""
             if not node.target.id.startswith("_"):
-                found[node.target.id] = (node, inspect.cleandoc(text))
+                found[node.target.id] = (node, docstring(after))
     return found
 
 
