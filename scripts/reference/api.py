@@ -81,7 +81,7 @@ def _value(name: str) -> str:
     body = ast.parse(text).body
     for node, after in pairwise(body):
         targets = node.targets if isinstance(node, ast.Assign) else []
-        if any(isinstance(t, ast.Name) and t.id == name for t in targets):
-            if said := source.docstring(after):
-                return f"{fenced(ast.get_source_segment(text, node) or name)}\n\n{prose(said)}"
+        named = any(isinstance(target, ast.Name) and target.id == name for target in targets)
+        if named and (said := source.docstring(after)):
+            return f"{fenced(ast.get_source_segment(text, node) or name)}\n\n{prose(said)}"
     raise Undescribed(name)

@@ -36,9 +36,10 @@ def attributes(cls: type) -> dict[str, tuple[ast.AnnAssign, str]]:
     body = class_tree(cls).body
     found = {}
     for node, after in zip(body, [*body[1:], None], strict=True):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            if not node.target.id.startswith("_"):
-                found[node.target.id] = (node, docstring(after))
+        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
+            continue
+        if not node.target.id.startswith("_"):
+            found[node.target.id] = (node, docstring(after))
     return found
 
 
