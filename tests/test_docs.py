@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import yaml
 
-from benchmarks import tables
+from benchmarks import gpus, tables
 from harness.config import strict_yaml
 from harness.evaluation.judging.injections import injections
 from harness.evaluation.suite import Where, load_suite, task_of
@@ -90,6 +90,38 @@ def test_the_tables_are_what_their_commands_print() -> None:
     edited = re.sub(r"(\| Qwen2.5-7B \| qlora \|).*", r"\1 8 | 8 | 8 | 8 |", cards)
     assert edited != cards
     assert tables.renewed(edited) == cards
+
+
+def test_what_is_advised_for_each_card_is_in_the_table(tmp_path: Path) -> None:
+    rows = [line.strip("| ").split(" | ") for line in gpus.table().splitlines()[2:]]
+    fits = {
+        (model, method, card): cell
+        for model, method, *cells in rows
+        for card, cell in zip(gpus.CARDS, cells, strict=True)
+    }
+    whole = {
+        8: [("Qwen2.5-1.5B", "qlora")],
+        16: [("Qwen2.5-3B", "lora"), ("Llama-3.1-8B", "qlora")],
+        24: [("Llama-3.1-8B", "qlora"), ("Qwen2.5-1.5B", "full, 8-bit AdamW")],
+        80: [
+            ("Qwen2.5-7B", "full, 8-bit AdamW"),
+            ("Qwen2.5-14B", "lora"),
+            ("Qwen2.5-32B", "qlora"),
+        ],
+    }
+    assert all(fits[(*row, card)].isdigit() for card, some in whole.items() for row in some)
+    checkpointed = [
+        ("Qwen2.5-7B", "qlora", 8),
+        ("Qwen2.5-14B", "qlora", 16),
+        ("Llama-3.1-8B", "lora", 24),
+        ("Llama-3.1-70B", "qlora", 80),
+    ]
+    assert {fits[row] for row in checkpointed} == {"1 +gc"}
+    told = gpus.plan(tmp_path, gpus.SHAPES["Llama-3.1-8B"], 16)
+    least = next(text for text in told["advice"] if text.startswith("base does not fit while"))
+    (size,) = re.findall(r"at least ([\d.]+ GB)", least)
+    page = (ROOT / "docs/how-to/gpus.md").read_text("utf-8")
+    assert f"{size} at least for Llama-3.1-8B" in page
 
 
 def test_its_policy_and_that_of_the_manual_are_policies() -> None:
