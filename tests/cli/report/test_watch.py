@@ -35,6 +35,8 @@ def watching(tmp_path):
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # what a shell starts in the background ignores it, and so do its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     port = int(re.search(r"127\.0\.0\.1:(\d+)/", process.stdout.readline())[1])
     yield process, folder, port
