@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts.reference import markdown
 from tests.conftest import ROOT
 
 PAGES = sorted(file.relative_to(ROOT / "docs").as_posix() for file in ROOT.glob("docs/**/*.md"))
@@ -42,23 +43,34 @@ def in_menu(nav: list[Any]) -> Iterator[str]:
                 yield value
 
 
-def missing_files(folder: Path) -> list[str]:
-    """What pages show or link to that is not there: the strict build sees links to pages alone."""
+def broken_links(file: Path) -> list[str]:
+    """What a page shows or links to that is not there: files, headings, references.
+
+    The strict build sees pages and their headings alone, and needs its builder.
+    """
+    text = re.sub(r"(?ms)^```.*?^```$|`[^`\n]*`", "", file.read_text("utf-8"))
     found = []
-    for page in folder.glob("**/*.md"):
-        text = re.sub(r"(?ms)^```.*?^```$|`[^`\n]*`", "", page.read_text("utf-8"))
-        for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", text):
-            file = page.parent / target
-            if "://" not in target and not file.is_file():
-                found.append(f"{page.name}: {target}")
-        found += [f"{page.name}: {name}" for name in re.findall(r"\]\[[^\]]*\]", text)]
-    return found
+    for target in re.findall(r"\]\(([^)\s]+)[^)]*\)", text):
+        path, _, anchor = target.partition("#")
+        if "://" in path:
+            continue
+        other = file.parent / path if path else file
+        if not other.is_file() or (anchor and anchor not in anchors(other)):
+            found.append(target)
+    return found + re.findall(r"\]\[[^\]]*\]", text)
+
+
+def anchors(file: Path) -> set[str]:
+    """The anchors of a page's headings."""
+    headings = re.findall(r"(?m)^#+ (.+)$", file.read_text("utf-8"))
+    return {markdown.anchor(heading) for heading in headings}
 
 
 def test_every_page_is_in_the_menu_and_what_it_shows_is_there() -> None:
     menu = list(in_menu(yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]))
     assert sorted(menu) == PAGES
-    assert missing_files(ROOT / "docs") == []
+    broken = {page: broken_links(ROOT / "docs" / page) for page in PAGES}
+    assert broken == {page: [] for page in PAGES}
 
 
 def test_it_builds_strictly_and_asks_no_other_host(site: Path) -> None:
@@ -90,4 +102,12 @@ def test_a_broken_link_stops_the_build(site: Path, wrong: str, told: str) -> Non
 
 def test_a_missing_picture_is_seen(site: Path) -> None:
     (site / "docs/images/report.png").unlink()
-    assert "index.md: images/report.png" in missing_files(site / "docs")
+    assert "images/report.png" in broken_links(site / "docs/index.md")
+
+
+def test_a_broken_link_is_seen(tmp_path: Path) -> None:
+    file = tmp_path / "page.md"
+    file.write_text(
+        "# Some page\n\n[a](page.md#some-page) [b](#none) [c](gone.md) `[d](code.md)` [e][none]\n"
+    )
+    assert broken_links(file) == ["#none", "gone.md", "][none]"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from harness import hookspecs
 from harness.results.policy import Rule
 from harness.results.schema import schema
-from scripts.reference import api, keys, markdown
+from scripts.reference import api, keys
 from scripts.reference.pages import FOLDER, pages
 from tests.conftest import ROOT
 
@@ -51,38 +50,3 @@ def test_nothing_of_this_machine_stands_in_a_page() -> None:
     here = re.compile(rf"\b0x[0-9a-f]{{6,}}|{re.escape(str(ROOT))}")
     assert here.search(f"<object at 0x7f00aa> {ROOT}")
     assert not [name for name, text in WRITTEN.items() if here.search(text)]
-
-
-def test_links_of_the_documents_lead_somewhere() -> None:
-    files = sorted(ROOT.glob("docs/**/*.md"))
-    broken = [f"{file.name}: {target}" for file in files for target in broken_links(file)]
-    assert not broken
-    assert len(files) > len(WRITTEN)
-
-
-def test_a_broken_link_is_seen(tmp_path: Path) -> None:
-    file = tmp_path / "page.md"
-    file.write_text(
-        "# Some page\n\n[a](page.md#some-page) [b](#none) [c](gone.md) `[d](code.md)`\n"
-    )
-    assert broken_links(file) == ["#none", "gone.md"]
-
-
-def broken_links(file: Path) -> list[str]:
-    """Relative links of a page whose file or heading is not there."""
-    text = re.sub(r"(?ms)^```.*?^```|`[^`\n]*`", "", file.read_text("utf-8"))
-    found = []
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        path, _, anchor = target.partition("#")
-        if "://" in path:
-            continue
-        other = file.parent / path if path else file
-        if not other.exists() or (anchor and anchor not in anchors(other)):
-            found.append(target)
-    return found
-
-
-def anchors(file: Path) -> set[str]:
-    """The anchors of a page's headings."""
-    headings = re.findall(r"(?m)^#+ (.+)$", file.read_text("utf-8"))
-    return {markdown.anchor(heading) for heading in headings}
