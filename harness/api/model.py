@@ -47,7 +47,8 @@ class Model(Protocol):
 
     What the hook `open_model` returns, and all that suites, scorers and judges use of a model.
     `harness.LanguageModel` is one, of a transformers model in this process; a plugin may write
-    another, such as a model that a server holds.
+    another, such as a model that a server holds. One that has `warnings`, lines on what is doubtful
+    about it, gets them into the record.
     """
 
     @property

@@ -50,6 +50,8 @@ class Measured:
     """Of the model that was measured."""
     passes: Mapping[str, object]
     """How its forward passes ran: batch, shared prefixes."""
+    doubts: Sequence[str] = ()
+    """What is doubtful about the model as it was opened: lines for the record."""
 
 
 def evaluate(
@@ -74,7 +76,8 @@ def evaluate(
         model = bench.model
         for group in [*([suite] for suite in suites if suite not in judged), judged]:
             for suite, result in _batch(bench, group, phase):
-                yield Measured(suite, result, bench.tokenizer_hash, model.info())
+                doubts = getattr(model, "warnings", ())
+                yield Measured(suite, result, bench.tokenizer_hash, model.info(), doubts)
 
 
 @contextmanager

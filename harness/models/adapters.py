@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import warnings
 from collections.abc import Callable
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError, UserError, is_out_of_memory
+from harness.models.adapter_checks import loaded, saved, vocabulary
+from harness.models.adapter_checks.saved import CONFIG, WEIGHTS
 from harness.models.inference.virtual_tokens import misfit, refusal
-from harness.models.packaged import registry
 from harness.models.trained_artifact import seal_fault
 from harness.system.hub import content_hash
 from harness.system.paths import expanded
@@ -20,29 +20,21 @@ from harness.types import ModelRef
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
 
     from harness.models.causal_lm import CausalLM
 
 __all__ = [
     "CONFIG",
     "TEMPLATE",
+    "WEIGHTS",
     "attach_adapter",
-    "base_mismatch",
     "compute_in",
     "has_tokenizer",
     "resolve_adapter",
 ]
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 TEMPLATE = "chat_template.jinja"
-_LOADED_APART = re.compile(
-    r"(embed_tokens|lm_head|wte|embed_in|embed_out)(\.base_layer)?\.weight$|^prompt_embeddings$"
-)
-"""Whole layers that peft may save beside an adapter of them, and virtual tokens, which it loads
-apart from layers."""
 
 
 def resolve_adapter(name: str, *, file: Path | None = None, line: int | None = None) -> ModelRef:
@@ -50,7 +42,7 @@ def resolve_adapter(name: str, *, file: Path | None = None, line: int | None = N
 
     The folder is relative to `file`'s folder, then to the current one; `file` and `line` say where
     the user wrote it. Raises ConfigError where it is not an adapter of a causal language model, has
-    no safetensors, or was sealed by a training and changed since.
+    no safetensors or changes nothing, or was sealed by a training and changed since.
     """
     fail = functools.partial(ConfigError, file=file, line=line)
     path = expanded(name)
@@ -77,7 +69,7 @@ def _check(name: str, folder: Path, fail: Callable[[str], ConfigError]) -> None:
         )
         raise fail(f"{subject} has no {CONFIG}{hint}")
     try:
-        config = _config(folder)
+        config = saved.config(folder)
     except (ValueError, TypeError):
         raise fail(f"{subject} has a broken {CONFIG}: save the adapter again") from None
     task = config.get("task_type") or "CAUSAL_LM"
@@ -86,6 +78,7 @@ def _check(name: str, folder: Path, fail: Callable[[str], ConfigError]) -> None:
     if reason := refusal(config):
         raise fail(f"adapter {name!r} {reason}")
     if (folder / WEIGHTS).is_file():
+        _check_weights(subject, folder, fail)
         return
     if (folder / PICKLE).is_file():
         raise fail(
@@ -96,17 +89,16 @@ def _check(name: str, folder: Path, fail: Callable[[str], ConfigError]) -> None:
     raise fail(f"{subject} has no {WEIGHTS}: save the adapter again with save_pretrained")
 
 
-def base_mismatch(adapter: str, model: ModelRef) -> str | None:
-    """A sentence where the adapter in a folder names another base than `model`; None else.
-
-    Names are compared without owner and folder: the same model lies in many places.
-    """
-    stated = str(_config(Path(adapter)).get("base_model_name_or_path") or "")
-    packaged = registry().get(model.name)
-    names = {model.name.partition("@")[0], model.path, *([packaged.model] if packaged else [])}
-    if not stated or _last(stated) in {_last(name) for name in names}:
-        return None
-    return f"the adapter says that its base is {_last(stated)}; it was opened on {model.name}"
+def _check_weights(subject: str, folder: Path, fail: Callable[[str], ConfigError]) -> None:
+    try:
+        nothing = saved.changes_nothing(folder)
+    except ValueError as error:
+        raise fail(f"{subject} {error}") from None
+    if nothing:
+        raise fail(
+            f"{subject} holds an adapter that changes nothing: {nothing}; it was saved before "
+            "its training, or sharded weights were not gathered: save it again after training"
+        )
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -119,8 +111,9 @@ def attach_adapter(model: Any, tokens: int, folder: Path) -> CausalLM:
     """Attach the adapter in `folder` to the transformers model; returns a PeftModel.
 
     peft loads what fits and skips the rest, with a warning or without one. Raises UserError where
-    the adapter is for other layers or shapes, or the tokenizer has more `tokens` than the model has
-    embeddings: resizing them would change every log-probability.
+    the adapter is for other layers or shapes, or for another base by what it holds of it, or the
+    tokenizer has more `tokens` than the model has embeddings: resizing them would change every
+    log-probability.
     """
     from peft import PeftModel
 
@@ -131,15 +124,20 @@ def attach_adapter(model: Any, tokens: int, folder: Path) -> CausalLM:
             f"{subject}: its tokenizer has {tokens} tokens, the model {embeddings} embeddings; "
             "merge it into its base where it was trained, and measure the merged folder"
         )
+    vocabulary.check_embeddings(model, folder, subject)
+    loaded.check_base_copies(model, folder, subject)
+    before = loaded.own_embeddings(model, folder)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys")
             peft_model = PeftModel.from_pretrained(model, str(folder))
+    except KeyError as error:
+        raise UserError(f"{subject}: {loaded.missing_module(error, folder)}") from error
     except (RuntimeError, ValueError, UserWarning) as error:
         if is_out_of_memory(error):
             raise
         raise UserError(f"{subject}: {' '.join(str(error).split())[:200]}") from error
-    _check_used(peft_model, folder, subject)
+    loaded.check_loaded(peft_model, folder, subject, before)
     if reason := misfit(peft_model):
         raise UserError(f"{subject}: {reason}")
     return peft_model
@@ -169,28 +167,3 @@ def compute_in(model: CausalLM, dtype: torch.dtype) -> None:
     layers: list[Any] = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
     for layer in layers:
         layer.forward = cast(layer.forward)
-
-
-def _check_used(peft_model: PeftModel, folder: Path, subject: str) -> None:
-    """Raise UserError for tensors of layers that the model lacks, which peft skips silently.
-
-    Loading once more returns their keys: peft renames tensors and fuses those of a mixture's
-    experts, so neither the names nor the count in the file show it.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its warnings were errors the first time
-        unused = peft_model.load_adapter(str(folder), peft_model.active_adapter).unexpected_keys
-    unmatched = sorted(name for name in unused if not _LOADED_APART.search(name))
-    if unmatched:
-        raise UserError(
-            f"{subject}: the model has no layer for {len(unmatched)} of its tensors (first: "
-            f"{unmatched[0]})"
-        )
-
-
-def _config(folder: Path) -> dict[str, object]:
-    return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-
-
-def _last(name: str) -> str:
-    return re.split(r"[/\\]", name.rstrip("/\\"))[-1].casefold()

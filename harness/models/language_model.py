@@ -17,6 +17,8 @@ from harness.api.model import Generation, LogLikelihood, Progress, Request
 from harness.data.tokenization import end_tokens
 from harness.errors import UserError
 from harness.models import adapters
+from harness.models.adapter_checks.effect import Probe
+from harness.models.adapter_checks.vocabulary import check_tokenizer
 from harness.models.families import check_quantized
 from harness.models.inference.blocked_weights import blocked_weights
 from harness.models.inference.forward import Limit
@@ -76,6 +78,8 @@ class LanguageModel:
         self.copies = copies
         self.copied_bytes = 0
         """The most that copies of weights took in a call."""
+        self.warnings: Sequence[str] = ()
+        """What is doubtful about how it was opened, for the record."""
         self.end_ids = end_tokens(tokenizer, self.chat_template, model.generation_config)
         # Decoding is stated by the suite; nothing is inherited from the model's own file.
         model.generation_config = GenerationConfig()
@@ -242,13 +246,30 @@ def open_artifact(artifact: Artifact, batch: int | None = None) -> LanguageModel
     """
     model = load_weights(artifact)
     tokenizer = load_tokenizer(artifact)
+    doubts: list[str] = []
     if artifact.kind == "adapter":
-        assert artifact.path is not None
-        model = adapters.attach_adapter(model, len(tokenizer), Path(artifact.path))
-        adapters.compute_in(model, torch_dtype(artifact.precision))
+        model, doubts = _adapted(model, tokenizer, artifact)
     opened = LanguageModel(model, tokenizer, artifact, batch, copies=True)
+    opened.warnings = doubts
     _ = opened.not_shared  # probed here, so that no suite's time has it
     return opened
+
+
+def _adapted(
+    model: CausalLM, tokenizer: PreTrainedTokenizerBase, artifact: Artifact
+) -> tuple[CausalLM, list[str]]:
+    """The model with the artifact's adapter, and what is doubtful about that adapter."""
+    assert artifact.path is not None
+    folder = Path(artifact.path)
+    doubts: list[str | None] = []
+    if adapters.has_tokenizer(folder):
+        base = load_tokenizer(replace(artifact, kind="base", path=None))
+        doubts.append(check_tokenizer(tokenizer, base, folder, f"the adapter {folder.name}"))
+    probe = Probe(model, tokenizer, folder)
+    model = adapters.attach_adapter(model, len(tokenizer), folder)
+    doubts.append(probe.check(model, f"the adapter {folder.name}"))
+    adapters.compute_in(model, torch_dtype(artifact.precision))
+    return model, [doubt for doubt in doubts if doubt]
 
 
 _ON_CPU: ContextVar[bool] = ContextVar("_ON_CPU", default=False)

@@ -79,7 +79,7 @@ def fault(folder: Path, *, trust_remote_code: bool = False, causal: bool = True)
     try:
         contents = {name: _object(folder / name) for name in _JSON if (folder / name).is_file()}
         for file in _weight_files(folder):
-            _check_header(file)
+            tensor_header(file)
     except ValueError as error:
         return str(error)
     config = contents.get("config.json", {})
@@ -121,7 +121,7 @@ def _weight_files(folder: Path) -> list[Path]:
         raise ValueError(f"has a broken {index.name} (it has no 'weight_map'): download it again")
     files = [folder / str(name) for name in sorted({str(name) for name in listed.values()})]
     for name, stored in listed.items():
-        if (folder / str(stored)).is_file() and name not in _check_header(folder / str(stored)):
+        if (folder / str(stored)).is_file() and name not in tensor_header(folder / str(stored)):
             raise ValueError(
                 f"has no tensor {name} in {stored}, where {index.name} lists it: "
                 "download both again"
@@ -149,7 +149,7 @@ def _header(file: Path, size: int, changed: int) -> dict[str, object]:
     return dict(header)
 
 
-def _check_header(file: Path) -> dict[str, object]:
+def tensor_header(file: Path) -> dict[str, object]:
     """The header of a safetensors file; ValueError with a message for the user where it is broken.
 
     The layout is eight bytes with the header's length, the header as JSON, the tensors' bytes:

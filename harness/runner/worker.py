@@ -28,7 +28,8 @@ from harness.evaluation.judging.rows.opponents import Opponent
 from harness.evaluation.suite import task_of
 from harness.manager import plugins
 from harness.models import stored_quantization, trained_artifact
-from harness.models.adapters import base_mismatch
+from harness.models.adapter_checks.base import other_base
+from harness.models.adapter_checks.effect import NO_EFFECT
 from harness.models.language_model import import_bitsandbytes
 from harness.models.trained_artifact import InvalidArtifact
 from harness.planning.cell import Cell
@@ -42,6 +43,7 @@ from harness.system.hardware import available_memory, free_memory, free_paged_st
 from harness.system.measure import MemoryWatch, Meter
 from harness.training.arithmetic import float32_precision_kept
 from harness.training.diagnostics import findings
+from harness.training.diagnostics.findings import PREFIX
 from harness.training.diagnostics.options import outside_usual
 from harness.training.validation_loss import validation_loss
 from harness.types import Artifact, Job, Row
@@ -373,7 +375,7 @@ def _other_base(artifact: Artifact) -> str | None:
     """A warning if an external adapter names another base than it is opened on; else None."""
     if artifact.kind != "adapter" or artifact.path is None:
         return None
-    return base_mismatch(artifact.path, artifact.opened)
+    return other_base(Path(artifact.path), artifact.opened)
 
 
 def untrained(cell: Cell) -> Artifact:
@@ -429,6 +431,7 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
         how = (log.phases(meter), report, work.batch, work.opponents)
         for measured in evaluate(artifact, left, *how) if left else ():
             passes = dict(measured.passes)
+            _doubt(measured, log)
             _keep(sections, measured, rows, log)
     except (Exception, SystemExit) as error:
         log.fail(error, meter.failed)
@@ -443,6 +446,14 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
         "tokenizer_hash": sections.tokenizer_hash,
         "passes": passes,
     }
+
+
+def _doubt(measured: Measured, log: Log) -> None:
+    """What is doubtful about the model, once; not where its training has said it already."""
+    said = any(line.startswith(f"{PREFIX}loss_not_falling") for line in log.warnings)
+    for line in measured.doubts:
+        if line not in log.warnings and not (said and line.startswith(NO_EFFECT)):
+            log.warn(line)
 
 
 def _missing(sections: Sections, suite: Suite, log: Log) -> bool:

@@ -7,6 +7,10 @@ import pytest
 
 from harness import LowRankOptions, Method, train_sft
 from harness.manager import plugins
+from harness.models.adapter_checks import saved
+from harness.models.adapter_checks.base import other_base
+from harness.models.language_model import open_artifact
+from harness.system.hub import content_hash
 from harness.testing import (
     CHECKS,
     Trial,
@@ -34,6 +38,15 @@ def trial(request, tmp_path_factory):
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_method(trial, check):
     check(trial)
+
+
+def test_its_artifact_raises_no_doubt_on_its_own_base(trial):
+    artifact = trial.trained.artifact
+    assert list(open_artifact(artifact).warnings) == []
+    if artifact.kind == "adapter":
+        known = replace(artifact.base, content_hash=content_hash(Path(artifact.base.path)))
+        assert other_base(Path(artifact.path), known) is None
+        assert saved.changes_nothing(Path(artifact.path)) is None
 
 
 @pytest.mark.parametrize(

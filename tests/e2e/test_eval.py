@@ -405,16 +405,45 @@ def test_weights_come_with_their_own_tokenizer(tiny_model, tmp_path):
     assert found.tokenizer.chat_template == shouting
 
 
-def test_a_base_that_plainly_differs_is_noted(adapter, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(adapter, copy)
-    stating(base_model_name_or_path="HuggingFaceTB/SmolLM2-135M-Instruct")(copy)
-    for same in ("smollm2-135m", "x/SmolLM2-135M-Instruct@main"):
-        assert adapters.base_mismatch(str(copy), ModelRef(same, "/cache/elsewhere")) is None
-    noted = adapters.base_mismatch(str(copy), ModelRef("tiny", "/models/tiny"))
-    assert noted == (
-        "the adapter says that its base is smollm2-135m-instruct; it was opened on tiny"
-    )
+def test_a_base_of_another_content_is_noted_in_the_record(run_eval, adapter, tiny_model, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    reweighed(other)
+    code, records = run_eval(other, adapter=str(adapter))
+    (noted,) = doubts(records["mine"])
+    assert code == 0
+    assert noted.startswith("adapter.other_base: the adapter says that its base is tiny; it was ")
+    _, records = run_eval(adapter=str(adapter), label="right")
+    assert doubts(records["right"]) == []
+
+
+def doubts(record):
+    return [line for line in record["warnings"] if line.startswith("adapter.")]
+
+
+def reweighed(folder):
+    """Give a model of random weights others of the same shapes."""
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    tensors = {name: one * 1.5 for name, one in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def test_an_adapter_that_changes_nothing_is_refused_before_anything_runs(
+    harness, tiny_model, adapter, tmp_path
+):
+    from safetensors.torch import load_file, save_file
+
+    zero = tmp_path / "zero"
+    shutil.copytree(adapter, zero)
+    file = zero / adapters.WEIGHTS
+    tensors = {k: v * 0 if "lora_B" in k else v for k, v in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+    ran = harness("eval", tiny_model, "--adapter", zero, "--out", tmp_path / "out")
+    assert ran.code == 2
+    assert "changes nothing: the update of each of its 14 layers is zero (lora_B)" in ran.error
+    assert not (tmp_path / "out").exists()
 
 
 # ---- templates -----------------------------------------------------------------------------------
