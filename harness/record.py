@@ -423,6 +423,28 @@ class SampleFile(TypedDict):
 
 
 @section
+class ReasoningFigures(TypedDict):
+    """How much of a thinking model's answers is reasoning, which is not scored."""
+
+    answers: Natural
+    """Answers that were looked at."""
+    reasoned: Natural
+    """Those with reasoning."""
+    unfinished: Natural
+    """Those whose reasoning never ends: they are no answers, and scored as empty."""
+    reasoning_tokens: Natural
+    """Of all answers, with the markers."""
+    tokens: Natural
+    """Of all answers, reasoning and all, without end tokens."""
+    unfinished_share: float
+    """Of the answers."""
+    mean_tokens: float
+    """Tokens of reasoning per answer."""
+    token_share: float
+    """The part of the tokens that is reasoning."""
+
+
+@section
 class SuiteSection(TypedDict):
     """What a suite measured."""
 
@@ -447,7 +469,9 @@ class SuiteSection(TypedDict):
     samples: NotRequired[SampleFile | None]
     """The file with a row per sample; null where none was written."""
     notes: NotRequired[dict[str, Any]]
-    """Facts beside the figures: who judged, answers cut short, rows left out ..."""
+    """Facts beside the figures: who judged, answers cut short, rows left out ... `reasoning` has
+    the markers (`end` is null where the model's template has none), who stated them (`source`), and
+    the figures that a row of a leaderboard has of it."""
 
 
 @section

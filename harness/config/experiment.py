@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from harness.config import strict_yaml
 from harness.config.data_mix import Mix, Rows, Text
+from harness.config.reasoning import Reasoning
 from harness.config.strict_yaml import KeyPath, Located, StrictModel
 from harness.config.tuning import EntrySpace, Tune
 from harness.errors import ConfigError
@@ -208,6 +209,9 @@ class Experiment(StrictModel):
     """Every trained method runs once with each."""
     suites: tuple[SuiteEntry, ...]
     """Each a name, or a mapping with a `name`."""
+    reasoning: Reasoning | None = None
+    """What ends a thinking model's reasoning, for the suites that take this key and do not set it:
+    `auto`, `none` or `{end: ...}`."""
     tune: Tune | None = None
     """Every method's options are searched with the same number of trials."""
     mirror: str | None = None

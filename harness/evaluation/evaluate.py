@@ -21,6 +21,7 @@ from harness.evaluation.judging.local import LocalBackend
 from harness.evaluation.judging.panels.seats import seated
 from harness.evaluation.judging.rows.opponents import Opponent, digest, of_record, read
 from harness.evaluation.suite import task_of
+from harness.evaluation.tasks import reasoning
 from harness.evaluation.tasks.sample_rows import within_budget
 from harness.manager import plugins
 from harness.models.quantization import with_precision
@@ -294,7 +295,7 @@ class Bench:
             new = list(dict.fromkeys(prompts))
             answers = model.generate(new, max_new_tokens=cap, progress=self.progress)
             known = {(cap, p): a for p, a in zip(new, answers, strict=True)}
-        return [model.text(known[cap, prompt].ids).strip() for prompt in prompts]
+        return [_final_text(suite, model, prompt, known[cap, prompt]) for prompt in prompts]
 
     def row_answers(self) -> list[str]:
         """The stored answers of the row that the suite's judge compares with.
@@ -318,10 +319,16 @@ class Bench:
         suite, task = self.suite, task_of(self.suite, plugins())
         if not opponent.own:
             cap = int(str(suite.settings["max_new_tokens"]))
-            return self._noted(read(opponent, suite.name, task.samples(suite), cap), opponent)
+            apart = reasoning.separates(suite.settings.get("reasoning"))
+            answers = read(opponent, suite.name, task.samples(suite), cap, without_reasoning=apart)
+            return self._noted(answers, opponent)
         requests = task.requests(suite, self.model)
-        generated = (self._answers[requests.max_new_tokens, tuple(p)] for p in requests.prompts)
-        return self._noted([self.decode(answer.ids) for answer in generated], opponent)
+        generated = self._answers
+        texts = [
+            _final_text(suite, self.model, p, generated[requests.max_new_tokens, tuple(p)])
+            for p in requests.prompts
+        ]
+        return self._noted(texts, opponent)
 
     def _noted(self, answers: list[str], opponent: Opponent | None) -> list[str]:
         """The answers, which the record identifies."""
@@ -402,6 +409,11 @@ class Bench:
             precision=own.precision,
             chat_template=own.chat_template if other is None else None,
         )
+
+
+def _final_text(suite: Suite, model: Model, prompt: Sequence[int], answer: Generation) -> str:
+    """An answer as a judge reads it: without the reasoning before it."""
+    return reasoning.final_text(suite.settings.get("reasoning"), model, prompt, answer)
 
 
 def _opens_alike(one: Artifact, other: Artifact) -> bool:

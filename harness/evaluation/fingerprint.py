@@ -35,7 +35,7 @@ SHARED: Mapping[str, object] = {
 }
 """What every suite's hash holds where the suite has no such key: all tasks had one schema once."""
 
-LATER = ("cluster",)
+LATER = ("cluster", "reasoning")
 """Keys that came after hashes were in use: unset they leave a hash as it was."""
 
 UNSCORED = ("description",)
@@ -57,7 +57,7 @@ def scored_content(
     chat_template: str | None,
 ) -> dict[str, object]:
     """All that a score of the suite depends on, but for the model that is scored."""
-    unset = [key for key in LATER if suite.settings[key] is None]
+    unset = [key for key in LATER if suite.settings.get(key) is None]
     left_out = {*UNSCORED, *task.unscored, "scorers", *unset}
     settings = {k: v for k, v in {**SHARED, **suite.settings}.items() if k not in left_out}
     judge = judge_of(suite, plugins)

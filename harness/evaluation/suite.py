@@ -13,6 +13,7 @@ from pydantic import ConfigDict, create_model
 from harness.api.judge import Judge
 from harness.api.task import ScorerUse, Suite, SuiteSettings, Task
 from harness.config import strict_yaml
+from harness.config.reasoning import Reasoning
 from harness.config.strict_yaml import KeyPath, Located
 from harness.errors import ConfigError, UserError
 from harness.evaluation import fingerprint, scorer_config
@@ -46,6 +47,8 @@ class Where:
     """Whether packaged models are pulled; False: they are known by name and content alone."""
     certified: bool = True
     """Whether a judge's certificate is looked for; not where one is about to be made."""
+    reasoning: Reasoning | None = None
+    """The experiment's own, for suites that take it and say nothing of it."""
 
 
 def find_suite(name: str, *, plugins: Plugins, folders: Sequence[Path]) -> Path:
@@ -92,6 +95,7 @@ def load_suite(
     settings, located, own = _settings(task, located, overrides, plugins)
     if where.limit is not None:
         settings = settings.capped(where.limit)
+    settings = _reasoning(settings, where.reasoning)
     resolver = _FileResolver(located, where, plugins)
     with calling(f"task '{task.name}'"):
         resources = task.resolve(settings, resolver)
@@ -181,6 +185,13 @@ def _foreign_keys(task: AnyTask, plugins: Plugins) -> dict[str, list[str]]:
             if key not in task.Settings.model_fields:
                 foreign.setdefault(key, []).append(name)
     return foreign
+
+
+def _reasoning(settings: SuiteSettings, default: Reasoning | None) -> SuiteSettings:
+    """The settings with the experiment's `reasoning`, where they take it and have none."""
+    if default is None or getattr(settings, "reasoning", default) is not None:
+        return settings
+    return settings.model_copy(update={"reasoning": default})
 
 
 def _overridden(

@@ -427,7 +427,14 @@ def _suites(
     base_quantization: Mapping[str, object] | None,
 ) -> tuple[Suite, ...]:
     template = _template(experiment, settings)
-    where = Where(settings.mirror, settings.report, settings.limit, template, base_quantization)
+    where = Where(
+        settings.mirror,
+        settings.report,
+        settings.limit,
+        template,
+        base_quantization,
+        reasoning=experiment.reasoning,
+    )
     suites = []
     for at, entry in enumerate(experiment.suites):
         try:

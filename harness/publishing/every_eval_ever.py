@@ -147,6 +147,9 @@ def _result(
     decoding = (section.get("notes") or {}).get("decoding")
     if isinstance(decoding, Mapping) and decoding.get("greedy"):
         arguments = {"temperature": 0, "max_tokens": decoding["max_new_tokens"]}
+        thought = (section.get("notes") or {}).get("reasoning")
+        if thought is not None:
+            arguments["reasoning"] = bool(thought.get("reasoned"))
         result["generation_config"] = {"generation_args": arguments}
     return result
 
@@ -235,7 +238,10 @@ def _instance(
         ).hexdigest(),
         "interaction_type": "single_turn",
         "input": {"raw": raw, "reference": reference, **({"choices": choices} if choices else {})},
-        "output": {"raw": [answer]},
+        "output": {
+            "raw": [answer],
+            **({"reasoning_trace": [row["reasoning"]]} if row.get("reasoning") else {}),
+        },
         "answer_attribution": [
             {
                 "turn_idx": 0,

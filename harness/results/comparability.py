@@ -10,7 +10,7 @@ from harness.errors import NotComparable
 from harness.record import Record, SuiteSection
 from harness.results.groups import Group, ReadRows, answer_warnings, own_words
 from harness.results.store import suites
-from harness.stats.degenerate_answers import MANY
+from harness.stats.answers.degenerate_answers import MANY
 
 _PACKAGES = ("finetune-harness", "torch", "transformers", "peft", "bitsandbytes", "lm_eval")
 """Libraries whose version may move a score."""

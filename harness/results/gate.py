@@ -32,7 +32,7 @@ from harness.results.policy import (
 )
 from harness.results.store import suites
 from harness.stats import power
-from harness.stats.degenerate_answers import MANY, Degenerate
+from harness.stats.answers.degenerate_answers import MANY, Degenerate
 
 SCHEMA = 1
 """Version of a decision's layout."""

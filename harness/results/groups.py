@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from harness.errors import UserError
 from harness.record import MetricSection, Plan, Record, SuiteSection
 from harness.results.store import label, suites
-from harness.stats import degenerate_answers, metric_summary
+from harness.stats import metric_summary
+from harness.stats.answers import degenerate_answers
 
 ReadRows = Callable[[Record, str], metric_summary.Rows]
 """`read_rows(record, suite)`: the rows of a sample file (`store.rows_reader`)."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from harness import stats
 from harness.errors import UserError, nearest
-from harness.record import MetricSection, Record
+from harness.record import MetricSection, ReasoningFigures, Record
 from harness.results.cost import cost, cost_range
 from harness.results.groups import Group, ReadRows, answer_warnings, findings, grouped, metrics
 from harness.results.leaderboard_layout import VERSION, Leaderboard, Row, RowMetric
 from harness.results.store import plain, suites
 from harness.stats import metric_summary
+from harness.stats.answers import reasoning
 
 __all__ = ["build"]
 
@@ -100,7 +101,19 @@ def _row(group: Group, by_id: Mapping[str, Record], read_rows: ReadRows) -> Row:
         row["health"] = health
     if lines := answer_warnings(group, read_rows):
         row["degenerate"] = lines
+    if thought := _reasoning(group):
+        row["reasoning"] = thought
     return row
+
+
+def _reasoning(group: Group) -> dict[str, ReasoningFigures]:
+    """How much of the answers is reasoning, by suite."""
+    notes: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in group.cells:
+        for suite, section in suites(cell).items():
+            notes.setdefault(suite, []).append(section.get("notes") or {})
+    found = {suite: reasoning.pooled(every) for suite, every in notes.items()}
+    return {suite: figures for suite, figures in found.items() if figures is not None}
 
 
 def _metric(

@@ -11,6 +11,7 @@ from harness.record import (
     Count,
     Keywords,
     MetricSection,
+    ReasoningFigures,
     Sha256,
     Status,
     section,
@@ -100,6 +101,8 @@ class Row(TypedDict):
     degenerate: NotRequired[list[str]]
     """What is degenerate in the answers of any seed, and texts that an embedder cut, a line each;
     absent where nothing is."""
+    reasoning: NotRequired[dict[str, ReasoningFigures]]
+    """By suite, over all seeds; absent where no suite takes reasoning from answers."""
 
 
 @section

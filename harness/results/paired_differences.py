@@ -14,7 +14,7 @@ from harness.results import comparability
 from harness.results.groups import Group, ReadRows, degenerate
 from harness.results.lookup import Arm
 from harness.stats import bootstrapping, metric_summary, perplexity, proportions
-from harness.stats.degenerate_answers import Degenerate
+from harness.stats.answers.degenerate_answers import Degenerate
 from harness.stats.judges import (
     Judged,
     KnownErrors,
@@ -348,10 +348,10 @@ class Pairs:
         ]
 
     def degenerate(self) -> list[Degenerate]:
-        """What is degenerate in the candidate's answers; not that they are cut, which a suite's
-        `max_new_tokens` decides."""
+        """What is degenerate in the candidate's answers; not that they are cut or hold reasoning,
+        which a suite's `max_new_tokens` and `reasoning` decide."""
         every = degenerate(self.candidate, self._read_rows)
-        return [one for one in every if one.name != "capped"]
+        return [one for one in every if one.name not in ("capped", "reasoning")]
 
     def rows(self, group: Group, suite: str, metric: str) -> list[metric_summary.Rows]:
         """The sample rows of each seed."""

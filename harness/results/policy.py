@@ -132,7 +132,8 @@ class Policy(StrictModel):
     inconclusive: Literal["block", "pass"] = "block"
     """What the gate does where no rule fails and some are inconclusive."""
     degenerate: Literal["warn", "fail"] = "warn"
-    """Whether a candidate that gives one answer to everything, empty or looping ones fails."""
+    """Whether a candidate that gives one answer to everything, empty or looping ones, or reasoning
+    without end fails."""
     rules: list[Rule] = Field(min_length=1)
     """Each a metric and one limit."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import experiment
+from harness.config.reasoning import AUTO, NONE
 from harness.config.strict_yaml import KeyPath, Located
 from harness.errors import UserError
 from harness.manager import BUILT_IN, plugins
@@ -30,6 +31,8 @@ class ModelOptions:
     label: str | None = None
     suites: Sequence[str] = ()
     precision: str = "auto"
+    reasoning: str | None = None
+    """`auto`, `none`, or the text that ends a thinking model's reasoning."""
 
     @property
     def is_base(self) -> bool:
@@ -74,6 +77,7 @@ def experiment_of(given: ModelOptions) -> experiment.Experiment:
         "methods": methods,
         **({"base": methods[0]["label"]} if given.base_in_4bit else {}),
         "suites": list(given.suites) or _built_in_suites(),
+        **_reasoning(given.reasoning),
     }
     last = len(methods) - 1
     marks: dict[KeyPath, int | str] = {
@@ -81,6 +85,7 @@ def experiment_of(given: ModelOptions) -> experiment.Experiment:
         ("methods", last, "label"): "--label",
         ("suites",): "--suite",
         ("budget", "precision"): "--precision",
+        ("reasoning",): "--reasoning",
     }
     return experiment.check_experiment(
         Located(Path("harness eval"), values, marks), {method["name"] for method in methods}
@@ -94,6 +99,13 @@ def _opening_options(given: ModelOptions) -> dict[str, object]:
         **({"adapter": _whole_path(given.adapter)} if given.adapter else {}),
         **({"load_in_4bit": True} if given.load_in_4bit else {}),
     }
+
+
+def _reasoning(given: str | None) -> dict[str, object]:
+    """The experiment's key, where it is given."""
+    if given is None:
+        return {}
+    return {"reasoning": given if given in (AUTO, NONE) else {"end": given}}
 
 
 def _built_in_suites() -> list[str]:

@@ -110,6 +110,7 @@ def evaluate(
     label: str | None = None,
     suites: Sequence[str] = (),
     precision: str = "auto",
+    reasoning: str | None = None,
     out: str | Path | None = None,
     limit: int | None = None,
     suite_folders: Sequence[str | Path] = (),
@@ -120,11 +121,20 @@ def evaluate(
     """Measure a model trained elsewhere: a packaged alias, a folder or a Hub id.
 
     As `harness eval`: with `adapter`, `load_in_4bit` or `base` it is compared with the untouched
-    base, which is measured too. `suites` are names, by default the built-in ones. Raises UserError
-    before anything runs.
+    base, which is measured too. `suites` are names, by default the built-in ones; `reasoning` is
+    `auto`, `none` or the text that ends a thinking model's reasoning, where suites do not say.
+    Raises UserError before anything runs.
     """
     options = ModelOptions(
-        model, adapter, load_in_4bit, base, base_in_4bit, label, list(suites), precision
+        model,
+        adapter,
+        load_in_4bit,
+        base,
+        base_in_4bit,
+        label,
+        list(suites),
+        precision,
+        reasoning,
     )
     check_names(options)
     measuring = _measuring(out, limit, suite_folders, mirror)

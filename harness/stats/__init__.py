@@ -11,7 +11,7 @@
 - `variance_components`: the variance of a figure, split into samples, training and both.
 - `planned_test`: the power of a test that is yet to be made, on so many samples and seeds.
 - `multiple_testing`: several tests at once, and interim analyses of growing data.
-- `degenerate_answers`: one answer to everything, empty, looping and cut ones, from sample rows.
+- `answers`: of sample rows, what is degenerate in answers, and the reasoning before them.
 - `metric_summary`: from a suite's scores to a record's metrics.
 
 Every layer above `hookspecs` may import it.

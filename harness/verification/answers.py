@@ -18,6 +18,7 @@ from harness.record import Record, SuiteSection
 from harness.results.groups import identity
 from harness.results.store import Rows, plain
 from harness.stats import metric_summary
+from harness.stats.answers import reasoning
 from harness.types import SuiteResult
 from harness.verification.comparing import differences, same
 from harness.verification.folder import Folder
@@ -70,6 +71,7 @@ def check(folder: Folder, at_hand: SuitesAtHand, report: Report) -> dict[tuple[s
         if known.contradiction:
             report.fails(f"cells/{record['id']}.json", f"{name}: suite", known.contradiction)
         _unique(rows, section, report)
+        _reasoning(record, name, section, rows, report)
         if known.suite is None:
             report.trusts(
                 f"{name}: the suite of the records is not at hand ({known.reason}), so its "
@@ -88,6 +90,31 @@ def _unique(rows: Rows, section: SuiteSection, report: Report) -> None:
     twice = [key for key, count in Counter(row["id"] for row in rows).items() if count > 1]
     for key in twice:
         report.fails(_file(section), f"sample {key}", "stands there twice")
+
+
+def _reasoning(
+    record: Record, suite: str, section: SuiteSection, rows: Rows, report: Report
+) -> None:
+    """What the record says of reasoning follows from the samples; unfinished it is no answer."""
+    stated = (section.get("notes") or {}).get("reasoning") or {}
+    if stated.get("end") is None:
+        return
+    try:
+        figures = reasoning.figures(rows)
+    except (KeyError, TypeError) as error:
+        report.fails(_file(section), "reasoning", f"no figure can be computed of it ({error!r})")
+        return
+    said = {key: stated.get(key) for key in figures}
+    for path, one, other in differences(said, plain(figures), f"{suite}.reasoning"):
+        report.fails(f"cells/{record['id']}.json", path, stated=one, recomputed=other)
+    for row in rows:
+        if row["unfinished_reasoning"] and row.get("output"):
+            told = f"{shown(row['output'])}, though its reasoning is unfinished"
+            report.fails(_file(section), f"sample {row['id']}: output", told)
+        if row["reasoning_tokens"] > row["tokens"]:
+            told = f"{row['reasoning_tokens']} of {row['tokens']} tokens"
+            report.fails(_file(section), f"sample {row['id']}: reasoning_tokens", told)
+    report.counts("figures", len(figures))
 
 
 def _hold(
@@ -259,7 +286,7 @@ def _one_answer(folder: Folder, report: Report) -> None:
                 continue
             decoding = (section.get("notes") or {}).get("decoding")
             parts = section.get("parts") or {}
-            how = [decoding, parts.get("apply_chat_template")]
+            how = [decoding, parts.get("apply_chat_template"), parts.get("reasoning")]
             for row in rows if decoding else ():
                 key = json.dumps([row.get("prompt"), how])
                 known = answers.setdefault(key, (name, str(row.get("output"))))

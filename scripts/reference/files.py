@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from harness import errors
 from harness.api.task import SuiteSettings
 from harness.cli import main
-from harness.config import data_mix, experiment, tuning
+from harness.config import data_mix, experiment, reasoning, tuning
 from harness.evaluation.judging import endpoint
 from harness.evaluation.tasks import choice, generate, perplexity
 from harness.evaluation.tasks.lm_eval import settings as lm_eval
@@ -31,11 +31,13 @@ EXPERIMENT: Sections = {
     experiment.SuiteEntry: "Entries of suites",
     tuning.Tune: "tune",
     tuning.Range: "Ranges",
+    reasoning.ReasoningSettings: "reasoning",
 }
 SUITE: Sections = {
     SuiteSettings: "Every suite",
     DataSettings: "With rows of its own",
     generate.GenerateSettings: "ask: generate",
+    reasoning.ReasoningSettings: "reasoning",
     generate.JudgeSettings: "judge",
     endpoint.EndpointSettings: "judge.endpoint",
     endpoint.BudgetSettings: "judge.endpoint.budget",

@@ -6,7 +6,7 @@ import pytest
 
 from harness.results import gate, lookup, policy
 from harness.results.comparison import compare
-from harness.stats.degenerate_answers import detect, loops
+from harness.stats.answers.degenerate_answers import detect, loops
 
 REFERENCE = Path(__file__).parents[2] / "results/reference/boilerplate"
 RULES = "rules: [{metric: similarity.cosine, max_drop: 0.5}]\n"
@@ -45,6 +45,49 @@ def test_empty_looping_and_cut_answers_are_told():
     assert names(rows([f"{i} {loop}" for i in range(3)] + VARIED[3:])) == ["loops"]
     assert names(rows(VARIED, capped=range(5))) == []
     assert names(rows(VARIED, capped=range(6))) == ["capped"]
+
+
+def test_reasoning_that_is_scored_whole_is_told_with_what_ends_it():
+    thought = [f"<think>No. {text}</think>{text}" for text in VARIED]
+    assert names(rows([*thought[:2], *VARIED[2:]])) == []
+    (one,) = detect("quiz", rows([*thought[:3], *VARIED[3:]]))
+    assert one.name == "reasoning"
+    assert "3 of 10 answers hold reasoning" in str(one)
+    assert "`reasoning: {end: '</think>'}`" in str(one)
+    # the template opened it; a beginning that was cut; another pair of markers
+    assert names(rows([text.removeprefix("<think>") for text in thought])) == ["reasoning"]
+    assert names(rows([text.partition("</think>")[0] for text in thought])) == ["reasoning"]
+    (one,) = detect("quiz", rows([f"[THINK]{text}[/THINK]{text}" for text in VARIED]))
+    assert "{end: '[/THINK]'}" in str(one)
+    # with `reasoning: none` a suite wants it; under a wrong marker nothing was found
+    wanted, found = ([row | {"reasoning": is_} for row in rows(thought)] for is_ in (None, ""))
+    assert names(wanted) == []
+    assert names(found) == ["reasoning"]
+
+
+def unfinished(thoughts, capped=True):
+    told = {"output": "", "unfinished_reasoning": True, "capped": capped}
+    return [
+        row
+        | (told if i < len(thoughts) else {"unfinished_reasoning": False})
+        | {"reasoning": thoughts[i] if i < len(thoughts) else "Yes."}
+        for i, row in enumerate(rows(VARIED))
+    ]
+
+
+def test_unfinished_reasoning_is_told_once_with_what_helps():
+    """It is neither an empty answer nor a cut one: those are told of answers."""
+    assert names(unfinished(["Let me see"] * 2)) == []
+    (one,) = detect("quiz", unfinished(["Let me see"] * 8))
+    assert one.name == "unfinished_reasoning"
+    assert one.share == 0.8
+    assert str(one).endswith(
+        "8 of 10 answers never end their reasoning and count as empty: raise max_new_tokens"
+    )
+    (one,) = detect("quiz", unfinished(["Hm." + " wait, no" * 20] * 8))
+    assert "8 of them end in a loop" in str(one)
+    (one,) = detect("quiz", unfinished(["Let me see"] * 8, capped=False))
+    assert "8 of them end without the end marker" in str(one)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,11 @@ __all__ = ["ModelOptions", "command", "default_label", "evaluate", "experiment_o
 @click.option("--suite", "suites", multiple=True, metavar="NAME", help="Default: the built-in.")
 @options.precision
 @click.option(
+    "--reasoning",
+    metavar="END",
+    help="What ends a thinking model's reasoning, which is not scored: auto, none, or its text.",
+)
+@click.option(
     "--chat-template",
     metavar="FILE",
     type=click.Path(path_type=Path),

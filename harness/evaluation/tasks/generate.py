@@ -24,6 +24,7 @@ from harness.api.task import (
     TaskTools,
 )
 from harness.api.tools import Tools
+from harness.config.reasoning import NONE, Reasoning
 from harness.config.strict_yaml import KeyPath, Located, StrictModel
 from harness.data.tokenization import encode_prompt
 from harness.errors import ConfigError, PluginFault
@@ -40,13 +41,14 @@ from harness.evaluation.judging.verdicts import (
     missing_counts,
 )
 from harness.evaluation.scorer_config import DIFFERENCE, OTHER, checked, checked_statistics, uses
-from harness.evaluation.tasks import negative_control
+from harness.evaluation.tasks import negative_control, reasoning
 from harness.evaluation.tasks.sample_rows import missing
 from harness.evaluation.tasks.sample_task import DataSettings, SampleTask, identity
 from harness.hookspecs import hookimpl
 from harness.manager import plugins
 from harness.models import families
-from harness.stats import degenerate_answers, metric_summary
+from harness.stats import metric_summary
+from harness.stats.answers import degenerate_answers
 from harness.types import Metric, ModelRef, Output, Sample, SuiteResult
 
 EXAMPLE = """\
@@ -170,6 +172,10 @@ class GenerateSettings(DataSettings):
     apply_chat_template: bool | None = None
     """Whether a prompt that is plain text becomes a user's turn; by default where the model has a
     template."""
+    reasoning: Reasoning | None = None
+    """What ends a thinking model's reasoning, which is no part of the answer: `{end: "</think>"}`,
+    or `auto` for what the model's chat template writes. `none`, and by default, answers are scored
+    whole; the default is the experiment's, where it has one."""
 
 
 class Generate(SampleTask[GenerateSettings]):
@@ -231,8 +237,9 @@ class Generate(SampleTask[GenerateSettings]):
         if suite.judge_record is None:
             return {}
         samples, cap = self.samples(suite), self.settings(suite).max_new_tokens
+        apart = reasoning.separates(suite.settings.get("reasoning"))
         opponent = opponents.of_record(Path(suite.judge_record))
-        answers = opponents.read(opponent, suite.name, samples, cap)
+        answers = opponents.read(opponent, suite.name, samples, cap, without_reasoning=apart)
         return {"opponent": opponents.digest(samples, answers)}
 
     def corrections(self, suite: Suite) -> dict[str, object]:
@@ -296,9 +303,10 @@ class Generate(SampleTask[GenerateSettings]):
     def score(self, suite: Suite, requests: Requests, tools: TaskTools) -> SuiteResult:
         """One row per sample, with a score of every scorer and of the judge."""
         samples, cap = requests.state, requests.max_new_tokens
+        wanted, markers, answers = _answers(suite, requests, tools)
         outputs = [
-            Output(sample.id, tools.decode(generated.ids), len(generated.ids), generated.capped)
-            for sample, generated in zip(samples, requests.generated, strict=True)
+            Output(sample.id, answer.text, answer.tokens, generated.capped)
+            for sample, answer, generated in zip(samples, answers, requests.generated, strict=True)
         ]
         cut = sum(generated.cut for generated in requests.generated)
         notes: dict[str, object] = {
@@ -318,14 +326,21 @@ class Generate(SampleTask[GenerateSettings]):
                 suite,
                 sample,
                 output,
-                missing((), generated.finite),
+                {**_thought(wanted, markers, answer), **missing((), generated.finite)},
                 ratings.of(i, not generated.finite),
             )
-            for i, (sample, output, generated) in enumerate(
-                zip(samples, outputs, requests.generated, strict=True)
+            for i, (sample, output, answer, generated) in enumerate(
+                zip(samples, outputs, answers, requests.generated, strict=True)
             )
         ]
-        ratings.warnings += map(str, degenerate_answers.detect(suite.name, rows))
+        if reasoning.separates(wanted):
+            notes["reasoning"] = reasoning.notes(markers, rows)
+        found = degenerate_answers.detect(suite.name, rows)
+        if all(one.name != "reasoning" for one in found):
+            ratings.warnings += reasoning.warnings(
+                suite.name, wanted, markers, tools.model, requests.prompts, requests.generated
+            )
+        ratings.warnings += map(str, found)
         result = SuiteResult(rows, ratings.metrics, ratings.notes, ratings.warnings)
         return self.correct(suite, result)
 
@@ -356,6 +371,27 @@ class Generate(SampleTask[GenerateSettings]):
             for row in known
         ]
         return SuiteResult(asked, ratings.metrics)
+
+
+def _answers(
+    suite: Suite, requests: Requests, tools: TaskTools
+) -> tuple[object, reasoning.Markers | None, list[reasoning.Answer]]:
+    """The suite's `reasoning`, its markers for this model, and the answers apart from it."""
+    model, wanted = tools.model, suite.settings.get("reasoning")
+    markers = reasoning.markers_for(wanted, reasoning.template_of(model))
+    found = reasoning.answers(
+        markers, model.tokenizer, requests.prompts, requests.generated, tools.decode
+    )
+    return wanted, markers, found
+
+
+def _thought(
+    wanted: object, markers: reasoning.Markers | None, answer: reasoning.Answer
+) -> dict[str, object]:
+    """What a row has of the reasoning: null where it is to be scored, nothing where it may be."""
+    if wanted == NONE:
+        return {"reasoning": None}
+    return reasoning.of_row(answer) if markers else {}
 
 
 def _asked(sample: Sample, recorded: object) -> object:
@@ -546,9 +582,10 @@ def _row(
     suite: Suite,
     sample: Sample,
     output: Output,
-    unanswered: Mapping[str, str],
+    more: Mapping[str, object],
     rated: Mapping[str, object],
 ) -> dict[str, object]:
+    """A sample row; `more` is its reasoning, and why it has no answer where that is so."""
     return {
         **identity(suite, sample),
         "prompt": _prompt(sample),
@@ -556,7 +593,7 @@ def _row(
         "output": output.text,
         "tokens": output.tokens,
         "capped": output.capped,
-        **unanswered,
+        **more,
         **rated,
     }
 

@@ -34,6 +34,7 @@ def notes(board: Board, chosen: Sequence[Column] | None = None) -> list[str]:
         ties = [] if "tied_with" in wanted else ties
     ties += [*_seed_lines(rows), *_cost_lines(rows)]
     warned = [*_health_lines(rows), *_degenerate_lines(rows), *_judge_lines(rows, names)]
+    warned += _reasoning_lines(rows)
     return [*ties, *warned, *labels, *board["incomparable"], *(more if left_out else [])]
 
 
@@ -67,6 +68,19 @@ def _health_lines(rows: Sequence[Row]) -> list[str]:
 def _degenerate_lines(rows: Sequence[Row]) -> list[str]:
     title = titles(rows)
     return [f"{title(row)}: {line}" for row in rows for line in row.get("degenerate", ())]
+
+
+def _reasoning_lines(rows: Sequence[Row]) -> list[str]:
+    """How much of the answers was reasoning and not scored, and how many came to no end of it."""
+    title = titles(rows)
+    return [
+        f"{title(row)}: suite '{suite}': {of['token_share']:.0%} of the tokens are reasoning, "
+        f"{of['mean_tokens']:.1f} an answer; {of['unfinished']} of {of['answers']} answers "
+        f"({of['unfinished_share']:.0%}) never end it"
+        for row in rows
+        for suite, of in row.get("reasoning", {}).items()
+        if of["reasoned"]
+    ]
 
 
 def _judge_lines(rows: Sequence[Row], names: Iterable[str]) -> list[str]:

@@ -137,7 +137,16 @@ const Answers = (() => {
     const text = asText(own.output);
     const held = { reference: referenceText(asked), against: asText(other?.output ?? "") }[now.marks] ?? null;
     const box = marked(text, held);
-    return own.capped ? Dom.element("div", {}, box, Dom.element("p", { class: "quiet" }, "cut at max_new_tokens")) : box;
+    const cut = own.capped ? Dom.element("p", { class: "quiet" }, "cut at max_new_tokens") : null;
+    const thought = own.reasoning ? reasoning(own) : null;
+    return cut || thought ? Dom.element("div", {}, thought, box, cut) : box;
+  }
+
+  /** What was thought before the answer and is not scored; opened where it is asked for. */
+  function reasoning(own) {
+    const end = own.unfinished_reasoning ? ", unfinished: no answer" : "";
+    const head = Dom.element("summary", { class: "quiet" }, `reasoning, ${own.reasoning_tokens} tokens${end}`);
+    return Dom.element("details", { class: "reasoning" }, head, long(asText(own.reasoning)));
   }
 
   function marked(text, held) {

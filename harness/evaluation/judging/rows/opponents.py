@@ -10,6 +10,8 @@ from typing import Any
 from harness.errors import UserError
 from harness.record import Record
 from harness.results import store
+from harness.results.store import Rows
+from harness.stats.answers import degenerate_answers
 from harness.types import Message, Sample
 
 __all__ = ["Opponent", "digest", "of_record", "read"]
@@ -44,7 +46,14 @@ def of_record(file: Path) -> Opponent:
     return Opponent(str(file.resolve().parent.parent), cell)
 
 
-def read(opponent: Opponent, suite: str, samples: Sequence[Sample], cap: int) -> list[str]:
+def read(
+    opponent: Opponent,
+    suite: str,
+    samples: Sequence[Sample],
+    cap: int,
+    *,
+    without_reasoning: bool = False,
+) -> list[str]:
     """Its answers to the samples of `suite`, in their order.
 
     They are of its suite of the same name or, where its record has none, of one that asked the same
@@ -58,6 +67,8 @@ def read(opponent: Opponent, suite: str, samples: Sequence[Sample], cap: int) ->
     for name in names:
         rows = {row["id"]: row for row in store.read_samples(Path(opponent.folder), record, name)}
         lacking = _lacking(rows, samples)
+        if lacking is None and without_reasoning:
+            lacking = _thinking(name, [rows[sample.id] for sample in samples])
         if lacking is None:
             return [rows[sample.id]["output"] for sample in samples]
         if name == suite:
@@ -91,6 +102,12 @@ def _lacking(rows: Mapping[str, Mapping[str, Any]], samples: Sequence[Sample]) -
         if _asked(row.get("prompt")) != [dict(message) for message in _conversation(sample)]:
             return f"sample '{sample.id}' has another prompt there"
     return None
+
+
+def _thinking(suite: str, rows: Rows) -> str | None:
+    """Why answers cannot stand beside others without reasoning; None where they can."""
+    found = [one for one in degenerate_answers.detect(suite, rows) if one.name == "reasoning"]
+    return f"{found[0].share:.0%} of its answers hold their reasoning" if found else None
 
 
 def _conversation(sample: Sample) -> Sequence[Message]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.stats.answers import reasoning
 from harness.stats.metric_summary import Rows
 
 MANY = 0.2
@@ -34,7 +35,7 @@ class Degenerate:
 
     suite: str
     name: str
-    """`same_answer`, `empty`, `loops` or `capped`."""
+    """`same_answer`, `empty`, `loops`, `capped`, `reasoning` or `unfinished_reasoning`."""
     share: float
     """Of the answers."""
     message: str
@@ -50,13 +51,15 @@ def detect(suite: str, rows: Rows) -> list[Degenerate]:
     if not total:
         return []
     texts = [row["output"].strip() for row in answered]
-    ways = [_same(texts, answered)]
-    empty, looping = texts.count(""), sum(map(loops, texts))
+    ways = [_same(texts, answered), _reasoning(texts, answered), _unfinished(answered)]
+    ended = [row for row in answered if not row.get("unfinished_reasoning")]
+    empty = sum(not row["output"].strip() for row in ended)
+    looping = sum(map(loops, texts))
     if empty >= FEWEST and empty > MANY * total:
         ways.append(("empty", empty, f"{empty} of {total} answers are empty"))
     if looping >= FEWEST and looping > MANY * total:
         ways.append(("loops", looping, f"{looping} of {total} answers end in a loop"))
-    capped = sum(bool(row["capped"]) for row in answered)
+    capped = sum(bool(row["capped"]) for row in ended)
     if capped >= FEWEST and capped > MOST * total:
         what = f"{capped} of {total} answers are cut at max_new_tokens: scores are of beginnings"
         ways.append(("capped", capped, what))
@@ -79,6 +82,36 @@ def _same(texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> tuple[str,
     short = short if len(short) <= _SHOWN else short[:_SHOWN] + "..."
     what = f"{count} of {total} prompts have one same answer ({short!r})"
     return "same_answer", count, f"{what}: its scores say nothing of the questions"
+
+
+def _reasoning(
+    texts: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> tuple[str, int, str] | None:
+    """Markers of reasoning in answers that are scored whole, but where the suite wants that."""
+    unseen = [text for text, row in zip(texts, rows, strict=True) if row.get("reasoning", "") == ""]
+    ends = reasoning.marked(unseen)
+    if len(ends) <= MANY * len(rows):
+        return None
+    end = Counter(ends).most_common(1)[0][0]
+    what = f"{len(ends)} of {len(rows)} answers hold reasoning"
+    return "reasoning", len(ends), f"{what}, {reasoning.advice(end)}"
+
+
+def _unfinished(rows: Sequence[Mapping[str, Any]]) -> tuple[str, int, str] | None:
+    """Reasoning that never ends, and so no answers; why decides what helps."""
+    open_ = [row for row in rows if row.get("unfinished_reasoning")]
+    if len(open_) <= MANY * len(rows):
+        return None
+    what = f"{len(open_)} of {len(rows)} answers never end their reasoning and count as empty"
+    looping = sum(loops(str(row.get("reasoning") or "").strip()) for row in open_)
+    ended = sum(not row["capped"] for row in open_)
+    if looping > len(open_) / 2:
+        why = f"{looping} of them end in a loop, which a greater max_new_tokens does not end"
+    elif ended > len(open_) / 2:
+        why = f"{ended} of them end without the end marker: see whether reasoning.end is right"
+    else:
+        why = "raise max_new_tokens"
+    return "unfinished_reasoning", len(open_), f"{what}: {why}"
 
 
 CUT = "cut_by_embedder"
