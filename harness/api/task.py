@@ -10,6 +10,7 @@ from pydantic import Field
 
 from harness.api.model import Generation, LogLikelihood, Model, Request
 from harness.api.tools import Tools
+from harness.config.reasoning import Reasoning
 from harness.config.strict_yaml import KeyPath, Located, StrictModel
 from harness.errors import ConfigError
 from harness.types import Message, ModelRef, Sample, SuiteResult
@@ -42,6 +43,10 @@ class SuiteSettings(StrictModel):
     def capped(self, limit: int) -> SuiteSettings:
         """These settings with no more samples than `limit`."""
         return self.model_copy(update={"limit": min(limit, self.limit or limit)})
+
+    def with_reasoning(self, default: Reasoning) -> SuiteSettings:
+        """These settings with an experiment's `reasoning`, where they take it and have none."""
+        return self
 
     @classmethod
     def own_keys(cls) -> set[str]:

@@ -95,7 +95,8 @@ def load_suite(
     settings, located, own = _settings(task, located, overrides, plugins)
     if where.limit is not None:
         settings = settings.capped(where.limit)
-    settings = _reasoning(settings, where.reasoning)
+    if where.reasoning is not None:
+        settings = settings.with_reasoning(where.reasoning)
     resolver = _FileResolver(located, where, plugins)
     with calling(f"task '{task.name}'"):
         resources = task.resolve(settings, resolver)
@@ -185,13 +186,6 @@ def _foreign_keys(task: AnyTask, plugins: Plugins) -> dict[str, list[str]]:
             if key not in task.Settings.model_fields:
                 foreign.setdefault(key, []).append(name)
     return foreign
-
-
-def _reasoning(settings: SuiteSettings, default: Reasoning | None) -> SuiteSettings:
-    """The settings with the experiment's `reasoning`, where they take it and have none."""
-    if default is None or getattr(settings, "reasoning", default) is not None:
-        return settings
-    return settings.model_copy(update={"reasoning": default})
 
 
 def _overridden(

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from harness import stats
@@ -37,6 +38,18 @@ Results = Mapping[str, Mapping[str, Any]]
 
 class NoAnswer(str):
     """What stands for a generated answer where the model's logits are not finite."""
+
+
+class Reply(str):
+    """A generated answer, with what its row keeps of the reasoning before it."""
+
+    row: Mapping[str, object]
+
+    def __new__(cls, text: str, row: Mapping[str, object] = MappingProxyType({})) -> Reply:
+        """The text, and the keys for its row."""
+        reply = super().__new__(cls, text)
+        reply.row = row
+        return reply
 
 
 @dataclass(frozen=True)
@@ -402,11 +415,18 @@ def question_rows(task: str, samples: Samples, clusters: str | None = None) -> l
                 "prompt": sample["arguments"][0][0],
                 "reference": sample["target"],
                 **_reply(sample),
+                **_thought(sample),
                 **_no_answer(sample),
                 "scores": {},
             }
         )
     return rows
+
+
+def _thought(sample: Sample) -> Mapping[str, object]:
+    """The reasoning before the answer; of several, which greedy decoding repeats, the first's."""
+    given = [reply for replies in sample["resps"] for reply in replies]
+    return next((reply.row for reply in given if isinstance(reply, Reply)), {})
 
 
 def _no_answer(sample: Sample) -> dict[str, str]:

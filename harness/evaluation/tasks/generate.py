@@ -177,6 +177,10 @@ class GenerateSettings(DataSettings):
     or `auto` for what the model's chat template writes. `none`, and by default, answers are scored
     whole; the default is the experiment's, where it has one."""
 
+    def with_reasoning(self, default: Reasoning) -> GenerateSettings:
+        """With the experiment's, where the suite says nothing."""
+        return self if self.reasoning else self.model_copy(update={"reasoning": default})
+
 
 class Generate(SampleTask[GenerateSettings]):
     """Continues each prompt."""

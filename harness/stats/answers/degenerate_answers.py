@@ -98,20 +98,31 @@ def _reasoning(
 
 
 def _unfinished(rows: Sequence[Mapping[str, Any]]) -> tuple[str, int, str] | None:
-    """Reasoning that never ends, and so no answers; why decides what helps."""
-    open_ = [row for row in rows if row.get("unfinished_reasoning")]
-    if len(open_) <= MANY * len(rows):
-        return None
-    what = f"{len(open_)} of {len(rows)} answers never end their reasoning and count as empty"
+    """Reasoning that never ends, and so no answers."""
+    count = sum(bool(row.get("unfinished_reasoning")) for row in rows)
+    lines = unfinished(rows)
+    return ("unfinished_reasoning", count, lines[0]) if lines else None
+
+
+def unfinished(rows: Rows, cap: str = "max_new_tokens") -> list[str]:
+    """The line on many answers without an end of their reasoning; why decides what helps.
+
+    Rows that do not say whether they were cut were, at the setting `cap`.
+    """
+    looked_at = [row for row in rows if "capped" in row or "unfinished_reasoning" in row]
+    open_ = [row for row in looked_at if row.get("unfinished_reasoning")]
+    if len(open_) <= MANY * len(looked_at):
+        return []
     looping = sum(loops(str(row.get("reasoning") or "").strip()) for row in open_)
-    ended = sum(not row["capped"] for row in open_)
+    ended = sum(not row.get("capped", True) for row in open_)
     if looping > len(open_) / 2:
-        why = f"{looping} of them end in a loop, which a greater max_new_tokens does not end"
+        why = f"{looping} of them end in a loop, which a greater {cap} does not end"
     elif ended > len(open_) / 2:
         why = f"{ended} of them end without the end marker: see whether reasoning.end is right"
     else:
-        why = "raise max_new_tokens"
-    return "unfinished_reasoning", len(open_), f"{what}: {why}"
+        why = f"raise {cap}"
+    count = f"{len(open_)} of {len(looked_at)}"
+    return [f"{count} answers never end their reasoning and count as empty: {why}"]
 
 
 CUT = "cut_by_embedder"

@@ -38,8 +38,8 @@ def advice(end: str) -> str:
 
 
 def figures(rows: Rows) -> ReasoningFigures:
-    """What the sample rows of a suite with `reasoning` come to; rows without an answer apart."""
-    answered = [row for row in rows if "missing" not in row]
+    """What the rows of a suite with `reasoning` come to: of answers that it was looked for in."""
+    answered = [row for row in rows if "reasoning_tokens" in row and "missing" not in row]
     return _figures(
         answers=len(answered),
         reasoned=sum(bool(row["reasoning_tokens"]) for row in answered),

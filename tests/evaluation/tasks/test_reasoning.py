@@ -249,7 +249,7 @@ def ran(tmp_path_factory: Any, judging_model: Path, warm: Any) -> Experiment:
     small = write_experiment(
         folder / "run",
         model,
-        suites=[*SUITES, "judged"],
+        suites=[*SUITES, "judged", "tasks", "short"],
         methods=["base", {"name": "lora", "r": 4}],
     )
     for name, more in SUITES.items():
@@ -257,9 +257,43 @@ def ran(tmp_path_factory: Any, judging_model: Path, warm: Any) -> Experiment:
     fair = loving(judging_model, folder / "fair", " A")
     judge = {"name": "pairwise", "rubric": "The right one.", "against": "base", "model": str(fair)}
     suite_file(small.folder, "judged", reasoning="auto", judge=judge)
+    (small.folder / "tasks/said.yaml").write_text(TASK)
+    shutil.copy(small.folder / "rows.jsonl", small.folder / "tasks/rows.jsonl")
+    (small.folder / "tasks/rows.py").write_text(READER)
+    for name, more in LM_EVAL.items():
+        own = {"name": name, "version": 1, "ask": "lm-eval", "include_path": "tasks", **more}
+        own |= {"tasks": ["said"], "trust_task_code": True, "apply_chat_template": True}
+        (small.folder / f"{name}.yaml").write_text(yaml.safe_dump(own))
     outcome = run_warm(small, warm)
     assert not outcome.failed
     return small
+
+
+TASK = """\
+task: said
+custom_dataset: !function rows.read
+test_split: test
+output_type: generate_until
+doc_to_text: "{{prompt}}"
+doc_to_target: "{{reference}}"
+generation_kwargs: {until: ["\\n"], do_sample: false, max_gen_toks: 12}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+metadata: {version: 1.0}
+"""
+READER = """\
+from pathlib import Path
+
+import datasets
+
+
+def read(**_):
+    return {"test": datasets.Dataset.from_json(str(Path(__file__).with_name("rows.jsonl")))}
+"""
+LM_EVAL: dict[str, dict[str, Any]] = {
+    "tasks": {"reasoning": "auto", "max_gen_toks": CAP},
+    "short": {"reasoning": "auto"},
+}
 
 
 def section(ran: Experiment, suite: str, label: str = "base") -> dict[str, Any]:
@@ -313,6 +347,26 @@ def test_the_reasoning_is_kept_and_counted(ran: Experiment, tokenizer: Any) -> N
         assert "reasoning" not in section(ran, suite)["notes"]
     for record in ran.records().values():
         schema.validate(record, "record")
+
+
+def test_generating_tasks_of_lm_eval_go_on_past_a_stop_string_in_the_reasoning(
+    ran: Experiment,
+) -> None:
+    found = section(ran, "tasks")
+    assert found["metrics"]["said"]["value"] == 0.75
+    answers = list(rows(ran, "tasks").values())
+    assert sorted(row["output"] for row in answers) == ["", "blue", "green", "red"]
+    assert {row["reasoning"] for row in answers} == {
+        row["reasoning"] for row in rows(ran, "thinks").values()
+    }
+    assert found["notes"]["reasoning"] == section(ran, "thinks")["notes"]["reasoning"]
+    # with the task's own 12 tokens one of them comes to an answer, as a warning says
+    short = section(ran, "short")
+    assert short["metrics"]["said"]["value"] == 0.25
+    assert short["notes"]["reasoning"]["unfinished"] == 3
+    (line,) = [one for one in ran.records()["base-0"]["warnings"] if "suite 'short'" in one]
+    assert line.endswith("3 of 4 answers never end their reasoning and count as empty: "
+                         "raise max_gen_toks")  # fmt: skip
 
 
 def test_who_scores_reasoning_unawares_is_told_how_not_to(ran: Experiment) -> None:
@@ -402,7 +456,9 @@ def test_tables_say_how_much_was_thought(ran: Experiment) -> None:
     assert "suite 'whole': 0%" not in line
     board = json.loads((ran.out / "leaderboard.json").read_text())
     schema.validate(board, "leaderboard")
-    assert {tuple(row["reasoning"]) for row in board["rows"]} == {("thinks", "named", "judged")}
+    assert {tuple(row["reasoning"]) for row in board["rows"]} == {
+        ("thinks", "named", "judged", "tasks", "short")
+    }
 
 
 def test_what_others_are_given_has_the_reasoning_apart(ran: Experiment) -> None:

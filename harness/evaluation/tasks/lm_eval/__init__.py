@@ -13,11 +13,13 @@ from harness.api.task import Requests, Resolver, Resources, Suite, SuiteExample,
 from harness.api.tools import Tools
 from harness.config.strict_yaml import Located
 from harness.evaluation.fingerprint import folder_digest
+from harness.evaluation.tasks import reasoning
 from harness.evaluation.tasks.lm_eval import example, task_files, tasks
 from harness.evaluation.tasks.lm_eval.rescoring import rescored
 from harness.evaluation.tasks.lm_eval.settings import LmEvalSettings
 from harness.hookspecs import hookimpl
 from harness.models import families
+from harness.stats.answers import degenerate_answers
 from harness.types import ModelRef, SuiteResult
 
 
@@ -57,6 +59,10 @@ class LmEval(Task[LmEvalSettings]):
 
     def check_context(self, suite: Suite, model: ModelRef) -> None:
         """The suite's own task files; lm-eval's own are known only once they are loaded."""
+        own = self.settings(suite).max_gen_toks
+        if own is not None:
+            families.check_answers(model, own, "max_gen_toks", "set it to less")
+            return
         for file, cap in task_files.caps(suite):
             fix = "give its `generation_kwargs` a smaller one"
             families.check_answers(model, cap, f"{file}: max_gen_toks", fix)
@@ -88,7 +94,9 @@ class LmEval(Task[LmEvalSettings]):
         logging.getLogger("lm_eval").setLevel(logging.WARNING)
         settings, loaded = self.settings(suite), tasks.taken_tasks(suite)
         chosen = tasks.picked(suite, loaded)
-        lm = shared_prefix_lm(tools.model, tools.progress)
+        wanted = suite.settings.get("reasoning")
+        markers = reasoning.markers_for(wanted, reasoning.template_of(tools.model))
+        lm = shared_prefix_lm(tools.model, tools.progress, markers, settings.max_gen_toks)
         for task in loaded["tasks"].values():
             guard(task)
         result = lm_eval.evaluate(
@@ -119,10 +127,19 @@ class LmEval(Task[LmEvalSettings]):
                 "chat_template": bool(settings.apply_chat_template),
                 **({"trust_task_code": True} if settings.trust_task_code else {}),
                 **({"left_out": collected.left_out} if collected.left_out else {}),
+                **(
+                    {"reasoning": reasoning.notes(markers, collected.rows)}
+                    if reasoning.separates(wanted)
+                    else {}
+                ),
             },
             warnings=[
                 f"suite '{suite.name}': {message}"
-                for message in [*([cut] if lm.cut else []), *collected.warnings]
+                for message in [
+                    *([cut] if lm.cut else []),
+                    *collected.warnings,
+                    *degenerate_answers.unfinished(collected.rows, "max_gen_toks"),
+                ]
             ],
         )
 

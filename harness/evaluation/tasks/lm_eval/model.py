@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.api.model import LogLikelihood, Model, Progress, Request
 from harness.data.tokenization import encode_pair, encode_text
 from harness.errors import UserError
-from harness.evaluation.lm_eval_samples.rows import NoAnswer
+from harness.evaluation.lm_eval_samples.rows import NoAnswer, Reply
+from harness.evaluation.tasks import reasoning
+from harness.evaluation.tasks.reasoning import Markers
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -18,10 +20,17 @@ GREEDY = {"do_sample", "temperature", "max_gen_toks", "until"}
 """Settings of a generating task that greedy decoding honours; others would change the answers."""
 
 
-def shared_prefix_lm(model: Model, progress: Progress | None = None) -> LM:  # noqa: C901
+def shared_prefix_lm(  # noqa: C901
+    model: Model,
+    progress: Progress | None = None,
+    markers: Markers | None = None,
+    max_gen_toks: int | None = None,
+) -> LM:
     """An lm-eval `LM` that answers with `model`'s shared-prefix scoring; `cut` counts what was cut.
 
-    Tokens are made as lm-eval's HFLM makes them. Raises UserError where a task wants sampling.
+    Tokens are made as lm-eval's HFLM makes them. With `markers` of reasoning a text is what follows
+    it, and a `Reply`; `max_gen_toks` replaces the tasks' own. Raises UserError where a task wants
+    sampling.
     """
     from lm_eval.api.model import TemplateLM
 
@@ -107,25 +116,34 @@ def shared_prefix_lm(model: Model, progress: Progress | None = None) -> LM:  # n
             self, requests: Sequence[Instance], disable_tqdm: bool = True
         ) -> list[str]:
             answers: dict[int, str] = {}
-            for (cap, stops), numbers in _alike(requests, model.tokenizer).items():
+            for (own_cap, stops), numbers in _alike(requests, model.tokenizer).items():
+                cap = max_gen_toks or own_cap
                 contexts = [self.tok_encode(requests[i].args[0]) for i in numbers]
                 room = self.max_length - cap
                 if room <= 0:  # lm-eval refuses it too
                     raise UserError(
                         f"a task asks for {cap} new tokens, which leaves no room for a question in "
-                        f"the model's context of {self.max_length}: give the task's "
-                        "`generation_kwargs` a smaller `max_gen_toks`"
+                        f"the model's context of {self.max_length}: "
+                        + (
+                            "give the suite a smaller one"
+                            if max_gen_toks
+                            else "give the task's `generation_kwargs` a smaller `max_gen_toks`"
+                        )
                     )
                 self.cut += sum(len(context) > room for context in contexts)
+                prompts = [context[-room:] for context in contexts]
                 out = model.generate(
-                    [context[-room:] for context in contexts],
+                    prompts,
                     max_new_tokens=cap,
-                    stops=stops,
+                    stops=() if markers else stops,  # reasoning may hold them
                     progress=progress,
                 )
+                said = reasoning.answers(markers, model.tokenizer, prompts, out, model.text)
                 texts = [
-                    _until(model.text(answer.ids), stops) if answer.finite else NoAnswer()
-                    for answer in out
+                    Reply(_until(answer.text, stops), _row(markers, answer))
+                    if generated.finite
+                    else NoAnswer()
+                    for answer, generated in zip(said, out, strict=True)
                 ]
                 answers |= dict(zip(numbers, texts, strict=True))
             return [answers[i] for i in range(len(requests))]
@@ -166,6 +184,11 @@ def _check_greedy(settings: Mapping[str, Any]) -> None:
     if sampled or strange:
         what = ", ".join(strange) if strange else "sampling"
         raise UserError(f"a task asks for {what}; only greedy decoding is supported")
+
+
+def _row(markers: Markers | None, answer: reasoning.Answer) -> dict[str, object]:
+    """What the sample row keeps of an answer's reasoning; nothing where nobody looked for any."""
+    return {**reasoning.of_row(answer), "tokens": answer.tokens} if markers else {}
 
 
 def _until(text: str, stops: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from harness.api.task import Suite, SuiteSettings
+from harness.config.reasoning import Reasoning
 
 
 class LmEvalSettings(SuiteSettings):
@@ -27,6 +28,11 @@ class LmEvalSettings(SuiteSettings):
     most tasks draws others for each question."""
     apply_chat_template: bool | None = None
     """Whether a prompt that is plain text becomes a user's turn; by default not."""
+    reasoning: Reasoning | None = None
+    """What ends a thinking model's reasoning in answers that tasks have it write; a task's stop
+    strings then count in what follows. No experiment sets it for the suite."""
+    max_gen_toks: int | None = Field(None, ge=1, le=1_000_000)
+    """Tokens after which such an answer is cut, in place of the tasks' own."""
 
     def capped(self, limit: int) -> LmEvalSettings:
         """These settings with no more samples of any task than `limit`."""
