@@ -180,8 +180,9 @@ class Output:
 
     id: str
     text: str
+    """Without the reasoning before it, where the suite has it taken away."""
     tokens: int
-    """Generated tokens, without the end token."""
+    """Generated tokens, those of reasoning too, without the end token."""
     capped: bool
     """True where the answer reached `max_new_tokens` without an end token."""
 

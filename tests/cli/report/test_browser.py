@@ -1,8 +1,11 @@
 """The page in a browser that has no network: what a reader does with it."""
 
+import shutil
+
 import pytest
 
 from tests.cli.report.conftest import QUICKSTART, write_page
+from tests.verification.forging import samples
 
 expect = pytest.importorskip("playwright.sync_api", reason="no playwright: make test").expect
 
@@ -242,3 +245,24 @@ def test_a_phone_need_not_scroll_sideways(opened, quickstart):
     one.see_all()
     wide, window = one.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert wide <= window == 390
+
+
+def test_reasoning_is_opened_where_it_is_asked_for(opened, tmp_path):
+    shutil.copytree(QUICKSTART, tmp_path / "thinking")
+    with samples(tmp_path / "thinking", "lora", "similarity") as rows:
+        thought = {"reasoning": "<b>Let me see.</b>", "reasoning_tokens": 7}
+        rows[0] |= {**thought, "unfinished_reasoning": False}
+        rows[1] |= {**thought, "unfinished_reasoning": True}
+        first, second = rows[0]["id"], rows[1]["id"]
+    file = write_page(tmp_path, tmp_path / "thinking")
+    one = opened(file, f"#samples&suite=similarity&sample={first}")
+    folded = one.page.locator("details.reasoning")
+    expect(folded).to_have_count(1)
+    expect(folded.locator("summary")).to_have_text("reasoning, 7 tokens")
+    told = folded.get_by_text("<b>Let me see.</b>")
+    expect(told).not_to_be_visible()
+    folded.locator("summary").click()
+    expect(told).to_be_visible()
+    one = opened(file, f"#samples&suite=similarity&sample={second}")
+    summary = one.page.locator("details.reasoning summary")
+    expect(summary).to_have_text("reasoning, 7 tokens, unfinished: no answer")
