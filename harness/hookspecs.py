@@ -52,6 +52,11 @@ def register_executors(register: Callable[[Any], None]) -> None:
 
 
 @hookspec
+def register_engines(register: Callable[[Any], None]) -> None:
+    """Call `register(engine)` with an instance of `harness.Engine`: what generates answers."""
+
+
+@hookspec
 def register_trackers(register: Callable[[Any], None]) -> None:
     """Call `register(tracker)` with an instance of `harness.Tracker`: who is told of progress."""
 
@@ -75,5 +80,5 @@ def open_model(artifact: Artifact, batch: int | None) -> Any:
 
     At most `batch` sequences run at once on it; None means as many as memory allows. Stops at the
     first result that is not None. The built-in, which opens everything that transformers and peft
-    can, comes last.
+    can, comes last; it leaves artifacts with an `engine` to that engine's plugin.
     """

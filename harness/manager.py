@@ -55,6 +55,7 @@ BUILT_IN = (
     "harness.evaluation.tasks.lm_eval",
     "harness.plugins.executors.local",
     "harness.plugins.bundled",
+    "harness.plugins.models.vllm",
     "harness.plugins.models.transformers",
     "harness.plugins.trackers.tensorboard",
     "harness.plugins.trackers.wandb",
@@ -105,6 +106,7 @@ class Plugins:
         self.scorers = Registry("scorer")
         self.judges = Registry("judge")
         self.executors = Registry("executor")
+        self.engines = Registry("engine")
         self.trackers = Registry("tracker")
         self.datasets = Registry("data set")
         for module in built_in:
@@ -133,6 +135,7 @@ class Plugins:
             "register_scorers": lambda s: self._add(self.scorers, s, name),
             "register_judges": lambda j: self._add(self.judges, j, name),
             "register_executors": lambda e: self._add(self.executors, e, name),
+            "register_engines": lambda e: self._add(self.engines, e, name),
             "register_trackers": lambda t: self._add(self.trackers, t, name),
             "register_datasets": lambda key, path: self.datasets.add(key, Path(path), name),
         }
@@ -178,9 +181,12 @@ class Plugins:
     def open_model(self, artifact: Artifact, batch: int | None = None) -> Model:
         """The model of an artifact, of which at most `batch` sequences run at once.
 
-        None: as many as memory allows. Raises what the plugin that opens it raises.
+        None: as many as memory allows. Raises what the plugin that opens it raises, and
+        PluginFault where none opens models of the artifact's engine.
         """
-        model: Model = self.manager.hook.open_model(artifact=artifact, batch=batch)
+        model: Model | None = self.manager.hook.open_model(artifact=artifact, batch=batch)
+        if model is None:
+            raise PluginFault(f"no plugin opens models of the engine '{artifact.engine}'")
         return model
 
     def method_that(self, trait: str) -> str:
@@ -216,6 +222,7 @@ def _import(entry: EntryPoint) -> object:
 
 def _role(kind: str) -> type:
     """The class of the objects of a kind."""
+    from harness.api.engine import Engine
     from harness.api.executor import Executor
     from harness.api.judge import Judge
     from harness.api.method import Method
@@ -229,6 +236,7 @@ def _role(kind: str) -> type:
         "scorer": Scorer,
         "judge": Judge,
         "executor": Executor,
+        "engine": Engine,
         "tracker": Tracker,
     }[kind]
 

@@ -108,6 +108,8 @@ class Artifact:
     """A Jinja template that replaces the tokenizer's own, or None."""
     weights: ModelRef | None = None
     """A model made elsewhere: its weights and tokenizer are opened instead of the base's."""
+    engine: str | None = None
+    """What generates its answers; None: passes of this process. It is no part of the model."""
 
     @property
     def opened(self) -> ModelRef:

@@ -120,6 +120,11 @@ precision = click.option(
     type=click.Choice(["auto", "float32", "bf16", "fp16"]),
     help="Arithmetic of the model; auto: what is fast on this machine.",
 )
+engine = click.option(
+    "--engine",
+    metavar="NAME",
+    help="What generates answers, such as vllm. Default: passes of this process.",
+)
 batch = click.option(
     "--batch",
     default="auto",

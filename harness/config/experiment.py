@@ -212,6 +212,9 @@ class Experiment(StrictModel):
     reasoning: Reasoning | None = None
     """What ends a thinking model's reasoning, for the suites that take this key and do not set it:
     `auto`, `none` or `{end: ...}`."""
+    engine: Text | None = None
+    """What generates the answers of suites that do not say it themselves, such as `vllm`; passes of
+    this process where absent."""
     tune: Tune | None = None
     """Every method's options are searched with the same number of trials."""
     mirror: str | None = None

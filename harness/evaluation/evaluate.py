@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +20,7 @@ from harness.evaluation.judging.endpoint import EndpointBackend
 from harness.evaluation.judging.local import LocalBackend
 from harness.evaluation.judging.panels.seats import seated
 from harness.evaluation.judging.rows.opponents import Opponent, digest, of_record, read
-from harness.evaluation.suite import task_of
+from harness.evaluation.suite import engine_of, task_of
 from harness.evaluation.tasks import reasoning
 from harness.evaluation.tasks.sample_rows import within_budget
 from harness.manager import plugins
@@ -69,16 +69,20 @@ def evaluate(
     by suite, whose stored answers judges compare with. Suites with a judge come
     last, for its model takes the place of the judged one. A prompt that several suites ask runs
     once. Phases: `reload`, `generate`, `loglikelihood`, and one of each
-    suite's name for its scoring. Raises what opening the model raises; an exception in a suite
-    is its SuiteFailure.
+    suite's name for its scoring. Suites of one engine run together, those of this process's passes
+    first; each engine opens the model anew. Raises what opening the model raises; an exception in a
+    suite is its SuiteFailure.
     """
-    judged = [suite for suite in suites if suite.judge is not None]
-    with opened(artifact, phase, report, batch, opponents) as bench:
-        model = bench.model
-        for group in [*([suite] for suite in suites if suite not in judged), judged]:
-            for suite, result in _batch(bench, group, phase):
-                doubts = getattr(model, "warnings", ())
-                yield Measured(suite, result, bench.tokenizer_hash, model.info(), doubts)
+    engines = sorted({engine_of(suite) for suite in suites}, key=lambda name: name or "")
+    for engine in engines:
+        own = [suite for suite in suites if engine_of(suite) == engine]
+        judged = [suite for suite in own if suite.judge is not None]
+        with opened(replace(artifact, engine=engine), phase, report, batch, opponents) as bench:
+            model = bench.model
+            for group in [*([suite] for suite in own if suite not in judged), judged]:
+                for suite, result in _batch(bench, group, phase):
+                    doubts = getattr(model, "warnings", ())
+                    yield Measured(suite, result, bench.tokenizer_hash, model.info(), doubts)
 
 
 @contextmanager
@@ -100,7 +104,15 @@ def opened(
 
 
 def rows(bench: Bench, suite: Suite, phase: Phase) -> Sequence[Mapping[str, Any]]:
-    """The sample rows of one suite. Raises what its requests and scoring raise."""
+    """The sample rows of one suite. Raises what its requests and scoring raise.
+
+    UserError where another engine is to answer it than that of the open model.
+    """
+    if engine_of(suite) != bench.artifact.engine:
+        raise UserError(
+            f"suite '{suite.name}' is answered by engine '{engine_of(suite)}', and the model is "
+            "open without it: leave the suite's engine out, or the suite"
+        )
     ((_, result),) = _batch(bench, [suite], phase)
     if isinstance(result, SuiteFailure):
         raise result.error
@@ -286,6 +298,7 @@ class Bench:
             quantization=quantised,
             precision=own.precision,
             chat_template=own.chat_template,
+            engine=own.engine,
         )
         model = self._open(wanted)
         requests = task_of(suite, plugins()).requests(suite, model)
@@ -421,6 +434,12 @@ def _opens_alike(one: Artifact, other: Artifact) -> bool:
 
     def opening(artifact: Artifact) -> tuple[object, ...]:
         quantised = dict(artifact.quantization or {})
-        return artifact.opened, quantised, artifact.precision, artifact.chat_template
+        return (
+            artifact.opened,
+            quantised,
+            artifact.precision,
+            artifact.chat_template,
+            artifact.engine,
+        )
 
     return one.path is None and other.path is None and opening(one) == opening(other)

@@ -35,7 +35,7 @@ SHARED: Mapping[str, object] = {
 }
 """What every suite's hash holds where the suite has no such key: all tasks had one schema once."""
 
-LATER = ("cluster", "reasoning", "max_gen_toks")
+LATER = ("cluster", "reasoning", "max_gen_toks", "engine")
 """Keys that came after hashes were in use: unset they leave a hash as it was."""
 
 UNSCORED = ("description",)

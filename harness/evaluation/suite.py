@@ -49,6 +49,8 @@ class Where:
     """Whether a judge's certificate is looked for; not where one is about to be made."""
     reasoning: Reasoning | None = None
     """The experiment's own, for suites that take it and say nothing of it."""
+    engine: str | None = None
+    """The experiment's own, for suites that generate and name none."""
 
 
 def find_suite(name: str, *, plugins: Plugins, folders: Sequence[Path]) -> Path:
@@ -64,6 +66,12 @@ def task_of(suite: Suite, plugins: Plugins) -> AnyTask:
     """The way in which the suite asks."""
     task: AnyTask = plugins.tasks.get(suite.ask)
     return task
+
+
+def engine_of(suite: Suite) -> str | None:
+    """What generates the suite's answers; None: passes of this process."""
+    engine = suite.settings.get("engine")
+    return None if engine is None else str(engine)
 
 
 def check_loading(suites: Sequence[Suite], plugins: Plugins) -> None:
@@ -97,6 +105,7 @@ def load_suite(
         settings = settings.capped(where.limit)
     if where.reasoning is not None:
         settings = settings.with_reasoning(where.reasoning)
+    settings = _with_engine(settings, where.engine)
     resolver = _FileResolver(located, where, plugins)
     with calling(f"task '{task.name}'"):
         resources = task.resolve(settings, resolver)
@@ -176,6 +185,13 @@ def _settings(
                 f"ask: {task.name} takes no `{key}`, which is for {' and '.join(takers)}", (key,)
             )
     return settings, located, own
+
+
+def _with_engine(settings: SuiteSettings, engine: str | None) -> SuiteSettings:
+    """The settings with the experiment's engine, where they take one and have none."""
+    if engine is None or getattr(settings, "engine", engine) is not None:
+        return settings
+    return settings.model_copy(update={"engine": engine})
 
 
 def _foreign_keys(task: AnyTask, plugins: Plugins) -> dict[str, list[str]]:

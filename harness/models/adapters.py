@@ -27,6 +27,7 @@ __all__ = [
     "CONFIG",
     "TEMPLATE",
     "WEIGHTS",
+    "adapter_config",
     "attach_adapter",
     "compute_in",
     "has_tokenizer",
@@ -56,6 +57,11 @@ def resolve_adapter(name: str, *, file: Path | None = None, line: int | None = N
     if damage := seal_fault(folder):
         raise fail(f"adapter {name!r}: the folder {damage}")
     return ModelRef(name, str(folder.resolve()), content_hash(folder))
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """The content of an adapter's `adapter_config.json`, which tells its kind and its fields."""
+    return saved.config(folder)
 
 
 def _check(name: str, folder: Path, fail: Callable[[str], ConfigError]) -> None:

@@ -19,8 +19,8 @@ from harness.config.experiment import Experiment, MethodEntry
 from harness.data.chat_templates import check_template
 from harness.data.checks import check_column
 from harness.data.training_set import DataPlan, mixed_rows, plan_data, training_rows, with_mixes
-from harness.errors import ConfigError, UserError, nearest
-from harness.evaluation.suite import Where, find_suite, load_suite, task_of
+from harness.errors import ConfigError, EnvironmentLack, UserError, nearest
+from harness.evaluation.suite import Where, engine_of, find_suite, load_suite, task_of
 from harness.manager import Plugins, calling
 from harness.models import families, packaged
 from harness.models.adapters import resolve_adapter
@@ -116,6 +116,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     _check_answers(experiment, plugins, model, suites)
     if not template:
         _check_suite_templates(experiment, plugins, model, options.values(), suites)
+    _check_engines(experiment, plugins, entries, options, suites)
     _check_rank_by(experiment, plugins, suites)
     untouched = plugins.method_that("untouched")
 
@@ -434,6 +435,7 @@ def _suites(
         template,
         base_quantization,
         reasoning=experiment.reasoning,
+        engine=experiment.engine,
     )
     suites = []
     for at, entry in enumerate(experiment.suites):
@@ -452,6 +454,27 @@ def _suites(
                 raise
             raise experiment.error(f"suite '{entry.name}': {error}", "suites", at) from None
     return tuple(suites)
+
+
+def _check_engines(
+    experiment: Experiment,
+    plugins: Plugins,
+    entries: Iterable[MethodEntry],
+    options: Mapping[str, Mapping[str, object]],
+    suites: Sequence[Suite],
+) -> None:
+    """Raise ConfigError where a suite's engine is unknown, or cannot answer for a method."""
+    for name in sorted({engine for suite in suites if (engine := engine_of(suite))}):
+        place = ("engine",) if experiment.engine == name else ("suites",)
+        try:
+            engine = plugins.engines.get(name)
+            for entry in entries:
+                with calling(f"engine '{name}'"):
+                    engine.check(entry.name, options[entry.label])
+        except EnvironmentLack:
+            raise
+        except UserError as error:
+            raise experiment.error(str(error), *place) from None
 
 
 def _check_rank_by(experiment: Experiment, plugins: Plugins, suites: Sequence[Suite]) -> None:

@@ -33,6 +33,8 @@ class ModelOptions:
     precision: str = "auto"
     reasoning: str | None = None
     """`auto`, `none`, or the text that ends a thinking model's reasoning."""
+    engine: str | None = None
+    """What generates answers; None: passes of this process."""
 
     @property
     def is_base(self) -> bool:
@@ -78,6 +80,7 @@ def experiment_of(given: ModelOptions) -> experiment.Experiment:
         **({"base": methods[0]["label"]} if given.base_in_4bit else {}),
         "suites": list(given.suites) or _built_in_suites(),
         **_reasoning(given.reasoning),
+        **({"engine": given.engine} if given.engine else {}),
     }
     last = len(methods) - 1
     marks: dict[KeyPath, int | str] = {
@@ -86,6 +89,7 @@ def experiment_of(given: ModelOptions) -> experiment.Experiment:
         ("suites",): "--suite",
         ("budget", "precision"): "--precision",
         ("reasoning",): "--reasoning",
+        ("engine",): "--engine",
     }
     return experiment.check_experiment(
         Located(Path("harness eval"), values, marks), {method["name"] for method in methods}

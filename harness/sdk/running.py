@@ -111,6 +111,7 @@ def evaluate(
     suites: Sequence[str] = (),
     precision: str = "auto",
     reasoning: str | None = None,
+    engine: str | None = None,
     out: str | Path | None = None,
     limit: int | None = None,
     suite_folders: Sequence[str | Path] = (),
@@ -123,6 +124,7 @@ def evaluate(
     As `harness eval`: with `adapter`, `load_in_4bit` or `base` it is compared with the untouched
     base, which is measured too. `suites` are names, by default the built-in ones; `reasoning` is
     `auto`, `none` or the text that ends a thinking model's reasoning, where suites do not say.
+    `engine` generates the answers in place of this process's passes, such as `vllm`.
     Raises UserError before anything runs.
     """
     options = ModelOptions(
@@ -135,6 +137,7 @@ def evaluate(
         list(suites),
         precision,
         reasoning,
+        engine,
     )
     check_names(options)
     measuring = _measuring(out, limit, suite_folders, mirror)

@@ -287,7 +287,8 @@ def _one_answer(folder: Folder, report: Report) -> None:
                 continue
             decoding = (section.get("notes") or {}).get("decoding")
             parts = section.get("parts") or {}
-            how = [decoding, parts.get("apply_chat_template"), parts.get("reasoning")]
+            keys = ("apply_chat_template", "reasoning", "engine")
+            how = [decoding, *(parts.get(key) for key in keys)]
             for row in rows if decoding else ():
                 key = json.dumps([row.get("prompt"), how])
                 known = answers.setdefault(key, (name, str(row.get("output"))))

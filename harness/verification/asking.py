@@ -160,7 +160,11 @@ def _published(folder: Path, told: Publication, record: Record, asking: Asking) 
 def _drawn(verified: Verified, record: Record, asking: Asking) -> list[Suite]:
     """The suites at hand with the questions that are drawn, and nobody who rates the answers."""
     cell = record["id"]
-    own = {name: suite for (of, name), suite in verified.suites.items() if of == cell}
+    own = {
+        name: suite
+        for (of, name), suite in verified.suites.items()
+        if of == cell and suite.settings.get("engine") is None  # another engine's are its own
+    }
     every = [(name, at) for name in own for at in range(len(verified.folder.samples[cell, name]))]
     count = min(asking.questions, len(every))
     chosen: dict[str, list[int]] = {}

@@ -19,7 +19,7 @@ from harness.models.language_model import open_artifact
 from harness.planning.plan import Settings, make_plan
 from harness.runner.run import run_plan
 from harness.types import Artifact, ModelRef
-from tests.conftest import CHATML
+from tests.conftest import CHATML, run_warm
 
 SUITES = ("predicts", "answers", "picks", "tasks")
 DEFAULT = MeasuringOptions(limit=1)
@@ -444,6 +444,21 @@ def test_an_adapter_that_changes_nothing_is_refused_before_anything_runs(
     assert ran.code == 2
     assert "changes nothing: the update of each of its 14 layers is zero (lora_B)" in ran.error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("steps", "told"), [(2, "adapter.no_effect"), (10, "loss_not_falling")])
+def test_a_training_that_moved_nothing_is_told_once(experiment, warm, steps, told):
+    budget = {"steps": steps, "batch": 2, "max_length": 96, "precision": "float32"}
+    lora = {"name": "lora", "r": 4, "lr": 1e-30}
+    small = experiment(methods=[lora], budget=budget, suites=["predicts"]).write()
+    run_warm(small, warm)
+    names = ("adapter.no_effect", "loss_not_falling")
+    lines = small.records()["lora-0"]["warnings"]
+    assert [name for line in lines for name in names if name in line] == [told]
+
+
+def test_what_was_trained_here_raises_no_doubt(finished):
+    assert [doubt for record in finished.records().values() for doubt in doubts(record)] == []
 
 
 # ---- templates -----------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ __all__ = ["ModelOptions", "command", "default_label", "evaluate", "experiment_o
 @click.option("--label", metavar="TEXT", help="What its row is called.")
 @click.option("--suite", "suites", multiple=True, metavar="NAME", help="Default: the built-in.")
 @options.precision
+@options.engine
 @click.option(
     "--reasoning",
     metavar="END",

@@ -176,6 +176,9 @@ class GenerateSettings(DataSettings):
     """What ends a thinking model's reasoning, which is no part of the answer: `{end: "</think>"}`,
     or `auto` for what the model's chat template writes. `none`, and by default, answers are scored
     whole; the default is the experiment's, where it has one."""
+    engine: str | None = Field(None, min_length=1)
+    """What generates the answers, such as `vllm`; by default the experiment's, else passes of this
+    process. Another engine's answers are another suite's: the hash differs."""
 
     def with_reasoning(self, default: Reasoning) -> GenerateSettings:
         """With the experiment's, where the suite says nothing."""

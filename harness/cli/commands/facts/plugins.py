@@ -26,6 +26,7 @@ def command(as_json: bool) -> None:
         plugins.scorers,
         plugins.judges,
         plugins.executors,
+        plugins.engines,
         plugins.trackers,
         plugins.datasets,
     )
