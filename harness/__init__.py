@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from harness.data.references import check_references
     from harness.data.text_normalization import normalize_unicode, split_words
     from harness.data.tokenization import encode_pair
+    from harness.data.written_calls import ToolCall, parse_tool_calls
     from harness.errors import CellFailed, DataError, EnvironmentLack, UserError, nearest
     from harness.evaluation.judging.prompts import encode_chat, encode_continuations, fenced
     from harness.evaluation.judging.verdicts import Verdict, expected_verdict
@@ -127,6 +128,7 @@ _HOME = {
     "SuiteSettings": "api.task",
     "Task": "api.task",
     "TaskTools": "api.task",
+    "ToolCall": "data.written_calls",
     "Tools": "api.tools",
     "Tracker": "api.tracker",
     "UserError": "errors",
@@ -151,6 +153,7 @@ _HOME = {
     "nearest": "errors",
     "normalize_unicode": "data.text_normalization",
     "open_artifact": "models.language_model",
+    "parse_tool_calls": "data.written_calls",
     "run": "sdk.running",
     "scorer": "api.scorer",
     "split_words": "data.text_normalization",
@@ -213,6 +216,7 @@ __all__ = [
     "SuiteSettings",
     "Task",
     "TaskTools",
+    "ToolCall",
     "Tools",
     "Tracker",
     "UserError",
@@ -237,6 +241,7 @@ __all__ = [
     "nearest",
     "normalize_unicode",
     "open_artifact",
+    "parse_tool_calls",
     "run",
     "scorer",
     "split_words",

@@ -43,6 +43,7 @@ BUILT_IN = (
     "harness.plugins.methods.external",
     "harness.plugins.scorers.match",
     "harness.plugins.scorers.format",
+    "harness.plugins.scorers.tool_call",
     "harness.plugins.scorers.ngram",
     "harness.plugins.scorers.embedding",
     "harness.plugins.judges.expected_score",
