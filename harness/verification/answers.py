@@ -66,6 +66,7 @@ def check(folder: Folder, at_hand: SuitesAtHand, report: Report) -> dict[tuple[s
     Returns the suites at hand by (cell, suite).
     """
     found: dict[tuple[str, str], Suite] = {}
+    at_hand.learn(folder.records.values())
     for record, name, section, rows in folder.measured():
         known = at_hand.find(record, name, section)
         if known.contradiction:

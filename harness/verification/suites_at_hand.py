@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.api.task import Suite
 from harness.errors import HarnessError
+from harness.evaluation import fingerprint
 from harness.evaluation.suite import Where, find_suite, load_suite
 from harness.manager import Plugins
 from harness.record import Plan, Record, SuiteSection
@@ -41,12 +42,23 @@ class SuitesAtHand:
     """Searched before the registered suites."""
     mirror: Path | None = None
     _known: dict[str, Found] = field(default_factory=dict)
+    _templates: dict[str, str] = field(default_factory=dict)
+    """As the parts of a suite's hash name them -> chat templates of experiments."""
+
+    def learn(self, records: Iterable[Record]) -> None:
+        """Chat templates that records state: an untrained model's does not state its own."""
+        for record in records:
+            template = (record["plan"].get("data") or {}).get("chat_template")
+            if isinstance(template, str):
+                (part,) = fingerprint.parts({"settings": {}, "chat_template": template}).values()
+                self._templates[str(part)] = template
 
     def find(self, record: Record, name: str, section: SuiteSection) -> Found:
         """The suite with the hash, the version and the parts that a record states."""
         model = record["plan"]["model"]
         stated = [section.get(key) for key in ("hash", "version", "parts")]
-        key = json.dumps([name, stated, base_of(record["plan"]).identity, model["name"]])
+        template = (record["plan"].get("data") or {}).get("chat_template")
+        key = json.dumps([name, stated, base_of(record["plan"]).identity, model["name"], template])
         if key not in self._known:
             self._known[key] = self._find(record, name, section)
         return self._known[key]
@@ -77,7 +89,8 @@ class SuitesAtHand:
     def _load(self, record: Record, name: str, parts: Mapping[str, Any]) -> Suite:
         """The suite of that name with the settings that an experiment gave it."""
         file = find_suite(name, plugins=self.plugins, folders=self.folders)
-        template = (record["plan"].get("data") or {}).get("chat_template")
+        stated = (record["plan"].get("data") or {}).get("chat_template")
+        template = stated or self._templates.get(str(parts.get("chat_template")))
         where = Where(self.mirror, chat_template=template, pull_missing=False)
         base = base_of(record["plan"])
 

@@ -118,7 +118,7 @@ def unfinished(rows: Rows, cap: str = "max_new_tokens") -> list[str]:
     if looping > len(open_) / 2:
         why = f"{looping} of them end in a loop, which a greater {cap} does not end"
     elif ended > len(open_) / 2:
-        why = f"{ended} of them end without the end marker: see whether reasoning.end is right"
+        why = f"{ended} of them end without the end marker: it is another, or the model gives none"
     else:
         why = f"raise {cap}"
     count = f"{len(open_)} of {len(looked_at)}"

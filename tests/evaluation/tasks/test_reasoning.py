@@ -245,10 +245,11 @@ SUITES: dict[str, dict[str, Any]] = {
 def ran(tmp_path_factory: Any, judging_model: Path, warm: Any) -> Experiment:
     """The same questions with every value of the key, and a judge that compares with the base."""
     folder = tmp_path_factory.mktemp("thinking")
-    model = thinking(judging_model, folder / "model")
+    model = thinking(judging_model, folder / "model", own_template=False)
     small = write_experiment(
         folder / "run",
         model,
+        data={"train": "train.jsonl", "validation": 4, "chat_template": TEMPLATE},
         suites=[*SUITES, "judged", "tasks", "short"],
         methods=["base", {"name": "lora", "r": 4}],
     )
@@ -389,9 +390,11 @@ def test_a_judge_and_its_opponent_see_answers_alone(ran: Experiment) -> None:
     assert {row["scores"]["win_rate"] for row in rows(ran, "judged").values()} == {0.5}
 
 
-def test_a_base_that_has_to_be_asked_is_read_alike(ran: Experiment) -> None:
-    """Without recorded answers the judge's opponent is opened and answers now."""
-    model = ModelRef("thinking", str(ran.folder.parent / "model"))
+def test_a_base_that_has_to_be_asked_is_read_alike(
+    ran: Experiment, judging_model: Path, tmp_path: Path
+) -> None:
+    """Without recorded answers the judge's opponent answers now; the template is the model's."""
+    model = ModelRef("thinking", str(thinking(judging_model, tmp_path / "model")))
     suite = load_suite(
         ran.folder / "judged.yaml", {}, plugins=PLUGINS, base_model=model, where=Where()
     )
@@ -423,7 +426,9 @@ def test_verify_computes_the_same_numbers_and_names_what_was_changed(
 
     clean = report(ran.out)
     assert (clean.verdict, clean.findings) == ("holds", [])
-    assert clean.checked["scores"] >= 4 * 4 * 2
+    # of both rows, though the base's record does not state the experiment's template
+    assert clean.checked["scores"] == 2 * 5 * 4
+    assert not [line for line in clean.trusted if "not at hand" in line]
     changes: dict[str, tuple[str, Any]] = {
         "notes": ("thinks.reasoning.unfinished", None),
         "text": ("output", {"output": "red"}),

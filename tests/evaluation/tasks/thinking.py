@@ -44,8 +44,8 @@ def write_rows(file: Path) -> Path:
     )
 
 
-def thinking(source: Path, folder: Path, said: Sequence[tuple[str, str, str]] = ROWS) -> Path:
-    """The model trained on rows of question and answer, with TEMPLATE in its folder."""
+def thinking(source: Path, folder: Path, *, own_template: bool = True) -> Path:
+    """The model trained on ROWS through TEMPLATE, which stands in its folder or else nowhere."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -53,12 +53,11 @@ def thinking(source: Path, folder: Path, said: Sequence[tuple[str, str, str]] = 
     from harness.types import Row
 
     tokenizer: Any = AutoTokenizer.from_pretrained(source)
-    tokenizer.chat_template = TEMPLATE
     model: Any = AutoModelForCausalLM.from_pretrained(source)
     rows = []
-    for question, answer, _ in said:
+    for question, answer, _ in ROWS:
         turns = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
-        rows.append(encode_row(tokenizer, Row("", messages=turns)))
+        rows.append(encode_row(tokenizer, Row("", messages=turns), chat_template=TEMPLATE))
     longest = max(len(row.input_ids) for row in rows)
 
     def padded(values: Sequence[int], filler: int) -> list[int]:
@@ -77,6 +76,8 @@ def thinking(source: Path, folder: Path, said: Sequence[tuple[str, str, str]] = 
         optimizer.zero_grad()
     else:
         raise AssertionError(f"the rows are not known yet: {loss.item()}")
+    if own_template:
+        tokenizer.chat_template = TEMPLATE
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
