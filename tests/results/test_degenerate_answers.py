@@ -87,9 +87,7 @@ def test_unfinished_reasoning_is_told_once_with_what_helps():
     (one,) = detect("quiz", unfinished(["Hm." + " wait, no" * 20] * 8))
     assert "8 of them end in a loop" in str(one)
     (one,) = detect("quiz", unfinished(["Let me see"] * 8, capped=False))
-    assert "8 of them end without the end marker: it is another, or" in str(
-        one
-    )
+    assert "8 of them end without the end marker: it is another, or" in str(one)
 
 
 @pytest.mark.parametrize(
