@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from harness.errors import CellFailed, DataError, EnvironmentLack, UserError, nearest
     from harness.evaluation.judging.prompts import encode_chat, encode_continuations, fenced
     from harness.evaluation.judging.verdicts import Verdict, expected_verdict
+    from harness.evaluation.served.model import open_served
     from harness.evaluation.tasks.sample_task import DataSettings, SampleTask
     from harness.hookspecs import hookimpl
     from harness.models.adapter_fit import check_target_modules
@@ -153,6 +154,7 @@ _HOME = {
     "nearest": "errors",
     "normalize_unicode": "data.text_normalization",
     "open_artifact": "models.language_model",
+    "open_served": "evaluation.served.model",
     "parse_tool_calls": "data.written_calls",
     "run": "sdk.running",
     "scorer": "api.scorer",
@@ -241,6 +243,7 @@ __all__ = [
     "nearest",
     "normalize_unicode",
     "open_artifact",
+    "open_served",
     "parse_tool_calls",
     "run",
     "scorer",

@@ -56,6 +56,7 @@ BUILT_IN = (
     "harness.evaluation.tasks.lm_eval",
     "harness.plugins.executors.local",
     "harness.plugins.bundled",
+    "harness.plugins.models.served",
     "harness.plugins.models.vllm",
     "harness.plugins.models.transformers",
     "harness.plugins.trackers.tensorboard",

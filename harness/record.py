@@ -475,6 +475,52 @@ class SuiteSection(TypedDict):
 
 
 @section
+class ServedTokens(TypedDict):
+    """Tokens of requests to a server, as it counts them."""
+
+    input: Count
+    """Read."""
+    output: Count
+    """Written."""
+    guessed_requests: Count
+    """Requests whose tokens the server did not report: estimates are counted for them."""
+
+
+@section
+class Served(TypedDict):
+    """How a model behind a server was asked, and what that cost."""
+
+    url: str | None
+    """Its base URL; null where llama.cpp was started for it."""
+    gguf: str | None
+    """Name of the GGUF file that llama.cpp served."""
+    model: str
+    """As it was asked for."""
+    answered_by: dict[str, Count]
+    """Names in which the server answered, and how often."""
+    form: Literal["chat", "completions"]
+    """Who renders conversations: the server, or the harness."""
+    prompt_logprobs: bool
+    """Whether it gave log-probabilities of prompts."""
+    in_flight: Count
+    """Requests under way at once, at most."""
+    requests: Count
+    """HTTP requests, those that were sent again too."""
+    retried: dict[str, Count]
+    """Those that were sent again, by why."""
+    failed: dict[str, Count]
+    """Requests that have no answer, by why."""
+    tokens: ServedTokens
+    """What was read and written."""
+    dollars: float | None
+    """By the price in the experiment."""
+    seconds_to_first_token: float | None
+    """Median of a few prompts of the first suite that generates, asked one at a time after it."""
+    tokens_per_second: float | None
+    """Generated, with `in_flight` requests under way."""
+
+
+@section
 class Evaluation(TypedDict):
     """What the suites measured."""
 
@@ -492,6 +538,8 @@ class Evaluation(TypedDict):
     passes: NotRequired[dict[str, Any] | None]
     """How forward passes ran (batch, tokens_per_pass, halved, copied_weights_bytes,
     shared_prefixes); null where no suite ran. None of it changes a score."""
+    served: NotRequired[Served]
+    """Of a model behind a server, where a suite ran."""
 
 
 # environment and error

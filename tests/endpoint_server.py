@@ -35,11 +35,14 @@ class Request:
     body: Mapping[str, Any]
     headers: Mapping[str, str]
     at: float
+    path: str = "/v1/chat/completions"
 
     @property
     def text(self) -> str:
-        """The last message."""
-        return str(self.body["messages"][-1]["content"])
+        """The last message, or the prompt of a text completion."""
+        if "messages" in self.body:
+            return str(self.body["messages"][-1]["content"])
+        return str(self.body["prompt"])
 
 
 Told = Callable[[Request, int], Answer]
@@ -99,6 +102,34 @@ def page(status: int = 200) -> Answer:
     return Answer(html, status, {"Content-Type": "text/html"})
 
 
+def completion(
+    text: str,
+    *,
+    logprobs: Mapping[str, Any] | None = None,
+    model: str = MODEL,
+    finish: str = "stop",
+    usage: tuple[int, int] = (10, 2),
+    **how: Any,
+) -> Answer:
+    """A text completion; `logprobs` are OpenAI's parallel lists."""
+    choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": logprobs}
+    counted = dict(zip(("prompt_tokens", "completion_tokens"), usage, strict=True))
+    body = {"object": "text_completion", "model": model, "choices": [choice], "usage": counted}
+    return Answer(json.dumps(body).encode(), **how)
+
+
+def _streamed(answer: Answer) -> Answer:
+    """The same answer as server-sent events, its text in one piece."""
+    if answer.status != 200:
+        return answer
+    choice = json.loads(answer.body)["choices"][0]
+    message = choice.get("message")
+    part = {"delta": {"content": message["content"]}} if message else {"text": choice["text"]}
+    body = {"choices": [{"index": 0, "finish_reason": None, **part}]}
+    text = f"data: {json.dumps(body)}\n\ndata: [DONE]\n\n"
+    return Answer(text.encode(), 200, {"Content-Type": "text/event-stream"})
+
+
 class Served:
     """A server in this process; `told` may be exchanged at any time."""
 
@@ -129,10 +160,11 @@ class Served:
                         json.loads(read),
                         {k.lower(): v for k, v in self.headers.items()},
                         time.monotonic(),
+                        self.path,
                     )
                 ) as told:
                     time.sleep(told.seconds)
-                self._write(told)
+                self._write(_streamed(told) if json.loads(read).get("stream") else told)
 
             def _write(self, answer: Answer) -> None:
                 self.send_response(answer.status)

@@ -266,6 +266,8 @@ WRITERS = {
     "model_files.py": "the cache, or an export in the making",
     "packaged.py": "the cache",
     "kept_verdicts.py": "the cache",
+    "stand_in.py": "the cache",
+    "byte_tokenizer.py": "the cache",
     "measure.py": "/proc/self/clear_refs",
     "gate.py": "reports, where the user or GitHub wants them",
     "cell_runner.py": "the job file, in a temporary folder",

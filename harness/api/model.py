@@ -40,6 +40,13 @@ class Generation:
     what it would have said is unknown, so it is a missing value."""
     cut: bool = False
     """True where the prompt lost its beginning to leave room for the answer."""
+    counted: int | None = None
+    """Tokens by a server's own count, where `ids` are another tokenizer's."""
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens, without the end token."""
+        return len(self.ids) if self.counted is None else self.counted
 
 
 class Model(Protocol):

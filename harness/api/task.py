@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -278,6 +278,11 @@ class TaskTools(Tools, Protocol):
         """
 
 
+Need = Literal["answers", "choices", "texts"]
+"""What a suite asks of a model: generated answers, which of a question's choices is likeliest, or
+log-probabilities of whole texts."""
+
+
 class Task(Generic[Keys]):
     """A way in which a suite asks a model. Subclass it, set `name` and `Settings`.
 
@@ -331,6 +336,14 @@ class Task(Generic[Keys]):
     def applies_template(self, suite: Suite) -> bool:
         """Whether a prompt passes through a chat template."""
         return any(True for _ in self.conversations(suite))
+
+    def needs(self, suite: Suite) -> frozenset[Need]:
+        """What the suite asks of a model, as far as it is known before the run.
+
+        A model behind a server gives answers; the choices of a question it is asked by their
+        letters, and log-probabilities of texts few servers give.
+        """
+        return frozenset()
 
     def check_context(self, suite: Suite, model: ModelRef) -> None:
         """Raise UserError where answers leave no room for a question in the model's context."""

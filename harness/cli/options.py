@@ -8,12 +8,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
+from harness.errors import UserError
 from harness.sdk.measuring import Measuring
 from harness.sdk.measuring import existing_results as existing_results
+
+if TYPE_CHECKING:
+    from harness.config.served_settings import ServedSettings
 
 Options = TypeVar("Options")
 Rest = ParamSpec("Rest")
@@ -159,6 +163,82 @@ class ExperimentOptions:
     overrides: Sequence[str]
     methods: str
     """Labels or methods, between commas; empty means all."""
+
+
+def served(function: Function) -> Function:
+    """Add the options of a model behind a server, which become the parameter `served`."""
+
+    @functools.wraps(function)
+    def call(
+        *others: object,
+        url: str | None,
+        gguf: Path | None,
+        name: str | None,
+        completions: bool,
+        prompt_logprobs: bool,
+        key: str | None,
+        in_flight: int | None,
+        **values: Any,
+    ) -> Any:
+        given = {
+            "served": url,
+            "gguf": None if gguf is None else str(gguf.resolve()),
+            "model": name,
+            "form": "completions" if completions else None,
+            "tokenizer": values.get("model") if completions else None,
+            "prompt_logprobs": prompt_logprobs or None,
+            "key": key,
+            "in_flight": in_flight,
+        }
+        return function(*others, served=_served_settings(given), **values)
+
+    for option in (
+        click.option(
+            "--in-flight", type=click.IntRange(1, 1000), help="Requests at once. Default: 16."
+        ),
+        click.option("--key", metavar="NAME", help="Environment variable that holds the key."),
+        click.option(
+            "--prompt-logprobs",
+            is_flag=True,
+            help="The server gives log-probabilities of prompts, as vLLM does.",
+        ),
+        click.option(
+            "--completions",
+            is_flag=True,
+            help="Send the token ids of MODEL's tokenizer and template in place of conversations.",
+        ),
+        click.option("--model", "name", metavar="NAME", help="The model, as the server lists it."),
+        click.option(
+            "--gguf",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="A GGUF file, which llama.cpp serves meanwhile.",
+        ),
+        click.option(
+            "--served", "url", metavar="URL", help="A model behind an OpenAI-compatible server."
+        ),
+    ):
+        call = option(call)
+    return call
+
+
+def _served_settings(given: dict[str, Any]) -> ServedSettings | None:
+    """The model behind a server that options name; None where they name none."""
+    from harness.config.served_settings import ServedSettings
+
+    stated = {key: value for key, value in given.items() if value is not None}
+    if not ({"served", "gguf"} & set(stated)):
+        names = {"form": "completions", "model": "model"}
+        stated.pop("tokenizer", None)
+        for key in stated:
+            option = names.get(key, key).replace("_", "-")
+            raise UserError(f"--{option} is for a model behind a server: add --served URL")
+        return None
+    try:
+        return ServedSettings.model_validate(stated)
+    except ValueError as error:
+        reasons = [one["msg"].removeprefix("Value error, ") for one in error.errors()]  # type: ignore[attr-defined]
+        raise UserError(f"--served, --gguf: {reasons[0]}") from None
 
 
 def measuring(function: Function) -> Function:

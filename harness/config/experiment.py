@@ -10,11 +10,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationInfo, field_validator
 
 from harness.config import strict_yaml
 from harness.config.data_mix import Mix, Rows, Text
 from harness.config.reasoning import Reasoning
+from harness.config.served_settings import ServedSettings
 from harness.config.strict_yaml import KeyPath, Located, StrictModel
 from harness.config.tuning import EntrySpace, Tune
 from harness.errors import ConfigError
@@ -187,13 +188,24 @@ class SuiteEntry(StrictModel):
     """In the experiment file; None where a `--set` put it there."""
 
 
+def _form(model: object) -> str:
+    return "ServedSettings" if isinstance(model, (Mapping, ServedSettings)) else "Text"
+
+
+Named = Annotated[
+    Annotated[Text, Tag("Text")] | Annotated[ServedSettings, Tag("ServedSettings")],
+    Discriminator(_form),
+]
+"""A model by its name, or by where it is served."""
+
+
 class Experiment(StrictModel):
     """An experiment file, checked."""
 
     name: str
     """Names the results folder and the rows' experiment."""
-    model: Text
-    """A packaged alias, a Hub id or a folder."""
+    model: Named
+    """A packaged alias, a Hub id or a folder; or a mapping for a model behind a server."""
     trust_remote_code: bool = False
     """Whether the model's own Python code may run."""
     data: Data | None = None

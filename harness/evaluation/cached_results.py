@@ -12,6 +12,8 @@ from typing_extensions import TypedDict
 from harness.api.task import Suite
 from harness.errors import UserError
 from harness.evaluation.judging.rows.opponents import Opponent, digest, read
+from harness.evaluation.served import letters
+from harness.evaluation.served.suites import LETTERS
 from harness.evaluation.suite import task_of
 from harness.manager import plugins
 from harness.record import SuiteSection
@@ -65,6 +67,8 @@ class Sections:
     """Suite -> the row whose stored answers its judge compares with."""
     shared: Path | None = None
     """Folder whose results folders may hold the same answers; None: only `out` is searched."""
+    others: bool = True
+    """Whether the answers of other cells in `out` may be reused too."""
     tokenizer_hash: str | None = None
     arithmetic: str = field(default_factory=arithmetic)
     """Of this worker."""
@@ -190,7 +194,7 @@ class Sections:
     def _places(self, suite: str) -> Iterator[Path]:
         """Files that may hold the suite: this cell's, then its folder's, then the shared ones."""
         own = self.out / "samples" / self.cell_id / f"{suite}.json"
-        inside = sorted(self.out.glob(f"samples/*/{suite}.json"))
+        inside = sorted(self.out.glob(f"samples/*/{suite}.json")) if self.others else []
         beside = sorted(self.shared.glob(f"*/samples/*/{suite}.json")) if self.shared else []
         yield from (file for file in dict.fromkeys([own, *inside, *beside]) if file.is_file())
 
@@ -238,6 +242,8 @@ def _compared(notes: Mapping[str, Any]) -> str | None:
 def _lacking(suite: Suite, section: Mapping[str, Any]) -> list[str]:
     """Metrics of the suite that a kept section has not, where the suite's task lists them."""
     named = task_of(suite, plugins()).metrics(suite) or []
+    if LETTERS in str(suite.parts.get("asked")):
+        named = [name for name in named if not letters.left_out(name)]
     return [name for name in named if name not in section["metrics"]]
 
 

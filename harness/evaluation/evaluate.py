@@ -20,6 +20,7 @@ from harness.evaluation.judging.endpoint import EndpointBackend
 from harness.evaluation.judging.local import LocalBackend
 from harness.evaluation.judging.panels.seats import seated
 from harness.evaluation.judging.rows.opponents import Opponent, digest, of_record, read
+from harness.evaluation.served.model import ServedModel
 from harness.evaluation.suite import engine_of, task_of
 from harness.evaluation.tasks import reasoning
 from harness.evaluation.tasks.sample_rows import within_budget
@@ -144,6 +145,8 @@ def _batch(
         try:
             with phase(suite.name):
                 scored = task_of(suite, plugins()).score(suite, requests, bench)
+                if isinstance(bench.model, ServedModel):
+                    scored = bench.model.told(scored)
                 result = within_budget(suite.name, scored)
         except Exception as error:
             result = SuiteFailure(error, suite.name)

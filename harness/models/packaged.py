@@ -28,6 +28,7 @@ from pathlib import Path, PurePosixPath
 from harness.errors import ConfigError, EnvironmentLack, UserError, nearest
 from harness.models import model_files
 from harness.models.model_files import make_portable
+from harness.models.served.stand_in import stands_for
 from harness.models.trained_artifact import seal_fault
 from harness.system import hub
 from harness.system.hub import content_hash
@@ -393,6 +394,8 @@ def resolve_model(
         return _folder_ref(name, pull(name, report), False)
     for folder in _candidate_folders(name, file):
         if folder.is_dir():
+            if (stands := stands_for(folder)) is not None:
+                return stands
             return _checked_ref(name, folder, trust_remote_code, fail, causal)
     hub_id, _, revision = name.partition("@")
     if not _HUB_ID.fullmatch(hub_id):

@@ -13,6 +13,7 @@ from typing import Any, TypeGuard, cast
 from harness.api.task import Suite
 from harness.data import chat_templates
 from harness.data.training_set import DataPlan, without_folder
+from harness.models.served.stand_in import is_served
 from harness.planning.search_space import Search
 from harness.record import Plan, Tuning
 from harness.results import store
@@ -45,6 +46,14 @@ class Cell:
     """The search's results: part of the record's `plan.tuning`."""
     price_per_hour: float | None = None
     """Dollars; changes no result, so no id depends on it."""
+    left_out: tuple[str, ...] = ()
+    """Why suites of the experiment are not among `suites`, as sentences for the record."""
+
+    @property
+    def served(self) -> ModelRef | None:
+        """The model behind a server that it measures; None for one of this process."""
+        named = [ModelRef(**value) for value in self.options.values() if is_model(value)]
+        return next((model for model in [*named, self.model] if is_served(model)), None)
 
     def as_record(self) -> Plan:
         """The record's `plan` section: contents by their hashes, no folder of this machine."""

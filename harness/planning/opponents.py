@@ -52,6 +52,8 @@ def without_figure(suites: Sequence[Suite], cells: Sequence[Cell]) -> list[str]:
     """A sentence for each suite that some rows are left without."""
     notes = []
     for suite in suites:
+        if suite.judge_row is None:
+            continue
         names = [s.label for s in cells if suite.name not in {own.name for own in s.suites}]
         if names:
             rows = ", ".join(dict.fromkeys(names))

@@ -6,6 +6,7 @@ seed and precision. A method has options of its own. Nothing here imports torch.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from harness.api.method import MethodOptions
 from harness.api.task import Suite
 from harness.config import strict_yaml
 from harness.config.experiment import Experiment, MethodEntry
+from harness.config.served_settings import ServedSettings
 from harness.data.chat_templates import check_template
 from harness.data.checks import check_column
 from harness.data.training_set import DataPlan, mixed_rows, plan_data, training_rows, with_mixes
@@ -25,7 +27,7 @@ from harness.manager import Plugins, calling
 from harness.models import families, packaged
 from harness.models.adapters import resolve_adapter
 from harness.models.quantization import without_precision
-from harness.planning import opponents
+from harness.planning import opponents, served_models
 from harness.planning.cell import Cell, is_model, new_cell
 from harness.planning.chat_template_check import check_suites, check_training, needs_template
 from harness.planning.search_space import Search, plan_searches
@@ -99,6 +101,8 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     if any(plugins.methods.get(entry.name).trains for entry in entries):
         _check_length(experiment, model)
     template = _template(experiment, settings)
+    behind = served_models.behind_servers(model, options.values())
+    served_models.check(experiment, plugins, entries, model, behind, template)
     for data in mixes:
         _check_template(experiment, model, data)
     for data in mixes:
@@ -112,7 +116,8 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
         suite_files,
         _quantization(experiment, checked[compared.label]) if compared else None,
     )
-    check_suites(cached_folder(model) or Path(model.path), template, suites, plugins)
+    own = served_models.asked(suites, model, {}, plugins).suites
+    check_suites(cached_folder(model) or Path(model.path), template, own, plugins)
     _check_answers(experiment, plugins, model, suites)
     if not template:
         _check_suite_templates(experiment, plugins, model, options.values(), suites)
@@ -124,6 +129,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
         entry: MethodEntry, options: Mapping[str, object], seed: int, data: DataPlan | None = None
     ) -> Cell:
         trains = plugins.methods.get(entry.name).trains
+        asked = served_models.asked(suites, model, options, plugins)
         return new_cell(
             experiment=experiment.name,
             method=entry.name,
@@ -134,7 +140,8 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
             budget=budget if trains else Budget(0, 1, 0, budget.precision),
             seed=seed if trains else 0,
             data=data if trains else None,
-            suites=suites,
+            suites=asked.suites,
+            left_out=asked.left_out,
             chat_template=template,
             search=searches.get(entry.label),
             price_per_hour=experiment.price_per_hour,
@@ -352,8 +359,14 @@ def _template(experiment: Experiment, settings: Settings) -> str | None:
 
 
 def _model(
-    experiment: Experiment, settings: Settings, name: str, at: tuple[str | int, ...]
+    experiment: Experiment,
+    settings: Settings,
+    name: str | ServedSettings,
+    at: tuple[str | int, ...],
 ) -> ModelRef:
+    if isinstance(name, ServedSettings):
+        find = functools.partial(_model, experiment, settings, at=at)
+        return served_models.resolve(experiment, name, find, at)
     return packaged.resolve_model(
         name,
         mirror=settings.mirror,

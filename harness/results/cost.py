@@ -70,6 +70,7 @@ def _peak(cells: Sequence[Record]) -> tuple[int | None, Literal["cuda", "host", 
 
     Where nothing was trained it is that of evaluation, and True.
     """
+    cells = [cell for cell in cells if not _is_served(cell)]
     for read in (_trained, _evaluated):
         on_gpu = [cell for cell in cells if (cell["environment"] or {}).get("gpu")]
         gpu_phases = [phase for cell in on_gpu for phase in read(cell).values()]
@@ -80,6 +81,12 @@ def _peak(cells: Sequence[Record]) -> tuple[int | None, Literal["cuda", "host", 
         if peak := _largest(phase.get("peak_host_bytes") for phase in phases):
             return peak, "host", read is _evaluated
     return None, None, False
+
+
+def _is_served(cell: Record) -> bool:
+    """Whether its model is behind a server: the memory of this process is not the model's."""
+    evaluation = cell["evaluation"]
+    return bool(evaluation and "served" in evaluation)
 
 
 def _seconds(phases: Mapping[str, Phase], only: str | None = None) -> float | None:

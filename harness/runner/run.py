@@ -14,6 +14,7 @@ from harness.data import checks
 from harness.errors import CellFailed, UserError
 from harness.evaluation.judging.options import judge_of
 from harness.evaluation.judging.rows.opponents import Opponent
+from harness.evaluation.served.check import check_up
 from harness.evaluation.suite import check_loading
 from harness.manager import plugins
 from harness.models import trained_artifact
@@ -163,6 +164,7 @@ def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:
     if not left:
         return recorded, {}
     check_device()
+    check_up(cell.served for cell in left if cell.served)
     check_loading(plan.suites, plugins())
     lack = _lost_answers(out, plan.base) if plan.base.id in recorded else None
     if lack is None:
@@ -225,7 +227,7 @@ def _work(
         base,
         _same_training(cell, out),
         batch,
-        warnings=(*checks.warnings(cell.data), *map(str, edges)),
+        warnings=(*checks.warnings(cell.data), *map(str, edges), *cell.left_out),
         predicted_bytes=prediction.total if prediction else None,
         opponents=_opponents(plan, cell, out),
         shared=shared.resolve() if shared else None,

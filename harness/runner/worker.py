@@ -25,6 +25,7 @@ from harness.evaluation.cached_results import Sections
 from harness.evaluation.contamination import leaks, leaks_of_rows
 from harness.evaluation.evaluate import Measured, SuiteFailure, evaluate
 from harness.evaluation.judging.rows.opponents import Opponent
+from harness.evaluation.served import model as served_model
 from harness.evaluation.suite import task_of
 from harness.manager import plugins
 from harness.models import stored_quantization, trained_artifact
@@ -33,7 +34,16 @@ from harness.models.adapter_checks.effect import NO_EFFECT
 from harness.models.language_model import import_bitsandbytes
 from harness.models.trained_artifact import InvalidArtifact
 from harness.planning.cell import Cell
-from harness.record import Attempt, ErrorSection, Evaluation, Record, Status, Training, new_record
+from harness.record import (
+    Attempt,
+    ErrorSection,
+    Evaluation,
+    Record,
+    Served,
+    Status,
+    Training,
+    new_record,
+)
 from harness.results import schema, store
 from harness.results.artifact_hash import artifact_hash
 from harness.runner import oom_retry
@@ -417,6 +427,7 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
     report = partial(log.emit, event="progress")
     sections: Sections | None = None
     passes: dict[str, Any] | None = None
+    behind: Served | None = None
     try:
         sections = Sections(
             out=work.out,
@@ -424,7 +435,9 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
             base=work.base,
             opponents=work.opponents,
             artifact_hash=artifact_hash(artifact),
-            shared=work.shared,
+            # what a server holds today may be another model tomorrow
+            shared=None if work.cell.served else work.shared,
+            others=work.cell.served is None,
             warn=log.warnings.append,
         )
         left = [suite for suite in work.cell.suites if _missing(sections, suite, log)]
@@ -432,13 +445,14 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
         for measured in evaluate(artifact, left, *how) if left else ():
             passes = dict(measured.passes)
             _doubt(measured, log)
+            behind = passes.pop("served", None)
             _keep(sections, measured, rows, log)
     except (Exception, SystemExit) as error:
         log.fail(error, meter.failed)
     if sections is None or not (meter.phases or sections.done):
         return None
     done = sections.done
-    return {
+    evaluation: Evaluation = {
         "phases": meter.phases,
         "suites": {s.name: done[s.name] for s in work.cell.suites if s.name in done},
         "base": work.base,
@@ -446,6 +460,10 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
         "tokenizer_hash": sections.tokenizer_hash,
         "passes": passes,
     }
+    if behind is not None:
+        log.warnings += served_model.warnings(behind)
+        evaluation["served"] = behind
+    return evaluation
 
 
 def _doubt(measured: Measured, log: Log) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.api.executor import Executor
+from harness.config import strict_yaml
 from harness.config.experiment import Experiment, check_experiment, load_experiment
+from harness.config.served_settings import ServedSettings
 from harness.config.strict_yaml import Located
 from harness.errors import UserError
 from harness.evaluation import suite_versions
@@ -101,8 +103,9 @@ def run(
 
 
 def evaluate(
-    model: str,
+    model: str | None = None,
     *,
+    served: Mapping[str, Any] | None = None,
     adapter: str | None = None,
     load_in_4bit: bool = False,
     base: str | None = None,
@@ -124,20 +127,24 @@ def evaluate(
     As `harness eval`: with `adapter`, `load_in_4bit` or `base` it is compared with the untouched
     base, which is measured too. `suites` are names, by default the built-in ones; `reasoning` is
     `auto`, `none` or the text that ends a thinking model's reasoning, where suites do not say.
-    `engine` generates the answers in place of this process's passes, such as `vllm`.
-    Raises UserError before anything runs.
+    `engine` generates the answers in place of this process's passes, such as `vllm`. `served` is a
+    model behind a server, as an experiment's `model` has it (`{"served": URL}`), which is compared
+    with `model` where there is one. Raises UserError before anything runs.
     """
     options = ModelOptions(
-        model,
-        adapter,
-        load_in_4bit,
-        base,
-        base_in_4bit,
-        label,
-        list(suites),
-        precision,
-        reasoning,
-        engine,
+        model=model,
+        adapter=adapter,
+        load_in_4bit=load_in_4bit,
+        base=base,
+        base_in_4bit=base_in_4bit,
+        label=label,
+        suites=list(suites),
+        precision=precision,
+        reasoning=reasoning,
+        engine=engine,
+        served=strict_yaml.validate_options(ServedSettings, served, what="served")
+        if served is not None
+        else None,
     )
     check_names(options)
     measuring = _measuring(out, limit, suite_folders, mirror)
@@ -210,6 +217,7 @@ def notes(plan: Plan, out: Path) -> list[str]:
     """Suites that changed since they were recorded, and unusual options."""
     found = list(suite_versions.changed(plan.suites, suite_versions.records_in(out)))
     found += opponents.without_figure(plan.suites, plan.cells)
+    found += dict.fromkeys(line for cell in plan.cells for line in cell.left_out)
     for label, cell in {cell.label: cell for cell in plan.cells}.items():
         method_options = plugins().methods.get(cell.method).Options.model_validate(cell.options)
         found += [f"method '{label}': {finding}" for finding in outside_usual(method_options)]

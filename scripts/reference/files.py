@@ -9,7 +9,14 @@ from pydantic import BaseModel
 from harness import errors
 from harness.api.task import SuiteSettings
 from harness.cli import main
-from harness.config import data_mix, experiment, reasoning, tuning
+from harness.config import (
+    data_mix,
+    endpoint_settings,
+    experiment,
+    reasoning,
+    served_settings,
+    tuning,
+)
 from harness.evaluation.judging import endpoint
 from harness.evaluation.tasks import choice, generate, perplexity
 from harness.evaluation.tasks.lm_eval import settings as lm_eval
@@ -24,6 +31,9 @@ from scripts.reference.markdown import fenced, page, prose, table
 Sections = Mapping[type[BaseModel], str]
 EXPERIMENT: Sections = {
     experiment.Experiment: "The file",
+    served_settings.ServedSettings: "model, behind a server",
+    endpoint_settings.BudgetSettings: "model.budget",
+    endpoint_settings.PriceSettings: "model.price",
     experiment.Data: "data",
     data_mix.Mix: "data.mix",
     experiment.BudgetConfig: "budget",
@@ -40,8 +50,8 @@ SUITE: Sections = {
     reasoning.ReasoningSettings: "reasoning",
     generate.JudgeSettings: "judge",
     endpoint.EndpointSettings: "judge.endpoint",
-    endpoint.BudgetSettings: "judge.endpoint.budget",
-    endpoint.PriceSettings: "judge.endpoint.price",
+    endpoint_settings.BudgetSettings: "judge.endpoint.budget",
+    endpoint_settings.PriceSettings: "judge.endpoint.price",
     perplexity.PerplexitySettings: "ask: perplexity",
     choice.ChoiceSettings: "ask: choice",
     lm_eval.LmEvalSettings: "ask: lm-eval",

@@ -20,7 +20,8 @@ __all__ = ["ModelOptions", "command", "default_label", "evaluate", "experiment_o
 
 
 @click.command("eval")
-@click.argument("model")
+@click.argument("model", required=False)
+@options.served
 @options.adapter
 @options.load_in_4bit
 @click.option("--base", metavar="MODEL", help="What to compare with; default: MODEL untouched.")
@@ -53,7 +54,11 @@ def command(
     executor: str,
     batch: int | None,
 ) -> None:
-    """Measure a MODEL trained elsewhere: a packaged alias, a folder or a Hub id."""
+    """Measure a MODEL trained elsewhere: a packaged alias, a folder or a Hub id.
+
+    With --served or --gguf a model behind a server is measured, and MODEL is what it is compared
+    with.
+    """
     sys.exit(evaluate(model, measuring, executor, batch, chat_template))
 
 

@@ -14,16 +14,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from harness.api.judge import NoVerdict, Question, Reply
 from harness.api.model import Progress
 from harness.api.task import Suite
+from harness.config.endpoint_settings import BaseUrl, BudgetSettings, KeyName, PriceSettings
 from harness.config.strict_yaml import StrictModel
 from harness.errors import CellFailed, UserError
 from harness.evaluation.judging.kept_verdicts import Kept, KeptVerdicts
 from harness.evaluation.judging.verdicts import MOST_MISSING
-from harness.system.endpoint.client import Client, Endpoint, url_fault
+from harness.system.endpoint.client import Client, Endpoint
 from harness.system.endpoint.completion import ChatRequest, Choice, Completion, Failure, Position
 from harness.system.endpoint.spending import Budget, Price
 
@@ -54,34 +55,14 @@ TEMPERATURE = 1.0
 """Of the samples that stand in for log-probabilities: their shares then estimate the same."""
 
 
-class BudgetSettings(StrictModel):
-    """The most that one cell may spend on the suite's judge."""
-
-    requests: int | None = Field(default=None, ge=1)
-    """Sent, those tried again included."""
-    tokens: int | None = Field(default=None, ge=1)
-    """Read and written."""
-    dollars: float | None = Field(default=None, gt=0)
-    """By `price`, which it needs."""
-
-
-class PriceSettings(StrictModel):
-    """Dollars for a million tokens."""
-
-    input: float = Field(ge=0)
-    """Of what is read."""
-    output: float = Field(ge=0)
-    """Of what is written."""
-
-
 class EndpointSettings(StrictModel):
     """An OpenAI-compatible endpoint whose model judges."""
 
-    url: str
+    url: BaseUrl
     """The base URL, such as https://api.openai.com/v1."""
     model: str = Field(min_length=1)
     """As the endpoint lists it."""
-    key: str | None = "OPENAI_API_KEY"
+    key: KeyName | None = "OPENAI_API_KEY"
     """NAME of the environment variable with the key; null for a server that asks for none."""
     in_flight: int = Field(16, ge=1, le=1000)
     """Requests under way at once."""
@@ -97,25 +78,6 @@ class EndpointSettings(StrictModel):
     """The most that one cell may spend."""
     price: PriceSettings | None = None
     """Without it no cost in dollars is known."""
-
-    @field_validator("url")
-    @classmethod
-    def _is_base_url(cls, url: str) -> str:
-        if fault := url_fault(url):
-            # What is wrong with it may be that it holds a password.
-            raise ValueError(f"the endpoint's url {fault}")
-        return url.rstrip("/")
-
-    @field_validator("key")
-    @classmethod
-    def _is_name(cls, name: str | None) -> str | None:
-        """The value is not shown: it may be a key."""
-        if name is not None and not (name.isidentifier() and name.isascii() and name.isupper()):
-            raise ValueError(
-                "key takes the NAME of an environment variable, in capitals such as "
-                "OPENAI_API_KEY, and never the key itself"
-            )
-        return name
 
     @property
     def identity(self) -> dict[str, object]:
@@ -155,17 +117,25 @@ class EndpointBackend:
     """Asks the model of an endpoint (`harness.JudgeBackend`)."""
 
     def __init__(
-        self, settings: EndpointSettings, most_missing: float, kept: KeptVerdicts | None = None
+        self,
+        settings: EndpointSettings,
+        most_missing: float,
+        kept: KeptVerdicts | None = None,
+        *,
+        client: Client | None = None,
+        temperature: float = TEMPERATURE,
     ) -> None:
         """`most_missing` is the share of questions that may stay without an answer.
 
-        With `kept` no question is asked that has a verdict there. Raises EnvironmentLack where the
-        key or the client library is missing.
+        With `kept` no question is asked that has a verdict there. `client` counts what else is
+        asked too; `temperature` is that of samples. Raises EnvironmentLack where the key or the
+        client library is missing.
         """
+        self.temperature = temperature
         self.settings = settings
         self.most_missing = most_missing
         self.kept = kept
-        self.client = Client(settings.endpoint())
+        self.client = client or Client(settings.endpoint())
         self._top = list(TOP_LOGPROBS)
         """What is left to try; empty once the endpoint is known to give no log-probabilities."""
         self._together = True
@@ -235,7 +205,7 @@ class EndpointBackend:
             "verdicts_by": dict(self._verdicts),
             "missing": dict(self._missing),
             "samples": self.settings.samples,
-            "temperature": {"logprobs": 0.0, "samples": TEMPERATURE},
+            "temperature": {"logprobs": 0.0, "samples": self.temperature},
             "lost_samples": self._lost_samples,
             "requests": ledger.requests,
             "retried": dict(ledger.retried),
@@ -363,7 +333,7 @@ class EndpointBackend:
         """Index -> the shares of the verdicts among samples."""
         if not questions:
             return {}
-        wanted, how = self.settings.samples, {"temperature": TEMPERATURE}
+        wanted, how = self.settings.samples, {"temperature": self.temperature}
         got: list[list[Choice]] = [[] for _ in questions]
         failures: list[Failure | None] = [None] * len(questions)
 

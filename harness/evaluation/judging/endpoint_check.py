@@ -20,7 +20,7 @@ from harness.evaluation.judging.panels.seats import each
 from harness.system.endpoint.client import Client, check_installed, read_key
 from harness.system.endpoint.completion import ChatRequest, Completion, Failure
 
-__all__ = ["check_served", "check_settings"]
+__all__ = ["check_served", "check_settings", "nearest_served"]
 
 JUDGE: KeyPath = ("judge",)
 """Where a suite's file names a judge that stands alone."""
@@ -80,7 +80,8 @@ def _problem(settings: EndpointSettings, answer: list[str] | Failure) -> tuple[s
             return None
         return (
             "model",
-            f"the endpoint serves no model '{settings.model}': {_nearest(settings.model, answer)}",
+            f"the endpoint serves no model '{settings.model}': "
+            f"{nearest_served(settings.model, answer)}",
         )
     if answer.status == 404:
         return None
@@ -100,8 +101,8 @@ def _other_model(settings: EndpointSettings) -> tuple[str, str] | None:
     return ("model_answered", fault) if fault else None
 
 
-def _nearest(name: str, served: list[str]) -> str:
-    """A hint; hosts list hundreds of models."""
+def nearest_served(name: str, served: list[str]) -> str:
+    """A hint of which model was meant; hosts list hundreds of them."""
     if not served:
         return "it lists none"
     close = difflib.get_close_matches(name, served, n=1, cutoff=0.5)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.api.model import Model
-from harness.api.task import Requests, Suite, SuiteExample, TaskTools
+from harness.api.task import Need, Requests, Suite, SuiteExample, TaskTools
 from harness.api.tools import Tools
 from harness.config.strict_yaml import Located
 from harness.data.tokenization import Pair, encode_pair
@@ -62,6 +62,10 @@ class Choice(SampleTask[ChoiceSettings]):
         """What `acc_norm` divides by, where that is not what it once was: bytes."""
         choices = [choice for sample in self.samples(suite) for choice in sample.choices or ()]
         return {} if all(map(str.isascii, choices)) else {"acc_norm": "characters"}
+
+    def needs(self, suite: Suite) -> frozenset[Need]:
+        """Which choice is likeliest."""
+        return frozenset({"choices"})
 
     def metrics(self, suite: Suite) -> list[str]:
         """Three, whatever the suite."""

@@ -16,6 +16,7 @@ from harness.api.model import Model
 from harness.api.task import (
     Conversation,
     JudgeSeat,
+    Need,
     Requests,
     Resolver,
     Resources,
@@ -281,6 +282,10 @@ class Generate(SampleTask[GenerateSettings]):
     def check_loading(self, suites: Sequence[Suite]) -> None:
         """The endpoints of judges answer and serve their models."""
         endpoint_check.check_served(suites)
+
+    def needs(self, suite: Suite) -> frozenset[Need]:
+        """Generated answers."""
+        return frozenset({"answers"})
 
     def metrics(self, suite: Suite) -> list[str]:
         """A metric per scorer, its negative control where it has one, and the judge's `score`."""

@@ -15,6 +15,7 @@ from pydantic import Field
 from harness.api.model import LogLikelihood, Model
 from harness.api.task import (
     Conversation,
+    Need,
     Requests,
     Resolver,
     Resources,
@@ -136,6 +137,10 @@ class Perplexity(Task[PerplexitySettings]):
         for source, row in rows_of(suite):
             if row.messages:
                 yield Conversation(suite.sources[source], row.line, row.messages, True)
+
+    def needs(self, suite: Suite) -> frozenset[Need]:
+        """Log-probabilities of every token."""
+        return frozenset({"texts"})
 
     def metrics(self, suite: Suite) -> list[str]:
         """Two of the first source, and two with the name of each other source before them.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from harness.api.model import Generation, Model
@@ -96,12 +96,21 @@ def answers(
     decode: Callable[[Sequence[int]], str],
 ) -> list[Answer]:
     """The answers to prompts; `decode` gives the text of token ids without special tokens."""
-    return [
+    found = [
         Answer(decode(one.ids), len(one.ids))
         if markers is None
         else _separated(markers, tokenizer, prompt, one, decode)
         for prompt, one in zip(prompts, generated, strict=True)
     ]
+    return [_counted(answer, one) for answer, one in zip(found, generated, strict=True)]
+
+
+def _counted(answer: Answer, generated: Generation) -> Answer:
+    """With a server's own count of tokens, where the ids are another tokenizer's."""
+    if not answer.tokens or generated.tokens == answer.tokens:
+        return answer
+    thought = round(answer.reasoning_tokens / answer.tokens * generated.tokens)
+    return replace(answer, tokens=generated.tokens, reasoning_tokens=thought)
 
 
 def final_text(wanted: object, model: Model, prompt: Sequence[int], generated: Generation) -> str:

@@ -13,6 +13,14 @@ from harness.types import SuiteResult
 NOT_FINITE = "the model's log-probabilities are not finite"
 """Why a sample row is `missing`: it has no answer, and no scores."""
 
+NO_LETTER = "a served model's answer names none of the choices' letters"
+NO_ANSWER = "a served model gave no answer"
+_MEND = {
+    NOT_FINITE: "look for NaN or infinity in the weights",
+    NO_LETTER: "leave the suite out of a model that does not answer with a letter, or take a "
+    "server with prompt_logprobs",
+    NO_ANSWER: "see `failed` of the server's answers, and run it again",
+}
 MISSING_BUDGET = 0.05
 """The largest part of a suite's samples that may be missing; beyond it the suite fails."""
 
@@ -56,9 +64,7 @@ def within_budget(suite: str, result: SuiteResult) -> SuiteResult:
     counted = f"{len(reasons)} of {len(result.rows)} samples have no answer ({reasons[0]})"
     message = f"suite '{suite}': {counted}"
     if len(reasons) > MISSING_BUDGET * len(result.rows):
-        raise CellFailed(
-            f"{message}, more than {MISSING_BUDGET:.0%}: look for NaN or infinity in the weights"
-        )
+        raise CellFailed(f"{message}, more than {MISSING_BUDGET:.0%}: {_MEND[reasons[0]]}")
     warnings = [*result.warnings, f"{message}; they have no scores"]
     return dataclasses.replace(result, warnings=warnings)
 

@@ -1,4 +1,4 @@
-"""Sends chat completions to an OpenAI-compatible endpoint: several at once, again, and counted."""
+"""Asks an OpenAI-compatible endpoint for completions: several at once, again, and counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from urllib.parse import urlsplit
 
 from harness.errors import EnvironmentLack
 from harness.system.endpoint import completion
-from harness.system.endpoint.completion import ChatRequest, Completion, Failure, FailureKind
+from harness.system.endpoint.completion import (
+    ChatRequest,
+    Completion,
+    Failure,
+    FailureKind,
+    Request,
+)
 from harness.system.endpoint.spending import Budget, Ledger, Price
 
 if TYPE_CHECKING:
@@ -40,6 +46,8 @@ _LISTING_SECONDS = 10.0
 _SECRET = 8
 """Characters from which a key is taken out of texts: what a server that needs none is given, such
 as `x`, is no secret, and would be found in answers."""
+_MOST_STOPS = 4
+"""Of a request, as OpenAI takes them; an answer is cut at the others where it is read."""
 _SHOWN = 200
 """Characters of an endpoint's error that are kept."""
 
@@ -124,7 +132,7 @@ class Client:
 
     def complete(
         self,
-        requests: Sequence[ChatRequest],
+        requests: Sequence[Request],
         *,
         tolerated: float = 1.0,
         progress: Progress | None = None,
@@ -154,6 +162,34 @@ class Client:
 
         return asyncio.run(listed())
 
+    def first_token_seconds(self, request: Request) -> float | None:
+        """Seconds until the first token of an answer arrives, by a request of its own.
+
+        None where the server does not stream, or gives no answer.
+        """
+        self.ledger.begin(request)
+        try:
+            return asyncio.run(self._first_token(request))
+        finally:
+            self.ledger.settle(request, None)
+
+    async def _first_token(self, request: Request) -> float | None:
+        import openai
+
+        async with self._opened(self.endpoint.timeout) as http:
+            chat = isinstance(request, ChatRequest)
+            create: Any = http.chat.completions if chat else http.completions
+            begun = time.monotonic()
+            try:
+                stream = await create.create(**self._arguments(request), stream=True)
+                async with stream:
+                    async for chunk in stream:
+                        if any(map(_said, chunk.choices)):
+                            return time.monotonic() - begun
+            except (openai.OpenAIError, ValueError):
+                return None
+        return None
+
     @asynccontextmanager
     async def _opened(self, timeout: float) -> AsyncIterator[AsyncOpenAI]:
         from openai import AsyncOpenAI
@@ -167,26 +203,51 @@ class Client:
         async with http:
             yield http
 
-    async def _send(self, http: AsyncOpenAI, request: ChatRequest) -> Completion | Failure:
+    async def _send(self, http: AsyncOpenAI, request: Request) -> Completion | Failure:
         """The answer to one HTTP request."""
+        chat = isinstance(request, ChatRequest)
+        create = http.chat.completions if chat else http.completions
+        arguments = self._arguments(request)
+        body = await self._body(
+            create.with_raw_response.create,
+            arguments,
+            self.endpoint.timeout,
+        )
+        answer: Completion | Failure = _parsed(
+            completion.parse if chat else completion.parse_text, body
+        )
+        return answer
+
+    def _arguments(self, request: Request) -> dict[str, Any]:
+        """What a request is in the words of the API."""
         arguments: dict[str, Any] = {
             "model": self.endpoint.model,
-            "messages": [
-                # half of a surrogate pair cannot be sent
-                {k: v.encode("utf-8", "replace").decode() for k, v in message.items()}
-                for message in request.messages
-            ],
             "temperature": request.temperature,
-            self._length: request.max_tokens,
         }
         if request.samples > 1:
             arguments["n"] = request.samples
+        if request.stops:
+            arguments["stop"] = list(request.stops[:_MOST_STOPS])
+        if isinstance(request, ChatRequest):
+            # half of a surrogate pair cannot be sent
+            arguments["messages"] = [
+                {k: v.encode("utf-8", "replace").decode() for k, v in message.items()}
+                for message in request.messages
+            ]
+            arguments[self._length] = request.max_tokens
+            if request.top_logprobs is not None:
+                arguments |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+            return arguments
+        text = request.prompt
+        arguments["prompt"] = (
+            text.encode("utf-8", "replace").decode() if isinstance(text, str) else list(text)
+        )
+        arguments["max_tokens"] = request.max_tokens
         if request.top_logprobs is not None:
-            arguments |= {"logprobs": True, "top_logprobs": request.top_logprobs}
-        create = http.chat.completions.with_raw_response.create
-        body = await self._body(create, arguments, self.endpoint.timeout)
-        answer: Completion | Failure = _parsed(completion.parse, body)
-        return answer
+            arguments["logprobs"] = request.top_logprobs
+        if request.echo:
+            arguments["echo"] = True
+        return arguments
 
     async def _body(
         self, call: Callable[..., Any], arguments: Mapping[str, Any], timeout: float
@@ -222,6 +283,8 @@ class Client:
             kind = "server_error"
         elif code == "content_filter":
             kind = "filtered"
+        elif _says_too_long(status, body, detail):
+            kind = "too_long"
         return Failure(
             kind,
             self._line(f"HTTP {status}: {detail or 'without a word'}"),
@@ -250,7 +313,7 @@ class _Batch:
     def __init__(
         self,
         client: Client,
-        requests: Sequence[ChatRequest],
+        requests: Sequence[Request],
         tolerated: float,
         progress: Progress | None,
         answered: Answered | None,
@@ -272,9 +335,7 @@ class _Batch:
             answers = (self._one(http, *placed) for placed in enumerate(self.requests))
             return await asyncio.gather(*answers)
 
-    async def _one(
-        self, http: AsyncOpenAI, place: int, request: ChatRequest
-    ) -> Completion | Failure:
+    async def _one(self, http: AsyncOpenAI, place: int, request: Request) -> Completion | Failure:
         async with self.slots:
             answer = await self._answer(http, request)
         if isinstance(answer, Failure):
@@ -300,7 +361,7 @@ class _Batch:
                 f"({failure.message})",
             )
 
-    async def _answer(self, http: AsyncOpenAI, request: ChatRequest) -> Completion | Failure:
+    async def _answer(self, http: AsyncOpenAI, request: Request) -> Completion | Failure:
         """The answer to a request, sent again where that may help."""
         ledger, sent = self.client.ledger, 0
         while True:
@@ -321,7 +382,7 @@ class _Batch:
             ledger.retried[answer.kind] += 1
             await asyncio.sleep(wait)
 
-    async def _counted(self, http: AsyncOpenAI, request: ChatRequest) -> Completion | Failure:
+    async def _counted(self, http: AsyncOpenAI, request: Request) -> Completion | Failure:
         """One HTTP request, settled whatever comes of it."""
         answer: Completion | Failure | None = None
         try:
@@ -334,7 +395,7 @@ class _Batch:
             self.settled.notify_all()
         return answer
 
-    async def _over(self, request: ChatRequest) -> Failure | None:
+    async def _over(self, request: Request) -> Failure | None:
         """Waits where requests under way may leave room; the failure where the budget is spent."""
         ledger = self.client.ledger
         async with self.settled:
@@ -363,7 +424,7 @@ class _Batch:
         self.not_before = max(self.not_before, time.monotonic() + asked)
         return 0.0
 
-    def _other_length(self, failure: Failure, request: ChatRequest) -> bool:
+    def _other_length(self, failure: Failure, request: Request) -> bool:
         """Whether the request must go again under the other name of its length."""
         client, other = self.client, "max_completion_tokens"
         if client._length == other or failure.kind != "rejected" or other not in failure.message:
@@ -383,9 +444,28 @@ def _parsed(parse: Callable[[bytes], Any], body: bytes | Failure) -> Any:
         return Failure("invalid", f"{'an HTML page, ' if page else ''}{error}", billed=True)
 
 
+def _said(choice: Any) -> bool:
+    """Whether a part of a streamed answer holds text."""
+    delta = getattr(choice, "delta", None)
+    return bool(delta.content if delta is not None else getattr(choice, "text", None))
+
+
 def _arrived(error: BaseException) -> bool:
     """Whether a request without an answer may have reached the model."""
     return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout")
+
+
+_TOO_LONG = ("context length", "context_length", "context size", "context window", "too long")
+"""What OpenAI, vLLM, llama.cpp and others write of a prompt beyond the model's context."""
+
+
+def _says_too_long(status: int, body: object, detail: object) -> bool:
+    """Whether an error says that the model's context does not hold the prompt."""
+    if status not in (400, 413, 422):
+        return False
+    kind = body.get("type") if isinstance(body, Mapping) else None
+    said = f"{kind} {detail}".lower()
+    return any(words in said for words in _TOO_LONG) or "exceed_context_size" in said
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

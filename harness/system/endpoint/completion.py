@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible endpoint is sent and answers: chat completions, typed."""
+"""What an OpenAI-compatible endpoint is sent and answers: chat and text completions, typed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ __all__ = [
     "Failure",
     "FailureKind",
     "Position",
+    "TextRequest",
     "Usage",
     "model_names",
     "parse",
+    "parse_text",
 ]
 
 FailureKind = Literal[
@@ -29,14 +31,16 @@ FailureKind = Literal[
     "time_out",
     "no_connection",
     "invalid",
+    "too_long",
     "rejected",
     "filtered",
     "budget",
     "given_up",
 ]
 """Why a request has no answer. The first five are tried again; `invalid` is an answer that is no
-chat completion, `filtered` a question that the provider's content filter holds back, and after
-`given_up` nothing was sent, for too many others had failed."""
+completion, `too_long` a prompt that the model's context does not hold, `filtered` a question that
+the provider's content filter holds back, and after `given_up` nothing was sent, for too many others
+had failed."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,40 @@ class ChatRequest:
     """Answers to the same conversation."""
     top_logprobs: int | None = None
     """So many of the likeliest tokens are asked for at each place; None: no log-probabilities."""
+    stops: Sequence[str] = ()
+    """The answer ends before one of these."""
+
+    @property
+    def text_bytes(self) -> int:
+        """Of all messages, in UTF-8."""
+        return sum(len(m["content"].encode("utf-8", "replace")) for m in self.messages)
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """A text that the model is to go on with, as it is: no template is applied."""
+
+    prompt: str | Sequence[int]
+    """Text, or token ids."""
+    max_tokens: int
+    temperature: float = 0.0
+    stops: Sequence[str] = ()
+    """The answer ends before one of these."""
+    top_logprobs: int | None = None
+    """So many of the likeliest tokens are asked for at each place; None: no log-probabilities."""
+    echo: bool = False
+    """Whether the prompt comes back before the answer, with its log-probabilities."""
+    samples: int = 1
+
+    @property
+    def text_bytes(self) -> int:
+        """Of the prompt in UTF-8; of token ids as many as such texts have on average."""
+        if isinstance(self.prompt, str):
+            return len(self.prompt.encode("utf-8", "replace"))
+        return 3 * len(self.prompt)
+
+
+Request = ChatRequest | TextRequest
 
 
 @dataclass(frozen=True)
@@ -140,6 +178,36 @@ def parse(body: bytes) -> Completion:
     )
 
 
+def parse_text(body: bytes) -> Completion:
+    """The same of a text completion, whose log-probabilities have another form."""
+    answer = _validated(_TextBody, body, "text completion")
+    return Completion(
+        choices=tuple(
+            Choice(choice.text or "", choice.finish_reason, False, _text_positions(choice))
+            for choice in answer.choices
+        ),
+        model=answer.model or "",
+        usage=answer.usage
+        and Usage(answer.usage.prompt_tokens or 0, answer.usage.completion_tokens or 0),
+    )
+
+
+def _text_positions(choice: _TextChoice) -> tuple[Position, ...] | None:
+    """OpenAI's parallel lists, or the places of a chat completion, which llama.cpp gives here."""
+    found = choice.logprobs
+    if found is None:
+        return None
+    if found.content:
+        return _positions(found.content)
+    if not found.tokens or not found.token_logprobs:
+        return None
+    tops = found.top_logprobs or [None] * len(found.tokens)
+    return tuple(
+        Position(token, _nats(logprob), tuple((t, _nats(v)) for t, v in (top or {}).items()))
+        for token, logprob, top in zip(found.tokens, found.token_logprobs, tops, strict=True)
+    )
+
+
 def model_names(body: bytes) -> list[str]:
     """The ids in the body of `/models`. Raises ValueError, in one line, where it is no list."""
     return [model.id for model in _validated(_Models, body, "list of models").data]
@@ -147,21 +215,23 @@ def model_names(body: bytes) -> list[str]:
 
 def _choice(choice: _Choice) -> Choice:
     message, logprobs = choice.message, choice.logprobs
-    positions = None
-    if logprobs is not None and logprobs.content:
-        positions = tuple(
-            Position(
-                token.token,
-                _nats(token.logprob),
-                tuple((other.token, _nats(other.logprob)) for other in token.top_logprobs or ()),
-            )
-            for token in logprobs.content
-        )
+    positions = _positions(logprobs.content) if logprobs is not None and logprobs.content else None
     return Choice(
         text=message.content or "",
         finish_reason=choice.finish_reason,
         refused=bool(message.refusal) or choice.finish_reason == "content_filter",
         positions=positions,
+    )
+
+
+def _positions(places: Sequence[_Place]) -> tuple[Position, ...]:
+    return tuple(
+        Position(
+            place.token,
+            _nats(place.logprob),
+            tuple((other.token, _nats(other.logprob)) for other in place.top_logprobs or ()),
+        )
+        for place in places
     )
 
 
@@ -206,6 +276,19 @@ class _Choice(BaseModel):
     logprobs: _Logprobs | None = None
 
 
+class _TextLogprobs(BaseModel):
+    tokens: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: list[dict[str, float | None] | None] | None = None
+    content: list[_Place] | None = None
+
+
+class _TextChoice(BaseModel):
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: _TextLogprobs | None = None
+
+
 class _Usage(BaseModel):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -213,6 +296,12 @@ class _Usage(BaseModel):
 
 class _Body(BaseModel):
     choices: list[_Choice] = Field(min_length=1)
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+class _TextBody(BaseModel):
+    choices: list[_TextChoice] = Field(min_length=1)
     model: str | None = None
     usage: _Usage | None = None
 

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from harness.system.endpoint.completion import ChatRequest, Usage
+from harness.system.endpoint.completion import ChatRequest, Request, Usage
 
 __all__ = ["Budget", "Ledger", "Price", "estimate"]
 
@@ -39,11 +39,11 @@ class Price:
         return (usage.input * self.input + usage.output * self.output) / 1e6
 
 
-def estimate(request: ChatRequest) -> Usage:
+def estimate(request: Request) -> Usage:
     """The tokens that a request takes at most, guessed before it is sent."""
-    text = sum(len(message["content"].encode("utf-8", "replace")) for message in request.messages)
+    messages = len(request.messages) if isinstance(request, ChatRequest) else 1
     return Usage(
-        input=text // _BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE * len(request.messages),
+        input=request.text_bytes // _BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE * messages,
         output=request.max_tokens * request.samples,
     )
 
@@ -81,7 +81,7 @@ class Ledger:
         """What they cost; None without a price."""
         return None if self.price is None else self.price.of(self.spent)
 
-    def exceeded_by(self, request: ChatRequest) -> str | None:
+    def exceeded_by(self, request: Request) -> str | None:
         """The budget that the request would exceed, such as `200 requests`; None where it fits."""
         budget, guess = self.budget, estimate(request)
         held = [*self._held.elements(), guess]
@@ -97,12 +97,12 @@ class Ledger:
             return f"{budget.dollars:g} dollars"
         return None
 
-    def begin(self, request: ChatRequest) -> None:
+    def begin(self, request: Request) -> None:
         """Count a request that is sent now, and hold its estimate back."""
         self.requests += 1
         self._held[estimate(request)] += 1
 
-    def settle(self, request: ChatRequest, usage: Usage | None, *, billed: bool = True) -> None:
+    def settle(self, request: Request, usage: Usage | None, *, billed: bool = True) -> None:
         """Count its tokens in place of the estimate, which stands where they are not known.
 
         Nothing is counted for what is not `billed`: an answer that is an HTTP error.

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.api.model import Model
-from harness.api.task import Requests, Resolver, Resources, Suite, SuiteExample, Task, TaskTools
+from harness.api.task import (
+    Need,
+    Requests,
+    Resolver,
+    Resources,
+    Suite,
+    SuiteExample,
+    Task,
+    TaskTools,
+)
 from harness.api.tools import Tools
 from harness.config.strict_yaml import Located
 from harness.evaluation.fingerprint import folder_digest
@@ -56,6 +65,10 @@ class LmEval(Task[LmEvalSettings]):
     def applies_template(self, suite: Suite) -> bool:
         """Only where the suite sets it."""
         return bool(self.settings(suite).apply_chat_template)
+
+    def needs(self, suite: Suite) -> frozenset[Need]:
+        """Either; which of them is known once lm-eval has loaded the tasks."""
+        return frozenset({"answers", "choices"})
 
     def check_context(self, suite: Suite, model: ModelRef) -> None:
         """The suite's own task files; lm-eval's own are known only once they are loaded."""
