@@ -121,7 +121,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     _check_answers(experiment, plugins, model, suites)
     if not template:
         _check_suite_templates(experiment, plugins, model, options.values(), suites)
-    _check_engines(experiment, plugins, entries, options, suites)
+    _check_engines(experiment, plugins, options, suites, behind)
     _check_rank_by(experiment, plugins, suites)
     untouched = plugins.method_that("untouched")
 
@@ -472,18 +472,27 @@ def _suites(
 def _check_engines(
     experiment: Experiment,
     plugins: Plugins,
-    entries: Iterable[MethodEntry],
     options: Mapping[str, Mapping[str, object]],
     suites: Sequence[Suite],
+    behind: Sequence[ModelRef],
 ) -> None:
-    """Raise ConfigError where a suite's engine is unknown, or cannot answer for a method."""
+    """Raise ConfigError where a suite's engine is unknown, or cannot answer for a row.
+
+    `options` are those of the rows, by label; `behind` the models behind servers among them.
+    """
     for name in sorted({engine for suite in suites if (engine := engine_of(suite))}):
         place = ("engine",) if experiment.engine == name else ("suites",)
         try:
             engine = plugins.engines.get(name)
-            for entry in entries:
-                with calling(f"engine '{name}'"):
-                    engine.check(entry.name, options[entry.label])
+            if behind:
+                raise UserError(
+                    f"engine '{name}' answers for a model of this process, and '{behind[0].name}' "
+                    "is behind a server: leave the engine out"
+                )
+            for entry in experiment.methods:
+                if entry.label in options:
+                    with calling(f"engine '{name}'"):
+                        engine.check(entry.name, options[entry.label])
         except EnvironmentLack:
             raise
         except UserError as error:

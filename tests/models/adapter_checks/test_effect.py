@@ -5,7 +5,9 @@ import pytest
 from harness.errors import UserError
 from harness.models.adapter_checks.effect import Probe
 from harness.models.adapters import attach_adapter
+from harness.models.initial_adapter import check
 from harness.models.language_model import load_weights
+from tests.zoo import zoo
 
 
 def zeroed(part):
@@ -32,6 +34,26 @@ def test_a_trained_layer_beside_a_zero_update_is_an_effect(save, edit, opened):
     assert opened(folder).warnings == []
     # loaded over the base's own, where the configuration does not name it
     assert opened(edit(folder, modules_to_save=None)).warnings == []
+
+
+@pytest.mark.parametrize("family", [name for name in zoo.SHORT if name != "bert"])
+def test_families_are_told_alike(family, edit, tmp_path):
+    """Each way of laying out a model: an adapter of all its linear layers, and its zero."""
+    from peft import LoraConfig, get_peft_model
+
+    base = zoo.built(family)
+    lora = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}
+    config = LoraConfig(task_type="CAUSAL_LM", **lora)
+    check(base, config)
+    get_peft_model(base, config).save_pretrained(tmp_path)
+    assert doubt(family, tmp_path) is None
+    assert doubt(family, edit(tmp_path, zeroed("lora_B"))).startswith("adapter.no_effect")
+
+
+def doubt(family, folder):
+    model = zoo.built(family)
+    probe = Probe(model, zoo.tokenizer(), folder)
+    return probe.check(attach_adapter(model, 1, folder), "the adapter mine")
 
 
 @pytest.mark.parametrize("bits", [{"load_in_4bit": True}, {"load_in_8bit": True}])

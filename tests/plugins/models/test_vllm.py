@@ -162,10 +162,11 @@ def test_without_vllm_it_is_said_before_anything_runs(experiment):
         ({"engine": "vlm"}, r"unknown engine 'vlm': .*vllm"),
         ({"methods": ["base", {"name": "qlora", "r": 4}]}, r"'qlora' quantises.*leave the engine"),
         ({"methods": ["base", "dora"]}, "dora trains no plain LoRA; merge it"),
+        ({"model": {"served": "http://127.0.0.1:9/v1", "model": "m"}}, r"m at .* behind a server"),
     ],
 )
 def test_what_it_cannot_answer_for_is_refused_with_the_line(vllm, experiment, changes, told):
-    small = experiment(**{"engine": "vllm", **changes}).write()
+    small = experiment().write(**{"engine": "vllm", **changes})
     with pytest.raises(ConfigError, match=told) as caught:
         plan_of(small)
     lines = small.file.read_text().splitlines()
