@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from harness.data.references import check_references
     from harness.data.text_normalization import normalize_unicode, split_words
     from harness.data.tokenization import encode_pair
-    from harness.data.written_calls import ToolCall, parse_tool_calls
+    from harness.data.tool_calls.written import ToolCall, parse_tool_calls
     from harness.errors import CellFailed, DataError, EnvironmentLack, UserError, nearest
     from harness.evaluation.judging.prompts import encode_chat, encode_continuations, fenced
     from harness.evaluation.judging.verdicts import Verdict, expected_verdict
@@ -129,7 +129,7 @@ _HOME = {
     "SuiteSettings": "api.task",
     "Task": "api.task",
     "TaskTools": "api.task",
-    "ToolCall": "data.written_calls",
+    "ToolCall": "data.tool_calls.written",
     "Tools": "api.tools",
     "Tracker": "api.tracker",
     "UserError": "errors",
@@ -155,7 +155,7 @@ _HOME = {
     "normalize_unicode": "data.text_normalization",
     "open_artifact": "models.language_model",
     "open_served": "evaluation.served.model",
-    "parse_tool_calls": "data.written_calls",
+    "parse_tool_calls": "data.tool_calls.written",
     "run": "sdk.running",
     "scorer": "api.scorer",
     "split_words": "data.text_normalization",

@@ -10,8 +10,16 @@ from typing import Any, Literal, cast
 
 from harness.record import EstimatorKind, JudgeErrors, Training
 
-Message = Mapping[str, str]
-"""One turn of a conversation: `{"role": "user", "content": "..."}`."""
+Message = Mapping[str, Any]
+"""One turn of a conversation: `{"role": "user", "content": "..."}`, both texts.
+
+A turn of the assistant that calls tools has `tool_calls`, a list of `{"type": "function",
+"function": {"name": "...", "arguments": {...}}}`; what a tool answers is a turn of the role `tool`.
+"""
+
+ToolDefinitions = Sequence[Mapping[str, Any]] | None
+"""The functions that a model may call, each `{"type": "function", "function": {"name": ...,
+"parameters": <JSON Schema>}}`; None where it may call none."""
 
 Event = Mapping[str, Any]
 """What a worker reports, as JSON: `event` is its kind, the other keys depend on that."""
@@ -91,6 +99,8 @@ class Row:
     """Line (or row) in the source file, counted from 1."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """The row's other columns, untouched."""
+    tools: ToolDefinitions = None
+    """The functions that a conversation offers."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +179,8 @@ class Sample:
     extra: Mapping[str, Any] = field(default_factory=dict)
     line: int | None = field(default=None, compare=False)
     """Line (or row) in the source file, counted from 1; no part of the question."""
+    tools: ToolDefinitions = None
+    """The functions that the model may call."""
 
     @property
     def question(self) -> str:

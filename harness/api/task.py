@@ -13,7 +13,7 @@ from harness.api.tools import Tools
 from harness.config.reasoning import Reasoning
 from harness.config.strict_yaml import KeyPath, Located, StrictModel
 from harness.errors import ConfigError
-from harness.types import Message, ModelRef, Sample, SuiteResult
+from harness.types import Message, ModelRef, Sample, SuiteResult, ToolDefinitions
 
 if TYPE_CHECKING:
     from harness.api.judge import Judge
@@ -230,6 +230,8 @@ class Conversation:
     """Whether the assistant's turns count; else the messages are a prompt."""
     needs_template: bool = True
     """False for a plain prompt, which can be asked without a template as well."""
+    tools: ToolDefinitions = None
+    """The functions that the conversation offers."""
 
 
 @dataclass

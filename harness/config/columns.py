@@ -9,6 +9,7 @@ from harness.errors import nearest
 COLUMNS: dict[str, tuple[str, ...]] = {
     "id": ("id",),
     "messages": ("messages", "conversations"),
+    "tools": ("tools",),
     "prompt": ("prompt", "question"),
     "completion": ("completion", "response", "answer"),
     "instruction": ("instruction",),

@@ -12,14 +12,15 @@ import json
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from harness.data.template_forms import Form, Render, detect
 from harness.errors import UserError
 from harness.system.time_limit import TEMPLATE_SECONDS, time_limit
-from harness.types import Message
+from harness.types import Message, ToolDefinitions
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import Environment, Template
     from jinja2.parser import Parser
 
 __all__ = [
@@ -38,9 +39,6 @@ DATE = datetime.date(2024, 7, 26)
 Llama 3's template has this date where it is given none."""
 
 _CLOCK = "strftime_now"
-
-Render = Callable[[Sequence[Mapping[str, object]], bool], str]
-"""`render(messages, generation_prompt)`: the rendered text, unchanged."""
 
 
 def is_dated(template: str | None) -> bool:
@@ -72,84 +70,39 @@ def _fixed_date_macro() -> str:
 
 
 def render_messages(
-    call: Render, messages: Sequence[Message], *, key: object, generation_prompt: bool = False
+    call: Render,
+    messages: Sequence[Message],
+    *,
+    key: object,
+    generation_prompt: bool = False,
+    tools: ToolDefinitions = None,
 ) -> str:
-    """The conversation as text, with every message's text in it.
+    """The conversation as text, with every message's text and every tool call in it.
 
-    Content goes to the template as text, or as a list of parts where the template (a vision
-    model's) writes only those. `key` names the template for what is remembered of it. Raises
-    UserError where the template refuses the conversation or leaves a message out.
+    Messages go to the template in the form that it takes (`template_forms`). `key` names the
+    template for what is remembered of it. Raises UserError where the template refuses the
+    conversation, leaves a message or a call out, or writes no `tools` where there are some.
     """
-    roles = tuple(message["role"] for message in messages)
-    form = _form(call, roles, key)
+    given = detect(call, messages, key, tools).shaped(messages)
     try:
-        return call(_as(form, messages), generation_prompt)
+        return call(given, generation_prompt, tools)
     except _template_errors() as error:
-        raise UserError(_refusal(call, messages, error, generation_prompt)) from error
-
-
-_FORMS: dict[tuple[object, tuple[str, ...]], str] = {}
-"""Of a template and a sequence of roles: `text` or `parts`."""
-
-
-def _form(call: Render, roles: tuple[str, ...], key: object) -> str:
-    """The form of content that the template takes, detected with words that occur nowhere else."""
-    if (key, roles) not in _FORMS:
-        words = [{"role": role, "content": f"Qzx{i}Wvj"} for i, role in enumerate(roles)]
-        _FORMS[key, roles] = _form_of_words(call, words)
-    return _FORMS[key, roles]
-
-
-def _form_of_words(call: Render, words: Sequence[Message]) -> str:
-    missing: dict[str, list[int]] = {}
-    for form in ("text", "parts"):
-        try:
-            text = call(_as(form, words), False)
-        except Exception:  # rendering the conversation itself reports why
-            continue
-        # A template that writes any content as Python shows it has not read the parts.
-        if form == "parts" and ("'type'" in text or '"type"' in text):
-            continue
-        missing[form] = [i for i, word in enumerate(words) if word["content"] not in text]
-        if not any(_is_required(words, i) for i in missing[form]):
-            return form
-    if missing.get("text"):
-        left_out = next(i for i in missing["text"] if _is_required(words, i))
-        role = words[left_out]["role"]
-        raise UserError(
-            f"the chat template leaves out the {role}'s message (message {left_out + 1}): "
-            + (
-                "put its text before the first user message's, "
-                if role == "system"
-                else "it writes neither texts nor parts, "
-            )
-            + "or set data.chat_template to a template that writes it"
-        )
-    return "text"
-
-
-def _is_required(messages: Sequence[Message], i: int) -> bool:
-    """Whether a template must render message `i`: only earlier answers may be dropped."""
-    return messages[i]["role"] != "assistant" or i == len(messages) - 1
-
-
-def _as(form: str, messages: Sequence[Message]) -> list[dict[str, object]]:
-    if form == "text":
-        return [dict(message) for message in messages]
-    return [
-        {**message, "content": [{"type": "text", "text": message["content"]}]}
-        for message in messages
-    ]
+        reason = _refusal(call, messages, error, generation_prompt, tools)
+        raise UserError(reason) from error
 
 
 def _refusal(
-    call: Render, messages: Sequence[Message], error: Exception, generation_prompt: bool
+    call: Render,
+    messages: Sequence[Message],
+    error: Exception,
+    generation_prompt: bool,
+    tools: ToolDefinitions,
 ) -> str:
     """The template's error, with the fix of the conversation where it can be detected."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     fix = "set data.chat_template to a template that takes it"
     turns = [message for message in messages if message["role"] != "system"]
-    if len(turns) < len(messages) and _takes(call, turns, generation_prompt):
+    if len(turns) < len(messages) and _takes(call, turns, generation_prompt, tools):
         return (
             f"the chat template refuses the system message ({reason}): put its text before the "
             f"first user message's, or {fix}"
@@ -162,9 +115,11 @@ def _refusal(
     return f"the chat template refuses the conversation ({reason}): fix its turns, or {fix}"
 
 
-def _takes(call: Render, messages: Sequence[Message], generation_prompt: bool) -> bool:
+def _takes(
+    call: Render, messages: Sequence[Message], generation_prompt: bool, tools: ToolDefinitions
+) -> bool:
     try:
-        call(_as("text", messages), generation_prompt)
+        call(Form().shaped(messages), generation_prompt, tools)
     except Exception:
         return False
     return True
@@ -232,10 +187,15 @@ def check_conversation(
 # Templates of a model's folder
 
 
-def own_template(folder: Path) -> str | None:
-    """The chat template of a model's folder; None where it has none, or none that can be read."""
-    file = folder / "chat_template.jinja"
+def own_template(folder: Path, *, tools: bool = False) -> str | None:
+    """The chat template of a model's folder; None where it has none, or none that can be read.
+
+    With `tools` the one named `tool_use`, where the folder has several.
+    """
+    file, other = folder / "chat_template.jinja", folder / _ADDITIONAL
     try:
+        if tools and other.is_file():
+            return other.read_text(encoding="utf-8")
         template = (
             file.read_text(encoding="utf-8")
             if file.is_file()
@@ -246,43 +206,66 @@ def own_template(folder: Path) -> str | None:
     if isinstance(template, list):  # several, by name
         entries = [entry for entry in template if isinstance(entry, dict)]
         named = {entry.get("name"): entry.get("template") for entry in entries}
-        template = named.get("default")
+        template = (tools and named.get("tool_use")) or named.get("default")
     return template if isinstance(template, str) else None
 
 
-def folder_renderer(
-    folder: Path, chat_template: str | None
-) -> Callable[[Sequence[Message], bool], str] | None:
+_ADDITIONAL = "additional_chat_templates/tool_use.jinja"
+
+
+class FolderRenderer(Protocol):
+    """Renders conversations as the model of a folder would be given them."""
+
+    def __call__(
+        self,
+        messages: Sequence[Message],
+        generation_prompt: bool,
+        tools: ToolDefinitions = None,
+    ) -> str:
+        """The conversation as text, up to where the assistant answers if so wanted."""
+
+
+def folder_renderer(folder: Path, chat_template: str | None) -> FolderRenderer | None:
     """Renders conversations with `chat_template`, else the folder's own, as transformers does.
 
     None where the folder has no template that this process can read.
     """
-    source = chat_template or own_template(folder)
-    if source is None:
+    if (chat_template or own_template(folder)) is None:
         return None
+    special = _special_tokens(folder)
+
+    @functools.cache
+    def compiled(tools: bool) -> tuple[str, Template]:
+        source = str(chat_template or own_template(folder, tools=tools))
+        return source, _environment().from_string(with_fixed_date(source))
+
     from jinja2 import TemplateError
 
     try:
-        template = _environment().from_string(with_fixed_date(source))
+        compiled(False)
     except TemplateError:
         return None  # transformers reports why, with its own extensions
-    special = _special_tokens(folder)
 
-    def call(messages: Sequence[Mapping[str, object]], generation_prompt: bool) -> str:
+    def call(
+        messages: Sequence[Mapping[str, object]], generation_prompt: bool, tools: ToolDefinitions
+    ) -> str:
         with time_limit(TEMPLATE_SECONDS, "the chat template"):
             return str(
-                template.render(
+                compiled(bool(tools))[1].render(
                     messages=[dict(message) for message in messages],
-                    tools=None,
+                    tools=list(tools) if tools else None,
                     documents=None,
                     add_generation_prompt=generation_prompt,
                     **special,
                 )
             )
 
-    def render(messages: Sequence[Message], generation_prompt: bool) -> str:
+    def render(
+        messages: Sequence[Message], generation_prompt: bool, tools: ToolDefinitions = None
+    ) -> str:
+        key = (str(folder), compiled(bool(tools))[0])
         return render_messages(
-            call, messages, key=(str(folder), source), generation_prompt=generation_prompt
+            call, messages, key=key, generation_prompt=generation_prompt, tools=tools
         )
 
     return render

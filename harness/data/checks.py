@@ -5,6 +5,7 @@ Rows that the budget truncates are reported by training itself, which has the to
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from harness.config.experiment import Experiment
 from harness.data.near_duplicates import earlier_matches, jaccard, trigrams
 from harness.data.text_normalization import matching_words, symbols
+from harness.data.tool_calls.given import turn_text
 from harness.data.training_set import DataPlan, training_rows
 from harness.errors import nearest
 from harness.types import Row
@@ -212,13 +214,14 @@ def _near_duplicates(texts: Sequence[Words], answers: Sequence[Words]) -> Iterat
 
 
 def _content(row: Row) -> tuple[str, ...]:
-    turns = [part for turn in row.messages or () for part in (turn["role"], turn["content"])]
-    return (*turns, *(text or "" for text in (row.prompt, row.completion, row.text)))
+    turns = [part for turn in row.messages or () for part in (turn["role"], turn_text(turn))]
+    tools = json.dumps(row.tools, default=str) if row.tools else ""
+    return (*turns, *(text or "" for text in (row.prompt, row.completion, row.text)), tools)
 
 
 def _words(row: Row) -> Words:
     """A row's user and assistant turns, or its text, in normalised words."""
-    turns = [turn["content"] for turn in row.messages or () if turn["role"] != "system"]
+    turns = [turn_text(turn) for turn in row.messages or () if turn["role"] != "system"]
     texts = [*turns, *(text for text in (row.prompt, row.completion, row.text) if text)]
     return _normalised(" ".join(texts))
 
@@ -229,7 +232,7 @@ def _normalised(text: str) -> Words:
 
 
 def _answer(row: Row) -> str:
-    return row.messages[-1]["content"] if row.messages else (row.completion or "")
+    return turn_text(row.messages[-1]) if row.messages else (row.completion or "")
 
 
 def _place(row: Row) -> str:

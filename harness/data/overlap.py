@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from harness.data.near_duplicates import JaccardIndex, boilerplate_limit, trigrams
 from harness.data.text_normalization import matching_words
+from harness.data.tool_calls.given import turn_text
 from harness.types import Message, Row, Sample
 
 __all__ = ["Overlap", "closest", "normalised_prompt", "overlaps", "row_ngrams"]
@@ -138,7 +139,7 @@ def _grams(texts: Iterable[str], n: int) -> Iterator[str]:
 
 
 def _turns(messages: Sequence[Message] | None, roles: tuple[str, ...]) -> list[str]:
-    return [turn["content"] for turn in messages or () if turn["role"] in roles]
+    return [turn_text(turn) for turn in messages or () if turn["role"] in roles]
 
 
 def _prompt(texts: Iterable[str]) -> str:

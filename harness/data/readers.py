@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.config.columns import COLUMNS, check_columns
+from harness.data.tool_calls.given import read_calls, read_tools, without_nulls
 from harness.errors import DataError, nearest
 from harness.system.paths import no_such_file
-from harness.types import Message
+from harness.types import Message, ToolDefinitions
 
 __all__ = [
     "EXTENSIONS",
@@ -29,8 +30,14 @@ __all__ = [
 EXTENSIONS = (".jsonl", ".json", ".csv", ".parquet")
 
 
-_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
-_ROLE_NAMES = ("system", "user", "assistant")
+_ROLES = {
+    "human": "user",  # ShareGPT's names
+    "gpt": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "function": "tool",  # OpenAI's older name
+}
+_ROLE_NAMES = ("system", "user", "assistant", "tool")
 
 
 def row_error(file: Path, line: int | None, message: str) -> DataError:
@@ -101,39 +108,82 @@ class Record:
         return value
 
     def messages(self, value: object, name: str) -> tuple[Message, ...]:
-        """Turns as role and content, checked: known roles, texts, system only at the start."""
+        """Turns as role and content, checked: known roles, texts, system only at the start.
+
+        With their tool calls, each answer to a call after it.
+        """
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise self.error(f"'{name}' must be a list of messages, got {shown(value)}")
-        return tuple(self._message(turn, i, name) for i, turn in enumerate(value))
+        turns = tuple(self._message(turn, i, name) for i, turn in enumerate(value))
+        waiting = 0
+        for i, turn in enumerate(turns):
+            waiting = waiting - 1 if turn["role"] == "tool" else len(turn.get("tool_calls", ()))
+            if waiting < 0:
+                raise self.error(
+                    f"message {i + 1} of '{name}' answers a tool call, and none without an answer "
+                    "stands before it"
+                )
+        return turns
 
     def _message(self, turn: object, i: int, name: str) -> Message:
         where = f"message {i + 1} of '{name}'"
         if not isinstance(turn, Mapping):
             raise self.error(f"{where} must be an object with role and content, got {shown(turn)}")
-        role, content = _first(turn, "role", "from"), _first(turn, "content", "value")
-        if turn.get("tool_calls") or turn.get("function_call") or role in ("tool", "function"):
-            raise self.error(
-                f"{where} has tool calls or answers one, which is not supported: remove the row, "
-                "or write the call and its result as text"
-            )
-        if role is None or content is None:
-            lacks = "role" if role is None else "content"
+        given, content = _first(turn, "role", "from"), _first(turn, "content", "value")
+        calls = self._calls(turn, given, content, where)
+        content = "" if calls and (content is None or given == "function_call") else content
+        if given is None or content is None:
+            lacks = "role" if given is None else "content"
             there = ", ".join(f"{key}: null" if turn[key] is None else str(key) for key in turn)
             raise self.error(f"{where} has no {lacks} (there: {there or 'nothing'})")
-        role = _ROLES.get(role, role) if isinstance(role, str) else role
+        role = _ROLES.get(given, given) if isinstance(given, str) else given
         if role not in _ROLE_NAMES:
             raise self.error(
                 f"{where} has the unknown role {role!r} (known: {', '.join(_ROLE_NAMES)})"
             )
-        if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
-            content = self._joined(content, where)
-        if not isinstance(content, str):
-            raise self.error(f"the content of {where} must be text, got {shown(content)}")
+        if calls and role != "assistant":
+            raise self.error(f"{where} has tool calls, and only the assistant can call")
+        content = self._content(content, role, where)
         if not content.strip():
-            raise self.error(f"the content of {where} is empty")
+            if not calls and role != "tool":
+                raise self.error(f"the content of {where} is empty")
+            content = ""
         if role == "system" and i:
             raise self.error(f"{where} is a system message: only the first may be one")
-        return {"role": role, "content": content}
+        answers = ("tool_call_id", "name") if role == "tool" else ()
+        more = {key: turn[key] for key in answers if isinstance(turn.get(key), str)}
+        called = {"tool_calls": calls} if calls else {}
+        return {"role": role, "content": content, **called, **more}
+
+    def _content(self, content: object, role: str, where: str) -> str:
+        """A turn's text: as it is, joined from parts, or the JSON of what a tool gave."""
+        if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
+            return self._joined(content, where)
+        if role == "tool" and isinstance(content, Mapping):
+            return json.dumps(content, ensure_ascii=False, default=str)
+        if not isinstance(content, str):
+            raise self.error(f"the content of {where} must be text, got {shown(content)}")
+        return content
+
+    def _calls(
+        self, turn: Mapping[str, Any], role: object, content: object, where: str
+    ) -> list[dict[str, Any]]:
+        """The tool calls of a turn."""
+        try:
+            return list(read_calls(self._without_nulls(turn), role, content))
+        except ValueError as error:
+            raise self.error(f"{where}: {error}") from None
+
+    def tools(self) -> ToolDefinitions:
+        """The functions that the row offers; None where it offers none."""
+        name = self.column("tools")
+        try:
+            return read_tools(self._without_nulls(self.values[name])) if name else None
+        except ValueError as error:
+            raise self.error(f"'{name}': {error}") from None
+
+    def _without_nulls(self, value: Any) -> Any:
+        return without_nulls(value) if self.file.suffix.lower() == ".parquet" else value
 
     def _joined(self, parts: Sequence[object], where: str) -> str:
         """The text of content that is given in parts, as for vision models."""

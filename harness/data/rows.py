@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.readers import Record, read_records, shown
+from harness.data.tool_calls.given import call_text, calls_of
 from harness.errors import DataError, nearest
-from harness.types import Message, Row, Sample
+from harness.types import Message, Row, Sample, ToolDefinitions
 
 __all__ = [
     "load_rows",
@@ -70,18 +71,18 @@ def _row(record: Record, form: str) -> Row:
     if form == "text":
         text, extra = record.text("text"), record.rest("id", "text")
         return Row(identity, text=text, line=place, extra=extra)
+    tools = record.tools()
     if form == "messages":
-        messages, extra = _conversation(record, "messages"), record.rest("id", "messages")
+        messages, extra = _conversation(record, "messages"), record.rest("id", "messages", "tools")
     elif form == "instruction":
-        answer: Message = {"role": "assistant", "content": record.text("output")}
-        messages = (_instruction(record), answer)
-        extra = record.rest("id", "instruction", "input", "output")
+        messages = (_instruction(record), _answered(record, "output", tools))
+        extra = record.rest("id", "instruction", "input", "output", "tools")
     else:
-        extra = record.rest("id", "prompt", "completion")
-        if not _is_list(record, "prompt"):
+        extra = record.rest("id", "prompt", "completion", "tools")
+        if not _is_list(record, "prompt") and not tools:
             prompt, completion = record.text("prompt"), record.text("completion")
             return Row(identity, prompt=prompt, completion=completion, line=place, extra=extra)
-        messages = (*_conversation(record, "prompt"), *_completion(record))
+        messages = (*_prompt(record), *_completion(record, tools))
     if messages[-1]["role"] != "assistant":
         raise record.error(
             f"the last message is the {messages[-1]['role']}'s: "
@@ -91,7 +92,39 @@ def _row(record: Record, form: str) -> Row:
         raise record.error(
             "the assistant's answer is the only message: put a user message before it"
         )
-    return Row(identity, messages=messages, line=place, extra=extra)
+    return Row(identity, messages=messages, line=place, extra=extra, tools=tools)
+
+
+def _answered(record: Record, ours: str, tools: ToolDefinitions) -> Message:
+    """An assistant's message from a column: a text, or calls where the row offers tools."""
+    calls = _calls(record, ours) if tools else ()
+    if calls:
+        return {"role": "assistant", "content": "", "tool_calls": list(calls)}
+    return {"role": "assistant", "content": record.text(ours)}
+
+
+def _calls(record: Record, ours: str) -> tuple[Mapping[str, Any], ...]:
+    """The calls that a column holds, as JSON or its text; none where it is another text."""
+    name = record.column(ours)
+    value = record.values[name] if name else None
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return ()
+    if not isinstance(value, (list, Mapping)):
+        return ()
+    try:
+        return calls_of(value)
+    except ValueError as error:
+        raise record.error(f"'{name}': {error}") from None
+
+
+def _prompt(record: Record) -> tuple[Message, ...]:
+    """The turns before the answer; of a plain prompt the user's."""
+    if _is_list(record, "prompt"):
+        return _conversation(record, "prompt")
+    return ({"role": "user", "content": record.text("prompt")},)
 
 
 def _instruction(record: Record) -> Message:
@@ -108,10 +141,17 @@ def _conversation(record: Record, ours: str) -> tuple[Message, ...]:
     return record.messages(value, name)
 
 
-def _completion(record: Record) -> tuple[Message, ...]:
-    if _is_list(record, "completion"):
+def _completion(record: Record, tools: ToolDefinitions) -> tuple[Message, ...]:
+    name = record.column("completion")
+    value = record.values[name] if name else None
+    # a list is of messages, or of calls, which have no role
+    if isinstance(value, list) and (not tools or _are_messages(value)):
         return _conversation(record, "completion")
-    return ({"role": "assistant", "content": record.text("completion")},)
+    return (_answered(record, "completion", tools),)
+
+
+def _are_messages(values: Sequence[object]) -> bool:
+    return any(isinstance(one, Mapping) and {"role", "from"} & one.keys() for one in values)
 
 
 def _is_list(record: Record, ours: str) -> bool:
@@ -190,8 +230,11 @@ def _sample(record: Record, form: str) -> Sample:
         fields = _question(record, _conversation(record, form))
     else:
         fields["prompt"] = record.text("prompt")
+    if form not in ("text", "choice"):
+        fields["tools"] = record.tools()
+        used.append("tools")
     if "reference" not in fields:
-        fields["reference"] = record.text("reference") if record.column("reference") else None
+        fields["reference"] = _reference(record, fields.get("tools"))
         used.append("reference")
     return Sample(
         id=record.explicit_id() or f"{record.file.stem}-{record.line}",
@@ -202,13 +245,26 @@ def _sample(record: Record, form: str) -> Sample:
     )
 
 
+def _reference(record: Record, tools: ToolDefinitions) -> str | None:
+    """The reference: a text, or the text of calls where they are given as JSON."""
+    name = record.column("reference")
+    if name is None:
+        return None
+    if tools and isinstance(record.values[name], (list, Mapping)):
+        return call_text(_calls(record, "reference"))
+    return record.text("reference")
+
+
 def _question(record: Record, turns: tuple[Message, ...]) -> dict[str, object]:
     """A conversation up to the answer, and the answer where there is an assistant's message."""
     answered = turns[-1]["role"] == "assistant"
     prompt = turns[:-1] if answered else turns
-    if not prompt or prompt[-1]["role"] != "user":
+    if not prompt or prompt[-1]["role"] not in ("user", "tool"):
         raise record.error("a sample needs a user message, at the end or before the answer")
-    return {"messages": prompt, **({"reference": turns[-1]["content"]} if answered else {})}
+    if not answered:
+        return {"messages": prompt}
+    calls = turns[-1].get("tool_calls")
+    return {"messages": prompt, "reference": call_text(calls) if calls else turns[-1]["content"]}
 
 
 def _choice(record: Record) -> dict[str, object]:
@@ -321,10 +377,20 @@ def _permutation(n: int, seed: str, indices: Sequence[int] | None = None) -> lis
 
 
 def rows_hash(rows: Sequence[Row]) -> str:
-    """sha256 over the rows' texts in their order; ids, lines and other columns do not count."""
+    """sha256 over the rows' texts in their order, with tool calls and tools.
+
+    Ids, lines and other columns do not count.
+    """
     digest = hashlib.sha256()
     for row in rows:
-        turns = [[turn["role"], turn["content"]] for turn in row.messages or ()]
-        content = [turns, row.prompt, row.completion, row.text]
+        turns = [_said(turn) for turn in row.messages or ()]
+        content: list[object] = [turns, row.prompt, row.completion, row.text]
+        content += [list(row.tools)] if row.tools else []
         digest.update(json.dumps(content).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _said(turn: Message) -> list[object]:
+    """A turn as the hash holds it: role and content, and only where they are there its calls."""
+    more = {key: value for key, value in turn.items() if key not in ("role", "content")}
+    return [turn["role"], turn["content"], *([more] if more else [])]

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from harness.data.chat_templates import answer_spans, render_messages, with_fixed_date
 from harness.errors import UserError
-from harness.types import Message, Row, Sample
+from harness.types import Message, Row, Sample, ToolDefinitions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,7 +54,7 @@ def encode_row(
     ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if row.messages is not None:
         try:
-            ids, labels, framing = _conversation(tokenizer, row.messages, chat_template, loss)
+            ids, labels, framing = _conversation(tokenizer, row, chat_template, loss)
         except UserError as error:
             raise UserError(f"row {row.id}: {error}") from error
     elif row.text is not None:
@@ -78,10 +78,20 @@ def _ended(ids: Sequence[int], ending: Sequence[int]) -> list[bool]:
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, sample: Sample, chat_template: str | None = None
 ) -> list[int]:
-    """Token ids that an answer to `sample` continues."""
+    """Token ids that an answer to `sample` continues.
+
+    Raises UserError where a plain prompt offers tools, which only a chat template can write.
+    """
     if sample.messages is None:
+        if sample.tools:
+            raise UserError(
+                f"sample {sample.id} offers tools and its prompt is plain text: they need a chat "
+                "template (data.chat_template), and no `apply_chat_template: false`"
+            )
         return encode_text(tokenizer, sample.prompt or "")
-    text = render(tokenizer, sample.messages, chat_template, generation_prompt=True)
+    text = render(
+        tokenizer, sample.messages, chat_template, generation_prompt=True, tools=sample.tools
+    )
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -91,29 +101,35 @@ def render(
     chat_template: str | None = None,
     *,
     generation_prompt: bool = False,
+    tools: ToolDefinitions = None,
 ) -> str:
     """The conversation as text, through the chat template; dates are `chat_templates.DATE`.
 
-    Raises UserError where the template refuses the conversation or leaves a message out.
+    Raises UserError where the template refuses the conversation, or leaves out a message, a tool
+    call or the tools.
     """
     if not (chat_template or tokenizer.chat_template):
         raise UserError(
             "the model has no chat template: set data.chat_template to a Jinja template, or give "
             "prompt/completion rows with data.format: prompt"
         )
-    source = with_fixed_date(tokenizer.get_chat_template(chat_template))
+    offered = [dict(tool) for tool in tools] if tools else None
+    source = with_fixed_date(tokenizer.get_chat_template(chat_template, tools=offered))
 
-    def call(given: Sequence[Any], generation_prompt: bool) -> str:
+    def call(given: Sequence[Any], generation_prompt: bool, tools: ToolDefinitions) -> str:
         return str(
             tokenizer.apply_chat_template(
                 list(given),
+                tools=[dict(tool) for tool in tools] if tools else None,
                 chat_template=source,
                 add_generation_prompt=generation_prompt,
                 tokenize=False,
             )
         )
 
-    return render_messages(call, messages, key=source, generation_prompt=generation_prompt)
+    return render_messages(
+        call, messages, key=source, generation_prompt=generation_prompt, tools=tools
+    )
 
 
 # Plain texts, and texts that go on from others
@@ -302,14 +318,21 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _conversation(
     tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
+    row: Row,
     chat_template: str | None,
     loss: str,
 ) -> tuple[list[int], list[int], list[bool]]:
     """Ids, labels and `Encoded.framing`; with `loss="all"` answers are not located."""
+    messages = row.messages or ()
 
     def rendered(some: Sequence[Message], generation_prompt: bool) -> str:
-        return render(tokenizer, some, chat_template, generation_prompt=generation_prompt)
+        return render(
+            tokenizer,
+            some,
+            chat_template,
+            generation_prompt=generation_prompt,
+            tools=row.tools,
+        )
 
     text = rendered(messages, False)
     spans = [(0, len(text))] if loss == "all" else answer_spans(rendered, messages, text)
@@ -325,7 +348,7 @@ def _conversation(
     ]
     if loss == "all":
         return ids, labels, [False] * len(ids)
-    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    answers = [message for message in messages if message["role"] == "assistant"]
     # a first message of the assistant may have no span
     pairs = zip(answers[len(answers) - len(spans) :], spans, strict=True)
     contents = [_content_span(text, answer, span) for answer, span in pairs]
@@ -333,11 +356,15 @@ def _conversation(
     return ids, labels, framing
 
 
-def _content_span(text: str, answer: str, span: tuple[int, int]) -> tuple[int, int]:
+def _content_span(text: str, message: Message, span: tuple[int, int]) -> tuple[int, int]:
     """Where in an assistant's turn the answer's own text is; all of it where it was rewritten.
 
     A template may write an end token after it, an empty line of thought before it, or strip it.
+    Of a tool call the whole turn is: the marks around a call make it one.
     """
+    if message.get("tool_calls"):
+        return span
+    answer = message["content"]
     for wanted in (answer, answer.strip()):
         at = text.find(wanted, *span)
         if at >= 0:

@@ -229,6 +229,7 @@ def _sample(suite: str, row: Mapping[str, Any]) -> Sample:
         messages=tuple(prompt) if is_conversation else None,
         prompt=None if is_conversation else str(prompt),
         reference=reference if isinstance(reference, str) else None,
+        tools=row.get("tools"),
     )
 
 

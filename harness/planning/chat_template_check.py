@@ -1,26 +1,26 @@
 """Checks before training that the chat template can render an experiment's conversations.
 
-A template decides by the roles of a conversation, so the first row of each sequence of roles is
-rendered; the worker checks every row in the same way.
+A template decides by the roles of a conversation, its tool calls and whether it offers tools, so
+the first row of each such shape is rendered; the worker checks every row in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.api.task import Conversation, Suite
 from harness.data.chat_templates import check_conversation, folder_renderer
 from harness.data.readers import row_error
+from harness.data.template_forms import shape_of
 from harness.data.training_set import DataPlan, mixed_rows, training_rows
 from harness.errors import UserError
 from harness.evaluation.suite import task_of
 from harness.manager import Plugins, calling
-from harness.types import Message, Row
+from harness.types import Row
 
 __all__ = ["check_suites", "check_training", "needs_template"]
-
-Renderer = Callable[[Sequence[Message], bool], str]
 
 
 def check_training(folder: Path, template: str | None, plan: DataPlan) -> None:
@@ -35,7 +35,7 @@ def check_training(folder: Path, template: str | None, plan: DataPlan) -> None:
     if plan.mix:
         rows.setdefault(plan.mix.file, []).extend(mixed_rows(plan))
     conversations = (
-        Conversation(file, row.line, row.messages, True)
+        Conversation(file, row.line, row.messages, True, tools=row.tools)
         for file, listed in rows.items()
         for row in listed
         if row.messages
@@ -65,7 +65,11 @@ def _check(
     folder: Path, template: str | None, conversations: Iterable[Conversation], *, marked: bool
 ) -> None:
     first: Mapping[object, Conversation] = {
-        (conversation.file, conversation.answered, *_roles(conversation)): conversation
+        (
+            conversation.file,
+            conversation.answered,
+            shape_of(conversation.messages, conversation.tools),
+        ): conversation
         for conversation in reversed(list(conversations))
     }
     if not first:
@@ -76,12 +80,9 @@ def _check(
     for conversation in sorted(first.values(), key=lambda c: (c.file, c.line or 0)):
         try:
             answered = marked and conversation.answered
-            check_conversation(render, conversation.messages, marked=answered)
+            bound = functools.partial(render, tools=conversation.tools)
+            check_conversation(bound, conversation.messages, marked=answered)
         except UserError as error:
             raise row_error(Path(conversation.file), conversation.line, str(error)) from None
         except Exception:  # what only transformers can render, it renders in the cell
             continue
-
-
-def _roles(conversation: Conversation) -> tuple[str, ...]:
-    return tuple(message["role"] for message in conversation.messages)

@@ -144,7 +144,7 @@ def test_all_file_kinds_give_the_same_rows(tmp_path: Path) -> None:
         ({"messages": [USER, SYSTEM, ANSWER]}, "message 2 of 'messages' is a system message"),
         ({"messages": [USER]}, "the last message is the user's"),
         ({"messages": [ANSWER]}, "the assistant's answer is the only message: put a"),
-        ({"messages": [USER, {**ANSWER, "tool_calls": [{}]}]}, "tool calls"),
+        ({"messages": [USER, {**ANSWER, "tool_calls": [{}]}]}, "tool call 1 names no"),
         ({"messages": [USER, ANSWER], "id": 1.5}, "'id' must be text or a whole number, got 1.5"),
     ],
 )

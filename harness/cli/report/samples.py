@@ -17,7 +17,7 @@ __all__ = ["Answered", "answered", "blocks"]
 
 PER_BLOCK = 250
 """Samples in a block: what a browser opens to show one of them."""
-_QUESTION = ("id", "group", "domain", "prompt", "reference", "choices")
+_QUESTION = ("id", "group", "domain", "prompt", "tools", "reference", "choices")
 _PER_SAMPLE = ("mean", "share", "ratio", "exp_ratio", "retained")
 _SHARES = ("share", "retained")
 _LEFT_OUT = ("id", "doc_hash")

@@ -235,10 +235,11 @@ class Generate(SampleTask[GenerateSettings]):
         wraps = self.settings(suite).apply_chat_template is not False
         for sample in self.samples(suite):
             if sample.messages is not None:
-                yield Conversation(file, sample.line, sample.messages, False)
+                yield Conversation(file, sample.line, sample.messages, False, tools=sample.tools)
             elif wraps:
                 turn = {"role": "user", "content": sample.prompt or ""}
-                yield Conversation(file, sample.line, [turn], False, needs_template=False)
+                needs, tools = bool(sample.tools), sample.tools
+                yield Conversation(file, sample.line, [turn], False, needs, tools)
 
     def dependencies(self, suite: Suite) -> dict[str, object]:
         """The recorded answers that a judge compares with; UserError if not of the suite's."""
@@ -377,6 +378,7 @@ class Generate(SampleTask[GenerateSettings]):
             {
                 **identity(suite, by_id[row["id"]]),
                 "prompt": _asked(by_id[row["id"]], row.get("prompt")),
+                **_offered(by_id[row["id"]]),
                 "reference": by_id[row["id"]].reference,
                 **rated.get(row["id"], {}),
             }
@@ -601,6 +603,7 @@ def _row(
     return {
         **identity(suite, sample),
         "prompt": _prompt(sample),
+        **_offered(sample),
         "reference": sample.reference,
         "output": output.text,
         "tokens": output.tokens,
@@ -613,6 +616,11 @@ def _row(
 def _prompt(sample: Sample) -> object:
     """A sample's prompt as JSON."""
     return [dict(m) for m in sample.messages] if sample.messages else sample.prompt
+
+
+def _offered(sample: Sample) -> dict[str, object]:
+    """The tools that a sample offers, as a row holds them; nothing where it offers none."""
+    return {"tools": [dict(tool) for tool in sample.tools]} if sample.tools else {}
 
 
 def _cut(suite: Suite, cut: int, cap: int) -> str:

@@ -28,6 +28,7 @@ from harness.api.tools import Tools
 from harness.config.strict_yaml import Located
 from harness.data.rows import load_rows
 from harness.data.tokenization import IGNORED, Encoded, document_prefix, encode_row
+from harness.data.tool_calls.given import turn_text
 from harness.errors import DataError
 from harness.evaluation.tasks.examples import jsonl
 from harness.evaluation.tasks.sample_rows import cluster, missing
@@ -136,7 +137,8 @@ class Perplexity(Task[PerplexitySettings]):
         """Rows of messages."""
         for source, row in rows_of(suite):
             if row.messages:
-                yield Conversation(suite.sources[source], row.line, row.messages, True)
+                file = suite.sources[source]
+                yield Conversation(file, row.line, row.messages, True, tools=row.tools)
 
     def needs(self, suite: Suite) -> frozenset[Need]:
         """Log-probabilities of every token."""
@@ -238,6 +240,7 @@ def _as_sample(source: str, row: Row) -> Sample:
         reference=row.completion if row.text is None else row.text,
         group=source,
         extra=row.extra,
+        tools=row.tools,
     )
 
 
@@ -375,7 +378,7 @@ def _texts(row: Row) -> list[str]:
     """What is scored of a row: its text, its completion, or each of its answers."""
     if row.messages is None:
         return [(row.completion or "") if row.text is None else row.text]
-    return [message["content"] for message in row.messages if message["role"] == "assistant"]
+    return [turn_text(message) for message in row.messages if message["role"] == "assistant"]
 
 
 def _bytes(row: Row, counted: int) -> int:

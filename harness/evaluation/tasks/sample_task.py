@@ -37,7 +37,8 @@ def require_data(settings: DataSettings, located: Located) -> None:
 
 def plain(row: Row | Sample) -> dict[str, object]:
     """A row as a suite's hash holds it."""
-    return {key: value for key, value in vars(row).items() if key != "line"}
+    unset = {"line"} if row.tools else {"line", "tools"}  # came later: hashes stay
+    return {key: value for key, value in vars(row).items() if key not in unset}
 
 
 def identity(suite: Suite, sample: Sample) -> dict[str, str | None]:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.data.rows import training_order
+from harness.data.tool_calls.given import turn_text
 from harness.data.training_set import DataPlan, training_rows
 from harness.system.time_limit import TEMPLATE_SECONDS, TooSlow, time_limit
-from harness.types import Budget, Message, ModelRef, Row
+from harness.types import Budget, ModelRef, Row
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -123,8 +124,12 @@ def _rows(data: DataPlan) -> list[tuple[Row, int]]:
 
 def _texts(row: Row) -> list[str]:
     if row.messages is not None:
-        return [turn["content"] for turn in row.messages]
+        return [turn_text(turn) for turn in row.messages]
     return [text for text in (row.prompt, row.completion, row.text) if text]
+
+
+def _tool_texts(row: Row) -> list[str]:
+    return [json.dumps(tool) for tool in row.tools or ()]
 
 
 def _counter(
@@ -148,13 +153,13 @@ def _counter(
             total = sum(size(text) for text in _texts(row)) + 1
             learnt = size(row.completion or row.text or "") + 1
         else:
-            answers = [t["content"] for t in row.messages if t["role"] == "assistant"]
+            answers = [turn_text(turn) for turn in row.messages if turn["role"] == "assistant"]
             learnt = sum(size(text) + 1 for text in answers)
-            text = render(row.messages)
+            text = render(row)
             total = (
                 size(text)
                 if text is not None
-                else sum(size(turn["content"]) + TURN_TOKENS for turn in row.messages)
+                else sum(size(turn) + TURN_TOKENS for turn in (*_texts(row), *_tool_texts(row)))
             )
         return total, total if loss == "all" else learnt
 
@@ -168,7 +173,7 @@ def _tokenizer(file: str) -> Tokenizer:
     return Tokenizer.from_file(file)
 
 
-def _renderer(folder: Path, given: str | None) -> Callable[[Sequence[Message]], str | None]:
+def _renderer(folder: Path, given: str | None) -> Callable[[Row], str | None]:
     """Renders a conversation as transformers does; None where the template fails."""
     config = folder / "tokenizer_config.json"
     settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
@@ -176,7 +181,7 @@ def _renderer(folder: Path, given: str | None) -> Callable[[Sequence[Message]], 
     own = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
     source = given or own
     if not isinstance(source, str):
-        return lambda messages: None
+        return lambda row: None
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -186,12 +191,14 @@ def _renderer(folder: Path, given: str | None) -> Callable[[Sequence[Message]], 
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         ).from_string(source)
     except TemplateError:
-        return lambda messages: None
+        return lambda row: None
 
-    def render(messages: Sequence[Message]) -> str | None:
+    def render(row: Row) -> str | None:
+        messages = [dict(message) for message in row.messages or ()]
+        tools = {"tools": list(row.tools)} if row.tools else {}
         with time_limit(TEMPLATE_SECONDS, "the chat template"):
             try:
-                return str(template.render(messages=[dict(m) for m in messages], **special))
+                return str(template.render(messages=messages, **tools, **special))
             except TooSlow:
                 raise
             except (Exception, RecursionError):  # a template runs code of strangers

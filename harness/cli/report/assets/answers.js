@@ -19,8 +19,14 @@ const Answers = (() => {
   // Texts
 
   function turns(prompt) {
-    if (Array.isArray(prompt)) return prompt.map((turn) => [turn.role ?? "", asText(turn.content)]);
+    if (Array.isArray(prompt)) return prompt.map((turn) => [turn.role ?? "", said(turn)]);
     return prompt === undefined || prompt === null ? [] : [["", asText(prompt)]];
+  }
+
+  /** A turn's text, and the tool calls beside it. */
+  function said(turn) {
+    const calls = (turn.tool_calls ?? []).map((call) => JSON.stringify(call.function ?? call));
+    return [asText(turn.content ?? ""), ...calls].filter(Boolean).join("\n");
   }
 
   function asText(value) {

@@ -1,0 +1,1 @@
+"""Tool calls: of rows, and as models write them."""
