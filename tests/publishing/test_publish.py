@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -201,6 +202,29 @@ def test_the_schemas_would_find_a_wrong_record(adapter: Published) -> None:
     aggregate = json.loads(file.read_text())
     del aggregate["evaluation_results"][0]["metric_config"]["max_score"]
     assert list(validator("eval.schema.json").iter_errors(aggregate))
+
+
+def test_reasoning_stands_apart_from_the_answer(adapter: Published) -> None:
+    rows = {suite: [dict(row) for row in every] for suite, every in adapter.rows().items()}
+    record = copy.deepcopy(adapter.record)
+    suites(record)["answers"]["notes"]["reasoning"] = {"reasoned": 1}
+    rows["answers"][0] |= {"output": "Yes.", "reasoning": "Let me see."}
+    rows["answers"][1] |= {"output": "No.", "reasoning": ""}
+    texts = every_eval_ever.files(adapter.told, record, rows)
+    (aggregate,) = (json.loads(text) for name, text in texts.items() if name.endswith(".json"))
+    (lines,) = (text for name, text in texts.items() if name.endswith(".jsonl"))
+    instances = [json.loads(line) for line in lines.splitlines()]
+    check = validator("instance_level_eval.schema.json")
+    assert [error for one in instances for error in check.iter_errors(one)] == []
+    own = [one["output"] for one in instances if one["evaluation_name"] == "answers"]
+    assert own[:2] == [{"raw": ["Yes."], "reasoning_trace": ["Let me see."]}, {"raw": ["No."]}]
+    assert list(validator("eval.schema.json").iter_errors(aggregate)) == []
+    said = {
+        one["evaluation_name"]: (one.get("generation_config") or {}).get("generation_args", {})
+        for one in aggregate["evaluation_results"]
+    }
+    assert said["answers"]["reasoning"] is True
+    assert not any("reasoning" in args for name, args in said.items() if name != "answers")
 
 
 # ---- refusals ------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from harness.evaluation.suite import Where, load_suite, task_of
 from harness.evaluation.tasks import reasoning
 from harness.manager import Plugins
 from harness.planning.plan import Settings, make_plan
-from harness.publishing import every_eval_ever
 from harness.results import schema, store
 from harness.types import Artifact, ModelRef
 from harness.verification import verify
@@ -464,17 +463,3 @@ def test_tables_say_how_much_was_thought(ran: Experiment) -> None:
     assert {tuple(row["reasoning"]) for row in board["rows"]} == {
         ("thinks", "named", "judged", "tasks", "short")
     }
-
-
-def test_what_others_are_given_has_the_reasoning_apart(ran: Experiment) -> None:
-    from types import SimpleNamespace
-
-    publication: Any = SimpleNamespace(
-        name="some/model", published=0, cell="c", files={}, record=ran.records()["base-0"]
-    )
-    row = rows(ran, "thinks")["kettle"]
-    told = every_eval_ever._instance(publication, "thinks", "thinks.exact_match", row, 1.0)
-    assert told["output"] == {"raw": ["red"], "reasoning_trace": ["The list says red."]}
-    whole = rows(ran, "whole")["kettle"]
-    told = every_eval_ever._instance(publication, "whole", "whole.exact_match", whole, 0.0)
-    assert told["output"] == {"raw": [ROWS[0][1]]}
