@@ -329,7 +329,7 @@ def report(
 
 def failures(verification: Mapping[str, Any], limits: Limits) -> list[str]:
     """Reasons why the merged model differs from the evaluated one; empty where it agrees."""
-    reasons = list(verification["other_inputs"])
+    reasons = [*verification["other_inputs"], *verification.get("other_weights", ())]
     largest = verification["largest_difference"]
     if largest is None:
         reasons.append(str(verification["reason"]))

@@ -31,7 +31,8 @@ from harness.models.language_model import (
 from harness.models.model_files import make_portable
 from harness.results import store
 from harness.results.artifact_hash import LEFT_OUT
-from harness.system.child_process import Emit, begin
+from harness.system import child_process
+from harness.system.child_process import Emit
 from harness.system.hardware import free_memory
 from harness.system.measure import Meter
 from harness.types import Artifact, ModelRef, Precision, Sample
@@ -325,19 +326,14 @@ def main() -> int:
     """Carry out the Task on standard input; prints phases and the result as JSON lines."""
     from pydantic import TypeAdapter
 
-    emit = begin()
-    task = TypeAdapter(Task).validate_json(sys.stdin.read())
-    try:
-        result = carry_out(task, emit)
-    except Exception as error:
-        traceback.print_exception(error)
-        emit(error=_message(error), exit_code=getattr(error, "exit_code", HarnessError.exit_code))
-        return 1
-    emit(result=store.plain(result))
-    return 0
+    def run(request: bytes, emit: Emit) -> object:
+        return store.plain(carry_out(TypeAdapter(Task).validate_json(request), emit))
+
+    return child_process.work(run, message)
 
 
-def _message(error: Exception) -> str:
+def message(error: Exception) -> str:
+    """An error of an export as one line."""
     if is_out_of_memory(error):
         return f"out of memory: {' '.join(str(error).split())[:200]}; close what else runs here"
     if isinstance(error, HarnessError):

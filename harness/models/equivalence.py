@@ -51,30 +51,34 @@ def observe(
 
     Raises UserError where no sample fits into the model's length.
     """
-    prompts = [tuple(_prompt(model, sample)) for sample in samples]
-    fits = [len(p) + NEW_TOKENS < model.max_length for p in prompts]
-    fitting = [(s, p) for s, p, fit in zip(samples, prompts, fits, strict=True) if fit]
-    if not fitting:
+    fitted = fitting(model, samples)
+    if not fitted:
         raise UserError(
             f"no prompt leaves room for {NEW_TOKENS} tokens in the model's {model.max_length}: "
             "give shorter ones with --prompts FILE"
         )
-    inputs = [prompt for _, prompt in fitting]
+    inputs = [tuple(_prompt(model, sample)) for sample in fitted]
     answers = [a.ids for a in model.generate(inputs, max_new_tokens=NEW_TOKENS)]
-    references = [_reference(model, sample, prompt) for sample, prompt in fitting]
+    references = [_reference(model, s, prompt) for s, prompt in zip(fitted, inputs, strict=True)]
     scored = [*references, *answers] if reference is None else list(reference.scored)
     scores = model.loglikelihood(list(zip([*inputs, *inputs], scored, strict=True)))
     return Outputs(
-        ids=tuple(sample.id for sample, _ in fitting),
+        ids=tuple(sample.id for sample in fitted),
         prompts=tuple(inputs),
         answers=tuple(answers),
         texts=tuple(model.text(answer).strip() for answer in answers),
         scored=tuple(scored),
         logprobs=tuple(score.token_logprobs for score in scores),
         end_ids=tuple(model.end_ids),
-        left_out=len(samples) - len(fitting),
+        left_out=len(samples) - len(fitted),
         seconds_per_token=_timed(model, inputs[:TIMED]),
     )
+
+
+def fitting(model: LanguageModel, samples: Sequence[Sample]) -> list[Sample]:
+    """The samples that leave room for an answer in the model's length, which `observe` asks."""
+    room = model.max_length - NEW_TOKENS
+    return [sample for sample in samples if len(_prompt(model, sample)) < room]
 
 
 def compare(reference: Outputs, candidate: Outputs) -> dict[str, object]:

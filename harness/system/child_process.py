@@ -180,6 +180,24 @@ def begin() -> Emit:
     return emit
 
 
+def work(run: Callable[[bytes, Emit], object], message: Callable[[Exception], str]) -> int:
+    """Do what standard input asks for and emit its result, plain JSON values; the exit code.
+
+    The child's side of `events`. An error is emitted as `message` words it, with its exit code, and
+    its traceback goes to standard error.
+    """
+    emit = begin()
+    request = sys.stdin.buffer.read()
+    try:
+        result = run(request, emit)
+    except Exception as error:
+        traceback.print_exception(error)
+        emit(error=message(error), exit_code=getattr(error, "exit_code", HarnessError.exit_code))
+        return 1
+    emit(result=result)
+    return 0
+
+
 def end_with_parent() -> None:
     """Have the system kill this process when its parent ends, whatever ended that.
 

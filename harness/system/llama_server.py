@@ -152,13 +152,20 @@ class Server:
         return signal.Signals(-status).name if status < 0 else f"exit code {status}"
 
 
+_LOADING, _TEMPLATE = "error loading model: ", "chat template parsing error: "
+
+
 def _reason(log: str) -> str:
     """The line of llama.cpp's log that says why it ended, without its clock and function."""
-    lines = [line for line in log.splitlines() if line.strip()]
-    loading = [line for line in lines if "error loading model:" in line or "adapter" in line]
-    line = (loading or lines or [""])[-1]
-    line = line.partition("error loading model: ")[2] or _PREFIX.sub("", line)
-    return " ".join(line.split())[:200]
+    lines = [_PREFIX.sub("", line) for line in log.splitlines() if line.strip()]
+    loading = [line.partition(_LOADING)[2] for line in lines if _LOADING in line]
+    adapter = [line for line in lines if "adapter" in line]
+    if any(_TEMPLATE in line for line in lines):
+        errors = [line for line in lines if line.startswith("Error:")] or [""]
+        reason = f"it cannot use the file's chat template: {errors[-1].removeprefix('Error: ')}"
+    else:
+        reason = (loading or adapter or lines or [""])[-1]
+    return " ".join(reason.split())[:200]
 
 
 _PREFIX = re.compile(r"^[\d.]+ [EWI] ")

@@ -18,6 +18,7 @@ import pytest
 from harness.errors import EnvironmentLack, UserError
 from harness.system import gguf_file, llama_server
 from tests import tiny_gguf
+from tests.conftest import CHATML
 
 served = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None, reason="llama.cpp's server is not installed"
@@ -34,6 +35,13 @@ def post(address, path, body):
 
 def answer(address, prompt, most=4):
     return post(address, "/completion", {"prompt": prompt, "n_predict": most, "temperature": 0})
+
+
+@pytest.fixture
+def children():
+    """`children()`: the processes that this test began and that run."""
+    before = psutil.Process().children()
+    return lambda: [child for child in psutil.Process().children() if child not in before]
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +63,10 @@ def refused(path, check=llama_server.check_file):
 def test_a_header_says_what_the_model_is(file, tokenizer):
     found = llama_server.check_file(file)
     assert (found.architecture, found.kind, found.quantization) == ("llama", "model", "F32")
-    assert (found.context_length, found.vocabulary) == (2048, len(tokenizer))
+    assert (found.context_length, found.vocabulary) == (256, len(tokenizer))
     assert (found.bos_id, found.eos_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
     assert found.add_bos is False
-    assert found.chat_template == tiny_gguf.TEMPLATE
+    assert found.chat_template == CHATML
     assert found.bytes_needed <= file.stat().st_size < found.bytes_needed + 32
 
 
@@ -111,14 +119,14 @@ def test_without_llama_cpp_it_is_said_what_to_install(monkeypatch):
 
 
 @served
-def test_each_slot_has_the_whole_context_and_the_server_ends_with_the_block(file):
-    with llama_server.running(file, context=300, slots=3, threads=1) as address:
-        (child,) = psutil.Process().children()
+def test_each_slot_has_the_whole_context_and_the_server_ends_with_the_block(file, children):
+    with llama_server.running(file, context=100, slots=3, threads=1) as address:
+        (child,) = children()
         rendered = post(
             address, "/apply-template", {"messages": [{"role": "user", "content": "a"}]}
         )
         assert rendered["prompt"] == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
-        assert len(answer(address, [5] * 290)["content"]) > 0
+        assert len(answer(address, [5] * 96)["content"]) > 0
         with pytest.raises(urllib.error.HTTPError) as error:
             answer(address, [5] * 600)
         assert error.value.code == 400
@@ -138,7 +146,7 @@ def test_no_thread_of_the_server_is_in_the_process_that_measures(file):
 
 
 @served
-def test_a_file_that_llama_cpp_does_not_open_is_one_line_with_its_reason(tiny_model, tmp_path):
+def test_a_file_that_llama_cpp_does_not_open_is_one_line(tiny_model, children, tmp_path):
     strange = tiny_gguf.write(tmp_path / "x.gguf", tiny_model, architecture="qwen3")
     with (
         pytest.raises(
@@ -148,15 +156,22 @@ def test_a_file_that_llama_cpp_does_not_open_is_one_line_with_its_reason(tiny_mo
     ):
         pass
     assert "\n" not in str(error.value)
-    assert psutil.Process().children() == []
+    template = "{{ raise_exception('no talk') }}"
+    broken = tiny_gguf.write(tmp_path / "b.gguf", tiny_model, template=template)
+    with (
+        pytest.raises(UserError, match=r"b\.gguf: .* the file's chat template: .*no talk"),
+        llama_server.running(broken, context=64, threads=1),
+    ):
+        pass
+    assert children() == []
 
 
 @served
-def test_a_server_that_dies_is_named_and_other_errors_stay_as_they_are(file):
+def test_a_server_that_dies_is_named_and_other_errors_stay_as_they_are(file, children):
     def asked(kill):
         with llama_server.running(file, context=64, threads=1) as address:
             if kill:
-                (child,) = psutil.Process().children()
+                (child,) = children()
                 child.kill()
                 answer(address, [5])
             raise ZeroDivisionError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,13 +13,15 @@ import click
 from harness.cli import options
 from harness.cli.options import Finite
 from harness.errors import HarnessError, NotTheSame, UserError
-from harness.export import export
+from harness.export import export, gguf
 from harness.export.export import Limits, Source
+from harness.export.gguf import Kind
 from harness.models.stored_quantization import description, stored_quantization
 from harness.results import store
 from harness.types import Event, Precision, Sample
 
 if TYPE_CHECKING:
+    from harness.export.gguf_worker import Task as GgufTask
     from harness.export.merge_worker import Task
 
 Report = Mapping[str, Any]
@@ -42,6 +44,8 @@ class ExportOptions:
     prompts: Path | None
     limit: int | None
     base: str | None
+    gguf: Sequence[Kind]
+    converter: Path | None
     as_json: bool
     results_folders: Sequence[Path]
     mirror: Path | None
@@ -61,6 +65,16 @@ class ExportOptions:
         for option, value in merge_options.items():
             if value is not None and not self.merge:
                 raise UserError(f"{option} is for --merge")
+        if self.converter is not None and not self.gguf:
+            raise UserError("--converter is for --gguf")
+
+    @property
+    def script(self) -> Path | None:
+        """llama.cpp's converter for --gguf. Raises EnvironmentLack where something is missing."""
+        if not self.gguf:
+            return None
+        gguf.check_installed()
+        return gguf.converter(self.converter)
 
 
 @click.command("export")
@@ -96,6 +110,19 @@ class ExportOptions:
     metavar="SHARE",
     help="Of the answers. Default: 0.05 in float32, 0.35 in 16 bits.",
 )
+@click.option(
+    "--gguf",
+    multiple=True,
+    type=click.Choice(gguf.KINDS),
+    help="Merge, and write a GGUF file too, verified with llama.cpp, with a Modelfile for Ollama. "
+    "Several times: several files.",
+)
+@click.option(
+    "--converter",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="llama.cpp's convert_hf_to_gguf.py. Default: the installed one.",
+)
 @click.option("--force", is_flag=True, help="Keep a merge that fails, and exit 0.")
 @click.option(
     "--prompts",
@@ -116,6 +143,7 @@ def command(given: ExportOptions) -> None:
     folder, where its answers differ. CELL is a record file, FOLDER/LABEL, or a label,
     method, cell id or prefix of one.
     """
+    given = replace(given, merge=given.merge or bool(given.gguf))
     source = checked_source(given)
     replaced = export.check_target(given.to, source)
     with export.whole_or_not_at_all(given.to) as folder:
@@ -133,6 +161,7 @@ def command(given: ExportOptions) -> None:
 def checked_source(given: ExportOptions) -> Source:
     """The cell, once the options are known to go together with it."""
     given.check()
+    _ = given.script
     folders = options.existing_results(given.results_folders)
     source = export.source(given.cell, folders, given.base, given.mirror)
     _check_into(given, source)
@@ -145,6 +174,11 @@ def fill(given: ExportOptions, source: Source, folder: Path) -> tuple[Report, li
     """Export into an empty folder, with its export.json; the report and why a merge fails."""
     samples, origin = export.samples(source, given.prompts, given.limit or export.SAMPLES)
     result = _run_worker(_task(given, source, folder, samples), given.as_json)
+    if (script := given.script) is not None:
+        result = {
+            **result,
+            **_run_worker(_gguf_task(given, source, folder, samples, script), given.as_json),
+        }
     report = export.report(source, result, folder, **_description(given, source, origin))
     failures = _add_verdict(report, _limits(given, source), given)
     store.write_json(folder / export.REPORT, report)
@@ -196,16 +230,34 @@ def _task(given: ExportOptions, source: Source, folder: Path, samples: Sequence[
     )
 
 
-def _run_worker(task: Task, quiet: bool) -> Mapping[str, object]:
+def _gguf_task(
+    given: ExportOptions, source: Source, folder: Path, samples: Sequence[Sample], script: Path
+) -> GgufTask:
+    from harness.export.gguf_worker import Task
+
+    base = replace(source.artifact, kind="base", path=None)
+    if given.into == "original":
+        base = replace(base, quantization=None)
+    return Task(
+        folder=folder,
+        name=f"{Path(base.base.name).name}-{source.id}",
+        precision=_precision(given, source),
+        base=base,
+        kinds=tuple(dict.fromkeys(given.gguf)),
+        script=script,
+        samples=samples,
+    )
+
+
+def _run_worker(task: Task | GgufTask, quiet: bool) -> Mapping[str, object]:
     """The result of the child process; its phases are reported on standard error."""
     from pydantic import TypeAdapter
 
     from harness.system import child_process
 
     event: Event = {}
-    for event in child_process.events(
-        "harness.export.merge_worker", TypeAdapter(type(task)).dump_json(task)
-    ):
+    module, request = type(task).__module__, TypeAdapter(type(task)).dump_json(task)
+    for event in child_process.events(module, request):
         if "phase" in event and not quiet:
             click.echo(f"{event['phase']} ...", err=True)
     if "error" in event:
@@ -249,15 +301,24 @@ def _add_verdict(report: dict[str, Any], limits: Limits, given: ExportOptions) -
     """Add limits and verdict to the report; why it fails."""
     if not given.merge:
         return []
-    failures = export.failures(report["verification"], limits)
-    report["verification"] |= {
+    failures = _judge(report["verification"], limits, given)
+    for made in report.get("gguf", ()):
+        found = _judge(made["verification"], gguf.LIMITS[made["kind"]], given)
+        failures += [f"{made['file']}: {reason}" for reason in found]
+    return failures
+
+
+def _judge(verification: dict[str, Any], limits: Limits, given: ExportOptions) -> list[str]:
+    """Add limits and verdict to one verification; why it fails."""
+    failures = export.failures(verification, limits)
+    verification |= {
         "max_difference": limits.difference,
         "max_changed": limits.changed,
         "passed": not failures,
         "failures": failures,
         "forced": bool(failures and given.force),
     }
-    return failures
+    return list(failures)
 
 
 def _print_report(report: Report, given: ExportOptions) -> None:
@@ -266,8 +327,13 @@ def _print_report(report: Report, given: ExportOptions) -> None:
         return
     for line in _report_lines(report):
         click.echo(line)
-    if not given.merge or report["verification"]["passed"] or given.force:
+    if not given.merge or given.force or not _failed(report):
         click.echo(f"Written to {given.to}: {', '.join(report['files'])}.")
+
+
+def _failed(report: Report) -> bool:
+    checked = [report, *report.get("gguf", ())]
+    return not all(made["verification"]["passed"] for made in checked)
 
 
 def _report_lines(report: Report) -> list[str]:
@@ -294,7 +360,27 @@ def _report_lines(report: Report) -> list[str]:
         f"  latency: {unmerged:.3g} ms a token unmerged, {merged:.3g} merged "
         f"({latency['ratio']:.2f} times)",
         f"  {'verified' if verification['passed'] else 'NOT the same model'}",
+        *(_gguf_line(made) for made in report.get("gguf", ())),
     ]
+
+
+def _gguf_line(made: Mapping[str, Any]) -> str:
+    """How far llama.cpp's answers from one file are from the merged model's."""
+    found = made["verification"]
+    largest = found["largest_difference"]
+    figures = (
+        found["reason"]
+        if largest is None
+        else (
+            f"largest difference {largest:.2g} nats (at most {found['max_difference']:g}), "
+            f"mean {found['mean_difference']:.2g}"
+        )
+    )
+    return (
+        f"  {made['file']} in llama.cpp: {figures}; {found['changed_answers']} of "
+        f"{found['prompts']} answers changed; "
+        f"{'verified' if found['passed'] else 'NOT the same model'}"
+    )
 
 
 def _opening_lines(report: Report) -> list[str]:

@@ -78,6 +78,8 @@ class PublishOptions:
             prompts=None,
             limit=None,
             base=self.base,
+            gguf=(),
+            converter=None,
             as_json=self.as_json,
             results_folders=self.results_folders,
             mirror=self.mirror,
