@@ -264,6 +264,7 @@ def test_only_measure_measures(file):
 WRITERS = {
     "hub.py": "the cache",
     "model_files.py": "the cache, or an export in the making",
+    "modelfile.py": "an export in the making",
     "packaged.py": "the cache",
     "kept_verdicts.py": "the cache",
     "stand_in.py": "the cache",
