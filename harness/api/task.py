@@ -170,6 +170,11 @@ class Suite(Resources):
         column = self.settings["cluster"]
         return None if column is None else str(column)
 
+    @property
+    def by_letters(self) -> bool:
+        """Whether choices are asked by their letters, of a served model: a letter has no length."""
+        return "letters" in str(self.parts.get("asked"))
+
     def pick(self, every: Sequence[Item]) -> list[Item]:
         """Those that are asked."""
         return list(every) if self.picked is None else [every[i] for i in self.picked]

@@ -12,8 +12,6 @@ from typing_extensions import TypedDict
 from harness.api.task import Suite
 from harness.errors import UserError
 from harness.evaluation.judging.rows.opponents import Opponent, digest, read
-from harness.evaluation.served import letters
-from harness.evaluation.served.suites import LETTERS
 from harness.evaluation.suite import task_of
 from harness.manager import plugins
 from harness.record import SuiteSection
@@ -242,8 +240,6 @@ def _compared(notes: Mapping[str, Any]) -> str | None:
 def _lacking(suite: Suite, section: Mapping[str, Any]) -> list[str]:
     """Metrics of the suite that a kept section has not, where the suite's task lists them."""
     named = task_of(suite, plugins()).metrics(suite) or []
-    if LETTERS in str(suite.parts.get("asked")):
-        named = [name for name in named if not letters.left_out(name)]
     return [name for name in named if name not in section["metrics"]]
 
 

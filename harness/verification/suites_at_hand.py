@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from harness.api.task import Suite
 from harness.errors import HarnessError
 from harness.evaluation import fingerprint
+from harness.evaluation.served.suites import renamed
 from harness.evaluation.suite import Where, find_suite, load_suite
 from harness.manager import Plugins
 from harness.record import Plan, Record, SuiteSection
@@ -99,7 +100,7 @@ class SuitesAtHand:
 
         own = load({})
         changed = {key: value for key, value in parts.items() if _is_set(own, key, value)}
-        return load(changed) if changed else own
+        return renamed(load(changed) if changed else own, str(parts.get("asked") or ""))
 
 
 def base_of(plan: Plan) -> ModelRef:

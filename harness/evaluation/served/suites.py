@@ -14,7 +14,7 @@ from harness.manager import Plugins, calling
 from harness.models.served import stand_in
 from harness.types import ModelRef
 
-__all__ = ["LETTERS", "Asked", "as_asked"]
+__all__ = ["LETTERS", "Asked", "as_asked", "renamed"]
 
 LETTERS = "letters"
 """In the part `asked` of a suite whose choices are asked by their letters."""
@@ -44,7 +44,7 @@ def as_asked(suites: Sequence[Suite], model: ModelRef, base: ModelRef, plugins: 
         if reason is not None:
             left_out.append(f"suite '{suite.name}' is left out of '{model.name}': {reason}")
         else:
-            kept.append(_renamed(suite, _way(suite, settings, plugins)))
+            kept.append(renamed(suite, _way(suite, settings, plugins)))
     return Asked(tuple(kept), tuple(left_out))
 
 
@@ -78,8 +78,8 @@ def _way(suite: Suite, settings: ServedSettings, plugins: Plugins) -> str:
     return ", ".join(ways)
 
 
-def _renamed(suite: Suite, way: str) -> Suite:
-    """The suite under another hash, which says how it is asked."""
+def renamed(suite: Suite, way: str) -> Suite:
+    """The suite under another hash, which says how it is asked (its part `asked`)."""
     if not way:
         return suite
     uncorrected = suite.uncorrected_hash

@@ -68,8 +68,8 @@ class Choice(SampleTask[ChoiceSettings]):
         return frozenset({"choices"})
 
     def metrics(self, suite: Suite) -> list[str]:
-        """Three, whatever the suite."""
-        return ["acc", "acc_norm", PROBABILITY]
+        """Three; of choices that are asked by their letters two."""
+        return [metric.name for metric in _metrics(suite)]
 
     def example(self, name: str) -> SuiteExample:
         """Three questions of general knowledge."""
@@ -105,7 +105,7 @@ class Choice(SampleTask[ChoiceSettings]):
             rows.append(self._scored(suite, sample, logprobs))
         notes = {"encoded_apart": apart} if apart else {}
         warnings = [_joined(apart, len(requests.pairs))] if apart else []
-        return SuiteResult(rows, METRICS, notes, warnings)
+        return SuiteResult(rows, _metrics(suite), notes, warnings)
 
     def rescore(
         self, suite: Suite, rows: Sequence[Mapping[str, Any]], tools: Tools, *, models: bool
@@ -119,7 +119,7 @@ class Choice(SampleTask[ChoiceSettings]):
                 for row in known
                 if "missing" not in row
             ],
-            METRICS,
+            _metrics(suite),
         )
 
     def _scored(self, suite: Suite, sample: Sample, logprobs: Sequence[float]) -> dict[str, object]:
@@ -135,7 +135,13 @@ class Choice(SampleTask[ChoiceSettings]):
             "acc_norm": float(normed == answer),
             PROBABILITY: right_probability(logprobs, [answer]),
         }
+        scores = {metric.name: scores[metric.name] for metric in _metrics(suite)}
         return self.row(suite, sample, output=choices[best], logprobs=logprobs, scores=scores)
+
+
+def _metrics(suite: Suite) -> Sequence[Metric]:
+    """Letters have no length that `acc_norm` could divide by."""
+    return [metric for metric in METRICS if not (suite.by_letters and metric.name == "acc_norm")]
 
 
 def _pair(tokenizer: Any, prompt: str, choice: str, sample: Sample) -> Pair:
