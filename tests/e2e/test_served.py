@@ -86,8 +86,7 @@ def test_what_is_asked_otherwise_is_kept_apart(evaluated, server, tmp_path):
     compared = run_harness("compare", MODEL, "base", "--results", tmp_path / "out")
     assert compared.code == 4
     assert "asked is 'chat' and None" in compared.error
-    folder = tmp_path  # the suites lie beside the experiment
-    verified = run_harness("verify", tmp_path / "out", "--suites", folder)
+    verified = run_harness("verify", tmp_path / "out", "--suites", tmp_path)
     assert verified.code == 0, verified.stdout
     assert "not at hand" not in verified.stdout
     asked_before = len(server.requests)
