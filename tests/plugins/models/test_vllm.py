@@ -9,11 +9,13 @@ import shutil
 import sys
 
 import pytest
+from harness.plugins.models.vllm import open_model
 
 from harness.config.experiment import load_experiment
 from harness.errors import ConfigError, EnvironmentLack, UserError
 from harness.manager import Plugins, plugins
 from harness.planning.plan import Settings, make_plan
+from harness.testing import MODEL_CHECKS, ModelTrial
 from harness.types import Artifact, ModelRef
 from tests.conftest import ROOT
 
@@ -60,6 +62,16 @@ def lora(tiny_artifact, tmp_path_factory):
         return folder
 
     return saved
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory):
+    return ModelTrial(open_model, tmp_path_factory.mktemp("trial"), engine="vllm")
+
+
+@pytest.mark.parametrize("check", MODEL_CHECKS, ids=lambda check: check.__name__)
+def test_it_is_a_model_as_suites_need_it(vllm, trial, check):
+    check(trial)
 
 
 PROMPTS = [[5, 9, 80], [7] * 40, [300, 12, 5, 9, 44, 2]]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 __version__ = "0.33.0+stub"
 
@@ -63,6 +63,7 @@ class LLM:
         self.model = AutoModelForCausalLM.from_pretrained(
             model, revision=revision, dtype=getattr(torch, dtype)
         )
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.enable_lora, self.max_lora_rank = enable_lora, max_lora_rank
         self.max_model_len = max_model_len
         self.adapted: Any = None
@@ -79,6 +80,13 @@ class LLM:
         assert sampling_params.ignore_eos
         model = self._with(lora_request)
         return [self._answer(model, p["prompt_token_ids"], sampling_params) for p in prompts]
+
+    def _stops(self, answer: list[int], sampling: SamplingParams) -> bool:
+        if not sampling.stop:
+            return False
+        assert sampling.detokenize, "stop strings need detokenize"
+        said = self.tokenizer.decode(answer, skip_special_tokens=True)
+        return any(stop in said for stop in sampling.stop)
 
     def _with(self, lora: Any) -> Any:
         if lora is None:
@@ -100,6 +108,8 @@ class LLM:
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
             ids.append(int(logits.argmax()))
-            if ids[-1] in (sampling.stop_token_ids or []):
+            if ids[-1] in (sampling.stop_token_ids or []) or self._stops(
+                ids[len(prompt) :], sampling
+            ):
                 return RequestOutput(prompt, [CompletionOutput(ids[len(prompt) :], "stop")])
         return RequestOutput(prompt, [CompletionOutput(ids[len(prompt) :], "length")])
