@@ -33,6 +33,7 @@ COMMANDS = {
     "judge": "How far a judge can be believed.",
     "leaderboard": "The table of the records in results folders (default: those under results/).",
     "models": "The packaged models, which need no Hub.",
+    "parity": "Whether the model that is shipped is the one that CELL measured, and if not, why.",
     "plan": "Show an experiment's cells, which are recorded, and predicted memory.",
     "plugins": "What is registered, by whom, and each method's options.",
     "publish": "Write a trained CELL as a model folder of the Hub: weights, card, results.",

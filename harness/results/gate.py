@@ -22,8 +22,10 @@ from harness.results.groups import Group
 from harness.results.leaderboard_layout import Cost
 from harness.results.lookup import Arm, base_of
 from harness.results.paired_differences import Evidence, FigureTest, Pairs, between
+from harness.results.parity import rules as parity
 from harness.results.policy import (
     COST,
+    PARITY,
     Check,
     Loaded,
     default,
@@ -132,10 +134,14 @@ def decide(candidate: Arm, baseline: Arm, policy: Loaded | None) -> Decision:
     """
     pairs, policy, checks, notes = prepared(candidate, baseline, policy)
     bases = pairs_with_base(candidate, pairs, checks)
-    findings = [assess(check, pairs, bases) for check in checks]
+    reports = parity.last_reports(candidate, policy, checks)
+    findings = [
+        _parity_finding(check, reports) if check.suite == PARITY else assess(check, pairs, bases)
+        for check in checks
+    ]
     decided = decision(pairs, policy, findings)
-    too_few = _too_few(findings)
-    return replace(decided, warnings=[*decided.warnings, *notes, *too_few])
+    further = [*notes, *_too_few(findings), *parity.notes(reports)]
+    return replace(decided, warnings=[*decided.warnings, *further])
 
 
 def prepared(
@@ -151,7 +157,8 @@ def prepared(
     # metrics of either arm: a separate error names the one that an arm lacks
     known = [name for group in groups for name in group.metric_names()]
     figures = dict.fromkeys(name for group in groups for name in costs(group))
-    checks = policy.checks([*known, *((COST, name) for name in figures)])
+    further = [*((COST, name) for name in figures), *parity.known(policy)]
+    checks = policy.checks([*known, *further])
     checks, notes = without_retained(policy, checks, *groups)
     notes += refuse_failed_judges(policy, checks, groups)
     return pairs, policy, checks, [*policy.notes, *notes]
@@ -495,6 +502,27 @@ def _assess_cost(check: Check, pairs: Pairs) -> Finding:
         measurements=_fewest_seeds(pairs, alone),
         seeds_range=_range_of_seeds(pairs.candidate, check.metric),
         baseline_seeds_range=None if alone else _range_of_seeds(pairs.baseline, check.metric),
+    )
+
+
+def _parity_finding(check: Check, reports: parity.Reports) -> Finding:
+    """What a rule on the last parity check comes to, before any correction."""
+    held = parity.hold(check, reports)
+    return Finding(
+        name=check.name,
+        limit=check.rule.limit_text(),
+        value=held.value,
+        baseline=None,
+        change=held.value,
+        ci_low=held.ci_low,
+        ci_high=held.ci_high,
+        bound=held.bound,
+        relative=False,
+        n=held.n if held.ci_low is not None else None,
+        p=held.p,
+        more_samples=None,
+        verdict="pass" if held.passes else "inconclusive",
+        title=check.rule.name or "",
     )
 
 

@@ -15,7 +15,7 @@ from harness import stats
 from harness.results import gate
 from harness.results.lookup import Arm
 from harness.results.paired_differences import Evidence
-from harness.results.policy import COST, Check, Loaded
+from harness.results.policy import COST, PARITY, Check, Loaded
 from harness.stats import power
 
 SCHEMA = 1
@@ -45,7 +45,7 @@ class RulePlan:
     name: str
     limit: str
     n: int | None
-    """Samples now; None for a cost."""
+    """Samples now; None for a cost and a figure of a parity check."""
     fewest: int | None
     """The fewest with which it can pass, every score the same; None where none would."""
     needed: Sequence[Needed]
@@ -92,7 +92,7 @@ def plan(candidate: Arm, baseline: Arm, policy: Loaded | None) -> GatePlan:
     rates = (seconds, price)
     rules = []
     for check in checks:
-        if check.suite == COST:
+        if check.suite in (COST, PARITY):
             rules.append(RulePlan(check.name, check.rule.limit_text(), None, None, ()))
             continue
         evidence = gate.evidence_for(check, pairs, bases)

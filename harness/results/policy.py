@@ -11,6 +11,7 @@ rules:
   - {metric: similarity.must_contain, where: {group: refunds}, min: 0.8}
   - {metric: similarity.cosine, better_than: base}
   - {metric: cost.peak_memory_bytes, max_increase: 10%}
+  - {metric: parity.identical, min: 0.9}
   - {metric: helpful.score, max_drop: 0.05, accept_failed_judge: true}
 """
 
@@ -35,6 +36,8 @@ from harness.stats.metric_summary import figure
 LIMITS = ("max_drop", "max_increase", "min", "max", "better_than")
 COST = "cost"
 """The part before the dot of metrics that are costs."""
+PARITY = "parity"
+"""The same of figures of a parity check, and the folder of its reports."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Rule(StrictModel):
     """One thing that must hold; just one of the limits."""
 
     metric: str = Field(min_length=1)
-    """`suite.metric` or `cost.<figure>`; `*` stands for any characters."""
+    """`suite.metric`, `cost.<figure>` or `parity.<figure>`; `*` stands for any characters."""
     where: dict[str, str] = Field(default_factory=dict)
     """Only samples with these fields (`group`, `domain`, `cluster`)."""
     max_drop: float | str | None = None
@@ -87,6 +90,8 @@ class Rule(StrictModel):
             raise ValueError(f"expected just one of {', '.join(LIMITS)}, got {what}")
         if self.where and self.metric.startswith(f"{COST}."):
             raise ValueError("a cost is of all samples: leave `where` out")
+        if self.where and self.metric.startswith(f"{PARITY}."):
+            raise ValueError("a parity check is of all its prompts: leave `where` out")
         return self
 
     @property
@@ -197,7 +202,11 @@ def without_retained(
         rule = check.rule
         against = rule.better_than == "base" or (own and rule.limit not in ("min", "max"))
         group = candidate if candidate.having(check.suite, check.metric) else baseline
-        if check.suite == COST or not against or not is_retained(group, check.suite, check.metric):
+        if (
+            check.suite in (COST, PARITY)
+            or not against
+            or not is_retained(group, check.suite, check.metric)
+        ):
             kept.append(check)
             continue
         why = f"{check.name} against the base counts losses alone: the base retains all"

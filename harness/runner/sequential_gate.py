@@ -255,6 +255,11 @@ def checks_of(rules: Loaded | None, baseline: Arm) -> tuple[Loaded, list[Check]]
     group = baseline.group
     rules = rules or policy.default(group)
     for number, rule in enumerate(rules.policy.rules):
+        if rule.metric.startswith(f"{policy.PARITY}."):
+            raise rules.located.error(
+                "a parity check is of a cell that was measured: leave --until-decided out",
+                ("rules", number),
+            )
         if rule.metric.startswith(f"{policy.COST}."):
             raise rules.located.error(
                 "a cost is known only once everything is measured: leave --until-decided out",

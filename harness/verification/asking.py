@@ -83,7 +83,7 @@ def ask(verified: Verified, asking: Asking, told: Publication | None, say: Say) 
     """
     record = _cell(verified, asking, told)
     artifact = (
-        _recorded(verified.folder.path, record, asking)
+        recorded_model(verified.folder.path, record, asking)
         if told is None
         else _published(verified.folder.path.parent, told, record, asking)
     )
@@ -112,7 +112,7 @@ def _cell(verified: Verified, asking: Asking, told: Publication | None) -> Recor
     return records[near[0]]
 
 
-def _recorded(folder: Path, record: Record, asking: Asking) -> Artifact:
+def recorded_model(folder: Path, record: Record, asking: Asking) -> Artifact:
     """The model of a cell in a results folder."""
     if record["training"]:
         file = folder / "cells" / f"{record['id']}.json"
@@ -132,7 +132,7 @@ def _same(artifact: Artifact, record: Record) -> Artifact:
     evaluation = record["evaluation"]
     if evaluation is None or evaluation.get("artifact_hash") != artifact_hash(artifact):
         raise UserError(
-            f"--ask: the model of {record['id']} cannot be opened as it was measured: its hash "
+            f"the model of {record['id']} cannot be opened as it was measured: its hash "
             "is another; name a trained cell"
         )
     return artifact

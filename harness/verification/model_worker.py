@@ -45,7 +45,7 @@ class Task:
     batch: int | None = None
 
 
-class _Embedding(NoModels):
+class Embedding(NoModels):
     """Tools whose only model is the embedder of a suite."""
 
     def __init__(self, suite: Suite, embedder: Embedder) -> None:
@@ -64,7 +64,7 @@ def carry_out(task: Task, report: Emit) -> dict[str, object]:
     rescored = []
     for one in task.rescored:
         report(phase=f"rescore {one.suite.name} of {one.cell}")
-        tools = _Embedding(one.suite, embedder)
+        tools = Embedding(one.suite, embedder)
         again = task_of(one.suite, plugins()).rescore(one.suite, one.rows, tools, models=True)
         rescored.append([dict(row) for row in again.rows] if again else [])
     return {"asked": _asked(task, report), "rescored": rescored}
