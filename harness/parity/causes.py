@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
+from harness.parity.differences import answer_runs_on, first_difference, prompt_difference
 from harness.parity.figures import beyond, difference, positions, same, tied
 from harness.parity.seen import Answer, Limits, Seen
 from harness.stats.proportions import mid_p
@@ -21,6 +22,7 @@ from harness.stats.proportions import mid_p
 Name = Literal[
     "truncated context",
     "BOS doubled",
+    "BOS added",
     "BOS missing",
     "other chat template",
     "adapter not applied",
@@ -102,7 +104,13 @@ def causes(
 # ---- what the form reads -------------------------------------------------------------------------
 
 Reading = Literal[
-    "same", "unknown", "truncated context", "BOS doubled", "BOS missing", "other chat template"
+    "same",
+    "unknown",
+    "truncated context",
+    "BOS doubled",
+    "BOS added",
+    "BOS missing",
+    "other chat template",
 ]
 
 
@@ -122,9 +130,9 @@ def reading(one: Seen, bos: int | None) -> Reading:
 
 
 def _by_ids(ours: tuple[int, ...], theirs: tuple[int, ...], bos: int | None) -> Reading:
-    mine, its = _leading(ours, bos), _leading(theirs, bos)
-    if ours[mine:] == theirs[its:]:
-        return "BOS doubled" if its > mine else "BOS missing"
+    found = prompt_difference(ours, theirs, bos)
+    if found is not None and found.cause != "other tokens":
+        return found.cause
     shorter = len(theirs) < len(ours)
     ends_alike = ours[-len(theirs) :] == theirs or ours[: len(theirs)] == theirs
     return "truncated context" if shorter and ends_alike else "other chat template"
@@ -134,15 +142,10 @@ def _by_count(ours: int, theirs: int, prompt: tuple[int, ...], bos: int | None) 
     if theirs == ours:
         return "same"
     if theirs == ours + 1:
-        return "BOS doubled"
-    if theirs == ours - 1 and _leading(prompt, bos):
+        return "BOS doubled" if bos in prompt[:1] else "BOS added"
+    if theirs == ours - 1 and bos in prompt[:1]:
         return "BOS missing"
     return "truncated context" if theirs < ours else "other chat template"
-
-
-def _leading(ids: tuple[int, ...], bos: int | None) -> int:
-    """How many BOS tokens stand in front."""
-    return next((at for at, token in enumerate(ids) if token != bos), len(ids))
 
 
 def _of_prompts(seen: Sequence[Seen], bos: int | None, context: int | None) -> list[Cause]:
@@ -158,6 +161,7 @@ def _of_prompts(seen: Sequence[Seen], bos: int | None, context: int | None) -> l
     order: tuple[Name, ...] = (
         "truncated context",
         "BOS doubled",
+        "BOS added",
         "BOS missing",
         "other chat template",
     )
@@ -178,7 +182,8 @@ def _prompts(
     one = whose[0]
     what = {
         "truncated context": "do not reach the form whole",
-        "BOS doubled": "begin with one BOS token more than in the evaluation",
+        "BOS doubled": "begin with BOS twice, and once in the evaluation",
+        "BOS added": "begin with a BOS token that they lacked in the evaluation",
         "BOS missing": "lack the BOS token that they began with in the evaluation",
         "other chat template": "are rendered otherwise",
     }[name]
@@ -195,18 +200,21 @@ def shown(one: Seen) -> dict[str, str]:
     if one.their_text is None and one.their_prompt is None:
         return {}
     theirs = one.their_text
-    if theirs is None or theirs == one.text:
-        ours, its = f"{one.prompt[:6]}", f"{(one.their_prompt or ())[:6]}"
-        return {"ours": ours, "theirs": its, "difference": "in the token ids"}
-    at = next(
-        (i for i, (a, b) in enumerate(zip(one.text, theirs, strict=False)) if a != b),
-        min(len(one.text), len(theirs)),
-    )
+    at = None if theirs is None else first_difference(one.text, theirs)
+    if theirs is None or at is None:
+        ours, its = list(one.prompt), list(one.their_prompt or ())
+        at = first_difference(ours, its) or 0
+        begin = max(0, at - 2)
+        return {
+            "ours": f"{ours[begin : begin + 8]}",
+            "theirs": f"{its[begin : begin + 8]}",
+            "difference": f"at token {at + 1}",
+        }
     begin = max(0, at - 20)
     return {
         "ours": _around(one.text, begin),
         "theirs": _around(theirs, begin),
-        "difference": f"at character {at}",
+        "difference": f"at character {at + 1}",
     }
 
 
@@ -225,7 +233,7 @@ def _around(text: str, begin: int) -> str:
 def _of_weights(seen: Sequence[Seen], limits: Limits, quantisation: str | None) -> list[Cause]:
     known = list(positions(seen))
     if known:
-        distances = [difference(position) for position in known]
+        distances = list(map(difference, known))
         mean, largest = fmean(distances), max(distances)
         if mean <= limits.mean and largest <= limits.largest:
             return []
@@ -282,11 +290,8 @@ def common(one: Answer, other: Answer | None) -> float:
     if other is None:
         return 0.0
     longest = max(len(one.text), len(other.text))
-    same_so_far = next(
-        (i for i, (a, b) in enumerate(zip(one.text, other.text, strict=False)) if a != b),
-        min(len(one.text), len(other.text)),
-    )
-    return same_so_far / longest if longest else 1.0
+    at = first_difference(one.text, other.text)
+    return 1.0 if at is None or not longest else at / longest
 
 
 def _quantised(seen: Sequence[Seen], words: str, quantisation: str | None, near: bool) -> Cause:
@@ -310,9 +315,8 @@ def _quantised(seen: Sequence[Seen], words: str, quantisation: str | None, near:
 
 def _runs_on(one: Seen, its: Answer) -> bool:
     """Whether an answer goes on where ours came to its end."""
-    ours = one.ours
-    longer = its.text.startswith(ours.text) and len(its.text) > len(ours.text)
-    return ours.ended and (longer or (its.text == ours.text and not its.ended))
+    mine, other = one.ours.text.encode(), its.text.encode()
+    return answer_runs_on(mine, other, ours_ended=one.ours.ended, theirs_ended=its.ended)
 
 
 def _of_ends(seen: Sequence[Seen]) -> list[Cause]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.api.model import Generation, Model
 from harness.data.tokenization import encode_after, encode_prompt
+from harness.parity.differences import first_difference
 from harness.parity.forms import Said, Shipped
 from harness.parity.seen import Answer, FirstDifference, Position, Seen
 from harness.parity.server import Continued
@@ -250,10 +251,10 @@ def _parting(own: Own, one: Seen) -> tuple[int, int, int] | None:
     end = own.model.end_token
     ours = [*(one.ours.ids or ()), *([end] if one.ours.ended else [])]
     theirs = [*(one.theirs.ids or ()), *([end] if one.theirs.ended else [])]
-    for at, (a, b) in enumerate(zip(ours, theirs, strict=False)):
-        if a != b:
-            return at, a, b
-    return None
+    at = first_difference(ours, theirs)
+    if at is None or at >= min(len(ours), len(theirs)):
+        return None  # one of them was cut
+    return at, ours[at], theirs[at]
 
 
 def _position(

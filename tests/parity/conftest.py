@@ -11,7 +11,10 @@ import pytest
 from harness.cli.main import cli
 from harness.parity import worker
 from harness.system import child_process
-from tests.conftest import THINGS, run_warm, write_experiment, write_jsonl
+from tests.conftest import CHATML, THINGS, run_warm, write_experiment, write_jsonl
+
+WITH_BOS = "{{ '<|endoftext|>' }}" + CHATML
+"""The cell's template, whose prompts begin with BOS."""
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +25,7 @@ def trained(tmp_path_factory: Any, tiny_model: Any, warm: Any) -> Any:
         folder,
         tiny_model,
         methods=["base", {"name": "lora", "r": 16, "alpha": 32, "lr": 0.02}],
+        data={"train": "train.jsonl", "validation": 4, "chat_template": WITH_BOS},
         budget={"steps": 30, "batch": 8, "max_length": 96, "precision": "float32"},
     )
     asked = [

@@ -1,4 +1,4 @@
-"""A small model behind HTTP, which speaks as llama.cpp's server or vLLM's do, with planted faults."""
+"""A small model behind HTTP that speaks as llama.cpp or vLLM does, with faults to be planted."""
 
 from __future__ import annotations
 
@@ -48,16 +48,18 @@ class ModelServer:
             self.model.end_ids = []
         self.lock = threading.Lock()
 
+    @property
+    def own_template(self) -> str | None:
+        return self.template or self.artifact.chat_template
+
     # ---- what it makes of requests
 
     def text(self, messages: Any) -> str:
-        return rendered(
-            self.model.tokenizer, messages, self.template, generation_prompt=True
-        )
+        return rendered(self.model.tokenizer, messages, self.own_template, generation_prompt=True)
 
     def ids(self, messages: Any) -> list[int]:
         tokenizer = self.model.tokenizer
-        ids = encode_prompt(tokenizer, Sample("", messages=tuple(messages)), self.template)
+        ids = encode_prompt(tokenizer, Sample("", messages=tuple(messages)), self.own_template)
         return [tokenizer.bos_token_id] * self.more_bos + ids
 
     def answer(self, ids: list[int], most: int) -> tuple[list[int], bool, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import pytest
 from harness.cli.main import cli
 from harness.errors import UserError
 from harness.parity import subject
-from tests.conftest import CHATML, write_jsonl
+from tests.conftest import CHATML
+from tests.parity.conftest import WITH_BOS
 from tests.parity.model_server import NAME, ModelServer
 
-OTHER_TEMPLATE = CHATML.replace("{{ message['role'] }}\n", "{{ message['role'] }}: ")
+OTHER_TEMPLATE = WITH_BOS.replace("{{ message['role'] }}\n", "{{ message['role'] }}: ")
 
 
 @pytest.fixture
@@ -80,13 +82,13 @@ def test_another_template_is_named_and_shown(parity, cell, speaks):
 
 
 @pytest.mark.parametrize("speaks", ["llama.cpp", "vllm", "chat alone"])
-def test_a_doubled_bos_is_named(parity, cell, speaks, trained):
-    own = CHATML.replace("{% for", "{{ '<|endoftext|>' }}{% for", 1)
-    artifact = replace(cell.artifact, chat_template=own)
-    with ModelServer(artifact, speaks, template=CHATML, more_bos=1).running() as url:
+def test_a_bos_that_is_doubled_or_missing_is_named(parity, cell, speaks):
+    with ModelServer(cell.artifact, speaks, more_bos=1).running() as url:
         code, report = parity("--served", url)
-    # the cell's template writes no BOS, so that one more is one too many
     assert (code, names(report)[0]) == (1, "BOS doubled")
+    with ModelServer(cell.artifact, speaks, template=CHATML).running() as url:
+        code, report = parity("--served", url)
+    assert (code, names(report)[0]) == (1, "BOS missing")
 
 
 @pytest.mark.parametrize("speaks", ["llama.cpp", "chat alone"])
@@ -114,12 +116,18 @@ def test_a_context_that_cuts_is_named(parity, cell, refuses):
 
 def test_a_folder_is_compared_in_this_process(parity, trained, tiny_model, tmp_path, cell):
     base = trained.records()["base-0"]["id"]
-    code, report = parity("--model", tiny_model, cell=base)
+    folder = tmp_path / "folder"
+    shutil.copytree(tiny_model, folder)
+    (folder / "chat_template.jinja").write_text(WITH_BOS)
+    code, report = parity("--model", folder, cell=base)
     assert (code, names(report)) == (0, ["same"])
     assert report["form"]["engine"] == "transformers"
     assert report["figures"]["kl"]["value"] < 1e-6
-    code, report = parity("--model", tiny_model)
+    code, report = parity("--model", folder)
     assert (code, names(report)) == (1, ["adapter not applied"])
+    # a folder whose own template was left behind
+    code, report = parity("--model", tiny_model, cell=base)
+    assert (code, names(report)) == (1, ["BOS missing"])
 
 
 def test_limits_and_the_number_of_prompts_are_options(parity, cell):
@@ -166,9 +174,9 @@ def test_lines_for_people(here, trained, cell, capsys):
 
 
 def refused(trained, *arguments, cell="lora"):
+    words = ["parity", cell, *map(str, arguments), "--results", str(trained.out)]
     with pytest.raises(UserError) as error:
-        where = ["--results", str(trained.out)]
-        cli.main(["parity", cell, *map(str, arguments), *where], standalone_mode=False)
+        cli.main(words, standalone_mode=False)
     (line,) = str(error.value).splitlines()
     assert error.value.exit_code == 2
     return line
@@ -202,8 +210,6 @@ def test_options_that_do_not_go_together(trained, tmp_path):
 
 
 def test_a_cell_without_answers(trained, tmp_path, tiny_model):
-    import shutil
-
     out = tmp_path / "out"
     shutil.copytree(trained.out, out)
     for file in out.glob("samples/*/answers.jsonl.gz"):
@@ -223,8 +229,7 @@ def test_a_cell_whose_suites_are_not_answered_in_words(finished, tiny_model):
         subject.prompts(found, 4)
 
 
-def test_plain_prompts_are_sent_as_they_are(tmp_path, trained, cell):
-    write_jsonl(tmp_path / "x.jsonl", [])
+def test_prompts_are_the_cells_own(cell):
     prompts = subject.prompts(cell, 100)
     assert len(prompts) == 8
     assert {prompt.most for prompt in prompts} == {24}
