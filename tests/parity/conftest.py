@@ -11,7 +11,8 @@ import pytest
 from harness.cli.main import cli
 from harness.parity import worker
 from harness.system import child_process
-from tests.conftest import CHATML, THINGS, run_warm, write_experiment, write_jsonl
+from harness.system.endpoint import client
+from tests.conftest import CHATML, COLOURS, THINGS, run_warm, write_experiment, write_jsonl
 
 WITH_BOS = "{{ '<|endoftext|>' }}" + CHATML
 """The cell's template, whose prompts begin with BOS."""
@@ -33,11 +34,11 @@ def trained(tmp_path_factory: Any, tiny_model: Any, warm: Any) -> Any:
             "id": thing,
             "messages": [
                 {"role": "system", "content": "You answer for a small shop."},
-                {"role": "user", "content": f"Do you sell a {colour} {thing}?"},
+                {"role": "user", "content": f"{begin}Do you sell a {colour} {thing}?"},
             ],
             "reference": f"Yes, the {colour} {thing} is here.",
         }
-        for thing, colour in zip(THINGS, ("red", "green", "blue") * 3, strict=False)
+        for thing, colour, begin in zip(THINGS, COLOURS * 3, ["Hello! ", *[""] * 7], strict=False)
     ]
     write_jsonl(folder / "asked.jsonl", asked)
     suite = (folder / "answers.yaml").read_text().replace("max_new_tokens: 8", "max_new_tokens: 24")
@@ -69,6 +70,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(child_process, "events", events)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(client, "RETRIES", 1)
 
 
 @pytest.fixture

@@ -18,6 +18,9 @@ from harness.parity.forms import _places
 from harness.types import Artifact, Sample
 
 NAME = "shop"
+_OPEN: list[Artifact] = []
+_MODELS: list[Any] = []
+"""Of the artifacts: opened once."""
 
 
 @dataclass
@@ -43,9 +46,14 @@ class ModelServer:
     """Paths that were asked."""
 
     def __post_init__(self) -> None:
-        self.model: Any = plugins().open_model(self.artifact)
-        if self.runs_on:
-            self.model.end_ids = []
+        if self.artifact not in _OPEN:
+            _OPEN.append(self.artifact)
+            _MODELS.append(plugins().open_model(self.artifact))
+        self.model: Any = _MODELS[_OPEN.index(self.artifact)]
+        self.ends, self.model.end_ids = (
+            self.model.end_ids,
+            [] if self.runs_on else self.model.end_ids,
+        )
         self.lock = threading.Lock()
 
     @property
@@ -189,4 +197,4 @@ class ModelServer:
             server.shutdown()
             server.server_close()
             thread.join()
-            self.model.close()
+            self.model.end_ids = self.ends

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,6 +18,12 @@ from tests.parity.conftest import WITH_BOS
 from tests.parity.model_server import NAME, ModelServer
 
 OTHER_TEMPLATE = WITH_BOS.replace("{{ message['role'] }}\n", "{{ message['role'] }}: ")
+
+BOS = [
+    ("llama.cpp", {"more_bos": 1}, "BOS doubled"),
+    ("chat alone", {"more_bos": 1}, "BOS doubled"),
+    ("vllm", {"template": CHATML}, "BOS missing"),
+]
 
 
 @pytest.fixture
@@ -52,7 +58,7 @@ def test_the_same_model_is_the_same(parity, cell, speaks):
         assert figures["kl"]["value"] < 1e-6
 
 
-@pytest.mark.parametrize("speaks", ["llama.cpp", "vllm", "chat alone"])
+@pytest.mark.parametrize("speaks", ["llama.cpp", "chat alone"])
 def test_a_base_without_the_adapter_is_named(parity, cell, speaks):
     with ModelServer(cell.base, speaks).running() as url:
         code, report = parity("--served", url)
@@ -81,19 +87,15 @@ def test_another_template_is_named_and_shown(parity, cell, speaks):
     assert report["figures"]["max_difference"]["value"] < 1e-4
 
 
-@pytest.mark.parametrize("speaks", ["llama.cpp", "vllm", "chat alone"])
-def test_a_bos_that_is_doubled_or_missing_is_named(parity, cell, speaks):
-    with ModelServer(cell.artifact, speaks, more_bos=1).running() as url:
+@pytest.mark.parametrize(("speaks", "fault", "name"), BOS)
+def test_a_bos_that_is_doubled_or_missing_is_named(parity, cell, speaks, fault, name):
+    with ModelServer(cell.artifact, speaks, **fault).running() as url:
         code, report = parity("--served", url)
-    assert (code, names(report)[0]) == (1, "BOS doubled")
-    with ModelServer(cell.artifact, speaks, template=CHATML).running() as url:
-        code, report = parity("--served", url)
-    assert (code, names(report)[0]) == (1, "BOS missing")
+    assert (code, names(report)[0]) == (1, name)
 
 
-@pytest.mark.parametrize("speaks", ["llama.cpp", "chat alone"])
-def test_a_missing_stop_is_named(parity, cell, speaks):
-    with ModelServer(cell.artifact, speaks, runs_on=True).running() as url:
+def test_a_missing_stop_is_named(parity, cell):
+    with ModelServer(cell.artifact, runs_on=True).running() as url:
         code, report = parity("--served", url)
     assert (code, names(report)) == (1, ["stop token missing"])
 
@@ -107,11 +109,15 @@ def test_sampling_is_named(parity, cell):
 
 @pytest.mark.parametrize("refuses", [False, True])
 def test_a_context_that_cuts_is_named(parity, cell, refuses):
-    with ModelServer(cell.artifact, context=40, refuses=refuses).running() as url:
+    server = ModelServer(cell.artifact, refuses=refuses)
+    lengths = sorted(len(server.ids(prompt.messages)) for prompt in subject.prompts(cell, 8))
+    assert lengths[0] < lengths[-1]
+    server.context = lengths[-1] - 2
+    with server.running() as url:
         code, report = parity("--served", url)
     assert code == 1
     assert names(report)[0] == "truncated context"
-    assert "40 tokens" in report["causes"][0]["because"]
+    assert f"holds {server.context} tokens" in report["causes"][0]["because"]
 
 
 def test_a_folder_is_compared_in_this_process(parity, trained, tiny_model, tmp_path, cell):
@@ -119,14 +125,14 @@ def test_a_folder_is_compared_in_this_process(parity, trained, tiny_model, tmp_p
     folder = tmp_path / "folder"
     shutil.copytree(tiny_model, folder)
     (folder / "chat_template.jinja").write_text(WITH_BOS)
-    code, report = parity("--model", folder, cell=base)
+    code, report = parity("--model", folder, "--base", tiny_model, cell=base)
     assert (code, names(report)) == (0, ["same"])
     assert report["form"]["engine"] == "transformers"
     assert report["figures"]["kl"]["value"] < 1e-6
     code, report = parity("--model", folder)
     assert (code, names(report)) == (1, ["adapter not applied"])
     # a folder whose own template was left behind
-    code, report = parity("--model", tiny_model, cell=base)
+    code, report = parity("--model", tiny_model, "--base", tiny_model, cell=base)
     assert (code, names(report)) == (1, ["BOS missing"])
 
 
@@ -142,26 +148,20 @@ def test_limits_and_the_number_of_prompts_are_options(parity, cell):
     assert code == (0 if names(report) == ["same"] else 1)
 
 
-def test_the_report_is_kept_beside_the_records_with_a_seal(parity, cell, trained):
-    with ModelServer(cell.artifact).running() as url:
-        _, report = parity("--served", url)
-    files = list((trained.out / "parity").glob(f"{cell.id}-*.json"))
-    assert report in [json.loads(file.read_text()) for file in files]
-    text = files[0].read_text()
-    assert str(Path(trained.out)) not in text
-
-
-def test_a_server_that_answers_in_another_name_is_noted(parity, cell):
+def test_the_report_is_kept_beside_the_records(parity, cell, trained):
     with ModelServer(cell.artifact, answers_as="gpt-4").running() as url:
-        code, report = parity("--served", url)
+        code, report = parity("--served", url, "--limit", 2)
     assert code == 0
     assert any("answers as gpt-4" in note for note in report["notes"])
+    files = list((trained.out / "parity").glob(f"{cell.id}-*.json"))
+    assert report in [json.loads(file.read_text()) for file in files]
+    assert str(trained.out) not in files[0].read_text()
 
 
 def test_lines_for_people(here, trained, cell, capsys):
     with ModelServer(cell.base).running() as url, pytest.raises(SystemExit):
         cli.main(
-            ["parity", "lora", "--served", url, "--results", str(trained.out)],
+            ["parity", "lora", "--served", url, "--results", str(trained.out), "--limit", "4"],
             standalone_mode=False,
         )
     told = capsys.readouterr().out
@@ -219,14 +219,11 @@ def test_a_cell_without_answers(trained, tmp_path, tiny_model):
     assert "answers.jsonl.gz" in said
 
 
-def test_a_cell_whose_suites_are_not_answered_in_words(finished, tiny_model):
-    cells = finished.records()
-    (record,) = [cells["base-0"]]
-    assert record["evaluation"]["suites"]["answers"]
-    found = subject.find(record["id"], [finished.out])
-    del found.record["evaluation"]["suites"]["answers"]
+def test_a_cell_whose_suites_are_not_answered_in_words(cell):
+    record = copy.deepcopy(cell.record)
+    del record["evaluation"]["suites"]["answers"]
     with pytest.raises(UserError, match="no answers in its own words"):
-        subject.prompts(found, 4)
+        subject.prompts(replace(cell, record=record), 4)
 
 
 def test_prompts_are_the_cells_own(cell):
