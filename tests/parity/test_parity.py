@@ -12,7 +12,9 @@ import pytest
 
 from harness.cli.main import cli
 from harness.errors import UserError
+from harness.export import merge_worker
 from harness.parity import subject
+from harness.types import Sample
 from tests.conftest import CHATML
 from tests.parity.conftest import WITH_BOS
 from tests.parity.model_server import NAME, ModelServer
@@ -120,20 +122,17 @@ def test_a_context_that_cuts_is_named(parity, cell, refuses):
     assert f"holds {server.context} tokens" in report["causes"][0]["because"]
 
 
-def test_a_folder_is_compared_in_this_process(parity, trained, tiny_model, tmp_path, cell):
-    base = trained.records()["base-0"]["id"]
-    folder = tmp_path / "folder"
-    shutil.copytree(tiny_model, folder)
-    (folder / "chat_template.jinja").write_text(WITH_BOS)
-    code, report = parity("--model", folder, "--base", tiny_model, cell=base)
+def test_a_folder_is_compared_in_this_process(parity, tiny_model, tmp_path, cell):
+    prompt = Sample("lamp", prompt="The lamp")
+    export = merge_worker.Task(cell.artifact, tmp_path, merge=True, samples=[prompt])
+    merge_worker.carry_out(export, lambda **event: None)
+    code, report = parity("--model", tmp_path)
     assert (code, names(report)) == (0, ["same"])
     assert report["form"]["engine"] == "transformers"
     assert report["figures"]["kl"]["value"] < 1e-6
-    code, report = parity("--model", folder)
-    assert (code, names(report)) == (1, ["adapter not applied"])
-    # a folder whose own template was left behind
-    code, report = parity("--model", tiny_model, "--base", tiny_model, cell=base)
-    assert (code, names(report)) == (1, ["BOS missing"])
+    # the base's own folder, with a template that writes no BOS
+    code, report = parity("--model", tiny_model)
+    assert (code, names(report)) == (1, ["BOS missing", "adapter not applied"])
 
 
 def test_limits_and_the_number_of_prompts_are_options(parity, cell):
