@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.data.tokenization import encode_text, render
-from harness.export.llama_client import Answer, Client, Refused
-from harness.models import equivalence
-from harness.models.equivalence import NEW_TOKENS, Outputs
-from harness.models.language_model import LanguageModel
-from harness.parity.differences import (
+from harness.export.differences import (
     first_difference,
     logprob_differences,
     prompt_difference,
     text_difference,
 )
+from harness.export.llama_client import Answer, Client, Refused
+from harness.models import equivalence
+from harness.models.equivalence import NEW_TOKENS, Outputs
+from harness.models.language_model import LanguageModel
 from harness.system import llama_server
 from harness.types import Sample
 

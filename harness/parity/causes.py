@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
-from harness.parity.differences import answer_runs_on, first_difference, prompt_difference
+from harness.export.differences import answer_runs_on, first_difference, prompt_difference
 from harness.parity.figures import beyond, difference, positions, same, tied
 from harness.parity.seen import Answer, Limits, Seen
 from harness.stats.proportions import mid_p

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.api.model import Generation, Model
 from harness.data.tokenization import encode_after, encode_prompt
-from harness.parity.differences import first_difference
+from harness.export.differences import first_difference
 from harness.parity.forms import Said, Shipped
 from harness.parity.seen import Answer, FirstDifference, Position, Seen
 from harness.parity.server import Continued

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from harness.parity.differences import (
+from harness.export.differences import (
     answer_runs_on,
     first_difference,
     logprob_differences,
