@@ -126,7 +126,8 @@ def _by_chat(
         temperature=0.0,
     )
     questions = [
-        Question(_listed(model.conversation(one.context), one.listed), one.letters) for one in asked
+        Question(_listed(model.conversation(one.context).messages, one.listed), one.letters)
+        for one in asked
     ]
     return backend.ask(questions, progress)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections import Counter
@@ -21,6 +22,7 @@ from harness.models.served import byte_tokenizer, stand_in
 from harness.system import llama_server
 from harness.system.endpoint.client import Client, Endpoint
 from harness.system.endpoint.completion import (
+    Call,
     ChatRequest,
     Completion,
     Failure,
@@ -206,10 +208,12 @@ class ServedModel:
         )
         return f"{self._opened.enter_context(running)}/v1"
 
-    def conversation(self, ids: Sequence[int]) -> list[Mapping[str, str]]:
+    def conversation(self, ids: Sequence[int]) -> byte_tokenizer.Conversation:
         """The messages that token ids spell; a text that is no conversation is a user's turn."""
         text = str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
-        return list(byte_tokenizer.conversation(text) or [{"role": "user", "content": text}])
+        return byte_tokenizer.conversation(text) or byte_tokenizer.Conversation(
+            [{"role": "user", "content": text}], []
+        )
 
     def prompt(self, ids: Sequence[int]) -> str | list[int]:
         """What is sent for token ids: these, or their text where they are bytes."""
@@ -221,7 +225,8 @@ class ServedModel:
         self, prompt: Sequence[int], cap: int, stops: Sequence[str]
     ) -> ChatRequest | TextRequest:
         if self.settings.form == "chat":
-            return ChatRequest(self.conversation(prompt), max_tokens=cap, stops=stops)
+            asked = self.conversation(prompt)
+            return ChatRequest(asked.messages, max_tokens=cap, stops=stops, tools=asked.tools)
         return TextRequest(self.prompt(prompt), max_tokens=cap, stops=stops)
 
     def complete(
@@ -246,7 +251,7 @@ class ServedModel:
         if isinstance(answer, Failure):
             return Generation((), capped=False, finite=False)
         choice = answer.choices[0]
-        text = choice.text
+        text = choice.text + "".join(map(_written, choice.calls))
         for stop in stops:  # those beyond the few that are sent
             text = text.split(stop)[0]
         ids = encode_after(self.tokenizer, text) if text else []
@@ -274,6 +279,16 @@ class ServedModel:
             for place in own
         )
         return LogLikelihood(math.fsum(values), greedy, values, cut)
+
+
+def _written(call: Call) -> str:
+    """A call that the server has parsed, as Hermes and Qwen write one, for scorers to read."""
+    try:
+        arguments = json.loads(call.arguments)
+    except ValueError:
+        arguments = call.arguments
+    body = json.dumps({"name": call.name, "arguments": arguments}, ensure_ascii=False)
+    return f"\n<tool_call>\n{body}\n</tool_call>"
 
 
 def open_served(artifact: Artifact) -> ServedModel | None:

@@ -8,21 +8,27 @@ back from the ids.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.types import Message
 
-__all__ = ["MOST", "conversation", "write"]
+__all__ = ["MOST", "Conversation", "conversation", "write"]
 
 MOST = 10**9
 """Its length, in tokens: bytes say nothing of the context of a model that has other tokens."""
 
-_ROLE, _CONTENT, _ANSWER = "\ufdd0", "\ufdd1", "\ufdd2"
+_ROLE, _CONTENT, _ANSWER, _CALLS, _TOOLS = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd4", "\ufdd5"
 """Noncharacters of Unicode, which are for a program's own use and stand in no text."""
 _END = "\ufdd3"
 _TEMPLATE = (
+    f"{{% if tools %}}{_TOOLS}{{{{ tools | tojson }}}}{{% endif %}}"
     f"{{% for message in messages %}}{_ROLE}{{{{ message['role'] }}}}"
-    f"{_CONTENT}{{{{ message['content'] }}}}{{% endfor %}}"
+    f"{_CONTENT}{{{{ message['content'] }}}}"
+    f"{{% if message['tool_calls'] %}}{_CALLS}{{{{ message['tool_calls'] | tojson }}}}{{% endif %}}"
+    "{% endfor %}"
     f"{{% if add_generation_prompt %}}{_ANSWER}{{% endif %}}"
 )
 
@@ -67,15 +73,45 @@ def write(folder: Path, *, chat: bool) -> None:
         (folder / name).write_text(json.dumps(content, ensure_ascii=True), encoding="utf-8")
 
 
-def conversation(text: str) -> list[Message] | None:
-    """The messages of a rendered conversation; None for a text that is none."""
-    if not text.startswith(_ROLE):
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in the form of OpenAI's API, and the tools that are offered."""
+
+    messages: list[Message]
+    tools: list[Mapping[str, Any]]
+
+
+def conversation(text: str) -> Conversation | None:
+    """What a rendered conversation was rendered from; None for a text that is none."""
+    if not text.startswith((_ROLE, _TOOLS)):
         return None
-    turns = text.removesuffix(_ANSWER).split(_ROLE)[1:]
-    return [
-        {"role": role, "content": content}
-        for role, _, content in (turn.partition(_CONTENT) for turn in turns)
-    ]
+    offered, *turns = text.removesuffix(_ANSWER).split(_ROLE)
+    tools = json.loads(offered.removeprefix(_TOOLS)) if offered else []
+    messages: list[Message] = []
+    open_calls: list[str] = []
+    for turn in turns:
+        role, _, rest = turn.partition(_CONTENT)
+        content, _, called = rest.partition(_CALLS)
+        message: dict[str, Any] = {"role": role, "content": content}
+        if called:
+            message["tool_calls"] = _with_ids(json.loads(called), len(messages))
+            open_calls = [call["id"] for call in message["tool_calls"]]
+        if role == "tool" and open_calls:
+            message["tool_call_id"] = open_calls.pop(0)
+        messages.append(message)
+    return Conversation(messages, tools)
+
+
+def _with_ids(calls: Sequence[Mapping[str, Any]], turn: int) -> list[dict[str, Any]]:
+    """Calls as the API has them: with ids, and arguments as JSON text."""
+    found = []
+    for number, call in enumerate(calls):
+        function = dict(call.get("function") or call)
+        arguments = function.get("arguments")
+        if not isinstance(arguments, str):
+            function["arguments"] = json.dumps(arguments, ensure_ascii=False)
+        found.append({"id": f"call_{turn}_{number}", "type": "function", "function": function})
+    return found
 
 
 def _alphabet() -> list[str]:

@@ -229,11 +229,12 @@ class Client:
         if request.stops:
             arguments["stop"] = list(request.stops[:_MOST_STOPS])
         if isinstance(request, ChatRequest):
-            # half of a surrogate pair cannot be sent
             arguments["messages"] = [
-                {k: v.encode("utf-8", "replace").decode() for k, v in message.items()}
+                {key: _sendable(value) for key, value in message.items()}
                 for message in request.messages
             ]
+            if request.tools:
+                arguments["tools"] = list(request.tools)
             arguments[self._length] = request.max_tokens
             if request.top_logprobs is not None:
                 arguments |= {"logprobs": True, "top_logprobs": request.top_logprobs}
@@ -431,6 +432,11 @@ class _Batch:
             return False
         client._length = other
         return True
+
+
+def _sendable(value: Any) -> Any:
+    """A text without halves of surrogate pairs, which cannot be sent; other values as they are."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _parsed(parse: Callable[[bytes], Any], body: bytes | Failure) -> Any:

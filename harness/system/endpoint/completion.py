@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 from harness.types import Message
 
 __all__ = [
+    "Call",
     "ChatRequest",
     "Choice",
     "Completion",
@@ -57,6 +58,8 @@ class ChatRequest:
     """So many of the likeliest tokens are asked for at each place; None: no log-probabilities."""
     stops: Sequence[str] = ()
     """The answer ends before one of these."""
+    tools: Sequence[Mapping[str, Any]] = ()
+    """JSON schemas of what the model may call."""
 
     @property
     def text_bytes(self) -> int:
@@ -103,6 +106,15 @@ class Position:
 
 
 @dataclass(frozen=True)
+class Call:
+    """A tool that the model calls."""
+
+    name: str
+    arguments: str
+    """JSON, where the model wrote such."""
+
+
+@dataclass(frozen=True)
 class Choice:
     """One answer."""
 
@@ -113,6 +125,8 @@ class Choice:
     """Whether the provider marks it as a refusal or has filtered it."""
     positions: tuple[Position, ...] | None
     """Its tokens with log-probabilities; None where the endpoint gives none."""
+    calls: tuple[Call, ...] = ()
+    """Tools that it calls, where the server reads calls out of answers."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +235,10 @@ def _choice(choice: _Choice) -> Choice:
         finish_reason=choice.finish_reason,
         refused=bool(message.refusal) or choice.finish_reason == "content_filter",
         positions=positions,
+        calls=tuple(
+            Call(call.function.name or "", call.function.arguments or "")
+            for call in message.tool_calls or ()
+        ),
     )
 
 
@@ -265,8 +283,18 @@ class _Logprobs(BaseModel):
     content: list[_Place] | None = None
 
 
+class _Function(BaseModel):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(BaseModel):
+    function: _Function
+
+
 class _Message(BaseModel):
     content: str | None = None
+    tool_calls: list[_Call] | None = None
     refusal: str | None = None
 
 

@@ -17,7 +17,7 @@ from harness.models.language_model import open_artifact
 from harness.models.served import stand_in
 from harness.system.endpoint import client as client_module
 from harness.types import Artifact, ModelRef
-from tests.endpoint_server import MODEL, Served, chat, completion, error
+from tests.endpoint_server import MODEL, Answer, Served, chat, completion, error
 from tests.model_server import ServedModel
 
 CONVERSATION = [
@@ -311,3 +311,49 @@ def test_an_answer_is_cut_at_every_stop():
         assert server.requests[0].body["stop"] == stops[:4]
     assert measured.text(answer.ids) == "one"
     assert replace(answer, counted=None).tokens == 3
+
+
+def test_tools_and_calls_reach_the_server_and_its_own_calls_are_read():
+    from harness import parse_tool_calls
+    from harness.data.tokenization import render
+
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": "price",
+                "description": "What a thing costs",
+                "parameters": {"type": "object", "properties": {"thing": {"type": "string"}}},
+            },
+        }
+    ]
+    call = {"type": "function", "function": {"name": "price", "arguments": {"thing": "lämp"}}}
+    messages = [
+        {"role": "user", "content": "How much is the lamp?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "18"},
+        {"role": "user", "content": "And the tent?"},
+    ]
+
+    def told(request, nth):
+        body = json.loads(chat("").body)
+        function = {"name": "price", "arguments": '{"thing": "tent"}'}
+        body["choices"][0]["message"] = {
+            "content": None,
+            "tool_calls": [{"id": "x", "type": "function", "function": function}],
+        }
+        return Answer(json.dumps(body).encode())
+
+    with Served(told).running() as server:
+        measured = opened(server)
+        text = render(measured.tokenizer, messages, generation_prompt=True, tools=tools)
+        prompt = measured.tokenizer(text, add_special_tokens=False)["input_ids"]
+        (answer,) = measured.generate([prompt], max_new_tokens=9)
+        body = server.requests[0].body
+    assert body["tools"] == tools
+    asked, answered = body["messages"][1], body["messages"][2]
+    assert json.loads(asked["tool_calls"][0]["function"]["arguments"]) == {"thing": "lämp"}
+    assert answered["tool_call_id"] == asked["tool_calls"][0]["id"]
+    assert [m["content"] for m in body["messages"]] == [m["content"] for m in messages]
+    (found,) = parse_tool_calls(measured.text(answer.ids))
+    assert (found.name, found.arguments) == ("price", {"thing": "tent"})
