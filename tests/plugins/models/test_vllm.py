@@ -203,6 +203,8 @@ def test_records_say_who_answered_and_are_kept_apart(harness, experiment, tiny_m
     assert theirs["suites"]["predicts"]["hash"] == own["suites"]["predicts"]["hash"]
     for suite in ("predicts", "answers"):  # the stub's arithmetic is the passes'
         assert values(theirs, suite) == values(own, suite)
+    verified = harness("verify", tmp_path / "vllm", "--suites", small.folder)
+    assert verified.code == 0, verified.stdout + verified.stderr
     compared = harness("compare", *cells.values())
     assert compared.code == 4
     assert re.search("suite 'answers' is not the same .*engine", compared.stderr)
