@@ -36,16 +36,18 @@ Name = Literal[
 
 CLOSER = 0.5
 """The base's log-probabilities must be nearer to the form's than this part of the cell's distance,
-for the form to be the base. An F16 file of the base was 150 times nearer to the base than to its
-LoRA, a Q8_0 file 10 times; of another adapter's merge neither was near."""
+for the form to be the base. An F16 file of SmolLM2-135M's base was 0.0016 nats from the base and
+1.55 from its LoRA; 4 bits add 0.33 to either."""
 SURE = 0.01
 """Without log-probabilities: two-sided mid-p of McNemar's test over prompts, of answers that have
 more of their beginning in common with the base's than with the cell's."""
 QUANTISED_MEAN = 0.5
 """Nats, of the mean difference that quantisation alone makes. SmolLM2-135M, which suffers more
-from it than larger models do: Q8_0 0.05, nf4 0.3; two LoRAs of one recipe with other seeds: 0.7."""
+from it than larger models do, with a LoRA: Q8_0 0.04, nf4 0.33; fp4 0.51 is called other weights.
+The base without the LoRA is 1.5 away."""
 QUANTISED_GAP = 2.0
-"""Nats by which the cell's model may prefer its own token where quantisation chose another."""
+"""Nats by which the cell's model may prefer its own token where quantisation chose another. Of 20
+answers that part in nf4, 18 did so within 2 nats; the base's parted at up to 7.4."""
 GAPS = 0.9
 """Share of the answers that part whose gap must be within QUANTISED_GAP."""
 RUNS_ON = 0.5

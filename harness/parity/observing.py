@@ -40,6 +40,8 @@ class Prompt:
     messages: tuple[Message, ...] | None = None
     text: str | None = None
     """Instead of messages, as it is."""
+    thought: bool = False
+    """Whether `stored` is what came after the model's reasoning; answers are compared with it."""
 
     @property
     def sample(self) -> Sample:
@@ -85,17 +87,17 @@ def own_answers(own: Own, prompts: Sequence[Prompt]) -> list[Seen]:
     ids = [own.ids(prompt) for prompt in prompts]
     generated = own.answers(ids, [prompt.most for prompt in prompts])
     return [
-        Seen(
-            prompt.suite,
-            prompt.row,
-            its,
-            own.model.tokenizer.decode(list(its)),
-            own.said(answer),
-            prompt.stored,
-        )
+        _own_answer(own, prompt, its, own.said(answer))
         for prompt, its, answer in zip(prompts, ids, generated, strict=True)
         if not answer.cut
     ]
+
+
+def _own_answer(own: Own, prompt: Prompt, ids: tuple[int, ...], said: Answer) -> Seen:
+    again = prompt.thought and said.text.endswith(prompt.stored)
+    stored = said.text if again else prompt.stored
+    text = own.model.tokenizer.decode(list(ids))
+    return Seen(prompt.suite, prompt.row, ids, text, said, stored)
 
 
 def with_endings(own: Own, prompts: Sequence[Prompt], seen: Sequence[Seen]) -> list[Seen]:

@@ -97,15 +97,20 @@ def _of_suite(subject: Subject, name: str, section: SuiteSection) -> list[Prompt
     return [
         _prompt(name, row, most)
         for row in rows
-        if row.get("prompt") and row.get("output") is not None and "missing" not in row
+        if row.get("prompt")
+        and row.get("output") is not None
+        and "missing" not in row
+        # servers render tools in ways of their own, which are not compared
+        and not row.get("tools")
     ]
 
 
 def _prompt(suite: str, row: Mapping[str, Any], most: int) -> Prompt:
     prompt, stored = row["prompt"], str(row["output"])
+    thought = bool(row.get("reasoning"))
     if isinstance(prompt, str):
-        return Prompt(suite, str(row["id"]), stored, most, text=prompt)
-    return Prompt(suite, str(row["id"]), stored, most, messages=tuple(prompt))
+        return Prompt(suite, str(row["id"]), stored, most, text=prompt, thought=thought)
+    return Prompt(suite, str(row["id"]), stored, most, messages=tuple(prompt), thought=thought)
 
 
 def suites_at_hand(
@@ -114,6 +119,9 @@ def suites_at_hand(
     """The suites of the prompts, to score answers with; and why one of them is not here."""
     found, missing = [], {}
     for name in dict.fromkeys(prompt.suite for prompt in asked):
+        if any(prompt.thought for prompt in asked if prompt.suite == name):
+            missing[name] = "its scores are of answers without the reasoning, which is compared too"
+            continue
         known = at_hand.find(subject.record, name, suites(subject.record)[name])
         if known.suite is None:
             missing[name] = f"the suite is not at hand ({known.reason}): name --suites DIR"
