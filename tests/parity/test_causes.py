@@ -134,6 +134,11 @@ def test_quantisation_is_near_and_flips_ties_alone():
     assert named(far(0.05)) == ["quantisation only"]
     wide = [replace(s, first=FirstDifference(0, "a", "b", 2 * QUANTISED_GAP)) for s in far(0.05)]
     assert named(wide, quantisation="Q8_0") == ["other weights"]
+    # 0.3 nats are of 4 bits, or of another training: 8 bits do not make them
+    assert named(far(0.3), quantisation="Q8_0") == ["other weights"]
+    (cause,) = causes(far(0.3), LIMITS, bos=BOS, quantisation="Q4_K_M")
+    assert cause.name == "quantisation only"
+    assert "another training of the same recipe would be as near" in cause.because
     # a file that is not quantised has no such excuse
     assert named(far(0.05), quantisation="F16") == ["other weights"]
 
