@@ -111,8 +111,10 @@ def stands_for(folder: Path) -> ModelRef | None:
 
 
 def _reference(folder: Path, settings: ServedSettings) -> ModelRef:
-    # vLLM and llama.cpp list a model by its folder, which is this machine's
-    name = f"{without_folder(str(settings.model))} at {settings.place}"
+    name = settings.place
+    if settings.gguf is None:
+        # vLLM and llama.cpp list a model by its folder, which is this machine's
+        name = f"{without_folder(str(settings.model))} at {name}"
     return ModelRef(name, str(folder), hub.content_hash(folder))
 
 
