@@ -78,6 +78,29 @@ def write(
     return path
 
 
+def write_lora(path: Path, model: Path) -> Path:
+    """Write a LoRA file of rank 2 with random deltas of the first layer's value projection."""
+    import gguf
+    import numpy as np
+
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    width = config["hidden_size"]
+    out = width * config["num_key_value_heads"] // config["num_attention_heads"]
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 2.0)
+    random = np.random.default_rng(0)
+    for part, shape in (("a", (2, width)), ("b", (out, 2))):
+        values = random.normal(0, 1, shape).astype(np.float32)
+        writer.add_tensor(f"blk.0.attn_v.weight.lora_{part}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def _name(name: str) -> str:
     stem = name.removesuffix(".weight")
     if not stem.startswith("model.layers."):

@@ -146,6 +146,21 @@ def test_no_thread_of_the_server_is_in_the_process_that_measures(file):
 
 
 @served
+def test_lora_files_are_added_to_the_model(file, tiny_model, tmp_path):
+    def likeliest(*lora):
+        with llama_server.running(file, context=64, lora=lora, threads=1) as address:
+            asked = {"prompt": [5, 6, 7], "n_predict": 1, "temperature": 0, "n_probs": 1}
+            return post(address, "/completion", asked)["completion_probabilities"][0]["logprob"]
+
+    lora = tiny_gguf.write_lora(tmp_path / "lora.gguf", tiny_model)
+    alone = likeliest()
+    assert likeliest() == pytest.approx(alone, abs=1e-4)
+    assert abs(likeliest(lora) - alone) > 0.01
+    with pytest.raises(UserError, match="no LoRA file"):
+        likeliest(file)
+
+
+@served
 def test_a_file_that_llama_cpp_does_not_open_is_one_line(tiny_model, children, tmp_path):
     strange = tiny_gguf.write(tmp_path / "x.gguf", tiny_model, architecture="qwen3")
     with (
