@@ -7,6 +7,7 @@ import json
 import pytest
 
 from harness.models.language_model import open_artifact
+from tests import tiny_gguf
 from tests.conftest import run_harness
 from tests.endpoint_server import MODEL
 from tests.model_server import ServedModel
@@ -150,3 +151,24 @@ def test_options_that_do_not_go_together(options, says):
     done = run_harness("eval", *options)
     assert done.code == 2
     assert says in done.error
+
+
+def test_a_gguf_file_is_served_meanwhile_and_answers_as_its_weights_do(
+    experiment, tiny_model, tmp_path, monkeypatch
+):
+    pytest.importorskip("xllamacpp")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    written, file = experiment(), tiny_gguf.write(tmp_path / "tiny.gguf", tiny_model)
+    given = ("--suites", written.folder, "--suite", "answers", "--out", tmp_path / "out")
+    done = run_harness(
+        *("eval", tiny_model, "--gguf", file, "--completions", "--precision", "float32", *given)
+    )
+    assert done.code == 0, done.stderr
+    found = records(tmp_path / "out")
+    assert figures(found["tiny"]) == pytest.approx(figures(found["base"]), abs=1e-6)
+    told = found["tiny"]["evaluation"]["served"]
+    assert (told["gguf"], told["url"]) == ("tiny.gguf", None)
+    file.write_bytes(file.read_bytes()[:-1000])
+    cut = run_harness("eval", "--gguf", file, *given)
+    assert cut.code == 2
+    assert "truncated" in cut.stderr

@@ -116,7 +116,10 @@ class ServedModel:
         self._clock.begin()
         answers = self.complete(requests, progress)
         self._clock.end()
-        found = [self._generation(answer, stops) for answer in answers]
+        found = [
+            self._generation(answer, request, stops)
+            for answer, request in zip(answers, requests, strict=True)
+        ]
         self._generated += sum(answer.tokens for answer in found)
         if not self._first_token and self.client.ledger.budget == Budget():
             first = (self.client.first_token_seconds(request) for request in requests[:STREAMED])
@@ -246,8 +249,16 @@ class ServedModel:
             )
         return answers
 
-    def _generation(self, answer: Completion | Failure, stops: Sequence[str]) -> Generation:
-        """An answer as token ids; one that is missing has none, and says so."""
+    def _generation(
+        self,
+        answer: Completion | Failure,
+        request: ChatRequest | TextRequest,
+        stops: Sequence[str],
+    ) -> Generation:
+        """An answer as token ids; one that is missing has none, and says so.
+
+        It is `cut` where the server read fewer tokens than it was sent, as some do in silence.
+        """
         if isinstance(answer, Failure):
             return Generation((), capped=False, finite=False)
         choice = answer.choices[0]
@@ -255,8 +266,15 @@ class ServedModel:
         for stop in stops:  # those beyond the few that are sent
             text = text.split(stop)[0]
         ids = encode_after(self.tokenizer, text) if text else []
-        counted = answer.usage.output if answer.usage else None
-        return Generation(tuple(ids), choice.finish_reason == "length", counted=counted)
+        usage = answer.usage
+        ids_sent = isinstance(request, TextRequest) and not isinstance(request.prompt, str)
+        sent = len(request.prompt) if ids_sent else 0  # type: ignore[union-attr]
+        return Generation(
+            tuple(ids),
+            choice.finish_reason == "length",
+            cut=usage is not None and 0 < usage.input < sent,
+            counted=usage.output if usage else None,
+        )
 
     def _scored(
         self, answer: Completion | Failure, asked: TextRequest, length: int, cut: bool

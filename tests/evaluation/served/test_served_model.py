@@ -188,6 +188,14 @@ def test_too_many_lost_answers_fail_and_a_few_are_missing_values(tokenizer):
             measured.generate(asked, max_new_tokens=3)
 
 
+def test_a_prompt_that_the_server_cuts_in_silence_is_told(tiny_model, tokenizer):
+    with Served(lambda request, nth: completion("yes", usage=(3, 1))).running() as server:
+        measured = by_ids(server, tiny_model)
+        short, long = tokenizer("Is it?")["input_ids"][:3], ids(tokenizer, CONVERSATION)
+        answers = measured.generate([short, long], max_new_tokens=3)
+    assert [answer.cut for answer in answers] == [False, True]
+
+
 def test_a_lost_server_is_told_with_what_to_do(tokenizer):
     with Served(lambda request, nth: error(503, "overloaded")).running() as server:
         measured = opened(server)
