@@ -6,7 +6,8 @@
 # make reference    writes docs/reference/ anew, from the code
 # make browser      a Chromium for the tests of the report's page; without one they are skipped
 # make docs         the documentation site in build/site; a broken link or anchor stops it
-# make zoo          every architecture of docs/architectures.md; make test takes a third of them
+# make zoo          every architecture of docs/architectures.md; make test takes a quarter of them
+# make long         what make test leaves out: a packaged model taught to call tools, and shipped
 # make PYTHON=python3.12 ...   another Python
 PYTHON ?= python3
 VENV = .venv
@@ -14,13 +15,13 @@ BIN = $(VENV)/bin
 COMPARING = tests/models/inference/test_loglikelihood.py tests/models/inference/test_tree_attention.py tests/models/test_language_model.py
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-fast test-cpus tables reference docs browser zoo lint format
+.PHONY: quickstart test test-fast test-cpus tables reference docs browser zoo long lint format
 
 quickstart: $(VENV)/installed
 	$(BIN)/harness run quickstart
 
 test: lint browser
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not long"
 
 test-fast: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
@@ -43,6 +44,9 @@ browser: $(VENV)/installed-dev
 
 zoo: $(VENV)/installed-dev
 	HARNESS_ZOO=all $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/zoo
+
+long: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m long
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -155,6 +155,7 @@ def test_what_is_trained_on_is_shown(harness, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_lora_learns_to_call_tools_and_the_base_does_not(harness, tmp_path):
     ran = harness("run", write(tmp_path, steps=20), "--out", tmp_path / "out")
     assert ran.code == 0, ran.stderr

@@ -17,7 +17,7 @@ from harness.parity.observing import Own, Prompt
 from harness.parity.seen import USUAL
 from harness.types import Artifact, ModelRef
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 ALIAS = "smollm2-135m"
 LIMITS = USUAL["float32"]
 QUESTIONS = (
