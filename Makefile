@@ -7,7 +7,7 @@
 # make browser      a Chromium for the tests of the report's page; without one they are skipped
 # make docs         the documentation site in build/site; a broken link or anchor stops it
 # make zoo          every architecture of docs/architectures.md; make test takes a quarter of them
-# make long         what make test leaves out: a packaged model taught to call tools, and shipped
+# make long         what make test leaves out: a packaged model taught to call tools, converted, shipped
 # make PYTHON=python3.12 ...   another Python
 PYTHON ?= python3
 VENV = .venv

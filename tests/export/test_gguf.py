@@ -343,6 +343,7 @@ def test_the_limits_are_those_of_the_manual():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @served
 def test_a_lora_of_the_packaged_model_becomes_verified_files_of_both_kinds(tmp_path):
     """With llama.cpp's own converter; the base in the place of the merged model is named."""

@@ -138,11 +138,11 @@ def test_each_slot_has_the_whole_context_and_the_server_ends_with_the_block(file
 
 @served
 def test_no_thread_of_the_server_is_in_the_process_that_measures(file):
-    before = psutil.Process().num_threads()
+    before, loaded = psutil.Process().num_threads(), "xllamacpp" in sys.modules
     with llama_server.running(file, context=64, threads=2) as address:
         answer(address, [5, 6])
-        assert psutil.Process().num_threads() == before
-        assert "xllamacpp" not in sys.modules
+        assert psutil.Process().num_threads() <= before
+        assert ("xllamacpp" in sys.modules) == loaded  # another test may have loaded it here
 
 
 @served

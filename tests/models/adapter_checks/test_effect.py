@@ -36,7 +36,7 @@ def test_a_trained_layer_beside_a_zero_update_is_an_effect(save, edit, opened):
     assert opened(edit(folder, modules_to_save=None)).warnings == []
 
 
-@pytest.mark.parametrize("family", [name for name in zoo.SHORT if name != "bert"])
+@pytest.mark.parametrize("family", [name for name in zoo.SHORT if name != "bert"][::2])
 def test_families_are_told_alike(family, edit, tmp_path):
     """Each way of laying out a model: an adapter of all its linear layers, and its zero."""
     from peft import LoraConfig, get_peft_model
