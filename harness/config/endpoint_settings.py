@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 
 from harness.config.strict_yaml import StrictModel
 from harness.system.endpoint.client import url_fault
+from harness.system.endpoint.spending import Budget, Price
 
 __all__ = ["BaseUrl", "BudgetSettings", "KeyName", "PriceSettings"]
 
@@ -22,6 +23,10 @@ class BudgetSettings(StrictModel):
     dollars: float | None = Field(default=None, gt=0)
     """By `price`, which it needs."""
 
+    def as_budget(self) -> Budget:
+        """What the client takes."""
+        return Budget(**self.model_dump())
+
 
 class PriceSettings(StrictModel):
     """Dollars for a million tokens."""
@@ -30,6 +35,10 @@ class PriceSettings(StrictModel):
     """Of what is read."""
     output: float = Field(ge=0)
     """Of what is written."""
+
+    def as_price(self) -> Price:
+        """What the client takes."""
+        return Price(self.input, self.output)
 
 
 def _base_url(url: str) -> str:

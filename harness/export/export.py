@@ -83,11 +83,7 @@ def source(
     where the cell trained nothing, its artifact is gone or changed, or the base is another model.
     """
     arm = lookup.recorded(name, places)
-    if len(arm.group.cells) > 1:
-        ids = ", ".join(cell["id"] for cell in arm.group.cells)
-        raise UserError(f"'{name}' means several cells: name one of {ids}")
-    (cell,) = arm.group.cells
-    home = next(stored.folder for stored in arm.records.stored if stored.id == cell["id"])
+    cell, home = lookup.only_cell(arm, name)
     folder = home / "artifacts" / cell["id"]
     kept = _kept(cell, folder)
     model = base_of(cell, ModelRef(**kept.artifact["base"]), base, mirror)

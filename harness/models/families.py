@@ -56,6 +56,15 @@ _FROM_PADDING = frozenset(
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
+def longest(text_config: Any) -> int:
+    """The most tokens that a model attends to, by its text model's configuration.
+
+    2048 where it states none, or no limit, as XLNet's.
+    """
+    stated = int(getattr(text_config, "max_position_embeddings", None) or 2048)
+    return stated if stated >= 0 else 2048
+
+
 def check_packing(model: ModelRef) -> None:
     """Raise UserError where rows of the model's family attend to each other when packed.
 

@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.models import adapters
 from harness.models.adapter_checks.effect import Probe
 from harness.models.adapter_checks.vocabulary import check_tokenizer
-from harness.models.families import check_quantized
+from harness.models.families import check_quantized, longest
 from harness.models.inference.blocked_weights import blocked_weights
 from harness.models.inference.forward import Limit
 from harness.models.inference.generation.decoding import Ending
@@ -125,11 +125,7 @@ class LanguageModel:
     @property
     def max_length(self) -> int:
         """Longest sequence that the model can attend to, in tokens, virtual ones left out."""
-        config = self.model.config.get_text_config()
-        longest = int(getattr(config, "max_position_embeddings", None) or 2048)
-        if longest < 0:  # XLNet has no limit
-            longest = 2048
-        return longest - self.virtual_tokens
+        return longest(self.model.config.get_text_config()) - self.virtual_tokens
 
     @property
     def prefix_token(self) -> int:

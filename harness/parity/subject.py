@@ -56,11 +56,7 @@ def find(
     Raises UserError where it means several, nothing was measured, or its model is not at hand.
     """
     arm = lookup.find(name, places)
-    if len(arm.group.cells) > 1:
-        ids = ", ".join(cell["id"] for cell in arm.group.cells)
-        raise UserError(f"'{name}' means several cells: name one of {ids}")
-    (cell,) = arm.group.cells
-    home = next(stored.folder for stored in arm.records.stored if stored.id == cell["id"])
+    cell, home = lookup.only_cell(arm, name)
     if not (home / "cells").is_dir():
         raise UserError(f"{home}: a record alone has no model: name its results folder")
     asking = Asking(0, 0, base=base, mirror=mirror)

@@ -75,6 +75,15 @@ def recorded(name: str, folders: Sequence[Path], beside: Arm | None = None) -> A
     return Arm(group, records)
 
 
+def only_cell(arm: Arm, name: str) -> tuple[Record, Path]:
+    """The one cell of an arm, and its results folder. Raises UserError where it has several."""
+    if len(arm.group.cells) > 1:
+        ids = ", ".join(cell["id"] for cell in arm.group.cells)
+        raise UserError(f"'{name}' means several cells: name one of {ids}")
+    (cell,) = arm.group.cells
+    return cell, next(stored.folder for stored in arm.records.stored if stored.id == cell["id"])
+
+
 def every(name: str, folders: Sequence[Path]) -> list[Arm]:
     """All rows of a results folder; of another name the arm that it means."""
     if not (Path(name) / "cells").is_dir():

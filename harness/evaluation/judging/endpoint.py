@@ -26,9 +26,9 @@ from harness.evaluation.judging.kept_verdicts import Kept, KeptVerdicts
 from harness.evaluation.judging.verdicts import MOST_MISSING
 from harness.system.endpoint.client import Client, Endpoint
 from harness.system.endpoint.completion import ChatRequest, Choice, Completion, Failure, Position
-from harness.system.endpoint.spending import Budget, Price
 
 __all__ = [
+    "NOT_SAID",
     "PROTOCOL",
     "EndpointBackend",
     "EndpointSettings",
@@ -101,15 +101,14 @@ class EndpointSettings(StrictModel):
 
     def endpoint(self) -> Endpoint:
         """What the client takes."""
-        price = self.price
         return Endpoint(
             url=self.url,
             model=self.model,
             key=self.key,
             in_flight=self.in_flight,
             timeout=self.timeout,
-            budget=Budget(**self.budget.model_dump()),
-            price=Price(price.input, price.output) if price else None,
+            budget=self.budget.as_budget(),
+            price=self.price.as_price() if self.price else None,
         )
 
 

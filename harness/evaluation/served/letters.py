@@ -28,7 +28,7 @@ from harness.types import Message, SuiteResult
 if TYPE_CHECKING:
     from harness.evaluation.served.model import ServedModel
 
-__all__ = ["LEAST", "left_out", "loglikelihood", "without_lengths"]
+__all__ = ["LEAST", "loglikelihood", "without_lengths"]
 
 LEAST = 1e-10
 """Probability of a letter that is not among the likeliest tokens which the server names."""
@@ -78,7 +78,7 @@ def loglikelihood(
     return list(itertools.chain.from_iterable(scores))
 
 
-def left_out(metric: str) -> bool:
+def _left_out(metric: str) -> bool:
     """Whether a letter's probability says nothing of a metric."""
     return metric.rpartition(".")[2] in _BY_LENGTH
 
@@ -86,10 +86,10 @@ def left_out(metric: str) -> bool:
 def without_lengths(result: SuiteResult) -> SuiteResult:
     """A result without the metrics that a letter's probability says nothing of."""
     rows = [
-        {**row, "scores": {k: v for k, v in row["scores"].items() if not left_out(k)}}
+        {**row, "scores": {k: v for k, v in row["scores"].items() if not _left_out(k)}}
         for row in result.rows
     ]
-    metrics = [metric for metric in result.metrics if not left_out(metric.name)]
+    metrics = [metric for metric in result.metrics if not _left_out(metric.name)]
     return replace(result, rows=rows, metrics=metrics)
 
 

@@ -16,6 +16,7 @@ from harness.api.model import Generation, LogLikelihood, Progress, Request
 from harness.config.served_settings import ServedSettings
 from harness.data.tokenization import encode_after
 from harness.errors import CellFailed, UserError
+from harness.evaluation.judging.endpoint import NOT_SAID
 from harness.evaluation.served import letters
 from harness.evaluation.tasks.sample_rows import NO_ANSWER, NO_LETTER
 from harness.models.served import byte_tokenizer, stand_in
@@ -28,7 +29,7 @@ from harness.system.endpoint.completion import (
     Failure,
     TextRequest,
 )
-from harness.system.endpoint.spending import Budget, Price
+from harness.system.endpoint.spending import Budget
 from harness.system.measure import StepClock
 from harness.types import Artifact, SuiteResult
 
@@ -38,8 +39,6 @@ MOST_MISSING = 0.05
 """The share of prompts that may stay without an answer: they are then missing values."""
 STREAMED = 5
 """Prompts that are asked once more, one at a time, for the time to the first token."""
-NOT_SAID = "not said"
-"""In place of the name of a model that answered."""
 
 
 class ServedModel:
@@ -316,15 +315,14 @@ def open_served(artifact: Artifact) -> ServedModel | None:
 
 def endpoint_of(settings: ServedSettings, url: str) -> Endpoint:
     """What the client takes."""
-    price = settings.price
     return Endpoint(
         url=url,
         model=str(settings.model),
         key=settings.key,
         in_flight=settings.at_once,
         timeout=settings.timeout,
-        budget=Budget(**settings.budget.model_dump()),
-        price=Price(price.input, price.output) if price else None,
+        budget=settings.budget.as_budget(),
+        price=settings.price.as_price() if settings.price else None,
     )
 
 

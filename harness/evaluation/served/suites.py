@@ -14,10 +14,7 @@ from harness.manager import Plugins, calling
 from harness.models.served import stand_in
 from harness.types import ModelRef
 
-__all__ = ["LETTERS", "Asked", "as_asked", "renamed"]
-
-LETTERS = "letters"
-"""In the part `asked` of a suite whose choices are asked by their letters."""
+__all__ = ["Asked", "as_asked", "renamed"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def _way(suite: Suite, settings: ServedSettings, plugins: Plugins) -> str:
     elif settings.tokenizer is None:
         ways.append("text")
     if "choices" in needs and not settings.prompt_logprobs:
-        ways.append(LETTERS)
+        ways.append("letters")  # as Suite.by_letters reads it
     return ", ".join(ways)
 
 

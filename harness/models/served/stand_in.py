@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from harness.config.served_settings import ServedSettings
 from harness.data.training_set import without_folder
 from harness.errors import UserError
+from harness.models.families import longest
 from harness.models.served import byte_tokenizer
 from harness.system import hub
 from harness.types import ModelRef
@@ -71,9 +72,7 @@ def context_of(model: ModelRef) -> int:
     """The most tokens that the model attends to whose tokenizer it has, by its config.json."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(model.path).get_text_config()
-    longest = int(getattr(config, "max_position_embeddings", None) or 2048)
-    return longest if longest > 0 else 2048
+    return longest(AutoConfig.from_pretrained(model.path).get_text_config())
 
 
 def resolve(settings: ServedSettings, find: Callable[[str], ModelRef]) -> ModelRef:
