@@ -8,6 +8,7 @@
 # make docs         the documentation site in build/site; a broken link or anchor stops it
 # make zoo          every architecture of docs/architectures.md; make test takes a quarter of them
 # make long         what make test leaves out: a packaged model taught to call tools, converted, shipped
+# make faults       kills, full disks, damaged files and the rest, for real; a table of what survived
 # make PYTHON=python3.12 ...   another Python
 PYTHON ?= python3
 VENV = .venv
@@ -15,16 +16,16 @@ BIN = $(VENV)/bin
 COMPARING = tests/models/inference/test_loglikelihood.py tests/models/inference/test_tree_attention.py tests/models/test_language_model.py
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-fast test-cpus tables reference docs browser zoo long lint format
+.PHONY: quickstart test test-fast test-cpus tables reference docs browser zoo long faults lint format
 
 quickstart: $(VENV)/installed
 	$(BIN)/harness run quickstart
 
 test: lint browser
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not long"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not long and not faults"
 
 test-fast: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow and not faults"
 
 # Fewer instructions round otherwise: what holds on one processor alone fails here.
 test-cpus: $(VENV)/installed-dev
@@ -47,6 +48,9 @@ zoo: $(VENV)/installed-dev
 
 long: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m long
+
+faults: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m faults
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Faults injected for real: what a run loses to them, which is nothing."""
