@@ -1,7 +1,8 @@
 """The child process of one cell: train, save, reopen, evaluate, record.
 
 `python -m harness.runner.worker JOB.json` reports events as JSON lines on its standard output; what
-libraries print goes to standard error. Whatever goes wrong becomes the record's status.
+libraries print goes to standard error. Whatever goes wrong becomes the record's status. SIGTERM
+ends it at its next safe point, without a record: the cell is taken up again by a later run.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from harness.results import schema, store
 from harness.results.artifact_hash import artifact_hash
 from harness.runner import oom_retry
 from harness.runner.oom_retry import Rung
+from harness.system import stopping
 from harness.system.child_process import begin
 from harness.system.hardware import available_memory, free_memory, free_paged_state
 from harness.system.measure import MemoryWatch, Meter
@@ -130,15 +132,25 @@ class Log:
             link.__traceback__, link = None, link.__context__
 
     def phases(self, meter: Meter) -> Callable[[str], AbstractContextManager[None]]:
-        """The meter's phases, reported to the parent as they start."""
+        """The meter's phases, reported to the parent as they start.
+
+        The start of one is a safe point until a phase `train` has begun: after it, what was
+        trained is on no disk before the artifact is sealed.
+        """
 
         @contextmanager
         def phase(name: str) -> Iterator[None]:
+            if "train" not in meter.phases and not meter.open:
+                stopping.safe_point()
             self.emit(event="phase", name=name)
             with meter.phase(name):
                 yield
 
         return phase
+
+
+STOPPED = 143
+"""Exit code of a worker that was told to stop: that of a process that SIGTERM ended."""
 
 
 class TrainingRows:
@@ -181,17 +193,29 @@ class Trained:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the cell of a job file. Returns 0 when its record says ok, else 5."""
+    """Run the cell of a job file. Returns 0 when its record says ok, 5 when it says another
+    status, and STOPPED where it was told to stop and wrote no record."""
+    stopping.on_request()
     emit = begin()
+    try:
+        return _run(Path(arguments[0]), emit)
+    except stopping.Stopped:
+        emit(event="stopped")
+        return STOPPED
+
+
+def _run(job: Path, emit: Callable[..., None]) -> int:
     MemoryWatch(lambda share: emit(event="memory", spent=share))
     from pydantic import TypeAdapter
 
-    work = TypeAdapter(Work).validate_json(Path(arguments[0]).read_text(encoding="utf-8"))
+    work = TypeAdapter(Work).validate_json(job.read_text(encoding="utf-8"))
     log, rows = Log(emit, work.predicted_bytes), TrainingRows(work.cell)
     if stored := stored_quantization.note(work.cell.model):
         log.warn(stored)
+    stopping.safe_point()
     trained, evaluation = _train(work, rows, log), None
     if trained.artifact is not None:
+        stopping.safe_point()
         free_paged_state()
         free_memory()  # what training still holds would count as evaluation's
         if work.trial:

@@ -40,6 +40,11 @@ class Meter:
         self._host: _HostPeak | None = None
         self._card: _CardUse | None = None
 
+    @property
+    def open(self) -> bool:
+        """Whether a phase is being measured."""
+        return bool(self._open)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Measure what happens inside under `name`; recorded also when it raises."""

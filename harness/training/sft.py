@@ -19,6 +19,7 @@ from harness.data.tokenization import IGNORED, Encoded, encode_row
 from harness.errors import UserError
 from harness.models import initial_adapter
 from harness.models.stored_quantization import check_full_precision
+from harness.system import stopping
 from harness.system.measure import StepClock
 from harness.training import batching
 from harness.training.diagnostics import recipe_checks as health
@@ -282,6 +283,7 @@ def _watcher(job: Job, unlabelled: Collection[int] = ()) -> TrainerCallback:
         ) -> None:
             clock.end()
             job.report(step=state.global_step, steps=state.max_steps)
+            stopping.safe_point()
 
         def on_optimizer_step(
             self,

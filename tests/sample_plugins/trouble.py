@@ -11,7 +11,7 @@ from harness import CellFailed, Method, MethodOptions, hookimpl, scorer
 
 
 class TroubleOptions(MethodOptions):
-    how: Literal["error", "memory", "diverged", "killed", "exit"] = "error"
+    how: Literal["error", "memory", "diverged", "killed", "exit", "stopped"] = "error"
     """What goes wrong."""
 
 
@@ -19,6 +19,8 @@ class Trouble(Method):
     name, Options = "trouble", TroubleOptions
 
     def train(self, job):
+        if job.options.how == "stopped":
+            os.kill(os.getpid(), signal.SIGTERM)
         with job.phase("train"):
             if job.options.how == "memory":
                 raise MemoryError("out of memory: tried to allocate 9 GiB")
