@@ -38,6 +38,7 @@ def records_in(out: Path) -> list[Record]:
     for file in sorted((out / "cells").glob("*.json")):
         with suppress(UserError):  # whoever needs this record reports what is wrong with it
             records.append(store.read_record(file))
+    store.keep_checked(out / "cells")
     return records
 
 

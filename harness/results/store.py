@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import gzip
-import hashlib
 import io
 import json
 import math
 import numbers
 import os
+import platform
 import re
 import time
 import uuid
@@ -21,17 +22,22 @@ from typing import Any, cast
 from harness.errors import HarnessError, UserError, nearest
 from harness.record import VERSION, Plan, Record, SampleFile, SuiteSection
 from harness.results.schema import first_problem, schema, validate
+from harness.results.seals import digest, is_intact, is_sealed, keep_checked
+from harness.results.seals import sha256 as sha256_of
 from harness.system.console import JSON_ESCAPES
 from harness.system.environment import environment
 
 __all__ = [
     "CLOCK_TICK",
+    "TEMPORARY",
     "InvalidRecord",
     "Stored",
     "digest",
     "environment",
     "held",
+    "is_abandoned",
     "is_sealed",
+    "keep_checked",
     "label",
     "plain",
     "read_record",
@@ -125,16 +131,6 @@ def seal(value: Mapping[str, object]) -> dict[str, Any]:
     return {**parts, "sha256": digest(parts)}
 
 
-def is_sealed(value: Mapping[str, object]) -> bool:
-    """Whether the `sha256` of a value is that of everything else in it."""
-    return value.get("sha256") == digest(value)
-
-
-def digest(value: Mapping[str, object]) -> str:
-    """sha256 of a JSON object without its `sha256`, whatever the order and spacing of its keys."""
-    return _sealed({key: part for key, part in value.items() if key != "sha256"})
-
-
 def _shortened(value: object) -> Any:
     """`value` with the middle of every text beyond `LONGEST` characters left out."""
     if isinstance(value, str) and len(value) > LONGEST:
@@ -182,7 +178,7 @@ def write_samples(
         file.write("".join(lines).encode("utf-8", JSON_ESCAPES))
     content = buffer.getvalue()
     _write_atomically(Path(out) / name, content)
-    samples: SampleFile = {"file": name, "sha256": _sha256(content), "rows": len(lines)}
+    samples: SampleFile = {"file": name, "sha256": sha256_of(content), "rows": len(lines)}
     if lost := sum(line.endswith(_NON_FINITE) for line in changes):
         samples["non_finite"] = lost
     return samples
@@ -196,7 +192,7 @@ def write_section(out: Path, cell_id: str, suite: str, section: Mapping[str, obj
     kept = _plain({"schema": SECTION, "cell": cell_id, **section}, "", [])
     name = f"{_checked_name(suite)}.json"
     path = Path(out) / "samples" / _checked_name(cell_id) / name
-    return write_json(path, {**kept, "sha256": _sealed(kept)})
+    return write_json(path, seal(kept))
 
 
 def unsealed(records: Iterable[Stored]) -> str | None:
@@ -211,14 +207,17 @@ def unsealed(records: Iterable[Stored]) -> str | None:
     )
 
 
-def _sealed(section: Mapping[str, object]) -> str:
-    return _sha256(json.dumps(section, sort_keys=True).encode())
-
-
 def _write_atomically(path: Path, content: bytes) -> None:
-    """Readers see the old file or the whole new one, after a crash too."""
+    """Readers see the old file or the whole new one, after a crash too.
+
+    What a process that was killed while writing the same file has left is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:8]}.tmp")
+    name = path.name[:100]
+    for left in path.parent.glob(f".{glob.escape(name)}.*{TEMPORARY}"):
+        if is_abandoned(left):
+            left.unlink(missing_ok=True)
+    temporary = path.with_name(f".{name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY}")
     try:
         with temporary.open("xb") as file:  # tempfile's are 0600 whatever the umask, and shared
             file.write(content)
@@ -228,6 +227,25 @@ def _write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+TEMPORARY = ".tmp"
+"""End of the name of a file that is being written."""
+_WRITER = re.compile(rf"\.([A-Za-z0-9_]+)-(\d+)-[0-9a-f]{{8}}{re.escape(TEMPORARY)}")
+
+
+def is_abandoned(temporary: Path) -> bool:
+    """Whether the process of this machine that was writing a temporary file is gone."""
+    writer = _WRITER.search(temporary.name)
+    if writer is None or writer[1] != _host():
+        return False
+    import psutil
+
+    return not psutil.pid_exists(int(writer[2]))
+
+
+def _host() -> str:
+    return re.sub(r"\W", "_", platform.node(), flags=re.ASCII)[:40] or "_"
 
 
 @contextmanager
@@ -291,10 +309,6 @@ def _checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise HarnessError(f"'{name}' cannot name a result: use letters, digits, '.', '_' and '-'")
     return name
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 # Reading
@@ -361,7 +375,7 @@ def _checked_record(path: Path, content: bytes) -> Record:
             f"{path}: schema {version!r}, this harness reads {VERSION}; "
             f"install the finetune-harness that wrote it, or {_AGAIN}"
         )
-    if "sha256" in data and not is_sealed(data):
+    if "sha256" in data and not is_intact(path, content, data):
         raise InvalidRecord(
             f"{path}: changed since it was written (sha256 differs); restore it, or {_AGAIN}"
         )
@@ -505,6 +519,7 @@ def _files(places: Iterable[Path]) -> Iterator[tuple[Path, Path, bool]]:
             advice = f"did you mean {' or '.join(inside)}?" if inside else "run an experiment first"
             raise UserError(f"{place}: no records there (cells/*.json); {advice}")
         yield from ((place, file, True) for file in files)
+        keep_checked(place / "cells")
 
 
 def read_samples(out: Path, record: Record, suite: str) -> Rows:
@@ -529,7 +544,7 @@ def _read_rows(path: Path, sha256: str, cell_id: str) -> Rows:
             f"{path}: cannot be read ({error.strerror}); keep samples/ beside cells/, or delete "
             f"cells/{cell_id}.json and run the experiment again"
         ) from None
-    if _sha256(content) != sha256:
+    if sha256_of(content) != sha256:
         raise UserError(
             f"{path}: changed since it was recorded (sha256 differs); restore it, or delete "
             f"cells/{cell_id}.json and run the experiment again"
@@ -548,9 +563,9 @@ def read_section(path: Path) -> tuple[dict[str, Any], Rows]:
     try:
         section = json.loads(Path(path).read_text(encoding="utf-8"))
         sha256 = section.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a finished suite ({type(error).__name__})") from None
-    if sha256 != _sealed(section):
+    if sha256 != digest(section):
         raise UserError(f"{path}: changed since it was written (sha256 differs)")
     samples = Path(path).with_name(Path(section["samples"]["file"]).name)
     return section, _read_rows(samples, section["samples"]["sha256"], section["cell"])

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +151,20 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
     process = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
     assert process.returncode == 9
     assert json.loads(path.read_text()) == {"old": True}
+    [left] = tmp_path.glob(f".*{records.TEMPORARY}")
+    own = left.with_name(re.sub(r"-\d+-", f"-{os.getpid()}-", left.name))
+    own.write_text("a process that lives is writing it")
+    elsewhere = left.with_name(left.name.replace(f".{platform.node()[:9]}", ".elsewhere", 1))
+    elsewhere.write_text("another machine may be")
+    other = left.with_name(left.name.replace("board.json", "other.json", 1))
+    other.write_text("nobody writes the file of this name now")
+    records.write_json(path, {"new": True})
+    assert {file.name for file in tmp_path.iterdir()} == {
+        path.name,
+        own.name,
+        elsewhere.name,
+        other.name,
+    }
 
 
 def test_a_write_that_fails_leaves_no_rubbish(tmp_path: Path) -> None:

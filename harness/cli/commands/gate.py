@@ -16,7 +16,8 @@ from harness.cli import options
 from harness.cli.options import MeasuringOptions
 from harness.cli.render import gate_plan_report, gate_report
 from harness.errors import HarnessError, NotComparable, UserError
-from harness.results import comparability, gate, gate_plan, lookup, policy, store
+from harness.results import comparability, gate, lookup, policy, store
+from harness.results.detection import gate_plan
 from harness.sdk.comparing import gate as sdk_gate
 from harness.system.hardware import no_collection
 

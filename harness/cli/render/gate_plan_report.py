@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.cli.render.gate_report import one_line
-from harness.results.gate_plan import GatePlan, Needed, RulePlan
+from harness.results.detection.gate_plan import GatePlan, Needed, RulePlan
 
 
 def lines(plan: GatePlan) -> list[str]:
