@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from harness.errors import UserError, nearest
+from harness.errors import UserError
 from harness.models import packaged
 from harness.parity.check import identity_of
 from harness.parity.observing import LONG, PAST, Prompt
@@ -16,6 +16,7 @@ from harness.parity.seen import Form
 from harness.system import hub, llama_server
 from harness.system.endpoint.client import Client, Endpoint, check_installed, url_fault
 from harness.system.endpoint.completion import Failure
+from harness.system.endpoint.listed_models import listed_as, nearest_listed
 from harness.types import Artifact, ModelRef, Precision
 
 SLOTS = 2
@@ -53,13 +54,13 @@ def _listed(url: str, model: str | None, listed: Sequence[str]) -> str:
             return listed[0]
         names = ", ".join(listed[:_LISTED]) or "no model"
         raise UserError(f"--served {url} lists {names}: name one with --model")
-    same = [name for name in listed if name in (model, f"{model}:latest")]
-    if not same:
+    name = listed_as(model, listed)
+    if name is None:
         raise UserError(
-            f"--served {url} serves no model '{model}': {nearest(model, listed)}: correct --model, "
-            "or have the server load it"
+            f"--served {url} serves no model '{model}': {nearest_listed(model, listed)}: correct "
+            "--model, or have the server load it"
         )
-    return same[0]
+    return name
 
 
 @contextmanager

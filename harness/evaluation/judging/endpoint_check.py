@@ -6,7 +6,6 @@ before the first cell runs: whether a server answers and lists the model.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,14 +18,12 @@ from harness.evaluation.judging.endpoint import EndpointSettings
 from harness.evaluation.judging.panels.seats import each
 from harness.system.endpoint.client import Client, check_installed, read_key
 from harness.system.endpoint.completion import ChatRequest, Completion, Failure
+from harness.system.endpoint.listed_models import listed_as, nearest_listed
 
-__all__ = ["check_served", "check_settings", "nearest_served"]
+__all__ = ["check_served", "check_settings"]
 
 JUDGE: KeyPath = ("judge",)
 """Where a suite's file names a judge that stands alone."""
-
-_SHOWN = 8
-"""Models of a list that are named."""
 
 
 def check_settings(
@@ -76,12 +73,12 @@ def check_served(suites: Iterable[Suite]) -> None:
 def _problem(settings: EndpointSettings, answer: list[str] | Failure) -> tuple[str, str] | None:
     """The key that is wrong and what is; None where the model is served."""
     if isinstance(answer, list):
-        if settings.model in answer:
+        if listed_as(settings.model, answer):
             return None
         return (
             "model",
             f"the endpoint serves no model '{settings.model}': "
-            f"{nearest_served(settings.model, answer)}",
+            f"{nearest_listed(settings.model, answer)}",
         )
     if answer.status == 404:
         return None
@@ -99,16 +96,6 @@ def _other_model(settings: EndpointSettings) -> tuple[str, str] | None:
     (answer,) = Client(settings.endpoint()).complete([asked])
     fault = settings.fault_of([answer.model]) if isinstance(answer, Completion) else None
     return ("model_answered", fault) if fault else None
-
-
-def nearest_served(name: str, served: list[str]) -> str:
-    """A hint of which model was meant; hosts list hundreds of them."""
-    if not served:
-        return "it lists none"
-    close = difflib.get_close_matches(name, served, n=1, cutoff=0.5)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    more = f" and {len(served) - _SHOWN} more" if len(served) > _SHOWN else ""
-    return f"{hint}(served: {', '.join(sorted(served)[:_SHOWN])}{more})"
 
 
 def _error(suite: Suite, key: str, message: str) -> ConfigError:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from harness.config.served_settings import ServedSettings
 from harness.errors import UserError
-from harness.evaluation.judging.endpoint_check import nearest_served
 from harness.evaluation.served.model import endpoint_of
 from harness.models.served import stand_in
 from harness.system import llama_server
 from harness.system.endpoint.client import Client
 from harness.system.endpoint.completion import Completion, Failure, TextRequest
+from harness.system.endpoint.listed_models import listed_as, nearest_listed
 from harness.types import ModelRef
 
 __all__ = ["check_up", "named"]
@@ -51,10 +51,10 @@ def check_up(models: Iterable[ModelRef]) -> None:
             llama_server.check_file(Path(settings.gguf))
             continue
         listed = _listed(settings)
-        if listed and settings.model not in listed:
+        if listed and listed_as(str(settings.model), listed) is None:
             raise UserError(
                 f"{settings.place} serves no model '{settings.model}': "
-                f"{nearest_served(str(settings.model), listed)}"
+                f"{nearest_listed(str(settings.model), listed)}"
             )
         if settings.prompt_logprobs:
             _check_logprobs(settings)
