@@ -245,10 +245,10 @@ def test_a_server_is_checked_before_it_is_asked(model, tiny_model):
     ids_sent = {"form": "completions", "tokenizer": str(tiny_model), "prompt_logprobs": True}
     with ServedModel(model).running() as server:
         check_up([reference(server), reference(server, **ids_sent)])
-        server.models = [f"{MODEL}:latest"]  # as Ollama lists it
-        check_up([reference(server)])
         with pytest.raises(UserError, match=f"did you mean '{MODEL}'"):
             check_up([reference(server, model=f"{MODEL}x")])
+        server.models = [f"{MODEL}:latest"]  # as Ollama lists it
+        check_up([reference(server)])
         down = server.url
     with (
         ServedModel(model, echo=False).running() as server,
