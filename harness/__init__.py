@@ -11,7 +11,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.api.executor import Executor, worker_command, worker_environment
+    from harness.api.executor import (
+        Executor,
+        ExecutorOptions,
+        worker_command,
+        worker_environment,
+        worker_events,
+    )
     from harness.api.footprint import Footprint
     from harness.api.judge import (
         Judge,
@@ -89,6 +95,7 @@ _HOME = {
     "Engine": "api.engine",
     "EnvironmentLack": "errors",
     "Executor": "api.executor",
+    "ExecutorOptions": "api.executor",
     "Footprint": "api.footprint",
     "Gated": "sdk.comparing",
     "Generation": "api.model",
@@ -166,6 +173,7 @@ _HOME = {
     "usual": "api.method",
     "worker_command": "api.executor",
     "worker_environment": "api.executor",
+    "worker_events": "api.executor",
 }
 
 __all__ = [
@@ -178,6 +186,7 @@ __all__ = [
     "Engine",
     "EnvironmentLack",
     "Executor",
+    "ExecutorOptions",
     "Footprint",
     "Gated",
     "Generation",
@@ -255,6 +264,7 @@ __all__ = [
     "usual",
     "worker_command",
     "worker_environment",
+    "worker_events",
 ]
 
 

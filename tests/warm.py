@@ -6,6 +6,7 @@ that a new interpreter spends on importing are saved. Run as a script this file 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -32,6 +33,12 @@ class Warm:
             stderr=subprocess.DEVNULL,
             text=True,
         )
+
+    def with_options(self, options: Mapping[str, object]) -> Warm:
+        return self
+
+    def session(self, device: str, note: object) -> Any:
+        return contextlib.nullcontext()
 
     def run(self, job_file: Path, log_file: Path) -> Iterator[Mapping[str, Any]]:
         assert self.process.stdin is not None

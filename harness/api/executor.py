@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from harness.system import child_process
+from pydantic import ConfigDict
+from typing_extensions import Self
+
+from harness.config import strict_yaml
+from harness.config.strict_yaml import StrictModel
+from harness.system import child_process, worker_process
 from harness.types import Event
+
+
+class ExecutorOptions(StrictModel):
+    """What `--executor-option KEY=VALUE` may set. Fields are annotated; docstrings are the help."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class Executor:
@@ -30,13 +43,35 @@ class Executor:
     GPU, or its share of the cores, of its own. `run` must work in threads, as above.
     """
 
+    Options: ClassVar[type[ExecutorOptions]] = ExecutorOptions
+    """What a user may set."""
+    options: Any
+    """The user's `Options`, once it has them by `with_options`."""
+
+    def with_options(self, options: Mapping[str, object]) -> Self:
+        """A copy with its `options`, checked. Raises UserError for those that are none."""
+        own = copy.copy(self)
+        what = f"--executor-option of '{self.name}'"
+        own.options = strict_yaml.validate_options(self.Options, options, what=what)
+        return own
+
+    def session(self, device: str, note: Callable[[str], None]) -> AbstractContextManager[None]:
+        """What the cells of one run have in common, such as a connection; entered before the first.
+
+        `device` is what they were planned for: `cuda`, `cpu` or another of torch's. `note` is
+        called with a line that the user should see. Raises UserError where no cell can run.
+        `concurrency` is read inside it; where nothing is to run it is not entered.
+        """
+        return nullcontext()
+
     def run(self, job_file: Path, log_file: Path) -> Iterator[Event]:
         """Run `harness.worker_command(job_file)` and yield the events that it reports.
 
         The worker writes an event a line on its standard output, as JSON; its standard error
         belongs into `log_file`. The last event is `{"event": "exit", "code": int}`, which the
         executor adds. Closing the generator stops the worker. The job file and the results folder
-        that it names must be where the worker runs.
+        that it names must be where the worker runs. Raises CellFailed where this cell cannot be
+        run, which becomes its record.
         """
         raise NotImplementedError
 
@@ -52,3 +87,14 @@ def worker_environment() -> dict[str, str]:
     To be asked for in `run`, for each worker: they say which GPU it has.
     """
     return child_process.environment()
+
+
+def worker_events(
+    job_file: Path, log_file: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Event]:
+    """Run `worker_command(job_file)` as a child of this process; what `Executor.run` yields.
+
+    `environment` is added to `worker_environment()`. Its standard error is appended to `log_file`.
+    """
+    variables = {**worker_environment(), **(environment or {})}
+    yield from worker_process.events(worker_command(job_file), log_file, variables)

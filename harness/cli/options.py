@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from harness.errors import UserError
+from harness.errors import ConfigError, UserError
 from harness.sdk.measuring import Measuring
 from harness.sdk.measuring import existing_results as existing_results
 
@@ -102,7 +102,6 @@ adapter = click.option("--adapter", metavar="DIR", help="An adapter that peft sa
 load_in_4bit = click.option(
     "--load-in-4bit", is_flag=True, help="Open MODEL in 4 bits (NF4), as QLoRA does."
 )
-executor = click.option("--executor", default="local", show_default=True, help="Where cells run.")
 suite_folders = click.option(
     "--suites",
     "suite_folders",
@@ -239,6 +238,38 @@ def _served_settings(given: dict[str, Any]) -> ServedSettings | None:
     except ValueError as error:
         reasons = [one["msg"].removeprefix("Value error, ") for one in error.errors()]  # type: ignore[attr-defined]
         raise UserError(f"--served, --gguf: {reasons[0]}") from None
+
+
+def executor(function: Function) -> Function:
+    """Add the options of where cells run, which become the parameter `executor`."""
+
+    @functools.wraps(function)
+    def call(*others: object, executor: str, executor_options: Sequence[str], **values: Any) -> Any:
+        from harness.sdk.running import executor_with
+
+        chosen = executor_with(executor, dict(map(_executor_option, executor_options)))
+        return function(*others, executor=chosen, **values)
+
+    call = click.option(
+        "--executor-option",
+        "executor_options",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="A setting of the executor, such as address=auto.",
+    )(call)
+    return click.option("--executor", default="local", show_default=True, help="Where cells run.")(
+        call
+    )
+
+
+def _executor_option(text: str) -> tuple[str, object]:
+    from harness.config import strict_yaml
+
+    source = f"--executor-option {text}"
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError("expected KEY=VALUE, such as address=auto", file=source)
+    return key.strip(), strict_yaml.parse(value, source).data
 
 
 def measuring(function: Function) -> Function:

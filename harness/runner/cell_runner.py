@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.api.executor import Executor
 from harness.data import checks
-from harness.errors import PluginFault, UserError
+from harness.errors import CellFailed, PluginFault, UserError
 from harness.manager import calling, plugins
 from harness.models import trained_artifact
 from harness.planning.cell import Cell
@@ -91,7 +91,7 @@ def _attempt(work: Work, executor: Executor, report: Observer) -> Record:
                     for event in events:
                         end.update(event)
                         report(cell, event)
-            except PluginFault as fault:
+            except (PluginFault, CellFailed) as fault:
                 end.fault = fault
     if not file.is_file() or file.stat().st_mtime_ns == before:
         _record_crash(work, end, log)
@@ -139,8 +139,8 @@ class _End:
     micro_batch: int | None = None
     spent: float = 0.0
     """The largest share of memory that it had in use, from 0 to 1."""
-    fault: PluginFault | None = None
-    """The executor's own failure, if any."""
+    fault: PluginFault | CellFailed | None = None
+    """Why the executor did not run it to its end, if it did not."""
 
     @property
     def signal(self) -> str | None:

@@ -17,7 +17,7 @@ from harness.config.served_settings import ServedSettings
 from harness.config.strict_yaml import Located
 from harness.errors import UserError
 from harness.evaluation import suite_versions
-from harness.manager import plugins
+from harness.manager import calling, plugins
 from harness.planning import opponents
 from harness.planning.cell import Cell, is_recorded
 from harness.planning.plan import Plan, Settings, make_plan
@@ -78,6 +78,7 @@ def run(
     methods: Sequence[str] = (),
     overrides: Sequence[str] = (),
     executor: str = "local",
+    executor_options: Mapping[str, object] | None = None,
     batch: int | None = None,
     jobs: int | None = None,
     trackers: Sequence[str] = (),
@@ -85,15 +86,16 @@ def run(
     """Run an experiment: a file, the name of a bundled one, or what such a file holds.
 
     As `harness run`: `out` is results/<name> by default, `suites` are folders of suites, `methods`
-    labels (all by default), `overrides` such as `budget.steps=60`. What is recorded is not run
-    again. Cells run in processes of their own; one that fails is in `failed` of the results.
-    Notes are Python warnings. Raises UserError before anything runs.
+    labels (all by default), `overrides` such as `budget.steps=60`, `executor_options` such as
+    `{"address": "auto"}` for the executor `ray`. What is recorded is not run again. Cells run in
+    processes of their own; one that fails is in `failed` of the results. Notes are Python warnings.
+    Raises UserError before anything runs.
     """
     measuring = _measuring(out, limit, suites, mirror)
     finished = execute(
         load(experiment, overrides),
         measuring,
-        executor,
+        executor_with(executor, executor_options or {}),
         batch,
         methods=",".join(methods),
         trackers=trackers,
@@ -120,6 +122,7 @@ def evaluate(
     suite_folders: Sequence[str | Path] = (),
     mirror: str | Path | None = None,
     executor: str = "local",
+    executor_options: Mapping[str, object] | None = None,
     batch: int | None = None,
 ) -> Results:
     """Measure a model trained elsewhere: a packaged alias, a folder or a Hub id.
@@ -148,7 +151,8 @@ def evaluate(
     )
     check_names(options)
     measuring = _measuring(out, limit, suite_folders, mirror)
-    finished = execute(experiment_of(options), measuring, executor, batch)
+    chosen_executor = executor_with(executor, executor_options or {})
+    finished = execute(experiment_of(options), measuring, chosen_executor, batch)
     return load_results(finished.out, rank_by=finished.plan.rank_by)
 
 
@@ -227,7 +231,7 @@ def notes(plan: Plan, out: Path) -> list[str]:
 def execute(
     experiment: Experiment,
     measuring: Measuring,
-    executor: str,
+    executor: Executor,
     batch: int | None,
     *,
     methods: str = "",
@@ -243,7 +247,6 @@ def execute(
     None for what memory allows; `methods` and `chat_template` as in `plan_of`; `trackers` in
     addition to those of the experiment. `note` is told what to be careful about.
     """
-    cell_executor = plugins().executors.get(executor)
     loaded_trackers = chosen(plugins(), experiment, trackers)
     told: Screen = screen or _Silent()
     plan = plan_of(experiment, measuring, told, methods=methods, chat_template=chat_template)
@@ -253,10 +256,27 @@ def execute(
     _check_writable(plan, out)
     told.begin(len(plan.cells))
     tracking = Tracking(loaded_trackers, plan.experiment, out, note)
-    with _locked(plan, out), _places(plan, out, cell_executor, jobs, note) as held, tracking:
+    with _locked(plan, out), _places(plan, out, executor, jobs, note) as held, tracking:
         cache = reusable_results(out)
-        outcome = run_plan(plan, out, cell_executor, told.observe, tracking, batch, cache, held)
+        with _session(plan, out, executor, note):
+            outcome = run_plan(plan, out, executor, told.observe, tracking, batch, cache, held)
     return Finished(plan, out, outcome)
+
+
+def executor_with(name: str, options: Mapping[str, object]) -> Executor:
+    """The executor of a name, with a user's options. Raises UserError for what there is not."""
+    found: Executor = plugins().executors.get(name)
+    return found.with_options(options)
+
+
+def _session(
+    plan: Plan, out: Path, executor: Executor, note: Callable[[str], None]
+) -> AbstractContextManager[None]:
+    """The executor's own, where a cell is to run."""
+    if all(is_recorded(out, cell) for cell in plan.cells):
+        return nullcontext()
+    with calling(f"executor '{executor.name}'"):
+        return executor.session(hardware.facts().device, note)
 
 
 def reusable_results(out: Path) -> Path | None:

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from harness.plugins.executors import local
+
+from harness.system import worker_process
 
 COMMAND = """
 import sys, time
@@ -54,7 +55,7 @@ print(child, "last words", sep="\\n", end="", flush=True)
 
 STOPPED_TWICE = """
 import subprocess, sys
-from plugins.executors import local
+from harness.system import worker_process
 
 ignores = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
 worker = subprocess.Popen(
@@ -62,7 +63,7 @@ worker = subprocess.Popen(
 )
 worker.stdout.readline()
 print(worker.pid, flush=True)
-local._stop(worker)
+worker_process._stop(worker)
 """
 
 ROOT = Path(__file__).parent.parent.parent
@@ -136,7 +137,7 @@ def test_a_second_ctrl_c_kills_a_worker_that_ignores_sigterm() -> None:
 
 def test_a_worker_is_over_when_it_ends_whatever_it_forked_lives_on() -> None:
     with subprocess.Popen([sys.executable, "-c", FORKS], stdout=subprocess.PIPE) as worker:
-        child, said = local._lines(worker)
+        child, said = worker_process._lines(worker)
         assert said == b"last words"
         assert not ends(int(child), 0.2)
         os.kill(int(child), signal.SIGKILL)

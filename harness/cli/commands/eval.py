@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from harness.api.executor import Executor
 from harness.cli import options
 from harness.cli.commands.run import run
 from harness.cli.options import MeasuringOptions
@@ -51,7 +52,7 @@ def command(
     model: ModelOptions,
     measuring: MeasuringOptions,
     chat_template: Path | None,
-    executor: str,
+    executor: Executor,
     batch: int | None,
 ) -> None:
     """Measure a MODEL trained elsewhere: a packaged alias, a folder or a Hub id.
@@ -65,7 +66,7 @@ def command(
 def evaluate(
     model: ModelOptions,
     measuring: MeasuringOptions,
-    executor: str,
+    executor: Executor,
     batch: int | None = None,
     chat_template: Path | None = None,
 ) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from harness.api.executor import Executor
 from harness.cli import options
 from harness.cli.options import ExperimentOptions, MeasuringOptions
 from harness.cli.render import leaderboard_table, tuning_report
@@ -35,7 +36,7 @@ from harness.system.console import console
 def command(
     measuring: MeasuringOptions,
     experiment: ExperimentOptions,
-    executor: str,
+    executor: Executor,
     batch: int | None,
     jobs: int | None,
     trackers: Sequence[str],
@@ -57,7 +58,7 @@ def command(
 def run(
     experiment: Experiment,
     measuring: MeasuringOptions,
-    executor: str,
+    executor: Executor,
     batch: int | None,
     *,
     methods: str = "",
