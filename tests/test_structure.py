@@ -262,6 +262,7 @@ def test_only_measure_measures(file):
 
 # What else writes, and where: never under the results.
 WRITERS = {
+    "locks.py": "who holds a lock",
     "hub.py": "the cache",
     "model_files.py": "the cache, or an export in the making",
     "modelfile.py": "an export in the making",

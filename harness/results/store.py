@@ -14,7 +14,6 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, cast
@@ -34,7 +33,6 @@ __all__ = [
     "Stored",
     "digest",
     "environment",
-    "held",
     "is_abandoned",
     "is_sealed",
     "keep_checked",
@@ -246,36 +244,6 @@ def is_abandoned(temporary: Path) -> bool:
 
 def _host() -> str:
     return re.sub(r"\W", "_", platform.node(), flags=re.ASCII)[:40] or "_"
-
-
-@contextmanager
-def held(out: Path) -> Iterator[None]:
-    """Hold the results folder `out`, which is made where it is missing, for one run at a time.
-
-    The system lets go of it when the process ends, however it ends. Raises UserError where another
-    process holds it. Windows and some network file systems lock no folder: nothing is held there.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-
-        folder = os.open(out, os.O_RDONLY)
-    except (ImportError, PermissionError):
-        yield
-        return
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"--out {out}: another run is at work there: wait for its end, or name another "
-                "folder"
-            ) from None
-        except OSError:  # this file system locks no folder
-            pass
-        yield
-    finally:
-        os.close(folder)
 
 
 def _plain(value: Any, path: str, changes: list[str]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,15 +24,18 @@ from harness.planning.memory.predict import Prediction, predict
 from harness.planning.plan import Plan
 from harness.results import leaderboard_file, store
 from harness.results.leaderboard_layout import Leaderboard
+from harness.results.store import Stored
 from harness.runner import bracketing, study
 from harness.runner.cell_runner import Observer, run_cell
 from harness.runner.in_flight import EventsInOrder, flight
 from harness.runner.oom_retry import Rung
 from harness.runner.places import Places
+from harness.runner.sharing import Shared
 from harness.runner.tracking import Tracking
 from harness.runner.tuning import Tuner, chosen, failure
 from harness.system.gpu_check import check_device
 from harness.system.hardware import available_memory
+from harness.system.locks import FOLDER, Locks
 from harness.types import Event
 
 if TYPE_CHECKING:
@@ -46,7 +49,10 @@ class Outcome:
     board: Leaderboard
     ran: tuple[str, ...]
     skipped: tuple[str, ...]
+    """Recorded already, or by another run meanwhile."""
     failed: tuple[str, ...]
+    elsewhere: tuple[str, ...] = ()
+    """Those that another run of the folder ran while this one waited."""
 
     @property
     def exit_code(self) -> int:
@@ -69,6 +75,9 @@ def run_plan(
     The base runs first, then as many cells at once as there are `places` or, where those are
     None, as the executor's `concurrency`; `observe` and `tracking` are called in this thread only.
 
+    Other runs may be at work in `out`. What one of them is at is waited for when nothing else is
+    left, and its record is taken over, whatever its status.
+
     A tuned cell's trials run before it, each once. Their events go to `observe` only, under the
     trial's label; `{"event": "trial", ...}` of the tuned cell has the result of each.
 
@@ -79,69 +88,106 @@ def run_plan(
     `batch` is the largest number of sequences that run at once in evaluation; None: what fits.
     Answers in other results folders under `shared` are reused; None: no other folder is read.
     `observe(cell, event)` is called for every event of every cell, `{"event": "skipped"}`,
-    `{"event": "started", "plan": ...}` and `{"event": "recorded", "status": ..., "record": ...}`
-    among them; `tracking` gets the same.
+    `{"event": "waiting", "holder": ...}`, `{"event": "started", "plan": ...}` and
+    `{"event": "recorded", "status": ..., "record": ...}` among them; `tracking` gets the same.
     """
-    recorded, notices = _recorded(plan, out)
-    cells = flight(executor, len(places) if places else None)
-    tracked = None if tracking is None else EventsInOrder(plan.cells, tracking.event)
-    statuses: dict[str, str] = {}
+    return _Run(plan, out, executor, observe, tracking, batch, shared, places).outcome()
 
-    def report(cell: Cell, event: Event) -> None:
-        cells.deliver(observe, cell, event)
-        if tracked is not None:
-            cells.deliver(tracked.event, cell.id, event)
 
-    def run_trial(trial: Cell, folder: Path, title: str) -> None:
-        shown = replace(trial, label=title)
-        work = _trial_work(trial, folder, batch)
-        run_cell(work, executor, lambda _, event: cells.deliver(observe, shown, event))
+class _Run:
+    """One run of a plan, which other runs of the same folder may be beside."""
 
-    tuner = Tuner(out, run_trial, report)
+    def __init__(
+        self,
+        plan: Plan,
+        out: Path,
+        executor: Executor,
+        observe: Observer,
+        tracking: Tracking | None,
+        batch: int | None,
+        shared: Path | None,
+        places: Places | None,
+    ) -> None:
+        self.plan, self.out, self.executor = plan, out, executor
+        self.batch, self.shared, self.places = batch, shared, places
+        self._observe = observe
+        self._tracked = None if tracking is None else EventsInOrder(plan.cells, tracking.event)
+        self._folder = Shared(out, plan.cells)
+        self._recorded, self._notices = _recorded(plan, out)
+        self._cells = flight(executor, len(places) if places else None)
+        self._tuner = Tuner(out, self._run_trial, self._report)
+        self._ran: dict[str, str] = {}
+        """Cell id -> the status of its record, of those that ran here."""
+        self._elsewhere: dict[str, str] = {}
+        """The same of those that other runs have recorded meanwhile."""
 
-    def run_one(cell: Cell) -> str:
+    def outcome(self) -> Outcome:
+        """Run what has no record yet, and write the leaderboard."""
+        for together in _stages(self.plan):
+            self._folder.run(self._cells, together, self._take, self._report)
+        statuses = {**self._elsewhere, **self._ran}
+        board = write_leaderboard(self.plan, self.out, stale=bool(statuses))
+        in_order = [cell.id for cell in self.plan.cells]
+        return Outcome(
+            board,
+            ran=tuple(id for id in in_order if id in self._ran),
+            skipped=tuple(id for id in in_order if id not in self._ran),
+            failed=tuple(id for id in in_order if statuses.get(id, "ok") != "ok"),
+            elsewhere=tuple(id for id in in_order if id in self._elsewhere),
+        )
+
+    def _report(self, cell: Cell, event: Event) -> None:
+        self._cells.deliver(self._observe, cell, event)
+        if self._tracked is not None:
+            self._cells.deliver(self._tracked.event, cell.id, event)
+
+    def _take(self, cell: Cell) -> None:
+        """Run a cell that has no record. Raises Taken where another run is at it."""
+        if cell.id in self._recorded:
+            self._report(cell, {"event": "skipped"})
+            return
+        with self._folder.held(cell):
+            found = self._folder.recorded_meanwhile(cell)
+            if found is None:
+                self._run_held(cell)
+            else:
+                self._elsewhere[cell.id] = found["status"]
+                self._report(cell, {"event": "skipped"})
+
+    def _run_held(self, cell: Cell) -> None:
+        if notice := store.set_aside(self.out, cell.id) or self._notices.get(cell.id):
+            self._notices[cell.id] = notice
+            self._report(cell, {"event": "warning", "message": notice})
+        with self.places.one() if self.places else nullcontext():
+            status = self._run_one(cell)
+        kept = store.read_record(self.out / "cells" / f"{cell.id}.json")
+        self._ran[cell.id] = status
+        self._report(cell, {"event": "recorded", "status": status, "record": kept})
+
+    def _run_one(self, cell: Cell) -> str:
         if cell.search:
-            tuning = tuner.tune(cell)
+            tuning = self._tuner.tune(cell)
             if tuning["chosen"] is None:
-                failed = failure(cell, tuning, out)
-                store.write_record(out, failed)
+                failed = failure(cell, tuning, self.out)
+                store.write_record(self.out, failed)
                 return failed["status"]
             cell = chosen(cell, tuning)
         prediction = predict(cell) if cell.data else None
-        work = _work(plan, cell, out, batch, shared, prediction)
-        if prediction is not None and getattr(executor, "on_this_machine", False):
+        work = _work(self.plan, cell, self.out, self.batch, self.shared, prediction)
+        if prediction is not None and getattr(self.executor, "on_this_machine", False):
             work = _fitted(work, prediction)
-        noticed = [notices[cell.id]] if cell.id in notices else []
+        noticed = [self._notices[cell.id]] if cell.id in self._notices else []
         work = replace(work, warnings=(*work.warnings, *noticed))
-        return run_cell(work, executor, report)
+        return run_cell(work, self.executor, self._report)
 
-    def run_unrecorded(cell: Cell) -> None:
-        if cell.id in recorded:
-            report(cell, {"event": "skipped"})
-            return
-        if notice := store.set_aside(out, cell.id) or notices.get(cell.id):
-            notices[cell.id] = notice
-            report(cell, {"event": "warning", "message": notice})
-        with places.one() if places else nullcontext():
-            status = run_one(cell)
-        kept = store.read_record(out / "cells" / f"{cell.id}.json")
-        statuses[cell.id] = status
-        report(cell, {"event": "recorded", "status": status, "record": kept})
-
-    for together in _stages(plan):
-        cells.run(together, run_unrecorded)
-    board = write_leaderboard(plan, out, stale=bool(statuses))
-    return _outcome(plan, board, statuses)
-
-
-def _outcome(plan: Plan, board: Leaderboard, statuses: Mapping[str, str]) -> Outcome:
-    in_order = [cell.id for cell in plan.cells]
-    return Outcome(
-        board,
-        ran=tuple(id for id in in_order if id in statuses),
-        skipped=tuple(id for id in in_order if id not in statuses),
-        failed=tuple(id for id in in_order if statuses.get(id, "ok") != "ok"),
-    )
+    def _run_trial(self, trial: Cell, folder: Path, title: str) -> None:
+        shown = replace(trial, label=title)
+        work = _trial_work(trial, folder, self.batch)
+        run_cell(
+            work,
+            self.executor,
+            lambda _, event: self._cells.deliver(self._observe, shown, event),
+        )
 
 
 def _stages(plan: Plan) -> list[list[Cell]]:
@@ -190,22 +236,37 @@ def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> Leaderboard:
     If nothing ran and it cannot be written, as in a read-only folder, it is still returned, with
     a warning on standard error.
     """
-    files = [out / "cells" / f"{cell.id}.json" for cell in plan.cells]
-    records = store.read_records(file for file in files if file.is_file())
-    current = leaderboard_file.read(out, records, rank_by=plan.rank_by)
+    found = _records(plan, out)
+    current = leaderboard_file.read(out, found, rank_by=plan.rank_by)
     if current is not None:
         return current
-    board = leaderboard_file.build(None, records, rank_by=plan.rank_by)
-    sealed = leaderboard_file.sealed(board, records, rank_by=plan.rank_by)
     file = out / leaderboard_file.NAME
     try:
-        store.write_json(file, sealed)
+        # read and written in one, so that of several runs the last one's holds what all recorded
+        with Locks(out / FOLDER).waited_for("leaderboard", SECONDS_TO_WRITE):
+            sealed = _board(plan, _records(plan, out))
+            store.write_json(file, sealed)
+            return sealed
     except OSError as error:
         if stale:
             raise UserError(f"{file}: {error.strerror}; make {out} writable") from None
         message = f"Note: {file} is not written ({error.strerror}); the table is right"
         print(message, file=sys.stderr)
-    return sealed
+    return _board(plan, found)
+
+
+SECONDS_TO_WRITE = 60
+"""That another run may take to write the leaderboard before this one does not wait for it."""
+
+
+def _records(plan: Plan, out: Path) -> list[Stored]:
+    files = [out / "cells" / f"{cell.id}.json" for cell in plan.cells]
+    return store.read_records(file for file in files if file.is_file())
+
+
+def _board(plan: Plan, records: Sequence[Stored]) -> Leaderboard:
+    board = leaderboard_file.build(None, records, rank_by=plan.rank_by)
+    return leaderboard_file.sealed(board, records, rank_by=plan.rank_by)
 
 
 def _work(

@@ -21,6 +21,7 @@ from harness.record import Record, new_record
 from harness.results import store
 from harness.results.cost import cost
 from harness.runner import bracketing, study
+from harness.system.locks import FOLDER, Locks
 
 FINAL = ("ok", "diverged", "oom")
 """Statuses that a trial keeps; after an `error` it is tried again, as a cell is."""
@@ -100,6 +101,7 @@ class Tuner:
         self._report = report
         self._results: dict[Path, dict[str, object]] = {}
         self._searching = threading.Lock()
+        self._locks = Locks(out / FOLDER)
 
     def tune(self, cell: Cell) -> dict[str, object]:
         """The result of a cell's search: the section `plan.tuning` of its record.
@@ -107,14 +109,17 @@ class Tuner:
         `trials`; `chosen`, the number of the trial with the lowest validation loss (None if none
         has one); `validation_loss`, that trial's; `at_edge`, the options whose value of it is the
         highest or lowest tried; `extended`, how many trials were added for that; `front`, the
-        numbers of the trials on the Pareto front; `seconds`, of all trials together.
+        numbers of the trials on the Pareto front; `seconds`, of all trials together. Raises Taken
+        where another run is at these trials.
         """
         folder = folder_of(cell, self._out)
         with self._searching:  # cells of several seeds may be in flight
-            if folder not in self._results:
+            if folder in self._results:
+                return self._results[folder]
+            with self._locks.held(f"tuning-{folder.name}"):
                 self._results[folder] = self._search(cell, folder)
                 store.write_json(folder / "tuning.json", self._results[folder])
-            return self._results[folder]
+                return self._results[folder]
 
     def _search(self, cell: Cell, folder: Path) -> dict[str, object]:
         search = cell.search

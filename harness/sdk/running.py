@@ -21,7 +21,6 @@ from harness.manager import calling, plugins
 from harness.planning import opponents
 from harness.planning.cell import Cell, is_recorded
 from harness.planning.plan import Plan, Settings, make_plan
-from harness.results import store
 from harness.runner import places
 from harness.runner.places import Places
 from harness.runner.run import Outcome, run_plan
@@ -256,7 +255,7 @@ def execute(
     _check_writable(plan, out)
     told.begin(len(plan.cells))
     tracking = Tracking(loaded_trackers, plan.experiment, out, note)
-    with _locked(plan, out), _places(plan, out, executor, jobs, note) as held, tracking:
+    with _places(plan, out, executor, jobs, note) as held, tracking:
         cache = reusable_results(out)
         with _session(plan, out, executor, note):
             outcome = run_plan(plan, out, executor, told.observe, tracking, batch, cache, held)
@@ -286,12 +285,6 @@ def reusable_results(out: Path) -> Path | None:
     """
     results = Path("results").resolve()
     return results if out.resolve().parent == results else None
-
-
-def _locked(plan: Plan, out: Path) -> AbstractContextManager[None]:
-    """Hold `out` where a cell is to run, so that no two runs train the same one."""
-    done = all(is_recorded(out, cell) for cell in plan.cells)
-    return nullcontext() if done else store.held(out)
 
 
 def _places(

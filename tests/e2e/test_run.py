@@ -393,39 +393,6 @@ def test_a_base_without_its_samples_is_evaluated_again(copy, warm):
     assert not outcome.failed
 
 
-# ---- two runs at once ----------------------------------------------------------------------------
-
-HOLDS = """
-import sys, time
-from pathlib import Path
-from harness.results.store import held
-
-with held(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems lock no folder")
-def test_a_folder_is_one_runs_until_that_ends_however_it_ends(harness, experiment, finished):
-    small = experiment(suites=["picks"])
-    code = [sys.executable, "-c", HOLDS]
-    with subprocess.Popen([*code, small.out], cwd=ROOT, stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
-        ran = harness("run", small.file, "--out", small.out)
-        assert (ran.code, ran.stdout) == (2, "")
-        assert ran.error == (
-            f"Error: --out {small.out}: another run is at work there: wait for its end, or name "
-            "another folder"
-        )
-        assert small.records() == {}
-        other.kill()
-    with store.held(small.out):
-        pass
-    with store.held(finished.out):
-        assert "Nothing to do" in harness("run", finished.file, "--out", finished.out).stdout
-
-
 # ---- when cells fail -----------------------------------------------------------------------------
 
 

@@ -101,10 +101,13 @@ def _print_outcome(plan: Plan, outcome: Outcome, out: Path, as_json: bool) -> No
         return
     console().print(leaderboard_table.render(outcome.board))
     tuning_report.print_result(plan, out)
-    if not outcome.ran:
-        click.echo(f"Nothing to do: all {len(outcome.skipped)} cells are recorded in {out}.")
-    else:
-        click.echo(f"{len(outcome.ran)} cells ran, {len(outcome.skipped)} were recorded already.")
+    before = len(outcome.skipped) - len(outcome.elsewhere)
+    if outcome.elsewhere:
+        click.echo(f"{len(outcome.elsewhere)} cells were run by other runs of {out} meanwhile.")
+    if outcome.ran:
+        click.echo(f"{len(outcome.ran)} cells ran, {before} were recorded already.")
+    elif not outcome.elsewhere:
+        click.echo(f"Nothing to do: all {before} cells are recorded in {out}.")
     for cell in outcome.failed:
         record = store.read_record(out / "cells" / f"{cell}.json")
         error = record["error"]

@@ -129,6 +129,8 @@ def _line(cell: Cell, event: Event) -> str | None:
         checkpointed = ", gradient checkpointing" if event["gradient_checkpointing"] else ""
         again = f"micro_batch {event['micro_batch']}{checkpointed}"
         return f"{cell.id}: out of memory, again with {again}"
+    if kind == "waiting":
+        return f"{cell.id}: another run is at it ({event['holder']}): its end is waited for"
     return f"{cell.id}: {event['status']}" if kind == "recorded" else None
 
 

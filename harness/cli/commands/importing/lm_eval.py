@@ -13,6 +13,7 @@ from harness.importing import lm_eval_files, lm_eval_record
 from harness.importing.lm_eval_files import LoggedRun
 from harness.results import lookup, store
 from harness.results.store import Stored
+from harness.system.locks import FOLDER, Locks
 
 
 @click.command("lm-eval")
@@ -32,7 +33,7 @@ def command(folder: Path, out: Path, label: str | None, base: str | None, as_jso
     runs, problems = lm_eval_files.read_runs(folder)
     compared = _base(base, out) if base else None
     imported = []
-    with store.held(out):
+    with Locks(out / FOLDER).held("import"):
         for run in runs:
             try:
                 imported.append(_imported(run, out, label, compared))
