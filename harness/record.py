@@ -521,11 +521,22 @@ class Served(TypedDict):
 
 
 @section
+class Resumed(TypedDict):
+    """Blocks of answers that another worker computed, or one that was cut off."""
+
+    blocks: int
+    requests: int
+    """In these blocks: prompts answered, and pairs of texts scored."""
+    seconds: float
+    """What they took; `phases` have it too, and their peaks."""
+
+
+@section
 class Evaluation(TypedDict):
     """What the suites measured."""
 
     phases: NotRequired[dict[str, Phase]]
-    """Of the suites that ran; none of those reused."""
+    """Of the suites that ran, by whichever worker; none of those reused."""
     suites: Annotated[dict[str, SuiteSection], Keywords({"propertyNames": FILE_NAME})]
     """By name."""
     base: NotRequired[str | None]
@@ -540,6 +551,8 @@ class Evaluation(TypedDict):
     shared_prefixes); null where no suite ran. None of it changes a score."""
     served: NotRequired[Served]
     """Of a model behind a server, where a suite ran."""
+    resumed: NotRequired[Resumed]
+    """Where the cell's own last worker did not compute everything."""
 
 
 # environment and error

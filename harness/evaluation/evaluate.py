@@ -14,6 +14,7 @@ from harness.api.model import Generation, Model
 from harness.api.task import Requests, Suite
 from harness.data.tokenization import tokenizer_hash
 from harness.errors import CellFailed, UserError
+from harness.evaluation.blocks.resuming import ANSWERS, LIKELIHOODS, Keeping, Resuming
 from harness.evaluation.embedding import Embedder
 from harness.evaluation.judging import endpoint
 from harness.evaluation.judging.endpoint import EndpointBackend
@@ -31,6 +32,8 @@ from harness.types import Artifact, ModelRef, SuiteResult
 Report = Callable[..., None]
 Phase = Callable[[str], AbstractContextManager[None]]
 EMPTY: Mapping[str, Opponent] = MappingProxyType({})
+PHASES = {ANSWERS: "generate", LIKELIHOODS: "loglikelihood"}
+"""Kind of blocks -> the phase in which they are computed."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,15 @@ def evaluate(
     report: Report,
     batch: int | None = None,
     opponents: Mapping[str, Opponent] = EMPTY,
+    keeping: Keeping | None = None,
 ) -> Iterator[Measured]:
     """Every suite's result on the model that `artifact` describes, each as soon as it is scored.
 
     At most `batch` sequences run at once; None means what memory allows. `opponents` are the rows,
     by suite, whose stored answers judges compare with. Suites with a judge come
     last, for its model takes the place of the judged one. A prompt that several suites ask runs
-    once. Phases: `reload`, `generate`, `loglikelihood`, and one of each
+    once. With `keeping` finished blocks of answers are kept, and those that are there are not
+    computed again. Phases: `reload`, `generate`, `loglikelihood`, and one of each
     suite's name for its scoring. Suites of one engine run together, those of this process's passes
     first; each engine opens the model anew. Raises what opening the model raises; an exception in a
     suite is its SuiteFailure.
@@ -78,7 +83,8 @@ def evaluate(
     for engine in engines:
         own = [suite for suite in suites if engine_of(suite) == engine]
         judged = [suite for suite in own if suite.judge is not None]
-        with opened(replace(artifact, engine=engine), phase, report, batch, opponents) as bench:
+        how = (phase, report, batch, opponents, keeping)
+        with opened(replace(artifact, engine=engine), *how) as bench:
             model = bench.model
             for group in [*([suite] for suite in own if suite not in judged), judged]:
                 for suite, result in _batch(bench, group, phase):
@@ -93,11 +99,12 @@ def opened(
     report: Report,
     batch: int | None = None,
     opponents: Mapping[str, Opponent] = EMPTY,
+    keeping: Keeping | None = None,
 ) -> Iterator[Bench]:
     """The model of an artifact, open for requests; closed at the end."""
     with phase("reload"):
         model = plugins().open_model(artifact, batch)
-        bench = Bench(model, artifact, report, batch, opponents)
+        bench = Bench(model, artifact, report, batch, opponents, keeping)
     try:
         yield bench
     finally:
@@ -163,8 +170,10 @@ class Bench:
         report: Report,
         batch: int | None = None,
         opponents: Mapping[str, Opponent] = EMPTY,
+        keeping: Keeping | None = None,
     ) -> None:
-        self.model = model
+        self.model = keeping.wrap(model, artifact) if keeping else model
+        self._keeping = keeping
         self.artifact = artifact
         self.report = report
         self.batch = batch
@@ -202,6 +211,8 @@ class Bench:
             same = [requests for requests in prompting if requests.max_new_tokens == cap]
             distinct = dict.fromkeys(tuple(prompt) for r in same for prompt in r.prompts)
             new = [prompt for prompt in distinct if (cap, prompt) not in self._answers]
+            if new and isinstance(self.model, Resuming):
+                new = list(distinct)  # blocks are cut alike whatever was asked before; see there
             if new:
                 with phase("generate"):
                     answers = self.model.generate(new, max_new_tokens=cap, progress=self.progress)
@@ -412,7 +423,8 @@ class Bench:
             return self.model
         if self._other is None or self._other[0] != wanted:
             self.close()
-            self._other = (wanted, plugins().open_model(wanted, self.batch))
+            other = plugins().open_model(wanted, self.batch)
+            self._other = (wanted, self._keeping.wrap(other, wanted) if self._keeping else other)
         return self._other[1]
 
     def _judge_artifact(self) -> Artifact:

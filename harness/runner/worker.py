@@ -22,9 +22,10 @@ from harness.api.task import Suite
 from harness.data.mix import Drawn
 from harness.data.training_set import drawn_rows, training_rows
 from harness.errors import CellFailed, HarnessError, PluginFault, is_out_of_memory
+from harness.evaluation.blocks.resuming import Keeping
 from harness.evaluation.cached_results import Sections
 from harness.evaluation.contamination import leaks, leaks_of_rows
-from harness.evaluation.evaluate import Measured, SuiteFailure, evaluate
+from harness.evaluation.evaluate import PHASES, Measured, SuiteFailure, evaluate
 from harness.evaluation.judging.rows.opponents import Opponent
 from harness.evaluation.served import model as served_model
 from harness.evaluation.suite import task_of
@@ -52,7 +53,7 @@ from harness.runner.oom_retry import Rung
 from harness.system import stopping
 from harness.system.child_process import begin
 from harness.system.hardware import available_memory, free_memory, free_paged_state
-from harness.system.measure import MemoryWatch, Meter
+from harness.system.measure import MemoryWatch, Meter, joined
 from harness.training.arithmetic import float32_precision_kept
 from harness.training.diagnostics import findings
 from harness.training.diagnostics.findings import PREFIX
@@ -448,6 +449,7 @@ def _judge(work: Work, rows: TrainingRows, log: Log, trained: Trained) -> None:
 def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> Evaluation | None:
     """Evaluate each suite without stored answers; each is written as soon as it is scored."""
     meter = Meter()
+    keeping = Keeping(work.out, log.warn)
     report = partial(log.emit, event="progress")
     sections: Sections | None = None
     passes: dict[str, Any] | None = None
@@ -465,7 +467,7 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
             warn=log.warnings.append,
         )
         left = [suite for suite in work.cell.suites if _missing(sections, suite, log)]
-        how = (log.phases(meter), report, work.batch, work.opponents)
+        how = (log.phases(meter), report, work.batch, work.opponents, keeping)
         for measured in evaluate(artifact, left, *how) if left else ():
             passes = dict(measured.passes)
             _doubt(measured, log)
@@ -476,6 +478,8 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
     if sections is None or not (meter.phases or sections.done):
         return None
     done = sections.done
+    for kind, cost in keeping.costs().items():
+        meter.phases[PHASES[kind]] = joined(meter.phases.get(PHASES[kind]), cost)
     evaluation: Evaluation = {
         "phases": meter.phases,
         "suites": {s.name: done[s.name] for s in work.cell.suites if s.name in done},
@@ -487,6 +491,10 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
     if behind is not None:
         log.warnings += served_model.warnings(behind)
         evaluation["served"] = behind
+    if (resumed := keeping.resumed()) is not None:
+        evaluation["resumed"] = resumed
+    if all(suite.name in done for suite in work.cell.suites):
+        keeping.clear(sections.artifact_hash)  # each suite is stored
     return evaluation
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from harness.record import Phase
 
@@ -109,6 +109,54 @@ class Meter:
             reserved = cuda.memory_reserved() if cuda else 0
             context = max(0, now - reserved - paged)
             totals["context_bytes"] = _larger(totals.get("context_bytes"), context)
+
+
+@contextmanager
+def stretch() -> Iterator[Phase]:
+    """What a part of a phase costs: its seconds, and the peaks of the phase up to its end.
+
+    They are in what it gives once it is over. No peak is reset: the phase around it has its own.
+    """
+    cost: Phase = {"seconds": 0.0}
+    start = time.perf_counter()
+    yield cost
+    _wait_for_cuda()
+    cost["seconds"] = time.perf_counter() - start
+    cost["peak_allocated_bytes"], cost["peak_reserved_bytes"] = _cuda_peaks()
+    cost["peak_host_bytes"] = _kernel_peak()
+
+
+def joined(one: Phase | None, other: Phase) -> Phase:
+    """One phase of two that ran apart: seconds and energy are added, peaks are the larger ones."""
+    if one is None:
+        return {**other}
+    both: Phase = {**one, "seconds": (one["seconds"] or 0.0) + (other["seconds"] or 0.0)}
+    for name in _PEAKS:
+        if name in one or name in other:
+            both[name] = _larger(one.get(name), other.get(name))
+    if "joules" in other:
+        both["joules"] = (one.get("joules") or 0.0) + (other["joules"] or 0.0)
+    return both
+
+
+_PEAKS: tuple[
+    Literal[
+        "peak_allocated_bytes",
+        "peak_reserved_bytes",
+        "peak_host_bytes",
+        "peak_process_bytes",
+        "paged_bytes",
+        "context_bytes",
+    ],
+    ...,
+] = (
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "peak_host_bytes",
+    "peak_process_bytes",
+    "paged_bytes",
+    "context_bytes",
+)
 
 
 def _larger(a: int | None, b: int | None) -> int | None:
