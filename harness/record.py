@@ -525,6 +525,7 @@ class Resumed(TypedDict):
     """Blocks of answers that another worker computed, or one that was cut off."""
 
     blocks: int
+    """How many."""
     requests: int
     """In these blocks: prompts answered, and pairs of texts scored."""
     seconds: float

@@ -52,6 +52,7 @@ __all__ = [
     "unsealed",
     "validate",
     "with_samples",
+    "write_block",
     "write_json",
     "write_record",
     "write_samples",
@@ -191,6 +192,12 @@ def write_section(out: Path, cell_id: str, suite: str, section: Mapping[str, obj
     name = f"{_checked_name(suite)}.json"
     path = Path(out) / "samples" / _checked_name(cell_id) / name
     return write_json(path, seal(kept))
+
+
+def write_block(path: Path, block: Mapping[str, object]) -> None:
+    """Write a block of answers, sealed, on one line; unlike in all else NaN stays what it is."""
+    text = json.dumps({**block, "sha256": digest(block)})
+    _write_atomically(Path(path), text.encode())
 
 
 def unsealed(records: Iterable[Stored]) -> str | None:

@@ -106,17 +106,12 @@ class KeptAnswers:
 
     def keep(self, kind: str, keys: Sequence[str], answers: Sequence[Any], cost: Phase) -> None:
         """Write a block. Where nothing can be written nothing is kept, with a warning."""
-        block: Block = {
-            "schema": SCHEMA,
-            "of": self.of,
-            "kind": kind,
-            "keys": list(keys),
-            "answers": list(answers),
-            "cost": cost,
-        }
+        block = Block(
+            schema=SCHEMA, of=self.of, kind=kind, keys=list(keys), answers=list(answers), cost=cost
+        )
         file = self.folder / f"{name_of(keys)}.json"
         try:
-            store.write_text(file, json.dumps({**block, "sha256": store.digest(block)}))
+            store.write_block(file, block)
         except OSError as error:
             self._warn(
                 f"the answers to {len(keys)} requests are not kept ({error.strerror}): a run that "
