@@ -362,15 +362,20 @@ def warm_early(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("warm")
 
 
-def run_warm(small: Experiment, executor: Warm, **settings: Any) -> Any:
-    """Run an experiment without the command line; the Outcome, and the events of each cell."""
+def run_warm(
+    small: Experiment,
+    executor: Warm,
+    told: Callable[..., None] = lambda cell, event: None,
+    **settings: Any,
+) -> Any:
+    """Run an experiment without the command line; the Outcome. `told` gets each cell's events."""
     from harness.config.experiment import load_experiment
     from harness.manager import Plugins
     from harness.planning.plan import Settings, make_plan
     from harness.runner.run import run_plan
 
     plan = make_plan(load_experiment(small.file), Plugins(), Settings(**settings))
-    return run_plan(plan, small.out, executor, lambda cell, event: None)  # type: ignore[arg-type]
+    return run_plan(plan, small.out, executor, told)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

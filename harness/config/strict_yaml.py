@@ -8,6 +8,7 @@ a whole number that is a key (`1: bad`).
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from harness.system.paths import no_such_file
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-__all__ = ["Located", "StrictModel", "load", "parse", "validate", "validate_options"]
+__all__ = ["Located", "StrictModel", "check_size", "load", "parse", "validate", "validate_options"]
 
 KeyPath = tuple[str | int, ...]
 """The path of a value in the file: `('methods', 2, 'lr')`."""
@@ -120,14 +121,44 @@ def load(path: str | Path) -> Located:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(no_such_file(path))
-    size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise ConfigError(f"{size} bytes: a YAML file of at most {MOST_BYTES} is read", file=path)
+    _check_bytes(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError("not UTF-8 text: save it as UTF-8", file=path) from error
     return parse(text, path)
+
+
+def check_size(path: Path) -> None:
+    """Raise ConfigError for a file that another reader of YAML would never be done with.
+
+    It may have tags that are unknown here. Raises what PyYAML raises where it is no YAML.
+    """
+    _check_bytes(path)
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+    if node is not None and _written_out(node, {}) > MOST_VALUES:
+        raise ConfigError(
+            f"with its aliases written out the file has more than {MOST_VALUES} values",
+            file=path,
+            line=1,
+        )
+
+
+def _check_bytes(path: Path) -> None:
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise ConfigError(f"{size} bytes: a YAML file of at most {MOST_BYTES} is read", file=path)
+
+
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node stands for with its aliases written out; inf for one in itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is counted: an alias to it is inside its own anchor
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in parts for part in pair]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
 
 
 def parse(text: str, file: str | Path) -> Located:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.data.template_forms import Form, Render, detect
 from harness.errors import UserError
-from harness.system.time_limit import TEMPLATE_SECONDS, time_limit
+from harness.system.security.sandbox import limited
 from harness.types import Message, ToolDefinitions
 
 if TYPE_CHECKING:
@@ -249,16 +249,15 @@ def folder_renderer(folder: Path, chat_template: str | None) -> FolderRenderer |
     def call(
         messages: Sequence[Mapping[str, object]], generation_prompt: bool, tools: ToolDefinitions
     ) -> str:
-        with time_limit(TEMPLATE_SECONDS, "the chat template"):
-            return str(
-                compiled(bool(tools))[1].render(
-                    messages=[dict(message) for message in messages],
-                    tools=list(tools) if tools else None,
-                    documents=None,
-                    add_generation_prompt=generation_prompt,
-                    **special,
-                )
+        return str(
+            compiled(bool(tools))[1].render(
+                messages=[dict(message) for message in messages],
+                tools=list(tools) if tools else None,
+                documents=None,
+                add_generation_prompt=generation_prompt,
+                **special,
             )
+        )
 
     def render(
         messages: Sequence[Message], generation_prompt: bool, tools: ToolDefinitions = None
@@ -312,7 +311,7 @@ def _environment() -> Environment:
     def tojson(value: object, ensure_ascii: bool = False, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
-    environment = ImmutableSandboxedEnvironment(
+    environment = limited(ImmutableSandboxedEnvironment, "the chat template")(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = tojson

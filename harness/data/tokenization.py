@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 from harness.data.chat_templates import answer_spans, render_messages, with_fixed_date
 from harness.errors import UserError
+from harness.system.time_limit import TEMPLATE_SECONDS, time_limit
 from harness.types import Message, Row, Sample, ToolDefinitions
 
 if TYPE_CHECKING:
@@ -117,15 +118,16 @@ def render(
     source = with_fixed_date(tokenizer.get_chat_template(chat_template, tools=offered))
 
     def call(given: Sequence[Any], generation_prompt: bool, tools: ToolDefinitions) -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                list(given),
-                tools=[dict(tool) for tool in tools] if tools else None,
-                chat_template=source,
-                add_generation_prompt=generation_prompt,
-                tokenize=False,
+        with time_limit(TEMPLATE_SECONDS, "the chat template"):
+            return str(
+                tokenizer.apply_chat_template(
+                    list(given),
+                    tools=[dict(tool) for tool in tools] if tools else None,
+                    chat_template=source,
+                    add_generation_prompt=generation_prompt,
+                    tokenize=False,
+                )
             )
-        )
 
     return render_messages(
         call, messages, key=source, generation_prompt=generation_prompt, tools=tools

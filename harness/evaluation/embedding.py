@@ -30,7 +30,9 @@ class Embedder:
         if _key(ref) not in self._models:
             from sentence_transformers import SentenceTransformer
 
-            self._models[_key(ref)] = SentenceTransformer(ref.path, revision=ref.revision)
+            self._models[_key(ref)] = SentenceTransformer(
+                ref.path, revision=ref.revision, model_kwargs={"use_safetensors": True}
+            )
         return self._models[_key(ref)]
 
     def forget(self) -> None:

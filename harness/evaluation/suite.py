@@ -23,6 +23,7 @@ from harness.evaluation.judging.rows import opponents
 from harness.evaluation.tasks.sample_rows import cluster
 from harness.manager import Plugins, calling
 from harness.models.quantization import keywords_of
+from harness.system.paths import expanded
 from harness.types import ModelRef
 
 EMBEDDER = "sentence-transformer"
@@ -343,15 +344,21 @@ class _FileResolver:
             raise ConfigError(str(error), file=mark) from None
 
     def _check_inside(self, name: str, path: Path, key: str) -> None:
-        """A suite may be another's: a relative name leads to nothing outside its folder."""
+        """A suite may be another's: what its file names lies in its folder.
+
+        What an experiment sets is its user's own word, and may lie anywhere.
+        """
         file = self.located.file
-        if Path(name).expanduser().is_absolute() or not (file.parent / name).exists():
-            return  # the user's own words, or a data set of a mirror or the Hub
+        if (
+            isinstance(self.located.mark((key,)), str)
+            or not (file.parent / expanded(name)).exists()
+        ):
+            return  # an experiment's, or a data set of a mirror or the Hub
         folders = (file.parent.resolve(), file.resolve().parent)
         if not any(path.resolve().is_relative_to(folder) for folder in folders):
             raise self.located.error(
                 f"{key}: '{name}' leads out of the suite's folder {file.parent}: copy it there, "
-                "or write its absolute path",
+                f"or let the experiment name it (suites: [{{name: {file.stem}, {key}: ...}}])",
                 (key,),
             )
 

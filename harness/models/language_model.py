@@ -319,6 +319,7 @@ def load_weights(artifact: Artifact, *, dtype: str | None = None) -> CausalLM:
             path,
             revision=source.revision,
             trust_remote_code=source.trust_remote_code,
+            use_safetensors=True,  # a pickle may run code
             dtype=torch_dtype(dtype or artifact.precision),
             device_map={"": 0} if torch.cuda.is_available() and not _ON_CPU.get() else None,
             **quantised,

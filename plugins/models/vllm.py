@@ -157,6 +157,7 @@ class VllmModel:
                 model=folder if self.artifact.kind == "weights" and folder else source.path,
                 revision=source.revision,
                 trust_remote_code=source.trust_remote_code,
+                load_format="safetensors",
                 dtype=DTYPES[self.artifact.precision],
                 max_model_len=self.max_length,
                 seed=0,

@@ -66,7 +66,9 @@ class _Encoder:
 
         how = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
         self.tokenizer = AutoTokenizer.from_pretrained(ref.path, **how)
-        model = AutoModel.from_pretrained(ref.path, dtype=torch.float32, **how)
+        model = AutoModel.from_pretrained(
+            ref.path, dtype=torch.float32, use_safetensors=True, **how
+        )
         model = model.get_encoder() if model.config.is_encoder_decoder else model
         self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.layer = layer

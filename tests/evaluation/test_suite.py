@@ -103,20 +103,25 @@ def test_a_wrong_file_is_one_line_with_its_place(folder, old, new, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["../../x.jsonl", "linked.jsonl", "linked/x.jsonl"])
-def test_a_relative_name_leads_to_nothing_outside_the_suites_folder(folder, name):
+@pytest.mark.parametrize("name", ["../../x.jsonl", "linked.jsonl", "linked/x.jsonl", "absolute"])
+def test_a_suites_file_names_nothing_outside_its_folder_and_an_experiment_may(folder, name):
     home = folder / "shop/suites"
     home.mkdir(parents=True)
     outside = write_jsonl(folder / "x.jsonl", [{"id": "a", "prompt": "x", "reference": "y"}])
     (home / "linked.jsonl").symlink_to(outside)
     (home / "linked").symlink_to(folder)
     suite = (folder / "answers.yaml").read_text()
+    name = str(outside) if name == "absolute" else name
     (home / "answers.yaml").write_text(suite.replace("asked.jsonl", name))
-    message = rf"answers\.yaml:4: data: '{name}' leads out of the suite's folder .*absolute path"
+    message = (
+        rf"answers\.yaml:4: data: '{name}' leads out of the suite's folder .*let the experiment "
+        r"name it \(suites: \[{name: answers, data: \.\.\.}\]\)"
+    )
     with pytest.raises(ConfigError, match=message):
         load(home, "answers")
-    (home / "answers.yaml").write_text(suite.replace("asked.jsonl", str(outside)))
-    assert len(samples_of(load(home, "answers"))) == 1, "the user's own words"
+    assert len(samples_of(load(home, "answers", {"data": str(outside)}))) == 1, (
+        "the user's own words"
+    )
     outside.rename(home / "x.jsonl")
     (home / "here.jsonl").symlink_to("x.jsonl")
     (home / "answers.yaml").write_text(suite.replace("asked.jsonl", "here.jsonl"))

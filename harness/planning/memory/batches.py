@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from harness.data.rows import training_order
 from harness.data.tool_calls.given import turn_text
 from harness.data.training_set import DataPlan, training_rows
-from harness.system.time_limit import TEMPLATE_SECONDS, TooSlow, time_limit
+from harness.system.security.sandbox import limited
+from harness.system.time_limit import TooSlow
 from harness.types import Budget, ModelRef, Row
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def _renderer(folder: Path, given: str | None) -> Callable[[Row], str | None]:
 
     special = {key: _text(value) for key, value in settings.items() if key.endswith("_token")}
     try:
-        template = ImmutableSandboxedEnvironment(
+        template = limited(ImmutableSandboxedEnvironment, "the chat template")(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         ).from_string(source)
     except TemplateError:
@@ -196,13 +197,12 @@ def _renderer(folder: Path, given: str | None) -> Callable[[Row], str | None]:
     def render(row: Row) -> str | None:
         messages = [dict(message) for message in row.messages or ()]
         tools = {"tools": list(row.tools)} if row.tools else {}
-        with time_limit(TEMPLATE_SECONDS, "the chat template"):
-            try:
-                return str(template.render(messages=messages, **tools, **special))
-            except TooSlow:
-                raise
-            except (Exception, RecursionError):  # a template runs code of strangers
-                return None
+        try:
+            return str(template.render(messages=messages, **tools, **special))
+        except TooSlow:
+            raise
+        except (Exception, RecursionError):  # a template runs code of strangers
+            return None
 
     return render
 

@@ -25,6 +25,7 @@ from harness.system.endpoint.completion import (
     Request,
 )
 from harness.system.endpoint.spending import Budget, Ledger, Price
+from harness.system.security import secrets
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -110,6 +111,7 @@ def read_key(name: str | None) -> str | None:
         raise EnvironmentLack(
             f"the environment variable {name} holds characters that no key has: set it anew"
         )
+    secrets.add(key)
     return key
 
 

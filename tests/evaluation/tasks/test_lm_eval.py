@@ -727,7 +727,7 @@ def test_data_files_are_those_beside_the_task_file(experiment, tmp_path, monkeyp
 def test_missing_data_files_are_reported_with_the_searched_folders(experiment):
     small = own_tasks(experiment, PLAIN_TASK.replace("choices.jsonl", "chioces.jsonl"))
     with pytest.raises(
-        UserError, match=r"plain.yaml: data_files: no 'chioces.jsonl' in \S+own or in"
+        UserError, match=r"plain.yaml: data_files: no 'chioces.jsonl' in \S+own; write its path"
     ):
         checked(small)
 

@@ -37,7 +37,7 @@ class LmEval(Task[LmEvalSettings]):
 
     name = "lm-eval"
     Settings = LmEvalSettings
-    unscored = frozenset({"trust_task_code"})
+    unscored = frozenset({"trust_task_code", "run_unsafe_code"})
     knows_samples = False
 
     def check(self, settings: LmEvalSettings, located: Located) -> None:
@@ -121,6 +121,7 @@ class LmEval(Task[LmEvalSettings]):
             samples=chosen,
             bootstrap_iters=0,
             apply_chat_template=bool(settings.apply_chat_template),
+            confirm_run_unsafe_code=settings.run_unsafe_code,
         )
         own = {**result["results"], **(result.get("groups") or {})}
         told = {name: declared(task) for name, task in loaded["tasks"].items()}
@@ -138,7 +139,7 @@ class LmEval(Task[LmEvalSettings]):
                 "num_fewshot": shots,
                 "longer_than_context": lm.cut,
                 "chat_template": bool(settings.apply_chat_template),
-                **({"trust_task_code": True} if settings.trust_task_code else {}),
+                **{key: True for key in sorted(self.unscored) if getattr(settings, key)},
                 **({"left_out": collected.left_out} if collected.left_out else {}),
                 **(
                     {"reasoning": reasoning.notes(markers, collected.rows)}

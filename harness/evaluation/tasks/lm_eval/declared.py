@@ -11,6 +11,7 @@ from harness.evaluation.lm_eval_samples.aggregation import BY_NAME, Item
 from harness.evaluation.lm_eval_samples.rows import Average, Declared, DeclaredGroup, Sample
 from harness.evaluation.tasks.lm_eval.tasks import groups
 from harness.evaluation.tasks.sample_rows import right_probability
+from harness.system.time_limit import TEMPLATE_SECONDS, time_limit
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -69,10 +70,22 @@ class Guarded(Mapping[str, Aggregation]):
         return len(self.functions)
 
 
+FILTER_SECONDS = 0.05
+"""For an answer: a task's patterns match thousands in a second, unless they backtrack for ever."""
+
+
 def guard(task: Task) -> Guarded:
-    """Let no aggregation of a task raise; return its guarded functions."""
+    """Let no aggregation of a task raise, and no filter run for ever; its guarded functions."""
     guarded = Guarded(task.aggregation())
     task.aggregation = lambda: guarded
+    apply = task.apply_filters
+
+    def limited() -> object:
+        seconds = max(TEMPLATE_SECONDS, FILTER_SECONDS * len(task._instances or ()))
+        with time_limit(seconds, f"a filter of the task '{task.config.task}'"):
+            return apply()
+
+    task.apply_filters = limited
     return guarded
 
 

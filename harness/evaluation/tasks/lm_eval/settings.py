@@ -20,7 +20,10 @@ class LmEvalSettings(SuiteSettings):
     limits: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """`limit` for single tasks, or for each task of a group."""
     trust_task_code: bool = False
-    """Whether the task files in `include_path` may run Python (`!function`)."""
+    """Whether the task files in `include_path` may run Python (`!function`, scripts as metrics)."""
+    run_unsafe_code: bool = False
+    """Whether tasks may run code that the model writes, as HumanEval and MBPP do: on this machine,
+    with your rights."""
     num_fewshot: int | None = Field(None, ge=0)
     """Examples before each question; by default the task's own number."""
     fixed_shots: bool = False

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.api.task import Suite
-from harness.errors import UserError
+from harness.config import strict_yaml
+from harness.errors import ConfigError, UserError
+from harness.evaluation.tasks.lm_eval import confined
 from harness.evaluation.tasks.lm_eval.settings import settings_of
+from harness.system.security import sandbox
 
 if TYPE_CHECKING:
     import yaml
@@ -18,10 +21,23 @@ if TYPE_CHECKING:
 
 
 def check(suite: Suite) -> None:
-    """Raises UserError for a task file that lm-eval would skip: no YAML, or no mapping."""
-    for file in _files(suite):
-        if not isinstance(_read(file), dict):
+    """Raises UserError for a task file that lm-eval would skip: no YAML, or no mapping.
+
+    Also for one that names a file outside the suite's folder or a script, unless the suite may run
+    code.
+    """
+    waiting, seen = _files(suite), set[Path]()
+    while waiting:
+        file = waiting.pop(0)
+        task = _read(file)
+        if not isinstance(task, dict):
             raise UserError(f"{file}:1: broken task file: expected keys such as `task:`")
+        if suite.trusted or suite.folder is None:
+            continue
+        confined.check_names(file, task, Path(suite.folder))
+        seen.add(file.resolve())
+        others = confined.included(file, task)
+        waiting += [f for f in others if f.is_file() and f.resolve() not in seen]
 
 
 def caps(suite: Suite) -> list[tuple[Path, int]]:
@@ -39,12 +55,15 @@ def caps(suite: Suite) -> list[tuple[Path, int]]:
 def need_nothing_else(suite: Suite) -> bool:
     """Whether every task and its data lie in the suite's own folder, so that no Hub is needed.
 
-    False too where a task file wants to run Python and may not, which only loading it shows.
+    False too where a task file wants to run Python and may not, or runs what a model writes, which
+    only loading it shows.
     """
     text = "\n".join(file.read_text(encoding="utf-8") for file in _files(suite))
     if re.search(r"^dataset_path:", text, re.M):
         return False
     if not suite.trusted and re.search(r"!function|^include:", text, re.M):
+        return False
+    if re.search(r"\bunsafe_code:", text):
         return False
     names = settings_of(suite).tasks
     return all(re.search(rf"^task:\s*{re.escape(name)}\s*$", text, re.M) for name in names)
@@ -53,17 +72,25 @@ def need_nothing_else(suite: Suite) -> bool:
 def use(suite: Suite) -> None:
     """Let lm-eval read task files, from now on, as this suite may have them read.
 
-    `!function` outside lm-eval's own folder raises UserError unless the suite may run code;
-    templates run in Jinja's sandbox; `data_files` of a file format are looked for beside the task
-    file first.
+    `!function` outside lm-eval's own folder and metrics that are scripts of the library `evaluate`
+    raise UserError unless the suite may run code; templates run in Jinja's sandbox, within a time
+    limit; `data_files` of a file format are looked for beside the task file first.
     """
+    from lm_eval.api import registry
+    from lm_eval.api import task as api
     from lm_eval.tasks import _factory, _yaml_loader
 
     _sandbox_templates()
+    get_metric = getattr(api.get_metric, "original", api.get_metric)
+    api.get_metric = (
+        get_metric
+        if suite.trusted
+        else confined.guarded_metric(get_metric, lambda: _metrics(registry), suite.file)
+    )
     original = getattr(_yaml_loader._mk_function_ctor, "original", _yaml_loader._mk_function_ctor)
 
     def constructor(base_dir: Path, resolve: bool) -> Constructor:
-        if not resolve or suite.trusted or _is_lm_evals(base_dir):
+        if not resolve or suite.trusted or confined.is_lm_evals(base_dir):
             made: Constructor = original(base_dir, resolve)
             return made
         return _refuse
@@ -82,10 +109,20 @@ def use(suite: Suite) -> None:
 
     def load(path: str | Path, **settings: object) -> dict[str, object]:
         config: dict[str, object] = load_yaml(path, **settings)
-        return config if _is_lm_evals(Path(path)) else _with_data_beside(config, Path(path))
+        if confined.is_lm_evals(Path(path)):
+            return config
+        return _with_data_beside(config, Path(path), trusted=suite.trusted)
 
     load.original = load_yaml  # type: ignore[attr-defined]
     _factory.load_yaml = load
+
+
+def _metrics(registry: Any) -> Mapping[str, object]:
+    """lm-eval's own metrics by name."""
+    import lm_eval.api.metrics  # noqa: F401 - which registers them
+
+    metrics: Mapping[str, object] = registry.metric_registry
+    return metrics
 
 
 def _sandbox_templates() -> None:
@@ -95,25 +132,18 @@ def _sandbox_templates() -> None:
 
     if isinstance(utils.env, SandboxedEnvironment):
         return
-    env = SandboxedEnvironment(
+    env = sandbox.limited(SandboxedEnvironment, "a task's template")(
         loader=utils.env.loader, undefined=utils.env.undefined, keep_trailing_newline=True
     )
-    env.filters.update(utils.env.filters)
+    env.filters.update({**utils.env.filters, **env.filters})
     utils.env = env
 
 
-def _is_lm_evals(place: Path) -> bool:
-    import lm_eval
-
-    home = Path(lm_eval.__file__).resolve().parent
-    return home in place.resolve().parents
-
-
-def _with_data_beside(config: dict[str, object], file: Path) -> dict[str, object]:
+def _with_data_beside(config: dict[str, object], file: Path, *, trusted: bool) -> dict[str, object]:
     """The task's configuration with the places of its `data_files` written out.
 
-    `datasets` looks from the folder that the command runs in. Raises UserError where a file is
-    neither there nor beside the task file.
+    `datasets` looks from the folder that the command runs in, which is looked through, after the
+    task file's, only where the suite may run code. Raises UserError where a file is not there.
     """
     from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
@@ -122,27 +152,26 @@ def _with_data_beside(config: dict[str, object], file: Path) -> dict[str, object
         return config
     if not isinstance(options, Mapping) or "data_files" not in options:
         return config
-    data_files = _placed(options["data_files"], file)
+    folders = [file.resolve().parent, *([Path.cwd()] if trusted else [])]
+    data_files = _placed(options["data_files"], file, folders)
     return {**config, "dataset_kwargs": {**options, "data_files": data_files}}
 
 
-def _placed(data_files: object, file: Path) -> object:
-    """`data_files`, a path, a list of them or a mapping of splits, from the folder of `file`."""
+def _placed(data_files: object, file: Path, folders: Sequence[Path]) -> object:
+    """`data_files`, a path, a list of them or a mapping of splits, from the first folder."""
     if isinstance(data_files, Mapping):
-        return {split: _placed(names, file) for split, names in data_files.items()}
+        return {split: _placed(names, file, folders) for split, names in data_files.items()}
     if isinstance(data_files, (list, tuple)):
-        return [_placed(name, file) for name in data_files]
+        return [_placed(name, file, folders) for name in data_files]
     name = str(data_files)
     if "://" in name or Path(name).is_absolute():
         return name
-    folder = file.resolve().parent
-    if (folder / name).exists() or any(folder.glob(name)):
-        return str(folder / name)
-    if Path(name).exists() or any(Path.cwd().glob(name)):
-        return name
+    for folder in folders:
+        if (folder / name).exists() or any(folder.glob(name)):
+            return str(folder / name)
     raise UserError(
-        f"{file}: data_files: no '{name}' in {folder} or in {Path.cwd()}; write its path from the "
-        "task file's folder"
+        f"{file}: data_files: no '{name}' in {' or in '.join(map(str, folders))}; write its path "
+        "from the task file's folder"
     )
 
 
@@ -151,7 +180,10 @@ def _files(suite: Suite) -> list[Path]:
 
 
 def _read(file: Path) -> object:
-    """A task file's content, its `!function` as text. Raises UserError where it is no YAML."""
+    """A task file's content, its `!function` as text. Raises UserError where it is no YAML.
+
+    Also for one that is too large, too deep, or stands for too much by its aliases.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -159,7 +191,10 @@ def _read(file: Path) -> object:
 
     Loader.add_constructor("!function", lambda loader, node: node.value)
     try:
+        strict_yaml.check_size(file)
         return yaml.load(file.read_text(encoding="utf-8"), Loader)
+    except ConfigError as error:
+        raise UserError(str(error)) from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{file}:{line}: broken task file: {error.problem}") from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -61,6 +62,8 @@ def load_tasks(suite: Suite) -> TaskDict:
     from lm_eval.tasks import TaskManager
 
     names, include_path = settings_of(suite).tasks, suite.folder
+    if settings_of(suite).run_unsafe_code:
+        os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # the same word, for the metric `code_eval`
     task_files.use(suite)
     own = TaskManager(include_path=include_path, include_defaults=False)
     if set(names) <= set(own.task_index):
@@ -92,10 +95,20 @@ def _load(suite: Suite, manager: TaskManager) -> TaskDict:
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         ) from error
     for task in tasks["tasks"].values():
+        _check_unsafe(task, suite)
         _set_shots(task, suite)
         if not len(task.eval_docs):
             raise UserError(f"{suite.file}: the task '{task.config.task}' has no questions")
     return tasks
+
+
+def _check_unsafe(task: Task, suite: Suite) -> None:
+    """Raise UserError for a task that runs what the model writes, unless the suite says so."""
+    if getattr(task, "UNSAFE_CODE", False) and not settings_of(suite).run_unsafe_code:
+        raise UserError(
+            f"{suite.file}: the task '{task.config.task}' runs code that the model writes, on this "
+            "machine: allow it with `run_unsafe_code: true` in the suite, in a container of its own"
+        )
 
 
 def _set_shots(task: Task, suite: Suite) -> None:

@@ -52,6 +52,7 @@ class LLM:
         *,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        load_format: str = "auto",
         dtype: str = "auto",
         max_model_len: int | None = None,
         seed: int = 0,
