@@ -32,13 +32,16 @@ __all__ = [
     "TEMPORARY",
     "InvalidRecord",
     "Stored",
+    "check_samples",
     "digest",
     "environment",
+    "invalidity",
     "is_abandoned",
     "is_sealed",
     "keep_checked",
     "label",
     "plain",
+    "put_aside",
     "read_record",
     "read_records",
     "read_samples",
@@ -392,18 +395,34 @@ def set_aside(out: Path, cell_id: str) -> str | None:
 
     Returns what is wrong with it and where it is now, or None where nothing is wrong.
     """
+    problem = invalidity(out, cell_id)
+    if problem is None:
+        return None
+    file = _file_of(out, cell_id)
+    target = put_aside(file)
+    return f"the record {file.name} is not used ({problem}): it is now cells/{target.name}"
+
+
+def invalidity(out: Path, cell_id: str) -> str | None:
+    """What is wrong with the record of a cell; None where nothing is, or it has none.
+
+    Raises UserError where its file cannot be read.
+    """
     file = _file_of(out, cell_id)
     if not file.is_file():
         return None
     try:
         _named_as(file, read_record(file))
     except InvalidRecord as error:
-        names = (f"{file.name}.invalid{end}" for end in ("", *(f"-{n}" for n in range(2, 10_000))))
-        target = next(place for name in names if not (place := file.with_name(name)).exists())
-        file.rename(target)
-        problem = str(error).removeprefix(str(file)).partition(";")[0].lstrip(": ")
-        return f"the record {file.name} is not used ({problem}): it is now cells/{target.name}"
+        return str(error).removeprefix(str(file)).partition(";")[0].lstrip(": ")
     return None
+
+
+def put_aside(file: Path) -> Path:
+    """Rename a file to its name and `.invalid`, never onto another file; its new path."""
+    names = (f"{file.name}.invalid{end}" for end in ("", *(f"-{n}" for n in range(2, 10_000))))
+    target = next(place for name in names if not (place := file.with_name(name)).exists())
+    return file.rename(target)
 
 
 def _file_of(out: Path, cell_id: str) -> Path:
@@ -455,7 +474,7 @@ def with_samples(records: Iterable[Stored]) -> tuple[list[Stored], list[str]]:
     for one in records:
         try:
             for suite in suites(one.data):
-                read_samples(one.folder, one.data, suite)
+                check_samples(one.folder, one.data, suite)
         except UserError as error:
             problems.append(str(error))
         else:
@@ -515,16 +534,27 @@ def read_samples(out: Path, record: Record, suite: str) -> Rows:
 
     Raises UserError where the record has no such suite, or its file is missing or was changed.
     """
+    return _rows(*_sample_bytes(out, record, suite), record["id"])
+
+
+def check_samples(out: Path, record: Record, suite: str) -> None:
+    """Raises UserError where `read_samples` would; the rows are not parsed."""
+    _sample_bytes(out, record, suite)
+
+
+def _sample_bytes(out: Path, record: Record, suite: str) -> tuple[Path, bytes]:
+    """The sample file of a suite, and its content where it is as recorded."""
     known = suites(record)
     if suite not in known:
         raise UserError(f"cell {record['id']} has no suite '{suite}': {nearest(suite, known)}")
     samples = known[suite].get("samples")
     if samples is None:
         raise UserError(f"cell {record['id']} has no sample file for '{suite}'; run it again")
-    return _read_rows(Path(out) / samples["file"], samples["sha256"], record["id"])
+    path = Path(out) / samples["file"]
+    return path, _checked_bytes(path, samples["sha256"], record["id"])
 
 
-def _read_rows(path: Path, sha256: str, cell_id: str) -> Rows:
+def _checked_bytes(path: Path, sha256: str, cell_id: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -537,6 +567,10 @@ def _read_rows(path: Path, sha256: str, cell_id: str) -> Rows:
             f"{path}: changed since it was recorded (sha256 differs); restore it, or delete "
             f"cells/{cell_id}.json and run the experiment again"
         )
+    return content
+
+
+def _rows(path: Path, content: bytes, cell_id: str) -> Rows:
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
         text = packed.read(MOST_BYTES + 1)
     if len(text) > MOST_BYTES:
@@ -563,7 +597,8 @@ def read_section(path: Path) -> tuple[dict[str, Any], Rows]:
     if sha256 != digest(section):
         raise UserError(f"{path}: changed since it was written (sha256 differs)")
     samples = Path(path).with_name(Path(section["samples"]["file"]).name)
-    return section, _read_rows(samples, section["samples"]["sha256"], section["cell"])
+    content = _checked_bytes(samples, section["samples"]["sha256"], section["cell"])
+    return section, _rows(samples, content, section["cell"])
 
 
 def rows_reader(

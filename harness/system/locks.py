@@ -15,14 +15,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-__all__ = ["FOLDER", "LEASE", "Locks", "Taken"]
+__all__ = ["FOLDER", "LEASE", "Locks", "Taken", "is_abandoned"]
 
 FOLDER = "locks"
 """Of a results folder: a file for each lock that is held."""
@@ -152,6 +152,23 @@ def _holder(file: Path, lock: BaseFileLock) -> str:
         return f"{_process(signed['pid'], signed['host'])}, since {since}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def is_abandoned(file: Path) -> bool:
+    """Whether a lock's file is all that is left of a process of this machine that is gone."""
+    import psutil
+    from filelock import SoftFileLease
+
+    lock = _lease(file) if file.suffix == ".lease" else None
+    try:
+        if isinstance(lock, SoftFileLease):
+            owner = lock.owner
+            signed: dict[str, Any] = {"pid": owner.pid, "host": owner.hostname} if owner else {}
+        else:
+            signed = json.loads(file.read_text(encoding="utf-8"))
+        return signed["host"] == socket.gethostname() and not psutil.pid_exists(int(signed["pid"]))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return False
 
 
 def _process(pid: int, host: str) -> str:

@@ -1,4 +1,7 @@
-"""`harness doctor`: what is there, what is missing and the command that fixes it, without torch."""
+"""`harness doctor`: what is there, what is missing and the command that fixes it, without torch.
+
+Of this machine, or of a results folder.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import click
 
@@ -47,15 +50,41 @@ class Check:
 
 
 @click.command("doctor")
+@click.argument(
+    "folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path, file_okay=False)
+)
+@click.option("--mend", is_flag=True, help="Mend what is broken or left over in DIR.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
-def command(as_json: bool) -> None:
-    """What this machine can do, and the command that fixes what is missing."""
+def command(folder: Path | None, mend: bool, as_json: bool) -> None:
+    """What this machine can do, and the command that fixes what is missing.
+
+    With DIR, what is broken or left over in a results folder, what that costs, and with `--mend`
+    the mending of it: what is broken is set aside, and its cell runs again. Exit 0: nothing is
+    wrong, or all is mended; 2: something is missing, or left to mend.
+    """
+    if folder is not None:
+        _examine(folder, mend=mend, as_json=as_json)
+    if mend:
+        raise click.UsageError("--mend: name a results folder")
     results = checks()
     if as_json:
         click.echo(json.dumps(to_json(results), indent=2))
     else:
         console().print(render(results))
     sys.exit(UserError.exit_code if any(check.status == "missing" for check in results) else 0)
+
+
+def _examine(folder: Path, *, mend: bool, as_json: bool) -> NoReturn:
+    """Print what is wrong with a results folder, and exit."""
+    from harness.verification import mending
+
+    examined = mending.examine(folder, mend=mend)
+    if as_json:
+        click.echo(json.dumps(examined.to_json(), indent=2))
+    else:
+        for line in examined.lines():
+            click.echo(line)
+    sys.exit(examined.exit_code)
 
 
 def checks(distribution: str = DISTRIBUTION) -> list[Check]:
