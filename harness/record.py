@@ -225,6 +225,18 @@ class HealthFinding(TypedDict):
 
 
 @section
+class ResumedTraining(TypedDict):
+    """A training that was stopped or killed and taken up again."""
+
+    times: Annotated[int, AT_LEAST_1]
+    """How often it was taken up."""
+    from_steps: list[int]
+    """The step of the checkpoint that it went on from, each time; 0 where there was none."""
+    lost_seconds: float
+    """Of steps that ran again and of loading again, which the phases leave out."""
+
+
+@section
 class Training(TypedDict, total=False):
     """What the training measured; a method may add figures under names of its own."""
 
@@ -270,6 +282,9 @@ class Training(TypedDict, total=False):
     the phase oom_retries."""
     health: list[HealthFinding]
     """Health checks that spoke; empty where none did."""
+    resumed: ResumedTraining
+    """How often it was interrupted; absent where it never was. All other figures are those of the
+    training as if it had not been, but the peaks, which are the largest of all its parts."""
 
 
 # evaluation

@@ -76,6 +76,9 @@ class Budget:
     on_oom: Literal["checkpoint", "halve", "stop"] = "checkpoint"
     """After an OOM while training: halve the micro-batch, and at 1 row checkpoint activations;
     halve alone; or record it at once. No part of a cell's id: it changes no result."""
+    checkpoint_minutes: float | None = None
+    """Minutes of training between two checkpoints; None: only where the worker is told to stop.
+    No part of a cell's id: it changes no result."""
 
     @property
     def first_micro_batch(self) -> int:
@@ -127,6 +130,28 @@ class Artifact:
         return self.weights or self.base
 
 
+class Checkpoints:
+    """The checkpoints of a training: here none, as where a job is made by hand.
+
+    In a worker they lie beside the results until the artifact is there.
+    """
+
+    def begin(self, **what: object) -> Path | None:
+        """The folder of the newest checkpoint to go on from; None: train from the start.
+
+        Called once, before the first step. `what` says on what else the files depend, in JSON
+        types: a checkpoint of another `what` is not used.
+        """
+        return None
+
+    def at(self, step: int, save: Callable[[Path], None]) -> None:
+        """Called after each step but the last: `save(folder)` writes the files where one is due.
+
+        It raises `harness.system.stopping.Stopped`, which no method catches, where the worker was
+        told to stop.
+        """
+
+
 @dataclass(frozen=True)
 class Job:
     """Everything a method's `train` gets. The plan owns it; a method only reads it."""
@@ -154,6 +179,10 @@ class Job:
     """Adds a line to the record's `warnings`."""
     trained: Callable[[Any, Any], None] = lambda model, tokenizer: None
     """`job.trained(model, tokenizer)`, before saving: whoever wants to compare what is saved."""
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    """`job.checkpoints.begin()` before the first step and `.at(step, save)` after each: a training
+    that was stopped or killed goes on from its newest checkpoint. Notes, phases and warnings go on
+    too. A method that calls neither begins again."""
 
     @property
     def training(self) -> Training:

@@ -389,6 +389,7 @@ _EXPERIMENT: dict[str, Sequence[Any]] = {
     "budget.max_length": (0, 7, -1, "a", [], 10**30, 0.5),
     "budget.precision": (1, "fp8", [], "", None),
     "budget.on_oom": (1, "never", [], ""),
+    "budget.checkpoint_minutes": (0, -1, "often", [], {}, True, float("inf"), float("nan"), 1e12),
     "data": ([], 1, "x", {}, {"train": None}),
     "data.train": (1, "", [], "nope.jsonl", "nope", "~nosuchuser/x", "x" * 300, "/dev/null"),
     "data.validation": (0, -1, 1.5, "", [], True, 1000, 10**30, "nope.jsonl", float("nan")),

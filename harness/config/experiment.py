@@ -93,6 +93,10 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """The range that numpy's generators accept."""
 
 
+MOST_MINUTES = 60 * 24 * 365
+"""A year."""
+
+
 class BudgetConfig(StrictModel):
     """The training budget, the same for every method."""
 
@@ -116,6 +120,9 @@ class BudgetConfig(StrictModel):
     """torch.compile; the first steps compile."""
     on_oom: Literal["checkpoint", "halve", "stop"] = "checkpoint"
     """Out of memory while training: halve micro_batch, then gradient checkpointing."""
+    checkpoint_minutes: float | None = Field(default=None, gt=0, le=MOST_MINUTES)
+    """Minutes of training between two checkpoints, from which a later run goes on where this one
+    was killed; by default one is written only where the run is told to stop."""
 
     @field_validator("batch")
     @classmethod

@@ -20,6 +20,8 @@ from harness.results import store
 from harness.types import Budget, ModelRef
 
 ID_LENGTH = 10
+_CHANGE_NOTHING = frozenset({"on_oom", "checkpoint_minutes"})
+"""Fields of a budget that no result depends on, and so no id."""
 _MODEL_KEYS = {field.name for field in dataclasses.fields(ModelRef)}
 
 
@@ -65,7 +67,7 @@ class Cell:
             "label": self.label,
             "options": {key: _recorded(value) for key, value in self.options.items()},
             "data": self.data.as_record() if self.data else None,
-            "budget": dataclasses.asdict(self.budget),
+            "budget": _recorded_budget(self.budget),
             "seed": self.seed,
             "suites": [suite.name for suite in self.suites],
             "training_id": self.training_id,
@@ -126,9 +128,16 @@ def budget_content(budget: Budget) -> dict[str, object]:
     return {
         field.name: getattr(budget, field.name)
         for field in dataclasses.fields(budget)
-        if field.name != "on_oom"
+        if field.name not in _CHANGE_NOTHING
         and (field.name in first or getattr(budget, field.name) != field.default)
     }
+
+
+def _recorded_budget(budget: Budget) -> dict[str, object]:
+    """A budget as the record has it: how often a training was saved makes it no other one."""
+    content = dataclasses.asdict(budget)
+    del content["checkpoint_minutes"]
+    return content
 
 
 def is_model(value: object) -> TypeGuard[Mapping[str, Any]]:

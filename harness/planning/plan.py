@@ -322,6 +322,7 @@ def _budget(experiment: Experiment, rows: int) -> Budget:
         liger=budget.liger,
         compile=budget.compile,
         on_oom=budget.on_oom,
+        checkpoint_minutes=budget.checkpoint_minutes,
     )
 
 

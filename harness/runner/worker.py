@@ -54,6 +54,7 @@ from harness.system import stopping
 from harness.system.child_process import begin
 from harness.system.hardware import available_memory, free_memory, free_paged_state
 from harness.system.measure import MemoryWatch, Meter, joined
+from harness.training import checkpoints
 from harness.training.arithmetic import float32_precision_kept
 from harness.training.diagnostics import findings
 from harness.training.diagnostics.findings import PREFIX
@@ -350,6 +351,7 @@ class TrainingRun:
             self.log.warnings.append(oom_retry.warning(self.work.failed, self._split()))
         warnings = self.log.warnings
         trained_artifact.keep(folder, cell.training_id, measured, warnings, artifact)
+        checkpoints.clear(self.work.out, cell.training_id)
         return Trained(artifact, measured)
 
     def section(self, attempt: Attempt | None = None) -> Training | None:
@@ -381,6 +383,10 @@ class TrainingRun:
         cell, drawn = self.work.cell, self.rows.drawn
         budget = self.work.rung.budget(cell.budget)
         options = self.work.rung.options(cell.options)
+        phase = self.log.phases(self.meter)
+        progress = checkpoints.Progress(
+            self.meter, self.notes, self.log.warnings, phase, self.log.warn
+        )
         job = Job(
             model=cell.model,
             options=method.Options.model_validate(options),
@@ -391,10 +397,16 @@ class TrainingRun:
             folder=folder,
             chat_template=cell.chat_template,
             loss=cell.data.loss if cell.data else "assistant",
-            phase=self.log.phases(self.meter),
+            phase=phase,
             report=lambda **event: self.log.emit(event="progress", **event),
             notes=self.notes,
             warn=self.log.warn,
+            checkpoints=checkpoints.StoredCheckpoints(
+                self.work.out,
+                cell.training_id,
+                progress,
+                minutes=cell.budget.checkpoint_minutes,
+            ),
         )
         if drawn.rows:
             job.training["micro_batch"] = budget.first_micro_batch

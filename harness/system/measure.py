@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -45,6 +45,26 @@ class Meter:
         """Whether a phase is being measured."""
         return bool(self._open)
 
+    def so_far(self) -> dict[str, Phase]:
+        """A copy of the phases, with the seconds so far of the one that is open."""
+        phases: dict[str, Phase] = {name: phase.copy() for name, phase in self.phases.items()}
+        if self._open:
+            phase = phases.setdefault(self._open[-1], _unmeasured())
+            phase["seconds"] = (phase["seconds"] or 0.0) + time.perf_counter() - self._start
+        return phases
+
+    def carry(self, phases: Mapping[str, Phase], *, again: Collection[str] = ()) -> None:
+        """Add an earlier process's phases to this one's: seconds and joules, the larger peaks.
+
+        Of phases that ran `again` here the peaks alone.
+        """
+        for name, earlier in phases.items():
+            added: Phase = {**_unmeasured(), **earlier}
+            if name in again:
+                added["seconds"] = 0.0
+                added.pop("joules", None)
+            self.phases[name] = joined(self.phases.get(name), added)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Measure what happens inside under `name`; recorded also when it raises."""
@@ -78,15 +98,7 @@ class Meter:
 
     def _add(self, name: str, seconds: float, host_bytes: int) -> None:
         allocated, reserved = _cuda_peaks()
-        totals = self.phases.setdefault(
-            name,
-            {
-                "seconds": 0.0,
-                "peak_allocated_bytes": None,
-                "peak_reserved_bytes": None,
-                "peak_host_bytes": 0,
-            },
-        )
+        totals = self.phases.setdefault(name, _unmeasured())
         totals["seconds"] = (totals["seconds"] or 0.0) + seconds
         totals["peak_host_bytes"] = max(totals["peak_host_bytes"] or 0, host_bytes)
         totals["peak_allocated_bytes"] = _larger(totals["peak_allocated_bytes"], allocated)
@@ -157,6 +169,15 @@ _PEAKS: tuple[
     "paged_bytes",
     "context_bytes",
 )
+
+
+def _unmeasured() -> Phase:
+    return {
+        "seconds": 0.0,
+        "peak_allocated_bytes": None,
+        "peak_reserved_bytes": None,
+        "peak_host_bytes": 0,
+    }
 
 
 def _larger(a: int | None, b: int | None) -> int | None:

@@ -10,7 +10,8 @@ weights, a part of them at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def join(rounded: Tensor, rest: Tensor) -> Tensor:
 def keeping_rests(kind: type[Optimizer]) -> type[Optimizer]:
     """The optimizer class whose `step` updates bf16 parameters as `kind` updates float32 ones.
 
-    Gradients may be bf16. Parameters of other types are updated as ever. The rests are no part of
-    `state_dict`.
+    Gradients may be bf16. Parameters of other types are updated as ever. `state_dict` has the rests
+    as `rests`, by the number of the parameter.
     """
     import torch
 
@@ -56,17 +57,22 @@ def keeping_rests(kind: type[Optimizer]) -> type[Optimizer]:
             super().__init__(*args, **kwargs)
             self._rests: dict[Parameter, Tensor] = {}
 
+        def state_dict(self) -> dict[str, Any]:
+            content: dict[str, Any] = super().state_dict()
+            return {**content, "rests": _by_number(self, self._rests)}
+
+        def load_state_dict(self, content: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+            own = {name: value for name, value in content.items() if name != "rests"}
+            super().load_state_dict(own, *args, **kwargs)
+            self._rests = _by_parameter(self, content.get("rests", {}))
+            _unround(self, content["state"])
+
         def step(self, closure: Callable[[], float] | None = None) -> None:
             assert closure is None
-            held = [(p, p.grad) for g in self.param_groups for p in g["params"] if p.requires_grad]
-            held = [(parameter, grad) for parameter, grad in held if grad is not None]
-            for parameter, _ in held:
-                parameter.grad = None
-            with torch.no_grad():
+            held = _with_gradients(self)
+            with torch.no_grad(), _without_gradients(held):
                 for part in _parts(held):
                     self._step_of(part)
-            for parameter, grad in held:
-                parameter.grad = grad
 
         def _step_of(self, part: Sequence[tuple[Parameter, Tensor]]) -> None:
             rounded = {}
@@ -90,6 +96,48 @@ def keeping_rests(kind: type[Optimizer]) -> type[Optimizer]:
     # transformers tells bitsandbytes' optimizers by the class's name
     KeepingRests.__qualname__ = f"KeepingRests[{kind.__module__}.{kind.__qualname__}]"
     return KeepingRests
+
+
+def _numbered(optimizer: Optimizer) -> list[Parameter]:
+    """The parameters in the order in which `state_dict` counts them."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _with_gradients(optimizer: Optimizer) -> list[tuple[Parameter, Tensor]]:
+    trained = [p for p in _numbered(optimizer) if p.requires_grad]
+    return [(parameter, parameter.grad) for parameter in trained if parameter.grad is not None]
+
+
+@contextmanager
+def _without_gradients(held: Sequence[tuple[Parameter, Tensor]]) -> Iterator[None]:
+    for parameter, _ in held:
+        parameter.grad = None
+    yield
+    for parameter, grad in held:
+        parameter.grad = grad
+
+
+def _by_number(optimizer: Optimizer, rests: Mapping[Parameter, Tensor]) -> dict[int, Tensor]:
+    return {n: rests[p] for n, p in enumerate(_numbered(optimizer)) if p in rests}
+
+
+def _by_parameter(optimizer: Optimizer, rests: Mapping[int, Tensor]) -> dict[Parameter, Tensor]:
+    parameters = _numbered(optimizer)
+    return {parameters[n]: rest.to(parameters[n].device) for n, rest in rests.items()}
+
+
+def _unround(optimizer: Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
+    """Give an optimizer its moments as they were saved, in float32.
+
+    torch's `load_state_dict` rounds them to the type of their parameter.
+    """
+    import torch
+
+    for number, parameter in enumerate(_numbered(optimizer)):
+        for name, value in state.get(number, {}).items():
+            loaded = optimizer.state[parameter].get(name)
+            if isinstance(loaded, torch.Tensor) and loaded.dtype != value.dtype:
+                optimizer.state[parameter][name] = value.to(loaded.device)
 
 
 def _parts(

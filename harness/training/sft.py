@@ -19,9 +19,8 @@ from harness.data.tokenization import IGNORED, Encoded, encode_row
 from harness.errors import UserError
 from harness.models import initial_adapter
 from harness.models.stored_quantization import check_full_precision
-from harness.system import stopping
 from harness.system.measure import StepClock
-from harness.training import batching
+from harness.training import batching, resuming
 from harness.training.diagnostics import recipe_checks as health
 from harness.training.loss_scaling import LossScaling, warn_of_skipped
 from harness.training.masks import without_masks
@@ -138,9 +137,10 @@ def _train(
     parameters = _parameters(trainer.model)
     job.training["trainable_parameters"], job.training["total_parameters"] = parameters
     health.before_training(job, trainer, train, parameters)
+    resumed = _resumed(job, trainer, resuming.start_hash(trainer, initial))
     masks = without_masks(trainer) if has_gpu() else nullcontext()
     with masks, job.phase("train"), head_on_trained_positions():
-        trainer.train()
+        trainer.train(resume_from_checkpoint=resumed)
     warn_of_skipped(job)
     health.after_training(job, trainer)
     _note_curve(job, trainer, train)
@@ -148,6 +148,20 @@ def _train(
         _restore(trainer.accelerator.unwrap_model(trainer.model), own)
         artifact = _save(job, trainer, tokenizer, base, initial, adapter=peft is not None)
     return artifact
+
+
+def _resumed(job: Job, trainer: Trainer, start: str | None) -> str | None:
+    """The folder of the checkpoint to go on from; None where the training begins."""
+    folder = job.checkpoints.begin(
+        micro_batch=job.training["micro_batch"],
+        gradient_checkpointing=job.training["gradient_checkpointing"],
+        device="cuda" if has_gpu() else "cpu",
+        start=start,
+    )
+    if folder is None:
+        return None
+    resuming.bring_best(trainer, folder)
+    return str(folder)
 
 
 def _load(artifact: Artifact) -> tuple[CausalLM, PreTrainedTokenizerBase]:
@@ -265,6 +279,15 @@ def _watcher(job: Job, unlabelled: Collection[int] = ()) -> TrainerCallback:
     scaling = LossScaling(job)
 
     class Watcher(TrainerCallback):
+        def on_train_begin(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            **kwargs: object,
+        ) -> None:
+            resuming.name_best(Path(str(args.output_dir)), state)
+
         def on_step_begin(
             self,
             args: TrainingArguments,
@@ -283,7 +306,6 @@ def _watcher(job: Job, unlabelled: Collection[int] = ()) -> TrainerCallback:
         ) -> None:
             clock.end()
             job.report(step=state.global_step, steps=state.max_steps)
-            stopping.safe_point()
 
         def on_optimizer_step(
             self,

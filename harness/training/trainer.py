@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.data.tokenization import Encoded
 from harness.errors import EnvironmentLack, UserError
 from harness.system.gpu_check import compiler_lack
+from harness.training import resuming
 from harness.training.packing import check_rows
 from harness.types import Job
 
@@ -46,8 +49,8 @@ class Trainer(Protocol):
     padding_free: bool
     aux_loss_enabled: bool
 
-    def train(self) -> object:
-        """Run the training."""
+    def train(self, resume_from_checkpoint: str | None = None) -> object:
+        """Run the training, from a checkpoint's folder where one is given."""
 
     def compute_loss(self, model: CausalLM, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The mean loss over the tokens of a batch."""
@@ -57,6 +60,15 @@ class Trainer(Protocol):
 
     def _prepare_inputs(self, inputs: Mapping[str, object]) -> dict[str, torch.Tensor]:
         """A batch on the model's device."""
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Their state into a folder."""
+
+    def _save_scaler(self, output_dir: str) -> None:
+        """That of fp16's loss scaling into a folder; nothing in other precisions."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The random states of Python, numpy, torch and CUDA into a folder."""
 
 
 def arguments(job: Job, settings: SftOptions, micro: int) -> SFTConfig:
@@ -119,7 +131,8 @@ def in_16_bits(arguments: SFTConfig) -> bool:
 def trainer_class(job: Job) -> type[Any]:
     """SFTTrainer whose validation and checkpoints are phases of their own, not training time.
 
-    Weights that are trained in bf16 keep what their rounding drops.
+    Weights that are trained in bf16 keep what their rounding drops. After each step the job is
+    offered a checkpoint of ours; the trainer's own hold the weights of the best validation loss.
     """
     import torch
     from trl import SFTTrainer
@@ -144,6 +157,21 @@ def trainer_class(job: Job) -> type[Any]:
         def _load_best_model(self, *args: Any, **kwargs: Any) -> Any:
             with job.phase("checkpoint"):
                 return super()._load_best_model(*args, **kwargs)
+
+        def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+            whole: Any = self
+            if self.state.global_step < self.state.max_steps:
+                job.checkpoints.at(self.state.global_step, partial(resuming.save, whole))
+
+        def _load_from_checkpoint(self, folder: str, model: Any = None) -> None:
+            whole: Any = self
+            with job.phase("checkpoint"):
+                resuming.load_weights(whole, Path(folder))
+
+        def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+            with job.phase("checkpoint"):
+                super()._load_optimizer_and_scheduler(checkpoint)
 
     return PhasedTrainer
 

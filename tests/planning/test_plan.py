@@ -82,6 +82,10 @@ def test_keys_that_came_later_leave_earlier_ids_alone(small):
     budget = small.content["budget"]
     assert budget_content(planned(small).cells[1].budget) == {**budget, "micro_batch": None}
     assert ids(small.write(budget={**budget, "on_oom": "stop"}))["lora-0"] == before
+    often = small.write(budget={**budget, "checkpoint_minutes": 5})
+    assert ids(often)["lora-0"] == before
+    assert planned(often).cells[1].budget.checkpoint_minutes == 5
+    assert "checkpoint_minutes" not in planned(often).cells[1].as_record()["budget"]
     assert ids(small.write(budget={**budget, "group_by_length": True}))["lora-0"] == before
     assert ids(small.write(budget={**budget, "group_by_length": False}))["lora-0"] != before
     assert ids(small.write(budget={**budget, "micro_batch": "auto"}))["lora-0"] != before
