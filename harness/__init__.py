@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.api.executor import (
         Executor,
         ExecutorOptions,
+        stop_wanted,
         worker_command,
         worker_environment,
         worker_events,
@@ -166,6 +167,7 @@ _HOME = {
     "run": "sdk.running",
     "scorer": "api.scorer",
     "split_words": "data.text_normalization",
+    "stop_wanted": "api.executor",
     "time_limit": "system.time_limit",
     "train_lora": "training.low_rank",
     "train_sft": "training.sft",
@@ -257,6 +259,7 @@ __all__ = [
     "run",
     "scorer",
     "split_words",
+    "stop_wanted",
     "time_limit",
     "train_lora",
     "train_sft",

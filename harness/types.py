@@ -79,6 +79,9 @@ class Budget:
     checkpoint_minutes: float | None = None
     """Minutes of training between two checkpoints; None: only where the worker is told to stop.
     No part of a cell's id: it changes no result."""
+    max_minutes: float | None = None
+    """Minutes that a worker may take, training and evaluation together; None: no limit. Neither
+    ids nor records depend on it."""
 
     @property
     def first_micro_batch(self) -> int:

@@ -272,7 +272,7 @@ WRITERS = {
     "byte_tokenizer.py": "the cache",
     "measure.py": "/proc/self/clear_refs",
     "gate.py": "reports, where the user or GitHub wants them",
-    "cell_runner.py": "the job file, in a temporary folder",
+    "cell_runner.py": "the job file",
     "publish.py": "a model folder, where the user wants it",
     "report.py": "the page, where the user wants it",
     "scaffold.py": "a new suite, where the user wants it",

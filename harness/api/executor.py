@@ -6,14 +6,14 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 from typing_extensions import Self
 
 from harness.config import strict_yaml
 from harness.config.strict_yaml import StrictModel
-from harness.system import child_process, worker_process
+from harness.system import child_process, interruption, worker_process
 from harness.types import Event
 
 
@@ -32,8 +32,7 @@ class Executor:
     """Cells that it runs at once; each has its own call of `run`.
 
     Above 1, `run` is called in threads: it may share no state between calls that is not locked, and
-    must not change the working folder. When the run is interrupted its generator is closed at the
-    next event of its worker.
+    must not change the working folder.
     """
 
     on_this_machine: ClassVar[bool] = False
@@ -72,6 +71,13 @@ class Executor:
         executor adds. Closing the generator stops the worker. The job file and the results folder
         that it names must be where the worker runs. Raises CellFailed where this cell cannot be
         run, which becomes its record.
+
+        Where `harness.stop_wanted()` says `soon`, it has the worker told to stop (SIGTERM: it goes
+        on to its next safe point, reports `{"event": "stopped"}` and exits) and yields `{"event":
+        "stopping", "seconds": float}`, the time that it has; where that says `now`, it kills the
+        worker. `{"event": "idle"}`, every few seconds in which the worker says nothing, has its
+        silence noticed. `harness.worker_events` does all that. An executor that does not is closed
+        at its next event.
         """
         raise NotImplementedError
 
@@ -87,6 +93,15 @@ def worker_environment() -> dict[str, str]:
     To be asked for in `run`, for each worker: they say which GPU it has.
     """
     return child_process.environment()
+
+
+def stop_wanted() -> Literal["soon", "now"] | None:
+    """Whether the worker that this thread runs is to stop; None: it goes on.
+
+    `soon` where the run is interrupted or the worker's `budget.max_minutes` are over, and `now`
+    where it was interrupted twice or the worker has had its time for it.
+    """
+    return interruption.wanted()
 
 
 def worker_events(

@@ -168,8 +168,9 @@ def _exit_code(arguments: list[str]) -> int:
         return _print_error(error.format_message() + (f" (see {hint} --help)" if hint else ""))
     except HarnessError as error:
         return _print_error(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted: everything finished so far is recorded.", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        kept = str(error) or "everything finished so far is recorded."
+        click.echo(f"Interrupted: {kept}", err=True)
         return INTERRUPTED
     except OSError as error:
         if error.errno not in _MACHINE_ERRORS:

@@ -123,6 +123,9 @@ class BudgetConfig(StrictModel):
     checkpoint_minutes: float | None = Field(default=None, gt=0, le=MOST_MINUTES)
     """Minutes of training between two checkpoints, from which a later run goes on where this one
     was killed; by default one is written only where the run is told to stop."""
+    max_minutes: float | None = Field(default=None, gt=0, le=MOST_MINUTES)
+    """Minutes that the process of a cell may take, by default without a limit. One that takes
+    longer is stopped and recorded as an error; the next run goes on from what it has finished."""
 
     @field_validator("batch")
     @classmethod

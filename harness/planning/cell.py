@@ -20,7 +20,7 @@ from harness.results import store
 from harness.types import Budget, ModelRef
 
 ID_LENGTH = 10
-_CHANGE_NOTHING = frozenset({"on_oom", "checkpoint_minutes"})
+_CHANGE_NOTHING = frozenset({"on_oom", "checkpoint_minutes", "max_minutes"})
 """Fields of a budget that no result depends on, and so no id."""
 _MODEL_KEYS = {field.name for field in dataclasses.fields(ModelRef)}
 
@@ -134,9 +134,10 @@ def budget_content(budget: Budget) -> dict[str, object]:
 
 
 def _recorded_budget(budget: Budget) -> dict[str, object]:
-    """A budget as the record has it: how often a training was saved makes it no other one."""
+    """A budget as the record has it, without what makes it no other one: how often a training was
+    saved, and how long a worker may take."""
     content = dataclasses.asdict(budget)
-    del content["checkpoint_minutes"]
+    del content["checkpoint_minutes"], content["max_minutes"]
     return content
 
 

@@ -124,6 +124,8 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
     _check_engines(experiment, plugins, options, suites, behind)
     _check_rank_by(experiment, plugins, suites)
     untouched = plugins.method_that("untouched")
+    # Without training only the precision of the budget matters, and how long a worker may take.
+    no_training = Budget(0, 1, 0, budget.precision, max_minutes=budget.max_minutes)
 
     def cell(
         entry: MethodEntry, options: Mapping[str, object], seed: int, data: DataPlan | None = None
@@ -136,8 +138,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
             label=f"{entry.label}{data.suffix}" if trains and data else entry.label,
             options=options,
             model=model,
-            # Without training only the precision of the budget matters.
-            budget=budget if trains else Budget(0, 1, 0, budget.precision),
+            budget=budget if trains else no_training,
             seed=seed if trains else 0,
             data=data if trains else None,
             suites=asked.suites,
@@ -323,6 +324,7 @@ def _budget(experiment: Experiment, rows: int) -> Budget:
         compile=budget.compile,
         on_oom=budget.on_oom,
         checkpoint_minutes=budget.checkpoint_minutes,
+        max_minutes=budget.max_minutes,
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
+import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from harness.api.executor import Executor
 from harness.data import checks
@@ -19,8 +19,10 @@ from harness.planning.cell import Cell
 from harness.record import Attempt, ErrorSection, Phase, Record, Status, Training, new_record
 from harness.results import store
 from harness.runner import oom_retry
+from harness.system import interruption
 from harness.system.hardware import available_memory
 from harness.system.measure import Meter
+from harness.system.stopping import Stopped
 from harness.types import Event
 
 if TYPE_CHECKING:
@@ -34,6 +36,12 @@ POSSIBLY_SPENT = 0.4
 """Share above which a crash may come of a lack of memory: one large allocation goes beyond the
 limit from there, and what was in use before it is all that is known."""
 
+SILENCE = 600.0
+"""Seconds without an event after which that is told, once."""
+
+SECONDS_TO_TELL = 5.0
+"""That an executor gets to tell its worker to stop, before its events are closed."""
+
 _SIGNALS = {9: "SIGKILL", 11: "SIGSEGV", 7: "SIGBUS"}
 
 Observer = Callable[[Cell, Event], None]
@@ -42,7 +50,10 @@ Observer = Callable[[Cell, Event], None]
 def run_cell(work: Work, executor: Executor, report: Observer) -> str:
     """Run one cell, one rung lower after each OOM in its training; returns its record's status.
 
-    A training that cannot fit is not tried: the record says `oom` and what would fit.
+    A training that cannot fit is not tried: the record says `oom` and what would fit. A worker
+    whose time, `budget.max_minutes`, is up is stopped, and the record says `error` and how to go
+    on. Raises Stopped, and there is no record, where the run is interrupted or the worker was told
+    to stop: the next run takes the cell up again.
     """
     if work.never_fits and not (work.reuse or _training(work.cell, work.out)):
         return _record_unfit(work, work.never_fits)
@@ -73,29 +84,82 @@ def _lower(cell: Cell, attempt: Attempt) -> oom_retry.Rung | None:
 
 def _attempt(work: Work, executor: Executor, report: Observer) -> Record:
     """Run one worker and return the record that it wrote, or one that describes its death."""
-    from pydantic import TypeAdapter
-
     cell, out = work.cell, work.out
     log = out / "logs" / f"{cell.id}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     file = out / "cells" / f"{cell.id}.json"
     before = file.stat().st_mtime_ns if file.is_file() else None
     end = _End()
-    with tempfile.TemporaryDirectory() as folder:
-        job = Path(folder) / "job.json"
-        job.write_bytes(TypeAdapter(type(work)).dump_json(work))
+    minutes = cell.budget.max_minutes
+    with interruption.limited(minutes), _job_file(work) as job:
         report(cell, {"event": "started", "log": str(log), "plan": cell.as_record()})
         with end.clock.phase("attempt"):
             try:
                 with contextlib.closing(_events(executor, job, log)) as events:
                     for event in events:
-                        end.update(event)
-                        report(cell, event)
+                        _hear(cell, event, end, log, report)
+                        if _must_close(end):
+                            break
             except (PluginFault, CellFailed) as fault:
                 end.fault = fault
-    if not file.is_file() or file.stat().st_mtime_ns == before:
-        _record_crash(work, end, log)
+        if file.is_file() and file.stat().st_mtime_ns != before:
+            return _with_warnings(out, store.read_record(file), end.silences)
+        if interruption.asked():
+            raise Stopped
+        if minutes is not None and interruption.out_of_time():
+            end.limit = minutes
+        elif end.stopped:
+            raise Stopped
+    _record_crash(work, end, log)
     return store.read_record(file)
+
+
+@contextlib.contextmanager
+def _job_file(work: Work) -> Generator[Path]:
+    """The worker's task as a file, in the results folder, which the worker sees wherever it runs.
+
+    One that a killed run left is the next one's.
+    """
+    from pydantic import TypeAdapter
+
+    job = work.out / "jobs" / f"{work.cell.id}.json"
+    job.parent.mkdir(parents=True, exist_ok=True)
+    job.write_bytes(TypeAdapter(type(work)).dump_json(work))
+    try:
+        yield job
+    finally:
+        with contextlib.suppress(OSError):
+            job.unlink()
+            job.parent.rmdir()  # where it was the last one
+
+
+def _hear(cell: Cell, event: Event, end: _End, log: Path, report: Observer) -> None:
+    """Take an event over and pass it on; where none has come for long, report that once."""
+    if event["event"] != "idle":
+        end.update(event)
+        if event["event"] != "stopped":  # whoever ran the cell says so, once
+            report(cell, event)
+    elif not end.silences and time.monotonic() - end.heard > SILENCE:
+        doing = f"in {end.phase} " if end.phase else ""
+        end.silences.append(
+            f"no sign of life for {SILENCE / 60:g} minutes {doing}(see {log}): nothing is stopped "
+            "but by budget.max_minutes"
+        )
+        report(cell, {"event": "warning", "message": end.silences[-1]})
+
+
+def _must_close(end: _End) -> bool:
+    """Whether to close an executor's events: it has to end, and does not see to it itself."""
+    seconds = interruption.wanted_for()
+    return seconds is not None and not end.told and seconds > SECONDS_TO_TELL
+
+
+def _with_warnings(out: Path, record: Record, warnings: list[str]) -> Record:
+    """A worker's record, with what this process has to add."""
+    if not warnings:
+        return record
+    added = {**record, "warnings": [*record["warnings"], *warnings]}
+    return store.read_record(store.write_record(out, cast("Record", added)))
 
 
 def _events(executor: Executor, job: Path, log: Path) -> Generator[Event]:
@@ -124,6 +188,7 @@ _EVENTS = {
     "warning": {"message"},
     "memory": {"spent"},
     "progress": frozenset[str](),
+    "stopping": {"seconds"},
 }
 """Event -> the keys that this module and the live screen read from it."""
 
@@ -141,6 +206,23 @@ class _End:
     """The largest share of memory that it had in use, from 0 to 1."""
     fault: PluginFault | CellFailed | None = None
     """Why the executor did not run it to its end, if it did not."""
+    told: bool = False
+    """Whether the executor has told it to go on to its next safe point."""
+    stopped: bool = False
+    """Whether it ended there."""
+    limit: float | None = None
+    """The minutes that it had, where they were up."""
+    heard: float = field(default_factory=time.monotonic)
+    """When its last event came."""
+    silences: list[str] = field(default_factory=list)
+    """Warnings that no event has come for long."""
+
+    @property
+    def kind(self) -> str:
+        """The type of the record's error."""
+        if self.limit is not None:
+            return "TimeLimit"
+        return "WorkerDied" if self.fault is None else type(self.fault).__name__
 
     @property
     def signal(self) -> str | None:
@@ -151,7 +233,8 @@ class _End:
     @property
     def status(self) -> Literal["oom", "error"]:
         """The status of the record."""
-        return "oom" if self.signal and self.spent >= NEARLY_SPENT else "error"
+        ran_out = self.limit is None and self.signal and self.spent >= NEARLY_SPENT
+        return "oom" if ran_out else "error"
 
     @property
     def cause(self) -> str:
@@ -176,6 +259,13 @@ class _End:
 
     def message(self, cause: str, log: Path) -> str:
         """The record's error message."""
+        if self.limit is not None:
+            doing = f" in {self.phase}" if self.phase else ""
+            return (
+                f"stopped{doing} after budget.max_minutes ({self.limit:g}): give it more, as with "
+                f"--set budget.max_minutes={2 * self.limit:g}, or leave the limit out; the next "
+                f"run goes on from what is finished ({log})"
+            )
         if self.fault is not None:
             return str(self.fault)
         if self.code is None:
@@ -184,8 +274,12 @@ class _End:
 
     def update(self, event: Event) -> None:
         """Take over what an event reports."""
+        self.heard = time.monotonic()
         if event["event"] == "exit":
             self.code = event["code"]
+        elif event["event"] in ("stopping", "stopped"):
+            self.told = True
+            self.stopped = event["event"] == "stopped"
         elif event["event"] == "phase":
             self.phase = event["name"]
         elif event["event"] == "memory":
@@ -200,7 +294,7 @@ def _record_crash(work: Work, end: _End, log: Path) -> None:
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     tail = text.splitlines()[-12:]
     error: ErrorSection = {
-        "type": "WorkerDied" if end.fault is None else type(end.fault).__name__,
+        "type": end.kind,
         "message": end.message(cause, log),
         "phase": end.phase,
         "traceback": tail,
@@ -215,7 +309,7 @@ def _record_crash(work: Work, end: _End, log: Path) -> None:
             plan=cell.as_record(),
             training=_training(cell, out) or _killed_training(work, end, status, cause),
             environment=store.environment(),
-            warnings=checks.warnings(cell.data),
+            warnings=[*checks.warnings(cell.data), *end.silences],
             error=error,
         ),
     )

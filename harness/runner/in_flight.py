@@ -148,6 +148,13 @@ class EventsInOrder:
                 return
             del self._kept[first]
 
+    def flush(self) -> None:
+        """Report what is held back, of an interrupted run whose first cells did not end."""
+        for cell, kept in self._kept.items():
+            for due in kept:
+                self._report(cell, due)
+            kept.clear()
 
-_LAST = ("recorded", "skipped")
+
+_LAST = ("recorded", "skipped", "stopped")
 """The last event of a cell."""

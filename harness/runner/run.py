@@ -33,9 +33,11 @@ from harness.runner.places import Places
 from harness.runner.sharing import Shared
 from harness.runner.tracking import Tracking
 from harness.runner.tuning import Tuner, chosen, failure
+from harness.system import interruption
 from harness.system.gpu_check import check_device
 from harness.system.hardware import available_memory
 from harness.system.locks import FOLDER, Locks
+from harness.system.stopping import Stopped
 from harness.types import Event
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class Outcome:
     failed: tuple[str, ...]
     elsewhere: tuple[str, ...] = ()
     """Those that another run of the folder ran while this one waited."""
+    interrupted: bool = False
+    """Whether it was told to stop before all were done."""
 
     @property
     def exit_code(self) -> int:
@@ -85,6 +89,9 @@ def run_plan(
     warning. The same holds for the base if its answers, which other cells are compared with, are
     missing or changed.
 
+    Where the run is interrupted (`system.interruption`) or a worker was told to stop by someone
+    else, no further cell starts. A worker that is told to stop leaves no record.
+
     `batch` is the largest number of sequences that run at once in evaluation; None: what fits.
     Answers in other results folders under `shared` are reused; None: no other folder is read.
     `observe(cell, event)` is called for every event of every cell, `{"event": "skipped"}`,
@@ -116,6 +123,8 @@ class _Run:
         self._recorded, self._notices = _recorded(plan, out)
         self._cells = flight(executor, len(places) if places else None)
         self._tuner = Tuner(out, self._run_trial, self._report)
+        self._stopped = False
+        """Whether a worker has ended because it was told to, by this process or by another."""
         self._ran: dict[str, str] = {}
         """Cell id -> the status of its record, of those that ran here."""
         self._elsewhere: dict[str, str] = {}
@@ -124,7 +133,9 @@ class _Run:
     def outcome(self) -> Outcome:
         """Run what has no record yet, and write the leaderboard."""
         for together in _stages(self.plan):
-            self._folder.run(self._cells, together, self._take, self._report)
+            self._folder.run(self._cells, together, self._take, self._report, self._is_ending)
+        if self._tracked is not None:
+            self._tracked.flush()
         statuses = {**self._elsewhere, **self._ran}
         board = write_leaderboard(self.plan, self.out, stale=bool(statuses))
         in_order = [cell.id for cell in self.plan.cells]
@@ -134,7 +145,15 @@ class _Run:
             skipped=tuple(id for id in in_order if id not in self._ran),
             failed=tuple(id for id in in_order if statuses.get(id, "ok") != "ok"),
             elsewhere=tuple(id for id in in_order if id in self._elsewhere),
+            interrupted=self._is_ending() and self._done() != set(in_order),
         )
+
+    def _is_ending(self) -> bool:
+        """Whether no further cell may start."""
+        return self._stopped or interruption.asked()
+
+    def _done(self) -> set[str]:
+        return {*self._recorded, *self._elsewhere, *self._ran}
 
     def _report(self, cell: Cell, event: Event) -> None:
         self._cells.deliver(self._observe, cell, event)
@@ -146,10 +165,16 @@ class _Run:
         if cell.id in self._recorded:
             self._report(cell, {"event": "skipped"})
             return
+        if self._is_ending():
+            return
         with self._folder.held(cell):
             found = self._folder.recorded_meanwhile(cell)
             if found is None:
-                self._run_held(cell)
+                try:
+                    self._run_held(cell)
+                except Stopped:
+                    self._stopped = True
+                    self._report(cell, {"event": "stopped"})
             else:
                 self._elsewhere[cell.id] = found["status"]
                 self._report(cell, {"event": "skipped"})
@@ -237,6 +262,8 @@ def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> Leaderboard:
     a warning on standard error.
     """
     found = _records(plan, out)
+    if not found:  # interrupted before there was one
+        return leaderboard_file.build(None, [])
     current = leaderboard_file.read(out, found, rank_by=plan.rank_by)
     if current is not None:
         return current

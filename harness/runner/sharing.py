@@ -48,15 +48,22 @@ class Shared:
         return store.stored(self._out, cell.id)
 
     def run(
-        self, flight: Flight, cells: Sequence[Cell], take: Callable[[Cell], None], report: Observer
+        self,
+        flight: Flight,
+        cells: Sequence[Cell],
+        take: Callable[[Cell], None],
+        report: Observer,
+        is_ending: Callable[[], bool],
     ) -> None:
         """Call `take(cell)` for each cell, and again later for those where it raises Taken.
+
+        Nothing more is waited for where `is_ending()`.
 
         `report(cell, {"event": "waiting", "holder": ...})` says in words whose end is waited for.
         """
         told: dict[str, str] = {}
         waiting = list(cells)
-        while waiting:
+        while waiting and not is_ending():
             taken: dict[str, str] = {}
 
             def attempt(cell: Cell, taken: dict[str, str] = taken) -> None:

@@ -28,7 +28,7 @@ from harness.runner.tracking import Tracking, chosen
 from harness.sdk.measuring import Measuring
 from harness.sdk.models import ModelOptions, check_names, experiment_of
 from harness.sdk.results import Results, load_results
-from harness.system import hardware
+from harness.system import hardware, interruption
 from harness.training.diagnostics.options import outside_usual
 from harness.types import Event
 
@@ -255,11 +255,29 @@ def execute(
     _check_writable(plan, out)
     told.begin(len(plan.cells))
     tracking = Tracking(loaded_trackers, plan.experiment, out, note)
-    with _places(plan, out, executor, jobs, note) as held, tracking:
-        cache = reusable_results(out)
-        with _session(plan, out, executor, note):
+    try:
+        with (
+            interruption.heeded(),
+            _places(plan, out, executor, jobs, note) as held,
+            tracking,
+            _session(plan, out, executor, note),
+        ):
+            cache = reusable_results(out)
             outcome = run_plan(plan, out, executor, told.observe, tracking, batch, cache, held)
+        if outcome.interrupted:  # a worker was, and not this process
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_kept(plan, out)) from None
     return Finished(plan, out, outcome)
+
+
+def _kept(plan: Plan, out: Path) -> str:
+    """What an interrupted run leaves, and how to go on, in a line."""
+    done = sum(is_recorded(out, cell) for cell in plan.cells)
+    return (
+        f"{done} of {len(plan.cells)} cells are recorded in {out}, what is finished of others is "
+        "kept, and the same command goes on from there"
+    )
 
 
 def executor_with(name: str, options: Mapping[str, object]) -> Executor:

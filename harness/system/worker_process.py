@@ -1,4 +1,8 @@
-"""A cell's worker as a child of this process: started, listened to, and ended."""
+"""A cell's worker as a child of this process: started, listened to, and ended.
+
+A worker leads a group of its own, of all that it starts or that a plugin forks in it. The group
+ends with the worker, and also where this process ends first, however it does.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,33 @@ import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from harness.system import interruption
+
 PATIENCE = 20
-"""Seconds that a worker gets to end after it was told to stop."""
+"""Seconds that a worker gets to end after it was told to stop, where nobody waits for the rest."""
+LOOK = 0.2
+"""Seconds between two looks at whether it is to stop."""
+IDLE = 5.0
+"""Seconds between two events `idle`, where it says nothing."""
+
+Told = Mapping[str, object]
 
 
 def events(
     command: Sequence[str], log_file: Path, environment: Mapping[str, str]
-) -> Iterator[Mapping[str, object]]:
+) -> Iterator[Told]:
     """Start a worker and yield the events that it reports; the last is its exit code.
 
-    Events come as JSON lines on its standard output; the rest goes to the log. Closing the
-    generator ends the worker.
+    Events come as JSON lines on its standard output; the rest goes to the log. `idle` comes while
+    it says nothing, `stopping` where it was told to go on to its next safe point, with the
+    `seconds` that it has for that. Closing the generator ends the worker.
     """
-    worker = None
+    worker, guard = None, None
     with log_file.open("ab") as log:
         try:
             with _uninterrupted():
@@ -33,10 +47,13 @@ def events(
                     stderr=log,
                     stdin=subprocess.DEVNULL,
                     env=environment,
+                    start_new_session=True,
                 )
+                guard = _guard(worker.pid)
             for line in _lines(worker):
-                event = _event(line)
-                if event is not None:
+                if not isinstance(line, bytes):
+                    yield line
+                elif (event := _event(line)) is not None:
                     yield event
                 else:  # something else than the worker wrote into its stream
                     log.write(line)
@@ -44,29 +61,52 @@ def events(
         finally:
             if worker is not None:
                 _stop(worker)
+            if guard is not None:
+                guard.kill()
+                guard.communicate()
 
 
-def _lines(worker: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    """What a worker writes, line by line, until it ends.
+def _lines(worker: subprocess.Popen[bytes]) -> Iterator[bytes | Told]:
+    """What a worker writes, line by line, until it ends, and events of what it does not say.
 
-    Not until the stream ends: a process that a method has forked holds it open for as long as it
-    lives.
+    Not until the stream ends: a process that has left the worker's group may hold it open.
     """
     assert worker.stdout is not None
     stream, rest = worker.stdout.fileno(), b""
+    told, heard = False, time.monotonic()
     while True:
-        ended = worker.poll() is not None
-        ready, _, _ = select.select([stream], [], [], 0 if ended else 1)
+        ended = _has_ended(worker)
+        if ended:
+            _kill_group(worker)
+        wanted = None if ended else interruption.wanted()
+        if wanted == "now":
+            _kill_group(worker)
+        elif wanted == "soon" and not told:
+            told = True
+            _tell(worker)
+            yield {"event": "stopping", "seconds": _patience()}
+        ready, _, _ = select.select([stream], [], [], 0 if ended else LOOK)
         chunk = os.read(stream, 2**16) if ready else b""
         if not chunk and (ready or ended):
             break
+        if chunk:
+            heard = time.monotonic()
+        elif time.monotonic() - heard > IDLE:
+            heard = time.monotonic()
+            yield {"event": "idle"}
         *lines, rest = (rest + chunk).split(b"\n")
         yield from (line + b"\n" for line in lines)
     if rest:
         yield rest
 
 
-def _event(line: bytes) -> Mapping[str, object] | None:
+def _patience() -> float:
+    if interruption.asked():
+        return interruption.SECONDS_TO_SAFE_POINT
+    return interruption.SECONDS_AFTER_LIMIT
+
+
+def _event(line: bytes) -> Told | None:
     """A line of the stream; None where it is no event."""
     try:
         event = json.loads(line)
@@ -88,14 +128,54 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
+def _guard(group: int) -> subprocess.Popen[bytes] | None:
+    """A process that kills the worker's group once this process has ended.
+
+    It waits for its standard input to end, whose other side this process alone holds. None where
+    there is no shell.
+    """
+    with suppress(OSError):
+        return subprocess.Popen(
+            ["/bin/sh", "-c", f"read -r line; kill -s KILL -- -{group}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    return None
+
+
+def _has_ended(worker: subprocess.Popen[bytes]) -> bool:
+    """Whether a worker has ended; it is not reaped, so that its group's number stays its own."""
+    if worker.returncode is not None:
+        return True
+    return os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _tell(worker: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to a worker that was not reaped; Popen's own way would reap one that has ended."""
+    os.kill(worker.pid, signal.SIGTERM)
+
+
+def _kill_group(worker: subprocess.Popen[bytes]) -> None:
+    """Kill a worker that was not reaped yet, and all that it has started or forked."""
+    if worker.returncode is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker.pid, signal.SIGKILL)
+
+
 def _stop(worker: subprocess.Popen[bytes]) -> None:
     """End a worker; kill one that does not end in time, or where Ctrl-C comes a second time."""
-    if worker.poll() is None:
-        worker.send_signal(signal.SIGTERM)
-        try:
-            with suppress(subprocess.TimeoutExpired):
-                worker.wait(PATIENCE)
-        finally:  # also where Ctrl-C comes again
-            if worker.poll() is None:
-                worker.kill()
-                worker.wait()
+    try:
+        if interruption.wanted() != "now" and not _has_ended(worker):
+            _tell(worker)
+            until = time.monotonic() + PATIENCE
+            while not _has_ended(worker) and time.monotonic() < until:
+                time.sleep(0.05)
+                if interruption.wanted() == "now":
+                    break
+    finally:  # also where Ctrl-C comes again
+        _kill_group(worker)
+        worker.wait()
+        assert worker.stdout is not None
+        worker.stdout.close()

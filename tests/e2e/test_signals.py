@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,27 +45,42 @@ subprocess.Popen([sys.executable, "-c", sys.argv[1]])
 time.sleep(60)
 """
 
-FORKS = """
-import os, time
+WORKER = """
+import json, os, signal, sys, time
 
 child = os.fork()
 if not child:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(60)
     os._exit(0)
-print(child, "last words", sep="\\n", end="", flush=True)
+pids = [os.getpid(), child]
+
+def stop(*_):
+    if sys.argv[1] == "heeds":
+        print(json.dumps({"event": "stopped"}), flush=True)
+        os._exit(143)
+
+signal.signal(signal.SIGTERM, stop)
+print(json.dumps({"event": "up", "pids": pids}), flush=True)
+if sys.argv[1] == "ends":
+    print("last words", end="", flush=True)
+    os._exit(3)
+until = time.monotonic() + 60
+while time.monotonic() < until:
+    time.sleep(1)
 """
 
-STOPPED_TWICE = """
-import subprocess, sys
-from harness.system import worker_process
+HAS_WORKER = """
+import json, os, sys
+from pathlib import Path
+from harness.system import interruption, worker_process
 
-ignores = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
-worker = subprocess.Popen(
-    [sys.executable, "-c", ignores + "; time.sleep(60)"], stdout=subprocess.PIPE, text=True
-)
-worker.stdout.readline()
-print(worker.pid, flush=True)
-worker_process._stop(worker)
+worker_process.IDLE = interruption.SECONDS_AFTER_LIMIT = 0.5
+kind, minutes, code = sys.argv[1:]
+command = [sys.executable, "-c", code, kind]
+with interruption.heeded(), interruption.limited(float(minutes) or None):
+    for event in worker_process.events(command, Path(os.devnull), os.environ):
+        print(json.dumps(event), flush=True)
 """
 
 ROOT = Path(__file__).parent.parent.parent
@@ -123,21 +140,82 @@ def test_a_worker_ends_with_its_parent_also_where_it_ignores_sigterm() -> None:
     assert ends(worker)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it looks into /proc")
-def test_a_second_ctrl_c_kills_a_worker_that_ignores_sigterm() -> None:
-    command = started(STOPPED_TWICE)
-    assert command.stdout is not None
-    worker = int(command.stdout.readline())
-    time.sleep(0.5)
-    assert not ends(worker, 0.2)
-    command.send_signal(signal.SIGINT)
-    command.communicate(timeout=15)
-    assert ends(worker)
+def with_worker(kind: str, minutes: float = 0) -> tuple[subprocess.Popen[str], list[int]]:
+    """A process that has a worker, and the pids of that worker and of what it has forked."""
+    parent = started(HAS_WORKER, kind, str(minutes), WORKER)
+    return parent, told(parent)["pids"]
 
 
-def test_a_worker_is_over_when_it_ends_whatever_it_forked_lives_on() -> None:
-    with subprocess.Popen([sys.executable, "-c", FORKS], stdout=subprocess.PIPE) as worker:
-        child, said = worker_process._lines(worker)
-        assert said == b"last words"
-        assert not ends(int(child), 0.2)
-        os.kill(int(child), signal.SIGKILL)
+def told(parent: subprocess.Popen[str], *, but: str = "idle") -> dict[str, Any]:
+    """The next event of its worker."""
+    assert parent.stdout is not None
+    for line in parent.stdout:
+        event: dict[str, Any] = json.loads(line)
+        if event["event"] != but:
+            return event
+    return {"event": "none"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_nothing_of_a_worker_outlives_its_parent_whatever_ended_that(
+    number: signal.Signals,
+) -> None:
+    parent, pids = with_worker("ignores")
+    with parent:
+        parent.send_signal(number)
+        if (
+            number != signal.SIGKILL
+        ):  # kept until the worker is at a safe point, of which it knows none
+            assert told(parent)["event"] == "stopping"
+            parent.kill()
+    assert all(ends(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_has_a_worker_go_on_to_its_safe_point(number: signal.Signals) -> None:
+    parent, pids = with_worker("heeds")
+    with parent:
+        parent.send_signal(number)
+        assert [told(parent) for _ in range(3)] == [
+            {"event": "stopping", "seconds": 300.0},
+            {"event": "stopped"},
+            {"event": "exit", "code": 143},
+        ]
+    assert parent.returncode == -number  # the signal is heeded as ever, after that
+    assert all(ends(pid) for pid in pids)
+
+
+def test_a_second_ctrl_c_kills_a_worker_that_knows_no_safe_point_and_all_that_it_forked() -> None:
+    parent, pids = with_worker("ignores")
+    with parent:
+        parent.send_signal(signal.SIGINT)
+        assert told(parent)["event"] == "stopping"
+        assert not any(ends(pid, 0.5) for pid in pids)
+        parent.send_signal(signal.SIGINT)
+    assert all(ends(pid) for pid in pids)
+
+
+def test_a_worker_whose_time_is_up_is_killed_with_all_that_it_forked() -> None:
+    parent, pids = with_worker("ignores", 0.02)
+    with parent:
+        assert told(parent) == {"event": "stopping", "seconds": 0.5}
+        assert told(parent) == {"event": "exit", "code": -9}
+    assert parent.returncode == 0
+    assert all(ends(pid) for pid in pids)
+
+
+def test_a_silent_worker_is_told_of_and_not_stopped() -> None:
+    parent, pids = with_worker("ignores")
+    with parent:
+        assert [told(parent, but="none")["event"] for _ in range(2)] == ["idle", "idle"]
+        assert not any(ends(pid, 0.1) for pid in pids)
+        parent.kill()
+
+
+def test_what_a_worker_forked_ends_with_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", WORKER, "ends"]
+    up, end = worker_process.events(command, log, os.environ)
+    assert end == {"event": "exit", "code": 3}
+    assert log.read_text() == "last words"
+    assert all(ends(pid) for pid in up["pids"])  # type: ignore[attr-defined]

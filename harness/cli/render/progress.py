@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Quiet:
-    """Says nothing but warnings (`--json`)."""
+    """Says nothing but warnings and what an interrupted run waits for (`--json`)."""
 
     def __enter__(self) -> Quiet:
         return self
@@ -27,8 +27,8 @@ class Quiet:
         """So many cells are planned."""
 
     def observe(self, cell: Cell, event: Event) -> None:
-        """Print a warning, in one line on standard error; ignore other events."""
-        if event["event"] == "warning":
+        """Print a warning, and what is waited for, in one line on standard error."""
+        if event["event"] in {"warning", "stopping"}:
             print(_line(cell, event), file=sys.stderr)
 
     def download(self, name: str, done: int, total: int) -> None:
@@ -91,7 +91,7 @@ class Live(Quiet):
             self._advance(self._running[cell.id], event)
         elif kind in {"skipped", "recorded"}:
             self._bars.advance(self._cells)
-        if kind in {"exit", "recorded"} and cell.id in self._running:
+        if kind in {"exit", "recorded", "stopped"} and cell.id in self._running:
             self._bars.remove_task(self._running.pop(cell.id))
 
     def download(self, name: str, done: int, total: int) -> None:
@@ -129,9 +129,18 @@ def _line(cell: Cell, event: Event) -> str | None:
         checkpointed = ", gradient checkpointing" if event["gradient_checkpointing"] else ""
         again = f"micro_batch {event['micro_batch']}{checkpointed}"
         return f"{cell.id}: out of memory, again with {again}"
+    if kind == "stopping":
+        return (
+            f"{cell.id}: told to stop, goes on to where it can be taken up again, for at most "
+            f"{_duration(event['seconds'])}; Ctrl-C again stops at once"
+        )
     if kind == "waiting":
         return f"{cell.id}: another run is at it ({event['holder']}): its end is waited for"
     return f"{cell.id}: {event['status']}" if kind == "recorded" else None
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} seconds"
 
 
 def _style(event: Event) -> str:
