@@ -122,15 +122,13 @@ def _job_file(work: Work) -> Generator[Path]:
     """
     from pydantic import TypeAdapter
 
-    job = work.out / "jobs" / f"{work.cell.id}.json"
-    job.parent.mkdir(parents=True, exist_ok=True)
+    job = work.out / "logs" / f"{work.cell.id}.job"
     job.write_bytes(TypeAdapter(type(work)).dump_json(work))
     try:
         yield job
     finally:
         with contextlib.suppress(OSError):
             job.unlink()
-            job.parent.rmdir()  # where it was the last one
 
 
 def _hear(cell: Cell, event: Event, end: _End, log: Path, report: Observer) -> None:
