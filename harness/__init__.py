@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from harness.models.language_model import LanguageModel, load_weights, open_artifact
     from harness.models.quantization import four_bit_config
     from harness.models.stored_quantization import check_full_precision
+    from harness.runner.parcel import Parcel, UnpackedParcel
     from harness.sdk.comparing import Compared, Gated, compare, gate
     from harness.sdk.results import Results, load_results
     from harness.sdk.running import evaluate, run
@@ -118,6 +119,7 @@ _HOME = {
     "ModelOption": "api.method",
     "ModelRef": "types",
     "Output": "types",
+    "Parcel": "runner.parcel",
     "QuantizationOptions": "training.low_rank",
     "QuantizedOptions": "training.low_rank",
     "Question": "api.judge",
@@ -140,6 +142,7 @@ _HOME = {
     "ToolCall": "data.tool_calls.written",
     "Tools": "api.tools",
     "Tracker": "api.tracker",
+    "UnpackedParcel": "runner.parcel",
     "UserError": "errors",
     "Verdict": "evaluation.judging.verdicts",
     "VirtualTokenOptions": "training.prompt_learning",
@@ -210,6 +213,7 @@ __all__ = [
     "ModelOption",
     "ModelRef",
     "Output",
+    "Parcel",
     "QuantizationOptions",
     "QuantizedOptions",
     "Question",
@@ -232,6 +236,7 @@ __all__ = [
     "ToolCall",
     "Tools",
     "Tracker",
+    "UnpackedParcel",
     "UserError",
     "Verdict",
     "VirtualTokenOptions",

@@ -55,6 +55,7 @@ BUILT_IN = (
     "harness.evaluation.tasks.choice",
     "harness.evaluation.tasks.lm_eval",
     "harness.plugins.executors.local",
+    "harness.plugins.executors.ray",
     "harness.plugins.bundled",
     "harness.plugins.models.served",
     "harness.plugins.models.vllm",

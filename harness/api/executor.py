@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -28,7 +29,7 @@ class Executor:
 
     name: ClassVar[str]
     """What `harness run --executor` says."""
-    concurrency: ClassVar[int] = 1
+    concurrency: int = 1
     """Cells that it runs at once; each has its own call of `run`.
 
     Above 1, `run` is called in threads: it may share no state between calls that is not locked, and
@@ -105,11 +106,15 @@ def stop_wanted() -> Literal["soon", "now"] | None:
 
 
 def worker_events(
-    job_file: Path, log_file: Path, environment: Mapping[str, str] | None = None
+    job_file: Path,
+    log_file: Path,
+    environment: Mapping[str, str] | None = None,
+    stop: threading.Event | None = None,
 ) -> Iterator[Event]:
     """Run `worker_command(job_file)` as a child of this process; what `Executor.run` yields.
 
     `environment` is added to `worker_environment()`. Its standard error is appended to `log_file`.
+    Once `stop` is set the worker is told to end at its next safe point; events go on until then.
     """
     variables = {**worker_environment(), **(environment or {})}
-    yield from worker_process.events(worker_command(job_file), log_file, variables)
+    yield from worker_process.events(worker_command(job_file), log_file, variables, stop)

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, cast
 
 from harness.errors import HarnessError, UserError, nearest
@@ -35,6 +35,7 @@ __all__ = [
     "check_samples",
     "digest",
     "environment",
+    "inside",
     "invalidity",
     "is_abandoned",
     "is_sealed",
@@ -47,6 +48,7 @@ __all__ = [
     "read_samples",
     "read_section",
     "read_usable",
+    "receive",
     "rows_reader",
     "schema",
     "seal",
@@ -228,7 +230,25 @@ def unsealed(records: Iterable[Stored]) -> str | None:
     )
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def receive(out: Path, name: str, chunks: Iterable[bytes]) -> Path:
+    """Write a file that another machine made, such as a trained artifact's, atomically.
+
+    Raises HarnessError, and writes nothing, for a name that leads out of the folder.
+    """
+    path = Path(out) / inside(name)
+    _write_atomically(path, chunks)
+    return path
+
+
+def inside(name: str) -> PurePosixPath:
+    """A relative name of a file in a folder. Raises HarnessError for one that leads out of it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        raise HarnessError(f"'{name}' is no name of a file in a folder")
+    return path
+
+
+def _write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Readers see the old file or the whole new one, after a crash too.
 
     What a process that was killed while writing the same file has left is removed.
@@ -241,7 +261,7 @@ def _write_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY}")
     try:
         with temporary.open("xb") as file:  # tempfile's are 0600 whatever the umask, and shared
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
