@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -109,12 +108,13 @@ def worker_events(
     job_file: Path,
     log_file: Path,
     environment: Mapping[str, str] | None = None,
-    stop: threading.Event | None = None,
+    wanted: Callable[[], Literal["soon", "now"] | None] = stop_wanted,
 ) -> Iterator[Event]:
     """Run `worker_command(job_file)` as a child of this process; what `Executor.run` yields.
 
     `environment` is added to `worker_environment()`. Its standard error is appended to `log_file`.
-    Once `stop` is set the worker is told to end at its next safe point; events go on until then.
+    `wanted` says whether it is to stop, as `stop_wanted` does; another is for a process that the
+    run did not start itself.
     """
     variables = {**worker_environment(), **(environment or {})}
-    yield from worker_process.events(worker_command(job_file), log_file, variables, stop)
+    yield from worker_process.events(worker_command(job_file), log_file, variables, wanted)

@@ -82,7 +82,7 @@ class Parcel:
         others += [one["cell"] for one in job["opponents"].values() if one["folder"] == job["out"]]
         found = [self._out / "cells" / f"{other}.json" for other in others]
         places = [self._out / "samples" / other for other in others if other != cell]
-        places += self._out.glob(f"*/{cell}")
+        places += (place for place in self._out.glob(f"*/{cell}") if place.is_dir())
         below = (Path(text) for text in _texts(job) if text.startswith("/"))
         places += [path for path in below if path != self._out and path.is_relative_to(self._out)]
         found += [file for place in places for file in _files(place)]

@@ -12,7 +12,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,13 +29,17 @@ Told = Mapping[str, object]
 
 
 def events(
-    command: Sequence[str], log_file: Path, environment: Mapping[str, str]
+    command: Sequence[str],
+    log_file: Path,
+    environment: Mapping[str, str],
+    wanted: Callable[[], interruption.Wanted | None] = interruption.wanted,
 ) -> Iterator[Told]:
     """Start a worker and yield the events that it reports; the last is its exit code.
 
     Events come as JSON lines on its standard output; the rest goes to the log. `idle` comes while
     it says nothing, `stopping` where it was told to go on to its next safe point, with the
-    `seconds` that it has for that. Closing the generator ends the worker.
+    `seconds` that it has for that. `wanted` says whether it is to stop. Closing the generator ends
+    the worker.
     """
     worker, guard = None, None
     with log_file.open("ab") as log:
@@ -50,7 +54,7 @@ def events(
                     start_new_session=True,
                 )
                 guard = _guard(worker.pid)
-            for line in _lines(worker):
+            for line in _lines(worker, wanted):
                 if not isinstance(line, bytes):
                     yield line
                 elif (event := _event(line)) is not None:
@@ -66,7 +70,10 @@ def events(
                 guard.communicate()
 
 
-def _lines(worker: subprocess.Popen[bytes]) -> Iterator[bytes | Told]:
+def _lines(
+    worker: subprocess.Popen[bytes],
+    wanted: Callable[[], interruption.Wanted | None] = interruption.wanted,
+) -> Iterator[bytes | Told]:
     """What a worker writes, line by line, until it ends, and events of what it does not say.
 
     Not until the stream ends: a process that has left the worker's group may hold it open.
@@ -78,10 +85,10 @@ def _lines(worker: subprocess.Popen[bytes]) -> Iterator[bytes | Told]:
         ended = _has_ended(worker)
         if ended:
             _kill_group(worker)
-        wanted = None if ended else interruption.wanted()
-        if wanted == "now":
+        when = None if ended else wanted()
+        if when == "now":
             _kill_group(worker)
-        elif wanted == "soon" and not told:
+        elif when == "soon" and not told:
             told = True
             _tell(worker)
             yield {"event": "stopping", "seconds": _patience()}

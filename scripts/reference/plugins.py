@@ -159,6 +159,16 @@ def bundled(plugins: Plugins) -> str:
         prose(_hook_text(plugins, "register_datasets")),
         "## Executors",
         _named(plugins.executors.things),
+        *(
+            part
+            for name, one in plugins.executors.things.items()
+            if one.Options.model_fields
+            for part in (
+                f"### Options of {name}",
+                f"`--executor-option KEY=VALUE`, as often as needed; {_described(one.Options)}",
+                keys.of_model(one.Options, names=set(one.Options.model_fields)),
+            )
+        ),
         "## Engines",
         "`engine:` of an experiment or a suite names what generates answers; each needs its extra.",
         _named(plugins.engines.things),
