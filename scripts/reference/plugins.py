@@ -165,7 +165,7 @@ def bundled(plugins: Plugins) -> str:
             if one.Options.model_fields
             for part in (
                 f"### Options of {name}",
-                f"`--executor-option KEY=VALUE`, as often as needed; {_described(one.Options)}",
+                "Each as `--executor-option KEY=VALUE`.",
                 keys.of_model(one.Options, names=set(one.Options.model_fields)),
             )
         ),
