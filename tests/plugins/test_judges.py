@@ -242,6 +242,7 @@ def test_a_gain_needs_a_reference():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_packaged_model_gains_more_from_right_answers():
     """Of the bundled pairs of facts, so far from chance that no processor turns it."""
     from harness.evaluation.judging import labels

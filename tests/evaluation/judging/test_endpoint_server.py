@@ -54,6 +54,7 @@ def server(gguf):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_weights_are_within_reason_of_the_same_models_here(server, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     settings = {"url": f"{server.listening_address}/v1", "key": None, "in_flight": 2}

@@ -302,6 +302,7 @@ def test_a_bf16_head_is_multiplied_in_float32(model):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_packaged_model_gives_the_same_scores_and_answers():
     opened = open_artifact(Artifact("base", resolve_model("smollm2-135m", mirror=None)))
     draw = random.Random(5)
