@@ -70,6 +70,8 @@ SIZES = {
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
+    "linear_head_dim": 8,
+    "linear_num_heads": 4,
     "hidden_size_per_layer_input": 8,
     "vocab_size_per_layer_input": VOCABULARY,
     "num_kv_shared_layers": 0,
