@@ -536,7 +536,7 @@ class Served(TypedDict):
 
 
 @section
-class Resumed(TypedDict):
+class ResumedBlocks(TypedDict):
     """Blocks of answers that another worker computed, or one that was cut off."""
 
     blocks: int
@@ -567,7 +567,7 @@ class Evaluation(TypedDict):
     shared_prefixes); null where no suite ran. None of it changes a score."""
     served: NotRequired[Served]
     """Of a model behind a server, where a suite ran."""
-    resumed: NotRequired[Resumed]
+    resumed: NotRequired[ResumedBlocks]
     """Where the cell's own last worker did not compute everything."""
 
 

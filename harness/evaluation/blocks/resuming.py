@@ -18,7 +18,7 @@ from harness.evaluation.blocks.cutting import Block, encoded
 from harness.evaluation.blocks.kept_answers import KeptAnswers, key
 from harness.evaluation.cached_results import arithmetic
 from harness.evaluation.served.model import ServedModel
-from harness.record import Phase, Resumed
+from harness.record import Phase, ResumedBlocks
 from harness.results.artifact_hash import artifact_hash
 from harness.system import hardware
 from harness.system.measure import joined, stretch
@@ -60,7 +60,7 @@ class Keeping:
             found[block["kind"]] = joined(found.get(block["kind"]), block["cost"])
         return found
 
-    def resumed(self) -> Resumed | None:
+    def resumed(self) -> ResumedBlocks | None:
         """What the record says of these blocks; None where there are none."""
         taken = self._taken()
         if not taken:
