@@ -237,13 +237,13 @@ def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:
     check_device()
     check_up(cell.served for cell in left if cell.served)
     check_loading(plan.suites, plugins())
-    lack = _lost_answers(out, plan.base) if plan.base.id in recorded else None
+    lack = lost_answers(out, plan.base) if plan.base.id in recorded else None
     if lack is None:
         return recorded, {}
     return recorded - {plan.base.id}, {plan.base.id: lack}
 
 
-def _lost_answers(out: Path, base: Cell) -> str | None:
+def lost_answers(out: Path, base: Cell) -> str | None:
     """Why the recorded answers of the base are unusable; None if they are usable."""
     record = store.read_record(out / "cells" / f"{base.id}.json")
     try:

@@ -1,26 +1,27 @@
 """Why each cell of a plan would run, or not, and what of an earlier run it would go on from.
 
-Only looks: nothing is moved, written or loaded. What a worker finds out by opening files (whether
-an artifact is whole, whether a suite's data changed) is as it was recorded.
+This only looks: nothing is moved, written, loaded or asked of a server. What a worker alone finds
+out, such as whether the data of an lm-eval task changed, is taken as it was recorded.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.api.task import Suite
-from harness.data.training_set import DataPlan
-from harness.errors import UserError
+from harness.errors import HarnessError, UserError
 from harness.evaluation import suite_versions
 from harness.evaluation.blocks import kept_answers
 from harness.evaluation.cached_results import arithmetic
 from harness.manager import plugins
 from harness.models import trained_artifact
-from harness.planning.cell import Cell, budget_content
+from harness.planning.cell import Cell
+from harness.planning.differences import Difference, differences
 from harness.planning.plan import Plan
 from harness.record import Record
 from harness.results import store
@@ -29,21 +30,9 @@ from harness.runner.run import lost_answers
 from harness.runner.tuning import recorded_trials
 from harness.types import Artifact
 
-__all__ = ["Difference", "Reason", "why"]
+__all__ = ["Reason", "why"]
 
-Kind = Literal["recorded", "no record", "invalid record", "failed", "answers of the base are lost"]
-SHOWN = 12
-"""Digits of a hash that are shown."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A part of a cell's identity that is not what it was."""
-
-    what: str
-    """As the experiment file names it."""
-    before: object
-    now: object
+Kind = Literal["recorded", "no record", "invalid record", "failed", "answers lost"]
 
 
 @dataclass(frozen=True)
@@ -56,13 +45,13 @@ class Reason:
     kind: Kind
     why: str
     """A sentence."""
-    nearest: str | None
-    """The recorded cell of the same label that is most alike; None without one, or where the cell
-    itself was recorded."""
-    differences: tuple[Difference, ...]
+    nearest: str | None = None
+    """The recorded cell of the same label that is most alike; None where there is none, or where
+    the cell itself has a record."""
+    differences: tuple[Difference, ...] = ()
     """Between that one and this."""
-    goes_on: tuple[str, ...]
-    """What need not be computed again, as sentences."""
+    goes_on: tuple[str, ...] = ()
+    """What need not be computed again, in words."""
 
     @property
     def runs(self) -> bool:
@@ -70,167 +59,136 @@ class Reason:
         return self.kind != "recorded"
 
 
-def why(plan: Plan, out: Path) -> list[Reason]:
-    """Of each cell, in the plan's order. Raises UserError where a record cannot be read."""
+def why(plan: Plan, out: Path, shared: Path | None = None) -> list[Reason]:
+    """Of each cell, in the plan's order.
+
+    Suites are also searched in the results folders under `shared`. Raises UserError where a record
+    cannot be read.
+    """
     states = {cell.id: _state(cell, out) for cell in plan.cells}
     left = any(kind != "recorded" for kind, _ in states.values())
-    if left and states[plan.base.id][0] == "recorded":
-        if lack := lost_answers(out, plan.base):
-            states[plan.base.id] = ("answers of the base are lost", lack)
+    if left and states[plan.base.id][0] == "recorded" and (lack := lost_answers(out, plan.base)):
+        states[plan.base.id] = ("answers lost", lack)
     records = suite_versions.records_in(out) if left else []
-    return [_reason(cell, out, *states[cell.id], records, plan) for cell in plan.cells]
+    found = []
+    for cell in plan.cells:
+        kind, told = states[cell.id]
+        reason = Reason(cell.id, cell.label, cell.seed, kind, told)
+        if kind == "no record":
+            reason = _beside(reason, cell, plan, records)
+        if reason.runs:
+            told_more = tuple(_Found(cell, out, shared).sentences())
+            reason = Reason(**{**vars(reason), "goes_on": told_more})
+        found.append(reason)
+    return found
 
 
 def _state(cell: Cell, out: Path) -> tuple[Kind, str]:
     file = out / "cells" / f"{cell.id}.json"
     if not file.is_file():
         return "no record", "it has no record"
-    if (fault := store.fault(out, cell.id)) is not None:
-        return "invalid record", f"its record is not used ({fault})"
+    if (problem := store.invalidity(out, cell.id)) is not None:
+        return "invalid record", f"its record is not used: {problem}"
     record = store.read_record(file)
     if record["status"] == "ok":
         return "recorded", "it is recorded"
-    error = record["error"] or {}
-    phase, message = error.get("phase"), " ".join(str(error.get("message", "")).split())[:200]
-    where = f" in {phase}" if phase else ""
-    return "failed", f"it failed{where} and runs again ({record['status']}: {message})"
+    error: Mapping[str, Any] = record["error"] or {}
+    where = f" in {error['phase']}" if error.get("phase") else ""
+    message = " ".join(str(error.get("message", "")).split())[:200]
+    return "failed", f"it failed{where} ({record['status']}: {message}), and what failed runs again"
 
 
-def _reason(
-    cell: Cell, out: Path, kind: Kind, told: str, records: Iterable[Record], plan: Plan
-) -> Reason:
-    nearest: Record | None = None
-    differences: list[Difference] = []
-    if kind == "no record":
-        others = [record for record in records if _comparable(record, cell, plan)]
-        found = [(_differences(cell, record), record) for record in others]
-        if found:
-            differences, nearest = min(found, key=lambda one: (len(one[0]), one[1]["id"]))
-            told = f"it has no record; {nearest['id']} differs in {_listed(differences)}"
-        elif records:
-            told = f"it has no record, and no other cell is recorded as '{cell.label}'"
+def _beside(reason: Reason, cell: Cell, plan: Plan, records: Iterable[Record]) -> Reason:
+    """The reason with what tells the cell from the recorded one that is most alike."""
+    planned = {one.id for one in plan.cells}
+    rows = [one for one in records if store.label(one["plan"]) == cell.label]
+    # a cell of this plan differs by its seed, which everybody sees
+    others = [one for one in rows if one["id"] not in planned] or rows
+    if not others:
+        if not records:
+            return reason
+        told = f"it has no record, and nothing is recorded as '{cell.label}'"
+        return Reason(**{**vars(reason), "why": told})
+    apart, nearest = min(
+        ((differences(cell, one), one) for one in others),
+        key=lambda found: (len(found[0]), found[1]["id"]),
+    )
+    names = ", ".join(dict.fromkeys(one.what for one in apart))
+    told = names or "a part that records do not hold, such as the date in a chat template"
     return Reason(
-        cell.id,
-        cell.label,
-        cell.seed,
-        kind,
-        told,
-        nearest["id"] if nearest else None,
-        tuple(differences),
-        tuple(_goes_on(cell, out)) if kind != "recorded" else (),
+        **{
+            **vars(reason),
+            "why": f"it has no record; from {nearest['id']}, which has one, it differs in {told}",
+            "nearest": nearest["id"],
+            "differences": tuple(apart),
+        }
     )
 
 
-def _comparable(record: Record, cell: Cell, plan: Plan) -> bool:
-    """Whether a record is of the same row; a cell that is planned as it is explains nothing."""
-    planned = {one.id for one in plan.cells if one.seed != cell.seed}
-    return store.label(record["plan"]) == cell.label and record["id"] not in planned
+class _Found:
+    """What a cell's worker would find in the folder."""
 
+    def __init__(self, cell: Cell, out: Path, shared: Path | None) -> None:
+        self.cell, self.out, self.shared = cell, out, shared
 
-def _listed(differences: Iterable[Difference]) -> str:
-    names = [one.what for one in differences]
-    return ", ".join(names) if names else "a part that records do not hold, such as a chat template"
+    def sentences(self) -> Iterator[str]:
+        """What it need not compute again, in words."""
+        if self.cell.search:
+            if count := recorded_trials(self.cell, self.out):
+                yield f"{count} trials of its search are recorded"
+            return  # its training is known once the search is over
+        artifact: Artifact | None = None
+        if plugins().methods.get(self.cell.method).trains:
+            artifact, told = self._trained()
+            yield from told
+        else:
+            artifact = self._untrained()
+        if artifact is not None:
+            yield from self._answers(artifact)
 
+    def _trained(self) -> tuple[Artifact | None, list[str]]:
+        places = trained_artifact.with_training(self.out, self.cell.training_id)
+        for place in sorted(places, key=lambda place: place.name != self.cell.id):
+            with suppress(UserError):
+                kept = trained_artifact.read(place)
+                told = f"it is trained already: artifacts/{place.name}"
+                return kept.opened_at(place), [told]
+        steps = [
+            int(folder.name.removeprefix("step-"))
+            for folder in (self.out / "checkpoints" / self.cell.training_id).glob("*/step-*")
+            if folder.name.removeprefix("step-").isdigit()
+        ]
+        if steps:
+            of = self.cell.budget.steps
+            return None, [f"its training has a checkpoint after step {max(steps)} of {of}"]
+        return None, []
 
-# what differs
+    def _untrained(self) -> Artifact | None:
+        from harness.runner.worker import untrained
 
+        with suppress(HarnessError):  # its worker says why
+            return untrained(self.cell)
+        return None
 
-def _differences(cell: Cell, record: Record) -> list[Difference]:
-    """The parts of a cell's identity in which a record's cell is another."""
-    now, before = store.plain(cell.as_record()), record["plan"]
-    return [
-        *_of("method", before["method"], now["method"]),
-        *_of_models("model", before["model"], now["model"]),
-        *_of_data(before.get("data"), cell.data),
-        *_of_mappings("budget", before.get("budget"), _budget(cell, before.get("budget"))),
-        *_of_options(cell, before, now),
-        *_of("seed", before["seed"], now["seed"]),
-        *_of_suites(cell.suites, record),
-    ]
+    def _answers(self, artifact: Artifact) -> Iterator[str]:
+        found = artifact_hash(artifact)
+        for suite in self.cell.suites:
+            if (cell := self._measured(suite, found)) is not None:
+                yield f"suite '{suite.name}' is measured already: samples/{cell}"
+        blocks, requests = kept_answers.count(self.out, found)
+        if blocks:
+            yield f"the answers to {requests} requests are kept, in {blocks} blocks"
 
-
-def _of(what: str, before: object, now: object) -> Iterator[Difference]:
-    if before != now:
-        yield Difference(what, before, now)
-
-
-def _of_models(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
-    if not _same_model(before, now):
-        yield Difference(what, _model(before), _model(now))
-    yield from _of(
-        f"{what}: trust_remote_code",
-        before.get("trust_remote_code", False),
-        now.get("trust_remote_code", False),
-    )
-
-
-def _same_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    if before.get("content_hash") or now.get("content_hash"):
-        return before.get("content_hash") == now.get("content_hash")
-    return [before.get(key) for key in ("name", "revision")] == [
-        now.get(key) for key in ("name", "revision")
-    ]
-
-
-def _model(model: Mapping[str, Any]) -> str:
-    """Its name, and what tells its bytes from others'."""
-    found = model.get("content_hash") or model.get("revision")
-    return f"{model['name']} ({str(found)[:SHOWN]})" if found else str(model["name"])
-
-
-def _of_data(before: Mapping[str, Any] | None, data: DataPlan | None) -> Iterator[Difference]:
-    now = store.plain(data.as_record()) if data else None
-    if before is None or now is None:
-        yield from _of("data", before and before.get("name"), now and now["name"])
-        return
-    if before.get("hash") != now["hash"]:
-        yield Difference("data: rows", _rows(before), _rows(now))
-    for key in ("format", "loss"):
-        yield from _of(f"data.{key}", before.get(key), now[key])
-    mixed = [_mixed(one.get("mix")) for one in (before, now)]
-    yield from _of("data.mix", *mixed)
-
-
-def _rows(data: Mapping[str, Any]) -> str:
-    rows = f"{data['rows']} rows " if "rows" in data else ""
-    return f"{data.get('name')}: {rows}({str(data.get('hash'))[:SHOWN]})"
-
-
-def _mixed(mix: Mapping[str, Any] | None) -> str | None:
-    return f"{mix['share']} of {mix['source']} ({str(mix['hash'])[:SHOWN]})" if mix else None
-
-
-def _budget(cell: Cell, before: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """What counts in an id: fields that a recorded budget does not have are at their defaults."""
-    counted = store.plain(budget_content(cell.budget))
-    return {**{key: value for key, value in (before or {}).items() if key in _all(cell)}, **counted}
-
-
-def _all(cell: Cell) -> set[str]:
-    """Fields that are at their default now and so count only where a record has another value."""
-    return {key for key in vars(cell.budget) if key != "on_oom"}
-
-
-def _of_mappings(
-    what: str, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None
-) -> Iterator[Difference]:
-    one, other = before or {}, now or {}
-    for key in dict.fromkeys([*one, *other]):
-        yield from _of(f"{what}.{key}", one.get(key), other.get(key))
-
-
-def _of_options(
-    cell: Cell, before: Mapping[str, Any], now: Mapping[str, Any]
-) -> Iterator[Difference]:
-    yield from ()
-
-
-def _of_suites(suites: Iterable[Suite], record: Record) -> Iterator[Difference]:
-    yield from ()
-
-
-# what it goes on from
-
-
-def _goes_on(cell: Cell, out: Path) -> Iterator[str]:
-    yield from ()
+    def _measured(self, suite: Suite, artifact: str) -> str | None:
+        """The cell whose answers of a suite would be used again."""
+        inside = sorted(self.out.glob(f"samples/*/{suite.name}.json"))
+        beside = sorted(self.shared.glob(f"*/samples/*/{suite.name}.json")) if self.shared else []
+        own = [file for file in inside if file.parent.name == self.cell.id]
+        for file in own if self.cell.served else [*own, *inside, *beside]:
+            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+                section = json.loads(file.read_text(encoding="utf-8"))
+                rows = section.get("uncorrected_hash", section["hash"])
+                known = [section["artifact_hash"], section.get("arithmetic"), rows]
+                if known == [artifact, arithmetic(), suite.rows_hash]:
+                    return file.parent.name
+        return None

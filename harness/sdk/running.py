@@ -25,6 +25,7 @@ from harness.runner import places
 from harness.runner.places import Places
 from harness.runner.run import Outcome, run_plan
 from harness.runner.tracking import Tracking, chosen
+from harness.runner.why import Reason, why
 from harness.sdk.measuring import Measuring
 from harness.sdk.models import ModelOptions, check_names, experiment_of
 from harness.sdk.results import Results, load_results
@@ -278,6 +279,15 @@ def _kept(plan: Plan, out: Path) -> str:
         f"{done} of {len(plan.cells)} cells are recorded in {out}, what is finished of others is "
         "kept, and the same command goes on from there"
     )
+
+
+def explain(
+    experiment: Experiment, measuring: Measuring, screen: Screen | None = None, *, methods: str = ""
+) -> list[Reason]:
+    """Why each cell of an experiment would run, or not; nothing is run."""
+    plan = plan_of(experiment, measuring, screen or _Silent(), methods=methods)
+    out = measuring.out or Path("results") / plan.experiment
+    return why(plan, out, reusable_results(out))
 
 
 def executor_with(name: str, options: Mapping[str, object]) -> Executor:

@@ -11,13 +11,13 @@ import click
 from harness.api.executor import Executor
 from harness.cli import options
 from harness.cli.options import ExperimentOptions, MeasuringOptions
-from harness.cli.render import leaderboard_table, tuning_report
+from harness.cli.render import leaderboard_table, tuning_report, why_report
 from harness.cli.render.progress import progress
 from harness.config.experiment import Experiment
 from harness.planning.plan import Plan
 from harness.results import store
 from harness.runner.run import Outcome
-from harness.sdk.running import execute, load
+from harness.sdk.running import execute, explain, load
 from harness.system.console import console
 
 
@@ -32,6 +32,9 @@ from harness.system.console import console
     metavar="N",
     help="Cells at once, a free GPU (or a share of the cores) for each; default: 1.",
 )
+@click.option(
+    "--why", "explained", is_flag=True, help="Run nothing: say why each cell would run, or not."
+)
 @click.option("--tracker", "trackers", multiple=True, metavar="NAME", help="Report to it too.")
 def command(
     measuring: MeasuringOptions,
@@ -39,9 +42,13 @@ def command(
     executor: Executor,
     batch: int | None,
     jobs: int | None,
+    explained: bool,
     trackers: Sequence[str],
 ) -> None:
     """Run an experiment FILE, or `quickstart`. What is recorded already is not run again."""
+    if explained:
+        _explain(load(experiment.experiment, experiment.overrides), measuring, experiment.methods)
+        return
     sys.exit(
         run(
             load(experiment.experiment, experiment.overrides),
@@ -88,6 +95,13 @@ def run(
         )
     _print_outcome(finished.plan, finished.outcome, finished.out, measuring.as_json)
     return finished.outcome.exit_code
+
+
+def _explain(experiment: Experiment, measuring: MeasuringOptions, methods: str) -> None:
+    screen = progress(json=measuring.as_json)
+    with screen:
+        reasons = explain(experiment, measuring, screen, methods=methods)
+    why_report.print_reasons(reasons, measuring.as_json)
 
 
 def _print_note(line: str) -> None:

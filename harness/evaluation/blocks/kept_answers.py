@@ -160,6 +160,19 @@ def clear(out: Path, artifact: str) -> None:
         _remove(folder.iterdir(), folder)
 
 
+def count(out: Path, artifact: str) -> tuple[int, int]:
+    """How many blocks are kept of an artifact, by its hash, and how many requests they answer.
+
+    None of them is checked.
+    """
+    blocks = requests = 0
+    for file in (Path(out) / FOLDER).glob(f"{_start(artifact)}*/*.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            requests += len(json.loads(file.read_text(encoding="utf-8"))["keys"])
+            blocks += 1
+    return blocks, requests
+
+
 def _start(artifact: str) -> str:
     """What the names of an artifact's folders begin with."""
     return f"{artifact[:16]}-"
