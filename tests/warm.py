@@ -76,6 +76,7 @@ def _serve() -> None:
                 code = worker.main([job])
             finally:
                 os._exit(code)
+        os.write(1, (json.dumps({"event": "forked", "pid": child}) + "\n").encode())
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         os.write(1, (json.dumps({"event": "exit", "code": status}) + "\n").encode())
 

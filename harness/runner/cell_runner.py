@@ -23,6 +23,7 @@ from harness.system import interruption
 from harness.system.hardware import available_memory
 from harness.system.measure import Meter
 from harness.system.stopping import Stopped
+from harness.training import checkpoints
 from harness.types import Event
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def run_cell(work: Work, executor: Executor, report: Observer) -> str:
         cell = work.cell
         rung = _lower(cell, attempts[-1]) if ran_out else None
         if rung is None:
+            if record["status"] != "error":  # the next run goes on where this one broke
+                checkpoints.clear(work.out, cell.training_id)
             return record["status"]
         report(cell, {"event": "retry", **dataclasses.asdict(rung)})
         work = dataclasses.replace(work, rung=rung, failed=tuple(attempts))

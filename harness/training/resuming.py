@@ -75,6 +75,19 @@ def load_weights(trainer: Trainer, folder: Path) -> None:
         raise HarnessError(f"the checkpoint lacks weights: {min(missing)}")
 
 
+def page_again(optimizer: Any) -> None:
+    """Move the moments of a paged optimizer of bitsandbytes, just loaded, back to paged memory.
+
+    It loads them as plain tensors of the GPU, whose memory may be too short for them.
+    """
+    if not getattr(optimizer, "is_paged", False):
+        return
+    for parameter, state in optimizer.state.items():
+        for name in {"state1", "state2"} & set(state):
+            paged = optimizer.get_state_buffer(parameter, dtype=state[name].dtype)
+            state[name] = paged.copy_(state[name])
+
+
 def bring_best(trainer: Trainer, folder: Path) -> None:
     """Put the weights of the best validation loss where the trainer keeps them."""
     if (folder / _BEST).is_dir():

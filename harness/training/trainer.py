@@ -172,6 +172,7 @@ def trainer_class(job: Job) -> type[Any]:
         def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
             with job.phase("checkpoint"):
                 super()._load_optimizer_and_scheduler(checkpoint)
+                resuming.page_again(getattr(self.optimizer, "optimizer", self.optimizer))
 
     return PhasedTrainer
 

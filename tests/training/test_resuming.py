@@ -81,7 +81,7 @@ WAYS = {
     "qlora": ("qlora", {"r": 4, "dropout": 0.3}),
     "best": ("lora", {"r": 4, "lr": 0.3, "validate_every": 1, "keep_best": True}),
     "packed": ("full", {"packing": True}),
-    "8 bits": ("full", {"optimizer": "adamw_8bit"}),
+    "8 bits": ("full", {"optimizer": "paged_adamw_8bit"}),  # a CPU does not page it
 }
 
 
