@@ -8,11 +8,13 @@
 # make docs         the documentation site in build/site; a broken link or anchor stops it
 # make zoo          every architecture of docs/architectures.md; make test takes a quarter of them
 # make long         what make test leaves out: a packaged model taught to call tools, converted, shipped
-# make faults       kills, full disks, damaged files and the rest, for real; a table of what survived
+# make faults       kills, full disks, damaged files and the rest, for real; a table of what survived, and FAULTS=FILE
 # make PYTHON=python3.12 ...   another Python
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
+FAULTS = build/faults.json
+PROPERTIES = $(wildcard tests/*/test_*_properties.py tests/*/*/test_*_properties.py)
 COMPARING = tests/models/inference/test_loglikelihood.py tests/models/inference/test_tree_attention.py tests/models/test_language_model.py
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
@@ -50,7 +52,8 @@ long: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m long
 
 faults: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m faults
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m faults --faults-json $(FAULTS)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --hypothesis-profile=faults $(PROPERTIES)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

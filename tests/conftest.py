@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
+from tests.faults import tally
 from tests.warm import Warm
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -25,6 +27,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # a tiny model's threads would only wait for each other
+
+# The same examples every time, on machines of any speed; `make faults` tries many more.
+settings.register_profile(
+    "usual",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=30,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.register_profile("faults", settings.get_profile("usual"), max_examples=1000)
+settings.load_profile("usual")
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,6 +51,25 @@ CHATML = (
 
 THINGS = ("kettle", "lamp", "tent", "bell", "pump", "map", "stove", "rope")
 COLOURS = ("red", "green", "blue")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "Write the counts of injected faults there."
+    parser.addoption("--faults-json", metavar="FILE", default=None, help=help)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        tally.begin()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    tally.report(terminalreporter, terminalreporter.config.getoption("--faults-json"))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        tally.end()
 
 
 @dataclass(frozen=True)
@@ -348,7 +381,7 @@ def harness() -> Callable[..., Ran]:
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
     """An executor that saves the seconds of importing torch in each cell."""
     site = tmp_path_factory.mktemp("warm")
-    for name in ("trouble", "narrow"):
+    for name in ("trouble", "narrow", "wild"):
         write_distribution(site, ROOT / "tests/sample_plugins" / f"{name}.py", name)
     executor = Warm(site)
     yield executor

@@ -110,6 +110,13 @@ class _Folder:
                 problem = "a process was killed while it wrote this"
                 meaning = "what it was to replace is whole"
                 self._found("leftover", file, problem, meaning, "deleted", file.unlink)
+        if self._mend or not _lock_files(self.out):
+            for file in sorted((self.place / "logs").glob("*.job")):
+                problem, meaning = (
+                    "the run that this was a worker's task of is gone",
+                    "its cell runs",
+                )
+                self._found("leftover", file, problem, meaning, "deleted", file.unlink)
 
     def _record(self, cell: str) -> None:
         file = self.place / "cells" / f"{cell}.json"

@@ -81,6 +81,11 @@ def write_temporary(out: Path) -> None:
     (out / f"cells/.{CELL}.json.{store._host()}-{gone()}-0a1b2c3d.tmp").write_text("{")
 
 
+def write_job(out: Path) -> None:
+    (out / "logs").mkdir()
+    (out / f"logs/{CELL}.job").write_text("{")
+
+
 def write_lock(out: Path) -> None:
     (out / "locks").mkdir()
     holder = {"host": socket.gethostname(), "pid": gone(), "since": 0}
@@ -187,6 +192,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
         "deleted",
     ),
     "temporary file": (write_temporary, "leftover", "what it was to replace is whole", "deleted"),
+    "job": (write_job, "leftover", "its cell runs", "deleted"),
     "samples alone": (begin_suite, "leftover", "their suite is measured again", "deleted"),
     "replaced record": (replace_record, "leftover", f"{CELL} is recorded anew", "deleted"),
     "lock": (write_lock, "lock", "the next run takes it over", "deleted"),
