@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -123,15 +124,29 @@ def _job_file(work: Work) -> Generator[Path]:
 
     One that a killed run left is the next one's.
     """
-    from pydantic import TypeAdapter
-
     job = work.out / "logs" / f"{work.cell.id}.job"
-    job.write_bytes(TypeAdapter(type(work)).dump_json(work))
+    job.write_bytes(_as_json(work))
     try:
         yield job
     finally:
         with contextlib.suppress(OSError):
             job.unlink()
+
+
+def _as_json(work: Work) -> bytes:
+    """A task as its worker reads it.
+
+    One thread at a time: Python's parser, by which pydantic finds the docstrings of fields, counts
+    its depth for all threads together and fails where two parse at once (3.11).
+    """
+    from pydantic import TypeAdapter
+
+    with _ONE_PARSES:
+        content: bytes = TypeAdapter(type(work)).dump_json(work)
+    return content
+
+
+_ONE_PARSES = threading.Lock()
 
 
 def _hear(cell: Cell, event: Event, end: _End, log: Path, report: Observer) -> None:

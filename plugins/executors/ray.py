@@ -227,8 +227,8 @@ class Ray(Executor):
     def _attempt(self, parcel: Parcel, log_file: Path) -> Iterator[Mapping[str, object]]:
         ray = _library()
         token = uuid.uuid4().hex
-        with log_file.open("a", encoding="utf-8") as log:
-            log.write(f"ray: {parcel.cell} as {token}\n")
+        with log_file.open("ab") as log:
+            log.write(f"ray: {parcel.cell} as {token}\n".encode())
         resources = {"num_cpus": self._cpus, "num_gpus": self._gpus}
         cell = ray.remote(Cell).options(**resources, max_concurrency=2, max_restarts=0).remote()
         node, url = "its node", ""
