@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -17,25 +16,22 @@ from typing import Any
 import psutil
 import pytest
 
-from harness.results import store
-from tests.conftest import ROOT, Experiment, run_warm, write_experiment
+from tests.conftest import ROOT, Experiment, run_warm
+from tests.faults.runs import assert_clean, assert_equal, four_methods
 from tests.warm import Warm
 
 pytestmark = pytest.mark.faults
 ray = pytest.importorskip("ray")
 
-METHODS: list[Any] = ["base", "full", {"name": "lora", "r": 4}, {"name": "ia3", "label": "ia3"}]
 MIB = 2**20
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, warm: Warm) -> Experiment:
     """Four methods and two suites, run on this machine without Ray."""
-    small = write_experiment(
+    small = four_methods(
         tmp_path_factory.mktemp("reference"),
         tiny_model,
-        methods=METHODS,
-        suites=["picks", "answers"],
         budget={"steps": 40, "batch": 2, "max_length": 96, "precision": "float32"},
     )
     assert not run_warm(small, warm).failed
@@ -116,26 +112,10 @@ def gone(processes: list[psutil.Process], seconds: float = 15) -> bool:
     return not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
 
 
-def figures(out: Path) -> dict[str, Any]:
-    """Every quality figure, rank and tie of `leaderboard.json`; no seconds, no memory."""
-    board = json.loads((out / "leaderboard.json").read_text())
-    assert store.is_sealed(board)
-    kept = ("rank", "metrics", "tied_with", "status", "seeds", "cells")
-    return {row["label"]: {key: row[key] for key in kept} for row in board["rows"]}
-
-
-def answers(out: Path) -> dict[str, str]:
-    """Sample file -> sha256 of its bytes."""
-    files = sorted((out / "samples").glob("*/*.jsonl.gz"))
-    found = {str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
-    return found
-
-
-def assert_equal(out: Path, reference: Experiment) -> None:
-    """The same figures from the same answers, and no file that was being written."""
-    assert figures(out) == figures(reference.out)
-    assert answers(out) == answers(reference.out)
-    assert [f for f in out.rglob("*") if f.name.endswith((".tmp", ".job", ".lock"))] == []
+def assert_whole(out: Path, reference: Experiment) -> None:
+    """The same figures from the same answers, and nothing left behind."""
+    assert_equal(out, reference.out)
+    assert_clean(out)
 
 
 def warnings(out: Path) -> list[str]:
@@ -158,7 +138,7 @@ def test_cells_of_a_killed_node_run_again_elsewhere(reference: Experiment, tmp_p
         assert gone([worker])
         assert driver.ended() == 0, driver.said.read_text()
         assert workers() == []
-    assert_equal(out, reference)
+    assert_whole(out, reference)
     assert [line for line in warnings(out) if "was lost" in line and "(1 of 3 times)" in line]
 
 
@@ -179,7 +159,7 @@ def test_a_killed_driver_picks_up_where_it_was(
         assert workers() == []
     now = {f.name: f.stat().st_mtime_ns for f in (out / "cells").glob("*.json")}
     assert recorded.items() <= now.items()
-    assert_equal(out, reference)
+    assert_whole(out, reference)
 
 
 @pytest.mark.parametrize("store", ["auto", "ray"])
@@ -197,7 +177,7 @@ def test_ctrl_c_ends_workers_at_a_safe_point(
         assert "the same command goes on from there" in driver.said.read_text()
         again = Driver(reference, out, made.address, f"store={store}")
         assert again.ended() == 0, again.said.read_text()
-    assert_equal(out, reference)
+    assert_whole(out, reference)
 
 
 def heavy(reference: Experiment, out: Path, mib: int) -> None:
@@ -217,7 +197,7 @@ def test_more_than_the_object_store_holds_is_spilled(reference: Experiment, tmp_
         driver = Driver(reference, out, made.address, "store=ray")
         assert driver.ended() == 0, driver.said.read_text()
     assert not list(out.glob("artifacts/*/large.bin"))  # of no training, so it is not kept
-    assert_equal(out, reference)
+    assert_whole(out, reference)
 
 
 def test_a_full_object_store_is_one_line_in_the_record(
@@ -238,4 +218,4 @@ def test_a_full_object_store_is_one_line_in_the_record(
         again = Driver(reference, out, made.address, f"store=file://{tmp_path}/seen")
         assert again.ended() == 0, again.said.read_text()
     assert list((tmp_path / "seen").iterdir()) == []
-    assert_equal(out, reference)
+    assert_whole(out, reference)
