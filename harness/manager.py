@@ -56,6 +56,7 @@ BUILT_IN = (
     "harness.evaluation.tasks.lm_eval",
     "harness.plugins.executors.local",
     "harness.plugins.executors.ray",
+    "harness.plugins.executors.submitit",
     "harness.plugins.bundled",
     "harness.plugins.models.served",
     "harness.plugins.models.vllm",

@@ -14,7 +14,7 @@ def test_the_built_in_plugins_register_what_the_experiment_names():
     }
     assert {"perplexity", "similarity", "judge", "forgetting"} <= set(found.suites.things)
     assert {"cosine", "rougeL", "exact_match"} <= set(found.scorers.things)
-    assert set(found.executors.things) == {"local", "ray"}
+    assert set(found.executors.things) == {"local", "ray", "submitit"}
     assert set(found.judges.things) == {
         "expected_score",
         "rubric",

@@ -6,18 +6,24 @@ never held in memory. Names in an archive are relative, and nothing is written o
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from harness.errors import CellFailed
 from harness.results import store
 
 CHUNK = 4 * 2**20
 """Bytes of a chunk at most."""
+SECONDS_TO_SEE = 90.0
+"""That a network file system may take until a file of another machine is seen."""
 
 _JOB, _LOG, _GONE = "job.json", "log", "gone.json"
 _OUT, _INPUTS = "out", "inputs"
@@ -40,6 +46,29 @@ class Parcel:
     def record(self) -> Path:
         """Where the record is to be."""
         return self._out / "cells" / f"{self.cell}.json"
+
+    @property
+    def record_digest(self) -> str | None:
+        """sha256 of the record's bytes; None where there is none."""
+        return _digest(self.record)
+
+    def wait_for_record(self, digest: str | None, seconds: float = SECONDS_TO_SEE) -> None:
+        """Wait until the record that another machine wrote here is seen, by its digest.
+
+        Raises CellFailed where it is not.
+        """
+        until = time.monotonic() + seconds
+        while digest is not None:
+            with contextlib.suppress(OSError, StopIteration):
+                next(self.record.parent.iterdir())  # a network file system looks again
+            if self.record_digest == digest:
+                return
+            if time.monotonic() > until:
+                raise CellFailed(
+                    f"{self.record} was written where the cell ran, and is not seen here: is that "
+                    "folder on a disk that both machines share?"
+                )
+            time.sleep(0.2)
 
     def warn(self, message: str) -> None:
         """Have the record say this."""
@@ -121,9 +150,9 @@ class UnpackedParcel:
         self._before = self._present()
 
     @property
-    def record(self) -> bytes | None:
-        """The record's bytes, once it is written."""
-        return self._record.read_bytes() if self._record.is_file() else None
+    def record_digest(self) -> str | None:
+        """sha256 of the record's bytes, once it is written."""
+        return _digest(self._record)
 
     def chunks(self) -> Iterator[bytes]:
         """What the worker made, for `Parcel.receive`; nothing where it wrote where it belongs.
@@ -147,6 +176,12 @@ class UnpackedParcel:
             return {}
         facts = {_below(file, self._out)[1:]: file.stat() for file in _files(self._out)}
         return {name: (fact.st_size, fact.st_mtime_ns) for name, fact in facts.items()}
+
+
+def _digest(file: Path) -> str | None:
+    with contextlib.suppress(OSError):
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    return None
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -4,7 +4,6 @@ A cell is an actor, which runs the worker as a child process. What the worker re
 comes back as the items of a generator: text is an event, bytes are a piece of an archive.
 """
 
-import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -14,7 +13,6 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -42,8 +40,6 @@ IN_FLIGHT = 4
 LOOK = 0.5
 """Seconds between two looks at whether a worker is to stop."""
 SECONDS_TO_REACH = 5
-SECONDS_TO_SEE = 90
-"""That a network file system may take until a file of another machine is seen."""
 SECONDS_TO_ANSWER = 120
 
 Facts = dict[str, str | None]
@@ -111,8 +107,7 @@ class Cell:
                 _put(url, job.chunks())
             else:
                 yield from job.chunks()
-            record = job.record
-            ended["record"] = None if record is None else hashlib.sha256(record).hexdigest()
+            ended["record"] = job.record_digest
             yield json.dumps(ended)
 
     def stop(self) -> None:
@@ -257,7 +252,7 @@ class Ray(Executor):
             if items.exit is None:  # killed
                 return
             if shared:
-                _wait_for(parcel.record, items.record, node)
+                parcel.wait_for_record(items.record)
             yield items.exit
         except Exception as error:
             failure = _failure(ray, error, node)
@@ -511,21 +506,6 @@ def _line(error: BaseException) -> str:
     """An error in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:400]}" if text else type(error).__name__
-
-
-def _wait_for(record: Path, digest: str | None, node: str) -> None:
-    """Wait until the record that a node wrote is seen here. Raises CellFailed where it is not."""
-    until = time.monotonic() + SECONDS_TO_SEE
-    while digest is not None:
-        with suppress(OSError):
-            next(record.parent.iterdir())  # a network file system looks again
-            if hashlib.sha256(record.read_bytes()).hexdigest() == digest:
-                return
-        if time.monotonic() > until:
-            raise CellFailed(
-                f"node {node} wrote {record}, and it is not seen here: take store=ray, or a URL"
-            )
-        time.sleep(0.2)
 
 
 @hookimpl

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import HarnessError
+from harness.errors import CellFailed, HarnessError
 from harness.runner.parcel import CHUNK, Parcel, UnpackedParcel
 
 CELL, BASE = "lora-s0-1", "base-s0-0"
@@ -88,7 +88,7 @@ def test_what_a_cell_reads_goes_along_and_what_it_makes_comes_back(
         "artifacts/same-s0-3/training.json",
     }
     before = names(out)
-    assert there.record is None
+    assert there.record_digest is None
     worked = Path(job["out"])
     (worked / f"artifacts/{CELL}/old.bin").unlink()
     write(worked / f"artifacts/{CELL}/adapter.safetensors", b"\x01" * (2 * CHUNK))
@@ -96,14 +96,18 @@ def test_what_a_cell_reads_goes_along_and_what_it_makes_comes_back(
     write(worked / f"samples/{CELL}/picks.json", "anew")
     write(there.log_file, "what it said\n")
     write(out / f"logs/{CELL}.log", "begun\n")
-    assert there.record == b"the record"
+    digest = hashlib.sha256(b"the record").hexdigest()
+    assert there.record_digest == digest
+    with pytest.raises(CellFailed, match="is not seen here: is that folder on a disk"):
+        mine.wait_for_record(digest, 0.1)
     mine.receive(there.chunks())
     assert (out / f"logs/{CELL}.log").read_text() == "begun\nwhat it said\n"
     assert (out / f"samples/{CELL}/picks.json").read_text() == "anew"
     assert (out / f"artifacts/{CELL}/adapter.safetensors").read_bytes() == b"\x01" * (2 * CHUNK)
     made = {f"cells/{CELL}.json", f"artifacts/{CELL}/adapter.safetensors", f"logs/{CELL}.log"}
     assert names(out) == before - {f"artifacts/{CELL}/old.bin"} | made
-    assert mine.record.read_text() == "the record"
+    mine.wait_for_record(digest, 0.1)
+    mine.wait_for_record(None)
 
 
 def test_a_folder_that_holds_the_results_is_sent_without_them(tmp_path: Path, out: Path) -> None:
