@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import signal
 import socket
 import tempfile
@@ -19,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 from pydantic import Field
 
 from harness import (
@@ -91,7 +93,8 @@ class Cell:
         """
         import ray
 
-        with tempfile.TemporaryDirectory(prefix="harness-") as folder:
+        _remove_abandoned()
+        with tempfile.TemporaryDirectory(prefix=f"{_scratch()}{os.getpid()}-") as folder:
             job = UnpackedParcel(
                 Path(folder),
                 _fetched(parcel) if isinstance(parcel, str) else map(ray.get, parcel),
@@ -113,6 +116,22 @@ class Cell:
     def stop(self) -> None:
         """Tell the worker to end at its next safe point."""
         self._wanted = "soon"
+
+
+def _scratch() -> str:
+    """Begin of the name of a cell's temporary folder here; the number of its process comes next.
+
+    Containers may share a folder for temporary files, and number their processes alike.
+    """
+    return f"harness-ray-{socket.gethostname()}-"
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders of cells whose process was killed here: they may hold whole models."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_scratch()}*"):
+        owner = folder.name.removeprefix(_scratch()).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _node() -> str:
