@@ -178,6 +178,9 @@ class Ray(Executor):
     Options = RayOptions
     options: RayOptions
 
+    def __init__(self) -> None:
+        self._env: dict[str, str] = {}
+
     @contextmanager
     def session(self, device: str, note: Callable[[str], None]) -> Iterator[None]:
         """A connection to the cluster, whose nodes were asked whether they can run cells."""
@@ -201,6 +204,8 @@ class Ray(Executor):
         self._gpus = (
             options.gpus if options.gpus is not None else float(any_gpu or device == "cuda")
         )
+        if not self._gpus:  # Ray leaves a task without GPUs those of its node
+            self._env |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
         if self._gpus and not any_gpu:
             raise UserError(
                 "--executor ray: the cluster has no GPU, and the cells are for one: add a node "
