@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,41 @@ class Warm:
         self.process.wait()
 
 
+class Several:
+    """Workers of one warm process side by side.
+
+    The cell's own worker stands still from the moment that others may help it until `ready()`.
+    """
+
+    name = "several"
+    on_this_machine = False
+    concurrency = 1
+
+    def __init__(self, warm: Warm, folder: Path, ready: Callable[[], bool]) -> None:
+        self.process, self.folder, self.ready = warm.process, folder, ready
+        self.helpers = 0
+        self._lock = threading.Lock()
+
+    def run(self, job_file: Path, log_file: Path) -> Iterator[Mapping[str, Any]]:
+        assert self.process.stdin is not None
+        with self._lock:
+            self.helpers += bool(json.loads(job_file.read_text())["helps_with"])
+            place = self.folder / f"{time.monotonic_ns()}.fifo"
+            os.mkfifo(place)
+            asked = json.dumps([str(job_file), str(log_file), str(place)])
+            print(asked, file=self.process.stdin, flush=True)
+        with place.open() as lines:
+            worker = json.loads(lines.readline())["pid"]
+            for event in map(json.loads, lines):
+                if event["event"] == "shared":
+                    os.kill(worker, signal.SIGSTOP)
+                yield event
+                if event["event"] == "shared":
+                    while not self.ready():
+                        time.sleep(0.01)
+                    os.kill(worker, signal.SIGCONT)
+
+
 def _serve() -> None:
     import datasets  # noqa: F401
     import lm_eval.tasks  # noqa: F401
@@ -67,8 +105,14 @@ def _serve() -> None:
     from harness.runner import worker
 
     for line in sys.stdin:
-        job, log = json.loads(line)
+        job, log, *place = json.loads(line)
+        if place and os.fork():
+            continue
+        if place:
+            os.dup2(os.open(place[0], os.O_WRONLY), 1)
         child = os.fork()
+        if child and place:
+            os.write(1, (json.dumps({"pid": child}) + "\n").encode())
         if not child:
             os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
             code = 1
@@ -79,6 +123,8 @@ def _serve() -> None:
         os.write(1, (json.dumps({"event": "forked", "pid": child}) + "\n").encode())
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         os.write(1, (json.dumps({"event": "exit", "code": status}) + "\n").encode())
+        if place:
+            os._exit(0)
 
 
 if __name__ == "__main__":

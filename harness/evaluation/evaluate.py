@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -79,17 +79,57 @@ def evaluate(
     first; each engine opens the model anew. Raises what opening the model raises; an exception in a
     suite is its SuiteFailure.
     """
-    engines = sorted({engine_of(suite) for suite in suites}, key=lambda name: name or "")
-    for engine in engines:
+    for engine in _engines(suites):
         own = [suite for suite in suites if engine_of(suite) == engine]
-        judged = [suite for suite in own if suite.judge is not None]
         how = (phase, report, batch, opponents, keeping)
         with opened(replace(artifact, engine=engine), *how) as bench:
             model = bench.model
-            for group in [*([suite] for suite in own if suite not in judged), judged]:
+            for group in _groups(own):
                 for suite, result in _batch(bench, group, phase):
                     doubts = getattr(model, "warnings", ())
                     yield Measured(suite, result, bench.tokenizer_hash, model.info(), doubts)
+
+
+def help_with(
+    artifact: Artifact,
+    suites: Sequence[Suite],
+    phase: Phase,
+    report: Report,
+    batch: int | None,
+    keeping: Keeping,
+) -> None:
+    """Compute blocks of suites that another worker runs, and keep them; nothing is scored.
+
+    Judges ask only where all answers are there, so that they are left to that worker. Raises
+    Stopped once that one needs no help any more.
+    """
+    for engine in _engines(suites):
+        own = [suite for suite in suites if engine_of(suite) == engine]
+        how = (phase, report, batch, EMPTY, keeping)
+        with opened(replace(artifact, engine=engine), *how) as bench:
+            for group in _groups(own):
+                asked = []
+                for suite in group:
+                    bench.begin(suite)
+                    task = task_of(suite, plugins())
+                    asked.append(requests := task.requests(suite, bench.model))
+                    if not (requests.prompts or requests.pairs):  # it asks while it scores
+                        with suppress(Exception):  # what others compute is not known here
+                            task.score(suite, requests, bench)
+                bench.generate(asked, phase)
+                bench.score(asked, phase)
+
+
+def _engines(suites: Sequence[Suite]) -> list[str | None]:
+    """Those that answer the suites, this process's passes first."""
+    return sorted({engine_of(suite) for suite in suites}, key=lambda name: name or "")
+
+
+def _groups(suites: Sequence[Suite]) -> list[list[Suite]]:
+    """What asks together: each suite by itself, and last those whose judge takes the place of the
+    model."""
+    judged = [suite for suite in suites if suite.judge is not None]
+    return [*([suite] for suite in suites if suite not in judged), judged]
 
 
 @contextmanager
@@ -424,7 +464,9 @@ class Bench:
         if self._other is None or self._other[0] != wanted:
             self.close()
             other = plugins().open_model(wanted, self.batch)
-            self._other = (wanted, self._keeping.wrap(other, wanted) if self._keeping else other)
+            if self._keeping:
+                other = self._keeping.wrap(other, wanted, shared=False)
+            self._other = (wanted, other)
         return self._other[1]
 
     def _judge_artifact(self) -> Artifact:

@@ -95,11 +95,11 @@ def _attempt(work: Work, executor: Executor, report: Observer) -> Record:
     before = file.stat().st_mtime_ns if file.is_file() else None
     end = _End()
     minutes = cell.budget.max_minutes
-    with interruption.limited(minutes), _job_file(work) as job:
+    with interruption.limited(minutes), job_file(work, log.with_suffix(".job")) as job:
         report(cell, {"event": "started", "log": str(log), "plan": cell.as_record()})
         with end.clock.phase("attempt"):
             try:
-                with contextlib.closing(_events(executor, job, log)) as events:
+                with contextlib.closing(worker_events(executor, job, log)) as events:
                     for event in events:
                         _hear(cell, event, end, log, report)
                         if _must_close(end):
@@ -119,12 +119,11 @@ def _attempt(work: Work, executor: Executor, report: Observer) -> Record:
 
 
 @contextlib.contextmanager
-def _job_file(work: Work) -> Generator[Path]:
+def job_file(work: Work, job: Path) -> Generator[Path]:
     """The worker's task as a file, in the results folder, which the worker sees wherever it runs.
 
     One that a killed run left is the next one's.
     """
-    job = work.out / "logs" / f"{work.cell.id}.job"
     job.write_bytes(_as_json(work))
     try:
         yield job
@@ -178,7 +177,7 @@ def _with_warnings(out: Path, record: Record, warnings: list[str]) -> Record:
     return store.read_record(store.write_record(out, cast("Record", added)))
 
 
-def _events(executor: Executor, job: Path, log: Path) -> Generator[Event]:
+def worker_events(executor: Executor, job: Path, log: Path) -> Generator[Event]:
     """The events that an executor yields. Raises PluginFault where it fails or yields no event."""
     source = f"executor '{executor.name}'"
     with calling(source):

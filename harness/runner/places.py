@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -38,6 +39,27 @@ class Places:
         finally:
             child_process.PLACE.reset(before)
             self._free.put(place)
+
+    @contextmanager
+    def spare(self, over: threading.Event) -> Iterator[bool]:
+        """As `one`, of a place that nobody waits for; False once it is `over`."""
+        while not over.wait(SPARE):
+            try:
+                place = self._free.get_nowait()
+            except queue.Empty:
+                continue
+            before = child_process.PLACE.set(place)
+            try:
+                yield True
+            finally:
+                child_process.PLACE.reset(before)
+                self._free.put(place)
+            return
+        yield False
+
+
+SPARE = 0.5
+"""Seconds after which a place that is free is waited for by no cell."""
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from harness.results.leaderboard_layout import Leaderboard
 from harness.results.store import Stored
 from harness.runner import bracketing, study
 from harness.runner.cell_runner import Observer, run_cell
+from harness.runner.helpers import Helpers
 from harness.runner.in_flight import EventsInOrder, flight
 from harness.runner.oom_retry import Rung
 from harness.runner.places import Places
@@ -73,6 +74,7 @@ def run_plan(
     batch: int | None = None,
     shared: Path | None = None,
     places: Places | None = None,
+    workers: int = 1,
 ) -> Outcome:
     """Run the cells that have no record yet; a failing one does not stop the others.
 
@@ -92,13 +94,16 @@ def run_plan(
     Where the run is interrupted (`system.interruption`) or a worker was told to stop by someone
     else, no further cell starts. A worker that is told to stop leaves no record.
 
+    Up to `workers` workers share the suites of one cell, where `places` are free or the executor
+    decides; the events are those of the cell's own.
+
     `batch` is the largest number of sequences that run at once in evaluation; None: what fits.
     Answers in other results folders under `shared` are reused; None: no other folder is read.
     `observe(cell, event)` is called for every event of every cell, `{"event": "skipped"}`,
     `{"event": "waiting", "holder": ...}`, `{"event": "started", "plan": ...}` and
     `{"event": "recorded", "status": ..., "record": ...}` among them; `tracking` gets the same.
     """
-    return _Run(plan, out, executor, observe, tracking, batch, shared, places).outcome()
+    return _Run(plan, out, executor, observe, tracking, batch, shared, places, workers).outcome()
 
 
 class _Run:
@@ -114,7 +119,9 @@ class _Run:
         batch: int | None,
         shared: Path | None,
         places: Places | None,
+        workers: int,
     ) -> None:
+        self.workers = workers
         self.plan, self.out, self.executor = plan, out, executor
         self.batch, self.shared, self.places = batch, shared, places
         self._observe = observe
@@ -203,7 +210,10 @@ class _Run:
             work = _fitted(work, prediction)
         noticed = [self._notices[cell.id]] if cell.id in self._notices else []
         work = replace(work, warnings=(*work.warnings, *noticed))
-        return run_cell(work, self.executor, self._report)
+        if self.workers == 1:
+            return run_cell(work, self.executor, self._report)
+        with Helpers(work, self.executor, self.places, self.workers - 1) as helpers:
+            return run_cell(helpers.work, self.executor, helpers.heard(self._report))
 
     def _run_trial(self, trial: Cell, folder: Path, title: str) -> None:
         shown = replace(trial, label=title)

@@ -12,7 +12,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,10 +22,11 @@ from harness.api.task import Suite
 from harness.data.mix import Drawn
 from harness.data.training_set import drawn_rows, training_rows
 from harness.errors import CellFailed, HarnessError, PluginFault, is_out_of_memory
+from harness.evaluation.blocks.kept_answers import Sharing
 from harness.evaluation.blocks.resuming import Keeping
 from harness.evaluation.cached_results import Sections
 from harness.evaluation.contamination import leaks, leaks_of_rows
-from harness.evaluation.evaluate import PHASES, Measured, SuiteFailure, evaluate
+from harness.evaluation.evaluate import PHASES, Measured, SuiteFailure, evaluate, help_with
 from harness.evaluation.judging.rows.opponents import Opponent
 from harness.evaluation.served import model as served_model
 from harness.evaluation.suite import task_of
@@ -94,6 +95,10 @@ class Work:
     """Suite -> the cell whose stored answers its judge compares with."""
     shared: Path | None = None
     """Folder whose results folders may hold the same answers; None: only `out` is read."""
+    sharing: str | None = None
+    """Token of this attempt, where other workers may help with its suites."""
+    helps_with: tuple[str, ...] = ()
+    """Suites of which this worker computes blocks for another one, and records nothing."""
 
 
 @dataclass
@@ -215,6 +220,9 @@ def _run(job: Path, emit: Callable[..., None]) -> int:
     if stored := stored_quantization.note(work.cell.model):
         log.warn(stored)
     stopping.safe_point()
+    if work.helps_with:
+        _help(work, log)
+        return 0
     trained, evaluation = _train(work, rows, log), None
     if trained.artifact is not None:
         stopping.safe_point()
@@ -461,7 +469,8 @@ def _judge(work: Work, rows: TrainingRows, log: Log, trained: Trained) -> None:
 def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> Evaluation | None:
     """Evaluate each suite without stored answers; each is written as soon as it is scored."""
     meter = Meter()
-    keeping = Keeping(work.out, log.warn)
+    sharing = Sharing(work.out, work.sharing) if work.sharing else None
+    keeping = Keeping(work.out, log.warn, sharing)
     report = partial(log.emit, event="progress")
     sections: Sections | None = None
     passes: dict[str, Any] | None = None
@@ -479,6 +488,9 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
             warn=log.warnings.append,
         )
         left = [suite for suite in work.cell.suites if _missing(sections, suite, log)]
+        if sharing is not None and left:
+            sharing.begin()
+            log.emit(event="shared", suites=[suite.name for suite in left])
         how = (log.phases(meter), report, work.batch, work.opponents, keeping)
         for measured in evaluate(artifact, left, *how) if left else ():
             passes = dict(measured.passes)
@@ -487,6 +499,9 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
             _keep(sections, measured, rows, log)
     except (Exception, SystemExit) as error:
         log.fail(error, meter.failed)
+    finally:
+        if sharing is not None:
+            sharing.end()
     if sections is None or not (meter.phases or sections.done):
         return None
     done = sections.done
@@ -508,6 +523,23 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
     if all(suite.name in done for suite in work.cell.suites):
         keeping.clear(sections.artifact_hash)  # each suite is stored
     return evaluation
+
+
+def _help(work: Work, log: Log) -> None:
+    """Compute blocks of suites for the worker that records them, until it needs no more."""
+    artifact: Artifact | None = None
+    if plugins().methods.get(work.cell.method).trains:
+        reused = _reused(work, log, work.out / "artifacts" / work.cell.id)
+        artifact = reused.artifact if reused else None
+    else:
+        artifact = untrained(work.cell)
+    if artifact is None or work.sharing is None:
+        return
+    keeping = Keeping(work.out, log.warn, Sharing(work.out, work.sharing), helps=True)
+    suites = [suite for suite in work.cell.suites if suite.name in work.helps_with]
+    report = partial(log.emit, event="progress")
+    with suppress(stopping.Stopped):
+        help_with(artifact, suites, log.phases(Meter()), report, work.batch, keeping)
 
 
 def _doubt(measured: Measured, log: Log) -> None:

@@ -81,6 +81,7 @@ def run(
     executor_options: Mapping[str, object] | None = None,
     batch: int | None = None,
     jobs: int | None = None,
+    split: int = 1,
     trackers: Sequence[str] = (),
 ) -> Results:
     """Run an experiment: a file, the name of a bundled one, or what such a file holds.
@@ -100,6 +101,7 @@ def run(
         methods=",".join(methods),
         trackers=trackers,
         jobs=jobs,
+        split=split,
     )
     return load_results(finished.out, rank_by=finished.plan.rank_by)
 
@@ -238,14 +240,16 @@ def execute(
     trackers: Sequence[str] = (),
     chat_template: str | None = None,
     jobs: int | None = None,
+    split: int = 1,
     screen: Screen | None = None,
     note: Callable[[str], None] = warnings.warn,
 ) -> Finished:
     """Run an experiment's cells.
 
-    `jobs` cells at once, None for one or as many as the executor runs; `batch` sequences at once,
-    None for what memory allows; `methods` and `chat_template` as in `plan_of`; `trackers` in
-    addition to those of the experiment. `note` is told what to be careful about.
+    `jobs` cells at once, None for one or as many as the executor runs; `split` workers share the
+    suites of one cell where jobs are free, and without `jobs` there are as many; `batch` sequences
+    at once, None for what memory allows; `methods` and `chat_template` as in `plan_of`; `trackers`
+    in addition to those of the experiment. `note` is told what to be careful about.
     """
     loaded_trackers = chosen(plugins(), experiment, trackers)
     told: Screen = screen or _Silent()
@@ -259,12 +263,13 @@ def execute(
     try:
         with (
             interruption.heeded(),
-            _places(plan, out, executor, jobs, note) as held,
+            _places(plan, out, executor, _jobs(executor, jobs, split), note) as held,
             tracking,
             _session(plan, out, executor, note),
         ):
             cache = reusable_results(out)
-            outcome = run_plan(plan, out, executor, told.observe, tracking, batch, cache, held)
+            how = (tracking, batch, cache, held, split)
+            outcome = run_plan(plan, out, executor, told.observe, *how)
         if outcome.interrupted:  # a worker was, and not this process
             raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -313,6 +318,19 @@ def reusable_results(out: Path) -> Path | None:
     """
     results = Path("results").resolve()
     return results if out.resolve().parent == results else None
+
+
+def _jobs(executor: Executor, jobs: int | None, split: int) -> int | None:
+    """The jobs at once: as many as workers share a cell, where nobody said."""
+    on_this_machine = getattr(executor, "on_this_machine", False)
+    if jobs is None and split > 1 and on_this_machine:
+        return split
+    if jobs is not None and split > jobs:
+        raise UserError(
+            f"--split {split} with --jobs {jobs}: a cell's workers are jobs too: take --jobs "
+            f"{split} or more, or leave --jobs out"
+        )
+    return jobs
 
 
 def _places(

@@ -33,6 +33,13 @@ from harness.system.console import console
     help="Cells at once, a free GPU (or a share of the cores) for each; default: 1.",
 )
 @click.option(
+    "--split",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Workers that share the questions of one cell, where jobs are free. Figures are the same.",
+)
+@click.option(
     "--why", "explained", is_flag=True, help="Run nothing: say why each cell would run, or not."
 )
 @click.option("--tracker", "trackers", multiple=True, metavar="NAME", help="Report to it too.")
@@ -42,6 +49,7 @@ def command(
     executor: Executor,
     batch: int | None,
     jobs: int | None,
+    split: int,
     explained: bool,
     trackers: Sequence[str],
 ) -> None:
@@ -58,6 +66,7 @@ def command(
             methods=experiment.methods,
             trackers=trackers,
             jobs=jobs,
+            split=split,
         )
     )
 
@@ -72,12 +81,13 @@ def run(
     trackers: Sequence[str] = (),
     chat_template: str | None = None,
     jobs: int | None = None,
+    split: int = 1,
 ) -> int:
     """Run an experiment's cells, show the leaderboard and return the exit code.
 
-    `jobs` cells at once, None for one or as many as the executor runs; `batch` sequences at once,
-    None for what memory allows; `methods` and `chat_template` as in `plan_of`; `trackers` in
-    addition to those of the experiment.
+    `jobs` cells at once, None for one or as many as the executor runs; `split` workers for one cell
+    where jobs are free; `batch` sequences at once, None for what memory allows; `methods` and
+    `chat_template` as in `plan_of`; `trackers` in addition to those of the experiment.
     """
     screen = progress(json=measuring.as_json)
     with screen:
@@ -90,6 +100,7 @@ def run(
             trackers=trackers,
             chat_template=chat_template,
             jobs=jobs,
+            split=split,
             screen=screen,
             note=_print_note,
         )

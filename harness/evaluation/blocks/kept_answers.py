@@ -75,13 +75,15 @@ class KeptAnswers:
         """The file that was read last."""
         self.look()
 
-    def look(self) -> None:
-        """Find the files that came since; other workers write them too."""
-        for file in sorted({*self.folder.glob("*.json")} - self._seen):
+    def look(self) -> bool:
+        """Find the files that came since, by other workers too; whether there are any."""
+        new = sorted({*self.folder.glob("*.json")} - self._seen)
+        for file in new:
             self._seen.add(file)
             block = self._read(file)
             for place, name in enumerate(block["keys"] if block else ()):
                 self._places.setdefault(name, (file, place))
+        return bool(new)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -152,6 +154,42 @@ class KeptAnswers:
         if block["of"] != self.of:
             return "it is of another model or device"
         return None
+
+
+class Sharing:
+    """Whose blocks several workers compute: a file that is there while the cell's own worker asks.
+
+    A worker claims a block before it computes it, so that each takes what no other is at.
+    """
+
+    def __init__(self, out: Path, token: str) -> None:
+        """`token` is of one attempt at one cell: claims of an earlier one count for nothing."""
+        self.token = token
+        self.file = Path(out) / FOLDER / f"{token}.shared"
+
+    def begin(self) -> None:
+        """Let others help from now on."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.touch()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is anything to help with."""
+        return self.file.exists()
+
+    def end(self) -> None:
+        """Let the others end after the block that they are at."""
+        with suppress(OSError):
+            self.file.unlink(missing_ok=True)
+            self.file.parent.rmdir()
+
+    def claim(self, folder: Path, block: str) -> bool:
+        """Whether no other worker is at this block; then this one is."""
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{block}.{self.token}.claim").touch(exist_ok=False)
+            return True
+        return False
 
 
 def clear(out: Path, artifact: str) -> None:
