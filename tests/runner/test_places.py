@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from harness.runner import places
 from harness.runner.places import Places
 from harness.system import child_process
 from harness.system.hardware import Gpu, Machine, TorchBuild
-from tests.conftest import run_harness
+from tests.conftest import Experiment, run_harness
 
 CPU = Machine(cores=4, memory_bytes=16 << 30, cpu="some", torch=TorchBuild("2.13.0+cpu", None))
 GIB = 1 << 30
@@ -125,3 +126,22 @@ def test_too_many_jobs_are_refused_in_a_line(experiment) -> None:
     assert ran.code == 2
     assert "--jobs 9999: this machine has no GPU and " in ran.error
     assert not list((small.out / "cells").glob("*.json"))
+
+
+def test_a_spare_place_is_one_that_no_cell_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "SPARE", 0.01)
+    two, over = Places([{}, {}]), threading.Event()
+    with two.one(), two.spare(over) as there:
+        assert there
+    with two.one(), two.one():
+        threading.Timer(0.05, over.set).start()
+        with two.spare(over) as there:
+            assert not there  # it waited until it was over
+    with two.one(), two.one():
+        pass  # both came back
+
+
+def test_workers_that_share_a_cell_are_jobs(experiment: Callable[..., Experiment]) -> None:
+    result = run_harness("run", experiment().file, "--split", "3", "--jobs", "2")
+    assert result.code == 2
+    assert "--split 3 with --jobs 2" in result.error

@@ -15,6 +15,7 @@ import pytest
 
 from harness.api.model import Generation, LogLikelihood
 from harness.evaluation.blocks import cutting, resuming
+from harness.evaluation.blocks.kept_answers import Sharing
 from harness.evaluation.blocks.resuming import Keeping, Resuming
 from harness.results.artifact_hash import artifact_hash
 from harness.system import stopping
@@ -254,3 +255,61 @@ def test_progress_goes_on_from_what_is_kept(bench: Bench) -> None:
     assert told[0][0] > resumed["requests"]
     assert told == sorted(told)
     assert told[-1] == (len(PROMPTS), len(PROMPTS))
+
+
+# ---- several workers ----------------------------------------------------------------------------
+
+
+def shared(bench: Bench, *, helps: bool) -> tuple[Any, Counting, Keeping]:
+    sharing = Sharing(bench.out, "token")
+    if not helps:
+        sharing.begin()
+    counting = Counting(bench.model)
+    keeping = Keeping(bench.out, bench.warnings.append, sharing, helps=helps)
+    return keeping.wrap(counting, bench.artifact), counting, keeping
+
+
+@BOTH
+def test_a_worker_takes_what_others_kept_and_leaves_what_they_are_at(
+    bench: Bench, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, all_asked = bench.begin()
+    expected = ask(alone)
+    shutil.rmtree(bench.out)
+
+    own, first, keeping = shared(bench, helps=False)
+    helper, second, _ = shared(bench, helps=True)
+    first.calls_left = 2
+    with pytest.raises(KeyboardInterrupt):  # it claims a third block and stands still
+        ask(own)
+    ask(helper)
+    assert len(second.asked) == len(all_asked.asked) - 3
+
+    # nobody finishes the claimed block: it is not waited for without end
+    monkeypatch.setattr(resuming, "PATIENCE", 0.0)
+    again, third, keeping = shared(bench, helps=False)
+    assert ask(again) == expected
+    assert len(third.asked) == 1
+    assert sum(first.asked) + sum(second.asked) + sum(third.asked) == sum(all_asked.asked)
+    resumed = keeping.resumed()
+    assert resumed is not None
+    assert resumed["blocks"] == len(all_asked.asked) - 1
+    assert not bench.warnings
+
+
+def test_a_helper_ends_once_it_is_not_needed(bench: Bench) -> None:
+    helper, counting, _ = shared(bench, helps=True)
+    with pytest.raises(stopping.Stopped):
+        scores(helper)
+    assert counting.asked == []
+
+
+def test_claims_of_an_earlier_run_count_for_nothing(bench: Bench) -> None:
+    own, counting, _ = shared(bench, helps=False)
+    counting.calls_left = 0
+    with pytest.raises(KeyboardInterrupt):
+        scores(own)
+    later = Keeping(bench.out, bench.warnings.append, Sharing(bench.out, "another"))
+    counting = Counting(bench.model)
+    scores(later.wrap(counting, bench.artifact))
+    assert sum(counting.asked) == len(PAIRS)
