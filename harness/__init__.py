@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from harness.sdk.comparing import Compared, Gated, compare, gate
     from harness.sdk.results import Results, load_results
     from harness.sdk.running import evaluate, run
-    from harness.system.time_limit import time_limit
+    from harness.system.security.time_limit import time_limit
     from harness.training.low_rank import (
         LowRankOptions,
         QuantizationOptions,
@@ -171,7 +171,7 @@ _HOME = {
     "scorer": "api.scorer",
     "split_words": "data.text_normalization",
     "stop_wanted": "api.executor",
-    "time_limit": "system.time_limit",
+    "time_limit": "system.security.time_limit",
     "train_lora": "training.low_rank",
     "train_sft": "training.sft",
     "train_virtual_tokens": "training.prompt_learning",

@@ -91,11 +91,16 @@ class CellFailed(HarnessError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt name: `did you mean 'x'? (known: a, b, x)`."""
+    """A hint for a misspelt name: `did you mean 'x'? (known: a, b, x)`, at most MOST_NAMES."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""
-    return f"{hint}(known: {', '.join(names) or 'none'})"
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"{hint}(known: {', '.join(names[:MOST_NAMES]) or 'none'}{more})"
+
+
+MOST_NAMES = 40
+"""That a message lists: a line stays one that is read."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

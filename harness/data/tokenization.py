@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from harness.data.chat_templates import answer_spans, render_messages, with_fixed_date
 from harness.errors import UserError
-from harness.system.time_limit import TEMPLATE_SECONDS, time_limit
+from harness.system.security.time_limit import TEMPLATE_SECONDS, time_limit
 from harness.types import Message, Row, Sample, ToolDefinitions
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from harness.config.experiment import Data, Experiment, Mix
 from harness.data import rows as data
 from harness.data import sources
 from harness.data.mix import Drawn, MixPlan, draw, is_new, short_name
-from harness.errors import UserError
+from harness.errors import DataError, UserError
 from harness.types import Row
 
 
@@ -203,7 +203,10 @@ def training_rows(plan: DataPlan) -> tuple[list[Row], list[Row]]:
         return rows, []
     if isinstance(plan.validation, str):
         return rows, _load(plan.validation, plan)
-    return data.split_rows(rows, plan.validation, seed=0)
+    try:
+        return data.split_rows(rows, plan.validation, seed=0)
+    except DataError as error:
+        raise DataError(str(error), file=plan.source) from None
 
 
 def _sampled(source: str, plan: DataPlan | MixPlan) -> list[Row]:

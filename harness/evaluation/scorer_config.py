@@ -43,7 +43,7 @@ def read(
     """The entries with their options complete and models resolved.
 
     `reserved` are names of metrics that are not the scorers'. Raises ConfigError with the entry's
-    place, UserError for an unknown scorer.
+    place.
     """
     checked_entries: list[ScorerUse] = []
     for at, entry in enumerate(written):
@@ -62,7 +62,11 @@ def read(
             raise located.error(f"'{label}' is the judge's metric: take another label", path)
         if any(label == other.label for other in checked_entries):
             raise located.error(f"two scorers are called '{label}': give one a `label`", path)
-        options = _options(plugins.scorers.get(name), label, options, located, path, resolve)
+        try:
+            scorer = plugins.scorers.get(name)
+        except UserError as error:
+            raise located.error(str(error), path) from None
+        options = _options(scorer, label, options, located, path, resolve)
         checked_entries.append(ScorerUse(name, label, options))
     _check_controls(checked_entries, located)
     return tuple(checked_entries)

@@ -277,8 +277,11 @@ class _FileResolver:
         return self.model(name, ("embedder",), kind=EMBEDDER, causal=False) if embeds else None
 
     def judge(self, name: str) -> str:
-        """Raises UserError for a judge that is not registered."""
-        self.plugins.judges.get(name)
+        """Raises ConfigError for a judge that is not registered."""
+        try:
+            self.plugins.judges.get(name)
+        except UserError as error:
+            raise self.located.error(str(error), ("judge",)) from None
         return name
 
     def judge_with_options(

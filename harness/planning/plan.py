@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.api.method import MethodOptions
 from harness.api.task import Suite
-from harness.config import strict_yaml
+from harness.config import environment, strict_yaml
 from harness.config.experiment import Experiment, MethodEntry
 from harness.config.served_settings import ServedSettings
 from harness.data.chat_templates import check_template
@@ -79,8 +79,7 @@ def make_plan(experiment: Experiment, plugins: Plugins, settings: Settings) -> P
 
     Raises ConfigError, DataError or UserError; downloads packaged models that are missing, last.
     """
-    _check_precision(experiment)
-    _check_speed(experiment)
+    _check_machine(experiment)
     entries = _chosen(experiment, settings.methods)
     compared = _compared(experiment, plugins)
     if compared is not None and compared not in entries:
@@ -331,6 +330,13 @@ def _budget(experiment: Experiment, rows: int) -> Budget:
 def _precision(experiment: Experiment) -> Precision:
     wanted = experiment.budget.precision
     return default_precision(facts()) if wanted == "auto" else wanted
+
+
+def _check_machine(experiment: Experiment) -> None:
+    """Raise UserError for what this machine, or its environment variables, cannot do."""
+    environment.check()
+    _check_precision(experiment)
+    _check_speed(experiment)
 
 
 def _check_precision(experiment: Experiment) -> None:

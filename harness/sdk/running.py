@@ -207,7 +207,10 @@ def plan_of(
     if mirror is None and experiment.mirror:
         mirror = experiment.folder / experiment.mirror
     if mirror is not None and not mirror.is_dir():
-        raise UserError(f"mirror {mirror}: no such folder")
+        raise UserError(
+            f"mirror {mirror}: no such folder: make it, or name another (--mirror, `mirror:` or "
+            "HARNESS_MIRROR)"
+        )
     settings = Settings(
         suite_folders=tuple(measuring.suite_folders),
         limit=measuring.limit,
@@ -356,9 +359,11 @@ def _check_writable(plan: Plan, out: Path) -> None:
     if all(is_recorded(out, cell) for cell in plan.cells):
         return
     for name in ("cells", "samples", "artifacts", "logs"):
+        folder = out / name
         try:
-            (out / name).mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=out / name):
+            # nothing is made yet: what is refused next leaves nothing behind
+            there = next(place for place in (folder, *folder.parents) if place.exists())
+            with tempfile.TemporaryFile(dir=there):
                 pass
         except OSError as error:
             place = f"--out {out}: cannot write {name}/ ({error.strerror})"

@@ -149,7 +149,8 @@ def exit_codes() -> str:
         table(["code", "why"], sorted(rows, key=lambda row: int(row[0]))),
         "## Environment variables",
         table(["variable", "what it does"], sorted(_variables())),
-        "Those of the libraries count too, such as `HF_ENDPOINT` and `CUDA_VISIBLE_DEVICES`.",
+        "Those of the libraries count too, such as `HF_ENDPOINT` and `CUDA_VISIBLE_DEVICES`. A "
+        "plan refuses a value that means nothing, which libraries pass over in silence.",
     )
 
 

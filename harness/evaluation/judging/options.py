@@ -32,9 +32,12 @@ def read(
     """The judge `name` with the options that are written beside it.
 
     `also` are keys that are no options, for the hint at a misspelt one. Raises ConfigError with
-    the option's place, UserError for an unknown judge.
+    the option's place.
     """
-    judge: Judge = plugins.judges.get(name)
+    try:
+        judge: Judge = plugins.judges.get(name)
+    except UserError as error:
+        raise located.error(str(error), path) from None
     what = f"judge '{name}'"
     options = validate_options(judge.Options, written, located, path, what, also)
     with calling(what):

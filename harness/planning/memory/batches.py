@@ -18,7 +18,7 @@ from harness.data.rows import training_order
 from harness.data.tool_calls.given import turn_text
 from harness.data.training_set import DataPlan, training_rows
 from harness.system.security.sandbox import limited
-from harness.system.time_limit import TooSlow
+from harness.system.security.time_limit import TooSlow
 from harness.types import Budget, ModelRef, Row
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from harness.planning.memory.batches import Batch
 from harness.planning.memory.card import beside
 from harness.planning.memory.formula import Setting, peak
 from harness.system.hardware import Machine, facts
-from harness.system.time_limit import TooSlow
+from harness.system.security.time_limit import TooSlow
 from harness.types import ModelRef
 
 if TYPE_CHECKING:

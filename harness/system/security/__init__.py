@@ -1,1 +1,1 @@
-"""Secrets masked in what is printed and written, and templates of strangers in a sandbox."""
+"""Secrets masked in what is printed and written; bounds for what strangers wrote."""

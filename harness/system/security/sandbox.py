@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.system.time_limit import TEMPLATE_SECONDS, time_limit
+from harness.system.security.time_limit import TEMPLATE_SECONDS, time_limit
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment

@@ -4,7 +4,7 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment, SecurityError
 
 from harness.system.security import sandbox
-from harness.system.time_limit import TooSlow
+from harness.system.security.time_limit import TooSlow
 
 HUGE = (
     "{{ 9**(9**9) }}",

@@ -11,7 +11,7 @@ from harness.evaluation.lm_eval_samples.aggregation import BY_NAME, Item
 from harness.evaluation.lm_eval_samples.rows import Average, Declared, DeclaredGroup, Sample
 from harness.evaluation.tasks.lm_eval.tasks import groups
 from harness.evaluation.tasks.sample_rows import right_probability
-from harness.system.time_limit import TEMPLATE_SECONDS, time_limit
+from harness.system.security.time_limit import TEMPLATE_SECONDS, time_limit
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

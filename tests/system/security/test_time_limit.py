@@ -7,7 +7,7 @@ import pytest
 
 from harness import Sample
 from harness.errors import UserError
-from harness.system.time_limit import TooSlow, time_limit
+from harness.system.security.time_limit import TooSlow, time_limit
 from harness.types import Output
 
 
