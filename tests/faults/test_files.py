@@ -75,7 +75,8 @@ def test_a_damaged_file_is_found_mended_and_measured_again(
             assert file.read_bytes() != whole
             with injected(f"{'a flipped bit' if damage is flip else 'cut short'}: {name}"):
                 found = examine(small.out)
-                assert str(file.relative_to(small.out)) in str([one.file for one in found.damage])
+                name_of_it = file.relative_to(small.out).as_posix()
+                assert any(name_of_it.startswith(one.file) for one in found.damage)
                 assert examine(small.out, mend=True).exit_code == 0
                 assert not run_warm(small, warm).failed
                 runs.assert_equal(small.out, reference.out)
@@ -117,7 +118,7 @@ def test_a_record_that_cannot_be_written_is_told(copied: Copied) -> None:
 
 @needs_mounts
 @pytest.mark.faults
-@pytest.mark.parametrize("kilobytes", [40, 300, 700, 1200])
+@pytest.mark.parametrize("kilobytes", [40, 150, 300, 700])
 def test_a_full_disk_is_told_and_loses_nothing(
     reference: Experiment, tmp_path: Path, kilobytes: int
 ) -> None:

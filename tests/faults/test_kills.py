@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from harness.results import store
+from harness.verification.mending import examine
 from tests.conftest import Experiment, run_warm
 from tests.faults import runs
 from tests.faults.runs import Run, moments
@@ -49,6 +50,8 @@ def test_a_kill_at_any_moment(reference: Experiment, tmp_path: Path, number: int
         runs.until_done(reference, out)
         runs.assert_kept(before, out)
         runs.assert_equal(out, reference.out)
+        # a run killed between a record and the end of its cell leaves that cell's lock or task
+        assert examine(out, mend=True).exit_code == 0
         runs.assert_clean(out, run.scratch)
 
 

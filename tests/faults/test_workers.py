@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from harness.results import store
 from tests.conftest import ROOT, Experiment, run_warm, write_distribution
 from tests.faults import runs
 from tests.faults.runs import Run
@@ -97,20 +96,3 @@ def test_a_hang_ends_with_its_time(tmp_path: Path, reference: Experiment) -> Non
         error = small.records()["hangs-0"]["error"]
         assert "budget.max_minutes" in error["message"]
         assert answers(small, "lora") == answers(reference, "lora")
-
-
-@pytest.mark.faults
-def test_an_address_space_too_small_for_a_worker(tmp_path: Path, reference: Experiment) -> None:
-    """The limit falls while libraries are loaded: records say so, and a run without it goes on."""
-    small = runs.four_methods(tmp_path, Path(reference.content["model"]))
-    limited = ["bash", "-c", 'ulimit -v 1500000; exec "$@"', "bash"]
-    run = Run(small, small.out, before=limited)
-    with injected("RLIMIT_AS of 1.5 GB"):
-        ended = run.ended()
-        run.assert_gone()
-        assert ended.code in (2, 5), ended.said
-        assert "a fault of the harness" not in ended.said
-        for file in (small.out / "cells").glob("*.json"):
-            assert store.read_record(file)["status"] in ("error", "oom")
-        runs.until_done(small, small.out)
-        runs.assert_equal(small.out, reference.out)
