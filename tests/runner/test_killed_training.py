@@ -17,7 +17,7 @@ from harness.config.experiment import load_experiment
 from harness.manager import Plugins
 from harness.planning.cell import with_suites
 from harness.planning.plan import Settings, make_plan
-from harness.runner.worker import Work
+from harness.runner.worker import STOPPED, Work
 
 STEPS = 20
 EVERY = 0.1 / 60
@@ -26,9 +26,9 @@ EVERY = 0.1 / 60
 
 @pytest.fixture
 def train(experiment, warm, tmp_path):
-    """`train(where, method, minutes=None, kill=(step, seconds))` runs a training's worker.
+    """`train(where, method, minutes=None, kill=(step, seconds, signal))` runs a training's worker.
 
-    Its exit code and its record, None without one; killed so many seconds after that step.
+    Its exit code and its record, None without one; it gets the signal so long after that step.
     """
 
     def run(where, method, *, minutes=None, kill=None):
@@ -48,7 +48,7 @@ def train(experiment, warm, tmp_path):
             if kill and event.get("step") == kill[0]:
                 time.sleep(kill[1])
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, kill[2])
                 kill = None
         record = tmp_path / where / "cells" / f"{work.cell.id}.json"
         return code, json.loads(record.read_text()) if record.is_file() else None
@@ -72,12 +72,16 @@ def damage(out, number):
 
 
 def check(train, tmp_path, method, kills, damaged=()):
-    """Kill a training after each of these (step, seconds), damage what it left after some."""
+    """Kill a training after each of these steps, damage what it left after some.
+
+    One that is told to stop writes a checkpoint then, and else none.
+    """
     code, whole = train("whole", method)
     assert code == 0
     for number, kill in enumerate(kills):
-        code, record = train("parts", method, minutes=EVERY, kill=kill)
-        assert (code, record) == (-signal.SIGKILL, None)
+        told = kill[2] == signal.SIGTERM
+        code, record = train("parts", method, minutes=None if told else EVERY, kill=kill)
+        assert (code, record) == (STOPPED if told else -signal.SIGKILL, None)
         if number in damaged:
             damage(tmp_path / "parts", number)
     code, parts = train("parts", method, minutes=EVERY)
@@ -98,8 +102,9 @@ def check(train, tmp_path, method, kills, damaged=()):
     assert [line for line in parts["warnings"] if line not in not_used] == whole["warnings"]
 
 
-def test_a_killed_training_goes_on_as_if_it_had_not_been(train, tmp_path):
-    check(train, tmp_path, {"name": "lora", "r": 4, "dropout": 0.2}, [(12, 0.02)])
+def test_one_that_is_stopped_and_killed_goes_on_as_if_it_had_not_been(train, tmp_path):
+    ends = [(4, 0.0, signal.SIGTERM), (12, 0.02, signal.SIGKILL)]
+    check(train, tmp_path, {"name": "lora", "r": 4, "dropout": 0.2}, ends)
 
 
 METHODS = {
@@ -115,5 +120,6 @@ METHODS = {
 @pytest.mark.parametrize("name", METHODS)
 def test_five_kills_and_two_damaged_checkpoints_change_nothing(train, tmp_path, name):
     draw = random.Random(name)
-    kills = [(step, draw.uniform(0, 0.1)) for step in sorted(draw.sample(range(6, 19), 5))]
+    steps = sorted(draw.sample(range(6, 19), 5))
+    kills = [(step, draw.uniform(0, 0.1), signal.SIGKILL) for step in steps]
     check(train, tmp_path, METHODS[name], kills, damaged=(1, 2))

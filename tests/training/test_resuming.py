@@ -85,9 +85,28 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+REST = {
+    "dora": ("dora", {"r": 4, "dropout": 0.3}),
+    "ia3": ("ia3", {}),
+    "loftq": ("loftq", {"r": 4}),
+    "prompt": ("prompt", {}),
+    "prefix": ("prefix", {}),
+    "vera": ("peft", {"config": "VeraConfig", "fields": {"r": 8, "target_modules": ["q_proj"]}}),
+    "int8": ("qlora", {"r": 4, "quant_type": "int8"}),
+    "recomputed": ("lora", {"r": 4, "dropout": 0.3, "gradient_checkpointing": True}),
+    "packed, passes": ("lora", {"r": 4, "dropout": 0.3, "packing": True}),
+    "all in bf16, 8 bits": (
+        "full",
+        {"weights": "bf16", "optimizer": "adamw_8bit", "budget": {"precision": "bf16"}},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "way", [*WAYS, *(pytest.param(way, marks=pytest.mark.long) for way in REST)]
+)
 def test_a_training_in_parts_is_the_whole_one_to_the_bit(run, way):
-    method, options = WAYS[way]
+    method, options = (WAYS | REST)[way]
     whole = run(method, **options)
     expected = whole.train()
     stops = (2, 4) if way == "lora" else (3,)
@@ -101,6 +120,38 @@ def test_a_training_in_parts_is_the_whole_one_to_the_bit(run, way):
         k: v for k, v in whole.notes.items() if k not in timed
     }
     assert parts.warnings == whole.warnings
+
+
+def test_the_scale_of_the_loss_in_fp16_goes_on_too(run):
+    import torch
+
+    from harness.training.sft import train_sft
+
+    def scaled(trainer):  # accelerate makes no scaler for a CPU
+        trainer.accelerator.native_amp = True
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+
+    class Fp16:
+        def train(self, job):
+            return train_sft(job, lr=1e-3, warmup=0.0, started=scaled)
+
+    def make(*arguments, **options):
+        one = run(*arguments, budget={"precision": "fp16"}, **options)
+        one.method = Fp16()
+        return one
+
+    before = torch.get_autocast_dtype("cpu")
+    torch.set_autocast_dtype("cpu", torch.float16)
+    try:
+        whole = make("full")
+        expected = whole.train()
+        parts, found = interrupted(make, "full", at=(2,))
+    finally:
+        torch.set_autocast_dtype("cpu", before)
+    assert parts.notes["loss_curve"] == whole.notes["loss_curve"]
+    assert found == expected
+    assert 2 <= parts.notes["skipped_steps"] == whole.notes["skipped_steps"] < STEPS
+    assert parts.notes["loss_scale"] == whole.notes["loss_scale"] < 2.0**20
 
 
 def test_one_that_forgets_the_random_state_has_another_curve(run, monkeypatch):
