@@ -154,6 +154,26 @@ def test_the_scale_of_the_loss_in_fp16_goes_on_too(run):
     assert parts.notes["loss_scale"] == whole.notes["loss_scale"] < 2.0**20
 
 
+def test_the_best_weights_of_an_earlier_process_are_kept(run, monkeypatch):
+    from harness.training import sft
+
+    made = sft.arguments
+
+    def highest_loss(*given):  # this loss only falls, so that the first weights count as the best
+        arguments = made(*given)
+        arguments.greater_is_better = True
+        return arguments
+
+    monkeypatch.setattr(sft, "arguments", highest_loss)
+    method, options = WAYS["best"]
+    whole = run(method, **options)
+    expected = whole.train()
+    assert whole.notes["best_checkpoint"] < 3
+    parts, found = interrupted(run, method, at=(3,), **options)
+    assert parts.notes["best_checkpoint"] == whole.notes["best_checkpoint"]
+    assert found == expected
+
+
 def test_one_that_forgets_the_random_state_has_another_curve(run, monkeypatch):
     """With dropout: so the test above would see it."""
     from trl import SFTTrainer
