@@ -169,7 +169,7 @@ def _exit_code(arguments: list[str]) -> int:
     except HarnessError as error:
         return _print_error(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        kept = str(error) or "everything finished so far is recorded."
+        kept = str(error.__cause__ or error) or "everything finished so far is recorded."
         click.echo(f"Interrupted: {kept}", err=True)
         return INTERRUPTED
     except OSError as error:

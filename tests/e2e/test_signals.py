@@ -131,6 +131,14 @@ def test_a_signal_ends_a_command_as_ctrl_c_does(number: signal.Signals, code: in
     assert said.strip() == "Interrupted: everything finished so far is recorded."
 
 
+def test_an_interrupted_command_says_what_it_keeps() -> None:
+    says = COMMAND.replace("    time.sleep(60)", "    raise KeyboardInterrupt('2 of 3 are kept')")
+    command = started(says)
+    _, said = command.communicate(timeout=20)
+    assert command.returncode == 130
+    assert said.strip() == "Interrupted: 2 of 3 are kept"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl is Linux's")
 def test_a_worker_ends_with_its_parent_also_where_it_ignores_sigterm() -> None:
     with started(PARENT, CHILD) as parent:
