@@ -265,8 +265,10 @@ def _write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # a write on a full disk names no file
+            error.filename = str(path)
         raise
 
 

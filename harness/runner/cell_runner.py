@@ -124,7 +124,7 @@ def job_file(work: Work, job: Path) -> Generator[Path]:
 
     One that a killed run left is the next one's.
     """
-    job.write_bytes(_as_json(work))
+    store.write_text(job, _as_json(work).decode())
     try:
         yield job
     finally:

@@ -286,7 +286,10 @@ def write_leaderboard(plan: Plan, out: Path, *, stale: bool) -> Leaderboard:
             return sealed
     except OSError as error:
         if stale:
-            raise UserError(f"{file}: {error.strerror}; make {out} writable") from None
+            raise UserError(
+                f"{file}: {error.strerror}: free some space or make {out} writable, and run again; "
+                "what is recorded is kept"
+            ) from None
         message = f"Note: {file} is not written ({error.strerror}); the table is right"
         print(message, file=sys.stderr)
     return _board(plan, found)

@@ -27,9 +27,10 @@ __all__ = [
     "wanted_for",
 ]
 
-SECONDS_TO_SAFE_POINT = 300.0
-"""That a worker gets after the first signal; a scheduler's own limit is often shorter."""
-SECONDS_AFTER_LIMIT = 30.0
+SECONDS_TO_SAFE_POINT = 600.0
+"""That a worker gets after the first signal, in which a checkpoint of many billion weights is
+written; a scheduler's own limit is often shorter."""
+SECONDS_AFTER_LIMIT = 60.0
 """The same where its time is up: it may well hang."""
 
 Wanted = Literal["soon", "now"]

@@ -102,6 +102,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=child_process.environment(),
+            start_new_session=True,  # Ctrl-C is for whoever asks it, and may go on to a safe point
         )
         try:
             self.address = self._begin(request)

@@ -185,7 +185,7 @@ def test_the_first_signal_has_a_worker_go_on_to_its_safe_point(number: signal.Si
     with parent:
         parent.send_signal(number)
         assert [told(parent) for _ in range(3)] == [
-            {"event": "stopping", "seconds": 300.0},
+            {"event": "stopping", "seconds": 600.0},
             {"event": "stopped"},
             {"event": "exit", "code": 143},
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import math
@@ -275,3 +276,18 @@ def test_the_environment_is_described_without_importing_torch() -> None:
     assert environment["cores"] >= 1
     assert environment["packages"]["torch"]
     assert environment["gpu"] is None
+
+
+def test_a_full_disk_is_an_error_that_names_the_file_and_the_old_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = records.write_json(tmp_path / "leaderboard.json", {"rows": []})
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{file}'")):
+        records.write_json(file, {"rows": [1]})
+    assert json.loads(file.read_text()) == {"rows": []}
+    assert list(tmp_path.iterdir()) == [file]

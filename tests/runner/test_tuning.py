@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import shutil
 from collections import Counter
 from itertools import pairwise
@@ -23,6 +24,7 @@ from harness.record import new_record
 from harness.results import store
 from harness.runner import bracketing, study
 from harness.runner.tuning import Tuner, chosen, folder_of, front, recorded_trials
+from harness.system.locks import Taken
 from harness.types import Artifact, Budget, ModelRef
 from tests.conftest import ROOT, run_warm, write_distribution, write_experiment
 
@@ -234,6 +236,22 @@ def searched(experiment, out, valley, entry, **tune):
 
 
 RANGE = {"low": 1e-5, "high": 1e-3}
+
+
+def test_trials_that_another_run_is_at_are_run_by_that_one_alone(experiment, tmp_path):
+    entry = {"name": "lora", "tune": {"lr": RANGE}}
+    small = experiment(methods=[entry], tune={"trials": 2}, suites=["picks"])
+    cell, valley, others = planned(small).cells[-1], Valley(1e-4, 1e-3), Valley(1e-4, 1e-3)
+
+    def meanwhile(trial, folder, title):
+        with pytest.raises(Taken, match=f"process {os.getpid()}"):
+            Tuner(tmp_path, others, lambda *told: None).tune(cell)
+        valley(trial, folder, title)
+
+    first = Tuner(tmp_path, meanwhile, lambda *told: None).tune(cell)
+    assert valley.ran
+    assert Tuner(tmp_path, others, lambda *told: None).tune(cell) == first
+    assert not others.ran
 
 
 @pytest.mark.parametrize(
