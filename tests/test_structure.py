@@ -274,6 +274,7 @@ WRITERS = {
     "gate.py": "reports, where the user or GitHub wants them",
     "parcel.py": "a pipe",
     "ray.py": "a folder that all nodes of a cluster see, where the user names one",
+    "cell_runner.py": "the job file",
     "publish.py": "a model folder, where the user wants it",
     "report.py": "the page, where the user wants it",
     "scaffold.py": "a new suite, where the user wants it",
