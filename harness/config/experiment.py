@@ -346,7 +346,7 @@ def _entries(located: Located, key: str, rest: str, own: tuple[str, ...]) -> obj
             raise located.error(
                 f"{key}.{i}: expected a name or a mapping with a `name`, got {item!r}", (key, i)
             )
-        if "name" not in values:
+        if values.get("name") is None:
             raise located.error(f"missing key 'name' in {key}.{i}{_nested(values)}", (key, i))
         entry = {part: values[part] for part in own if values.get(part) is not None}
         entry[rest] = {part: value for part, value in values.items() if part not in own}

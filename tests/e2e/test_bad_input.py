@@ -311,6 +311,11 @@ EXPERIMENT = {
         "'yes' (text): write true or false",
         keys(trust_remote_code=True),
     ),
+    "method whose name is null": Case(
+        keys(methods=["base", {"name": None, "r": 4}]),
+        "experiment.yaml:13: missing key 'name' in methods.1",
+        keys(methods=["base", {"name": "lora", "r": 4}]),
+    ),
     "unknown method": Case(
         keys(methods=["base", "lroa"]),
         "experiment.yaml:13: unknown method 'lroa': did you mean 'lora'? (known: ...)",
