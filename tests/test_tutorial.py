@@ -77,6 +77,7 @@ def figures(folder: Path) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_tutorial_comes_out_as_it_says(tmp_path: Path) -> None:
     follow(PAGE, tmp_path)
     assert (tmp_path / "report.html").stat().st_size > 100_000

@@ -172,6 +172,11 @@ def _exit_code(arguments: list[str]) -> int:
         kept = str(error.__cause__ or error) or "everything finished so far is recorded."
         click.echo(f"Interrupted: {kept}", err=True)
         return INTERRUPTED
+    except MemoryError:
+        return _print_error(
+            "out of memory in this process: close what else runs on this machine, or raise the "
+            "limit (ulimit -v); what is recorded is kept"
+        )
     except OSError as error:
         if error.errno not in _MACHINE_ERRORS:
             return _unexpected()

@@ -89,7 +89,8 @@ def run_plan(
 
     A cell with an invalid record runs again: the old record is set aside and the new one has a
     warning. The same holds for the base if its answers, which other cells are compared with, are
-    missing or changed.
+    missing or changed. A cell that was measured when the base had failed is compared with it once
+    the base is recorded.
 
     Where the run is interrupted (`system.interruption`) or a worker was told to stop by someone
     else, no further cell starts. A worker that is told to stop leaves no record.
@@ -170,8 +171,10 @@ class _Run:
     def _take(self, cell: Cell) -> None:
         """Run a cell that has no record. Raises Taken where another run is at it."""
         if cell.id in self._recorded:
-            self._report(cell, {"event": "skipped"})
-            return
+            if not _lacks_base(self.plan, cell, self.out):
+                self._report(cell, {"event": "skipped"})
+                return
+            self._notices[cell.id] = "compared with the base later: it had failed when this ran"
         if self._is_ending():
             return
         with self._folder.held(cell):
@@ -251,6 +254,17 @@ def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:
     if lack is None:
         return recorded, {}
     return recorded - {plan.base.id}, {plan.base.id: lack}
+
+
+def _lacks_base(plan: Plan, cell: Cell, out: Path) -> bool:
+    """Whether a recorded cell was measured when the base had failed, which is recorded now.
+
+    It runs again, by its artifact and its answers, which are there.
+    """
+    if cell.id == plan.base.id or not is_recorded(out, plan.base):
+        return False
+    evaluation = store.read_record(out / "cells" / f"{cell.id}.json")["evaluation"]
+    return evaluation is not None and evaluation["base"] is None
 
 
 def lost_answers(out: Path, base: Cell) -> str | None:

@@ -522,7 +522,21 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
         evaluation["resumed"] = resumed
     if all(suite.name in done for suite in work.cell.suites):
         keeping.clear(sections.artifact_hash)  # each suite is stored
-    return evaluation
+    return evaluation if meter.phases else _with_cost_before(work, evaluation)
+
+
+def _with_cost_before(work: Work, evaluation: Evaluation) -> Evaluation:
+    """Of suites that were all stored: with what the cell's own record says of measuring them."""
+    before = store.stored(work.out, work.cell.id)
+    measured = before["evaluation"] if before is not None else None
+    if measured is None or measured["artifact_hash"] != evaluation["artifact_hash"]:
+        return evaluation
+    suites = {name: {**section} for name, section in evaluation["suites"].items()}
+    for section in suites.values():
+        if section.get("reused") == work.cell.id:
+            del section["reused"]
+    new = {"suites": suites, "base": evaluation["base"]}
+    return cast("Evaluation", {**measured, **new})
 
 
 def _help(work: Work, log: Log) -> None:

@@ -84,6 +84,7 @@ def test_a_damaged_file_is_found_mended_and_measured_again(
                 assert examine(small.out).damage == []
 
 
+@pytest.mark.faults
 def test_damage_of_a_cell_that_is_not_recorded_is_not_used(
     copied: Copied, reference: Experiment, warm: Warm
 ) -> None:

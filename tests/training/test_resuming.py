@@ -80,12 +80,12 @@ WAYS = {
     "pissa": ("pissa", {"r": 4}),
     "qlora": ("qlora", {"r": 4, "dropout": 0.3}),
     "best": ("lora", {"r": 4, "lr": 0.3, "validate_every": 1, "keep_best": True}),
-    "packed": ("full", {"packing": True}),
-    "8 bits": ("full", {"optimizer": "paged_adamw_8bit"}),  # a CPU does not page it
 }
 
 
 REST = {
+    "packed": ("full", {"packing": True}),
+    "8 bits": ("full", {"optimizer": "paged_adamw_8bit"}),  # a CPU does not page it
     "dora": ("dora", {"r": 4, "dropout": 0.3}),
     "ia3": ("ia3", {}),
     "loftq": ("loftq", {"r": 4}),

@@ -124,6 +124,7 @@ def test_merged_weights_answer_as_the_adapter_did(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_scores_of_an_embedder_are_computed_again(tmp_path: Path) -> None:
     folder = tmp_path / "quickstart"
     shutil.copytree(ROOT / "results/reference/quickstart", folder)
