@@ -13,7 +13,7 @@ from harness.cli.commands.eval import ModelOptions, evaluate, experiment_of
 from harness.cli.options import MeasuringOptions
 from harness.config.experiment import load_experiment
 from harness.errors import ConfigError, UserError
-from harness.manager import Plugins, plugins
+from harness.manager import Plugins
 from harness.models import adapters
 from harness.models.language_model import open_artifact
 from harness.planning.plan import Settings, make_plan
@@ -124,16 +124,15 @@ def test_a_base_that_two_folders_measured_is_one_row(harness, finished, measured
 
 
 @pytest.fixture
-def run_eval(warm, tiny_model, tmp_path, monkeypatch):
+def run_eval(warm, tiny_model, tmp_path):
     """`run_eval(adapter=...)` runs the command in this process; exit code and label -> record."""
-    monkeypatch.setitem(plugins().executors.things, "warm", warm)
     out = tmp_path / "out"
 
     def run(
         model=tiny_model, suites=("perplexity",), measuring=DEFAULT, chat_template=None, **options
     ):
         given = ModelOptions(str(model), suites=suites, precision="float32", **options)
-        code = evaluate(given, replace(measuring, out=out), "warm", None, chat_template)
+        code = evaluate(given, replace(measuring, out=out), warm, None, chat_template)
         found = [json.loads(one.read_text()) for one in (out / "cells").iterdir()]
         return code, {one["plan"]["label"]: one for one in found}
 
