@@ -488,7 +488,9 @@ def test_ctrl_c_ends_with_130_and_keeps_what_is_finished(copy):
     os.killpg(running.pid, signal.SIGINT)
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert stderr.splitlines()[-1] == "Interrupted: everything finished so far is recorded."
+    last = stderr.splitlines()[-1]
+    assert last.startswith(f"Interrupted: 1 of 2 cells are recorded in {changed.out}")
+    assert last.endswith("the same command goes on from there")
     assert "Traceback" not in stderr
     assert copy.records() == kept
     with pytest.raises(ProcessLookupError):  # no worker is left behind
