@@ -156,7 +156,7 @@ def _exit_code(arguments: list[str]) -> int:
     from harness.system.console import OutputLost
 
     try:
-        return _as_exit_code(cli.main(arguments, standalone_mode=False))
+        return _as_exit_code(cli.main(arguments, prog_name="harness", standalone_mode=False))
     except OutputLost:
         raise
     except click.exceptions.Exit as exit_:
