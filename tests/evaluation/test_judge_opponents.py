@@ -261,12 +261,15 @@ def test_the_hash_is_of_the_recorded_answers_and_not_of_their_place(
     against_lora, tmp_path, judging_model, fair
 ):
     write_suites(tmp_path)
-    moved = Experiment(shutil.copytree(against_lora.folder, tmp_path / "moved"), {})
+    first, moved = (
+        Experiment(shutil.copytree(against_lora.folder, tmp_path / name), {})
+        for name in ("first", "moved")
+    )
     hashes = {}
     for name, small, label in (
-        ("full", against_lora, "full-0"),
+        ("full", first, "full-0"),
         ("moved", moved, "full-0"),
-        ("lora", against_lora, "lora-0"),
+        ("lora", first, "lora-0"),
     ):
         suite_of(tmp_path, fair, str(record_of(small, label)), name="later")
         hashes[name] = planned_suite(tmp_path, judging_model).hash
@@ -277,7 +280,9 @@ def test_recorded_answers_to_other_questions_are_refused(
     against_lora, tmp_path, judging_model, fair
 ):
     write_suites(tmp_path)
-    suite_of(tmp_path, fair, str(record_of(against_lora, "full-0")), name="later", max_new_tokens=5)
+    shutil.copytree(against_lora.out, tmp_path / "out")
+    record = tmp_path / record_of(against_lora, "full-0").relative_to(against_lora.folder)
+    suite_of(tmp_path, fair, str(record), name="later", max_new_tokens=5)
     with pytest.raises(UserError, match=r"asked these questions with max_new_tokens: 5") as caught:
         planned_suite(tmp_path, judging_model)
     assert "\n" not in str(caught.value)
