@@ -309,9 +309,11 @@ class _FileResolver:
         return self.where.base_quantization if base else None
 
     def record(self, name: str) -> str:
-        """A record's file; a relative name is looked for beside the suite's file."""
+        """A record's file; a relative name is looked for beside the suite's file.
+
+        It may lie anywhere: results lie beside suites, and nothing but a record is read there.
+        """
         file = self.located.file.parent / Path(name).expanduser()
-        self._check_inside(name, file, "judge")
         try:
             return str(opponents.of_record(file).file)
         except UserError as error:

@@ -261,15 +261,12 @@ def test_the_hash_is_of_the_recorded_answers_and_not_of_their_place(
     against_lora, tmp_path, judging_model, fair
 ):
     write_suites(tmp_path)
-    first, moved = (
-        Experiment(shutil.copytree(against_lora.folder, tmp_path / name), {})
-        for name in ("first", "moved")
-    )
+    moved = Experiment(shutil.copytree(against_lora.folder, tmp_path / "moved"), {})
     hashes = {}
     for name, small, label in (
-        ("full", first, "full-0"),
+        ("full", against_lora, "full-0"),
         ("moved", moved, "full-0"),
-        ("lora", first, "lora-0"),
+        ("lora", against_lora, "lora-0"),
     ):
         suite_of(tmp_path, fair, str(record_of(small, label)), name="later")
         hashes[name] = planned_suite(tmp_path, judging_model).hash
@@ -280,9 +277,7 @@ def test_recorded_answers_to_other_questions_are_refused(
     against_lora, tmp_path, judging_model, fair
 ):
     write_suites(tmp_path)
-    shutil.copytree(against_lora.out, tmp_path / "out")
-    record = tmp_path / record_of(against_lora, "full-0").relative_to(against_lora.folder)
-    suite_of(tmp_path, fair, str(record), name="later", max_new_tokens=5)
+    suite_of(tmp_path, fair, str(record_of(against_lora, "full-0")), name="later", max_new_tokens=5)
     with pytest.raises(UserError, match=r"asked these questions with max_new_tokens: 5") as caught:
         planned_suite(tmp_path, judging_model)
     assert "\n" not in str(caught.value)
