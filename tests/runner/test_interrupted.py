@@ -72,6 +72,14 @@ def record_of(cell):
     )
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """Where tests run in the background SIGINT is ignored, and a run keeps to that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def plan(experiment):
     """The plan of four cells; with `max_minutes`, of workers that may take that long."""
