@@ -267,7 +267,7 @@ def _write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):  # a write on a full disk names no file
+        if isinstance(error, OSError) and error.errno:  # a write on a full disk names no file
             error.filename = str(path)
         raise
 
