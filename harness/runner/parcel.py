@@ -7,7 +7,6 @@ never held in memory. Names in an archive are relative, and nothing is written o
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import tarfile
@@ -19,6 +18,7 @@ from typing import Any, cast
 
 from harness.errors import CellFailed
 from harness.results import store
+from harness.system.hub import file_sha256
 
 CHUNK = 4 * 2**20
 """Bytes of a chunk at most."""
@@ -180,7 +180,7 @@ class UnpackedParcel:
 
 def _digest(file: Path) -> str | None:
     with contextlib.suppress(OSError):
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return file_sha256(file)
     return None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,7 +78,7 @@ def why(plan: Plan, out: Path, shared: Path | None = None) -> list[Reason]:
             reason = _beside(reason, cell, plan, records)
         if reason.runs:
             told_more = tuple(_Found(cell, out, shared).sentences())
-            reason = Reason(**{**vars(reason), "goes_on": told_more})
+            reason = replace(reason, goes_on=told_more)
         found.append(reason)
     return found
 
@@ -108,20 +108,18 @@ def _beside(reason: Reason, cell: Cell, plan: Plan, records: Iterable[Record]) -
         if not records:
             return reason
         told = f"it has no record, and nothing is recorded as '{cell.label}'"
-        return Reason(**{**vars(reason), "why": told})
+        return replace(reason, why=told)
     apart, nearest = min(
         ((differences(cell, one), one) for one in others),
         key=lambda found: (len(found[0]), found[1]["id"]),
     )
     names = ", ".join(dict.fromkeys(one.what for one in apart))
     told = names or "a part that records do not hold, such as the date in a chat template"
-    return Reason(
-        **{
-            **vars(reason),
-            "why": f"it has no record; from {nearest['id']}, which has one, it differs in {told}",
-            "nearest": nearest["id"],
-            "differences": tuple(apart),
-        }
+    return replace(
+        reason,
+        why=f"it has no record; from {nearest['id']}, which has one, it differs in {told}",
+        nearest=nearest["id"],
+        differences=tuple(apart),
     )
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from harness.record import Phase
 
@@ -151,24 +151,15 @@ def joined(one: Phase | None, other: Phase) -> Phase:
     return both
 
 
-_PEAKS: tuple[
-    Literal[
-        "peak_allocated_bytes",
-        "peak_reserved_bytes",
-        "peak_host_bytes",
-        "peak_process_bytes",
-        "paged_bytes",
-        "context_bytes",
-    ],
-    ...,
-] = (
+_Peak = Literal[
     "peak_allocated_bytes",
     "peak_reserved_bytes",
     "peak_host_bytes",
     "peak_process_bytes",
     "paged_bytes",
     "context_bytes",
-)
+]
+_PEAKS: tuple[_Peak, ...] = get_args(_Peak)
 
 
 def _unmeasured() -> Phase:
