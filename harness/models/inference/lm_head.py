@@ -195,26 +195,35 @@ class _States:
         return None
 
 
+class _Body:
+    """Stands for a body that has run already: called, it returns its states.
+
+    Of a class of its own for each pass the states would live until the next garbage collection.
+    """
+
+    def __init__(self, body: torch.nn.Module, hidden: torch.Tensor) -> None:
+        self.body, self.hidden = body, hidden
+
+    def forward(self, *args: object, **kwargs: object) -> _States:
+        return _States(self.hidden)
+
+    __call__ = forward
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.body, name)  # such as its embedding
+
+
 @contextmanager
 def _body_returns(inner: CausalLM, name: str, hidden: torch.Tensor) -> Iterator[None]:
     """Within it the submodule `name` of `inner` computes nothing and returns `hidden`."""
-    import torch
-
-    class _Constant(torch.nn.Module):
-        def forward(self, *args: object, **kwargs: object) -> _States:
-            return _States(hidden)
-
-        def __getattr__(self, attribute: str) -> Any:
-            return getattr(body, attribute)  # such as its embedding
-
     parent_name, _, child_name = name.rpartition(".")
-    parent = inner.get_submodule(parent_name)
-    body = parent._modules[child_name]
-    parent._modules[child_name] = _Constant()
+    modules: dict[str, Any] = inner.get_submodule(parent_name)._modules
+    body = modules[child_name]
+    modules[child_name] = _Body(body, hidden)
     try:
         yield
     finally:
-        parent._modules[child_name] = body
+        modules[child_name] = body
 
 
 @contextmanager
