@@ -150,8 +150,8 @@ class Checkpoints:
     def at(self, step: int, save: Callable[[Path], None]) -> None:
         """Called after each step but the last: `save(folder)` writes the files where one is due.
 
-        It raises `harness.system.stopping.Stopped`, which no method catches, where the worker was
-        told to stop.
+        It raises `harness.system.workers.stopping.Stopped`, which no method catches, where the
+        worker was told to stop.
         """
 
 

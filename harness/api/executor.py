@@ -13,7 +13,8 @@ from typing_extensions import Self
 
 from harness.config import strict_yaml
 from harness.config.strict_yaml import StrictModel
-from harness.system import child_process, interruption, worker_process
+from harness.system import child_process
+from harness.system.workers import interruption, worker_process
 from harness.types import Event
 
 

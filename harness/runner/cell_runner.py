@@ -20,10 +20,10 @@ from harness.planning.cell import Cell
 from harness.record import Attempt, ErrorSection, Phase, Record, Status, Training, new_record
 from harness.results import store
 from harness.runner import oom_retry
-from harness.system import interruption
 from harness.system.hardware import available_memory
 from harness.system.measure import Meter
-from harness.system.stopping import Stopped
+from harness.system.workers import interruption
+from harness.system.workers.stopping import Stopped
 from harness.training import checkpoints
 from harness.types import Event
 

@@ -24,7 +24,7 @@ from harness.planning.cell import Cell
 from harness.results import store
 from harness.runner.cell_runner import Observer, job_file, worker_events
 from harness.runner.places import Places
-from harness.system.stopping import Stopped
+from harness.system.workers.stopping import Stopped
 from harness.types import Event
 
 if TYPE_CHECKING:

@@ -34,11 +34,11 @@ from harness.runner.places import Places
 from harness.runner.sharing import Shared
 from harness.runner.tracking import Tracking
 from harness.runner.tuning import Tuner, chosen, failure
-from harness.system import interruption
 from harness.system.gpu_check import check_device
 from harness.system.hardware import available_memory
 from harness.system.locks import FOLDER, Locks
-from harness.system.stopping import Stopped
+from harness.system.workers import interruption
+from harness.system.workers.stopping import Stopped
 from harness.types import Event
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def run_plan(
     missing or changed. A cell that was measured when the base had failed is compared with it once
     the base is recorded.
 
-    Where the run is interrupted (`system.interruption`) or a worker was told to stop by someone
-    else, no further cell starts. A worker that is told to stop leaves no record.
+    Where the run is interrupted (`system.workers.interruption`) or a worker was told to stop by
+    someone else, no further cell starts. A worker that is told to stop leaves no record.
 
     Up to `workers` workers share the suites of one cell, where `places` are free or the executor
     decides; the events are those of the cell's own.

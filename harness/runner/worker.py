@@ -51,10 +51,10 @@ from harness.results import schema, store
 from harness.results.artifact_hash import artifact_hash
 from harness.runner import oom_retry
 from harness.runner.oom_retry import Rung
-from harness.system import stopping
 from harness.system.child_process import begin
 from harness.system.hardware import available_memory, free_memory, free_paged_state
 from harness.system.measure import MemoryWatch, Meter, joined
+from harness.system.workers import stopping
 from harness.training import checkpoints
 from harness.training.arithmetic import float32_precision_kept
 from harness.training.diagnostics import findings

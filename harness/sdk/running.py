@@ -29,7 +29,8 @@ from harness.runner.why import Reason, why
 from harness.sdk.measuring import Measuring
 from harness.sdk.models import ModelOptions, check_names, experiment_of
 from harness.sdk.results import Results, load_results
-from harness.system import hardware, interruption
+from harness.system import hardware
+from harness.system.workers import interruption
 from harness.training.diagnostics.options import outside_usual
 from harness.types import Event
 

@@ -25,8 +25,8 @@ from harness.errors import UserError
 from harness.record import Phase, ResumedTraining
 from harness.results import store
 from harness.results.artifact_hash import file_hashes
-from harness.system import stopping
 from harness.system.measure import Meter
+from harness.system.workers import stopping
 from harness.types import Checkpoints
 
 __all__ = ["FOLDER", "Progress", "StoredCheckpoints", "clear"]

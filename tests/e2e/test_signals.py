@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.system import worker_process
+from harness.system.workers import worker_process
 
 COMMAND = """
 import sys, time
@@ -73,7 +73,7 @@ while time.monotonic() < until:
 HAS_WORKER = """
 import json, os, sys
 from pathlib import Path
-from harness.system import interruption, worker_process
+from harness.system.workers import interruption, worker_process
 
 worker_process.IDLE = interruption.SECONDS_AFTER_LIMIT = 0.5
 kind, minutes, code = sys.argv[1:]

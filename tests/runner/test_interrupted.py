@@ -20,7 +20,7 @@ from harness.record import new_record
 from harness.results import store
 from harness.runner import cell_runner
 from harness.runner.run import run_plan
-from harness.system import interruption, worker_process
+from harness.system.workers import interruption, worker_process
 
 METHODS = ["base", {"name": "lora", "r": 2}, {"name": "rslora", "r": 2}, {"name": "dora", "r": 2}]
 

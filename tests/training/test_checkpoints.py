@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.system import stopping
 from harness.system.measure import Meter
+from harness.system.workers import stopping
 from harness.training import checkpoints
 from harness.training.checkpoints import Progress, StoredCheckpoints, clear
 

@@ -9,8 +9,8 @@ import shutil
 import pytest
 
 from harness.manager import plugins
-from harness.system import stopping
 from harness.system.measure import Meter
+from harness.system.workers import stopping
 from harness.training.checkpoints import Progress, StoredCheckpoints
 from tests.training.test_sft import ROWS, job
 

@@ -23,7 +23,7 @@ from harness.record import Phase, ResumedBlocks
 from harness.results.artifact_hash import artifact_hash
 from harness.system import hardware
 from harness.system.measure import joined, stretch
-from harness.system.stopping import Stopped, safe_point
+from harness.system.workers.stopping import Stopped, safe_point
 from harness.types import Artifact
 
 ANSWERS, LIKELIHOODS = "answers", "likelihoods"

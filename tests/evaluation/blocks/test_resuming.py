@@ -18,7 +18,7 @@ from harness.evaluation.blocks import cutting, resuming
 from harness.evaluation.blocks.kept_answers import Sharing
 from harness.evaluation.blocks.resuming import Keeping, Resuming
 from harness.results.artifact_hash import artifact_hash
-from harness.system import stopping
+from harness.system.workers import stopping
 from harness.types import Artifact, ModelRef
 
 CAP = 6

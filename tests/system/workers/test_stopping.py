@@ -8,7 +8,7 @@ import sys
 
 CHILD = """
 import time
-from harness.system import stopping
+from harness.system.workers import stopping
 stopping.on_request()
 stopping.safe_point()
 print("begun", flush=True)

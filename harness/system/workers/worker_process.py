@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from harness.system import interruption
+from harness.system.workers import interruption
 
 PATIENCE = 20
 """Seconds that a worker gets to end after it was told to stop, where nobody waits for the rest."""

@@ -1,0 +1,1 @@
+"""Workers, one for each cell: how they are started, heard, told to stop and ended."""
