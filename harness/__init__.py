@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.api.executor import (
         Executor,
         ExecutorOptions,
+        forked_workers,
         stop_wanted,
         worker_command,
         worker_environment,
@@ -178,6 +179,7 @@ _HOME = {
     "usual": "api.method",
     "worker_command": "api.executor",
     "worker_environment": "api.executor",
+    "forked_workers": "api.executor",
     "worker_events": "api.executor",
 }
 
@@ -251,6 +253,7 @@ __all__ = [
     "evaluate",
     "expected_verdict",
     "fenced",
+    "forked_workers",
     "four_bit_config",
     "gate",
     "hookimpl",

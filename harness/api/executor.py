@@ -14,7 +14,7 @@ from typing_extensions import Self
 from harness.config import strict_yaml
 from harness.config.strict_yaml import StrictModel
 from harness.system import child_process
-from harness.system.workers import interruption, worker_process
+from harness.system.workers import fork_server, interruption, worker_process
 from harness.types import Event
 
 
@@ -118,4 +118,16 @@ def worker_events(
     run did not start itself.
     """
     variables = {**worker_environment(), **(environment or {})}
-    yield from worker_process.events(worker_command(job_file), log_file, variables, wanted)
+    yield from worker_process.events(
+        worker_command(job_file), log_file, variables, wanted, fork_server.current()
+    )
+
+
+def forked_workers() -> AbstractContextManager[None]:
+    """Within it `worker_events` forks workers from a process that has imported torch and the rest.
+
+    For whatever runs more than one cell: a new interpreter imports them for seconds. With a GPU,
+    and on other systems than Linux, workers are new interpreters here too. `harness run` enters it
+    for executors on this machine.
+    """
+    return fork_server.serving(child_process.command("harness.runner.worker_server"))

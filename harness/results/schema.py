@@ -13,7 +13,7 @@ from harness.results.leaderboard_layout import Leaderboard
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
 
-__all__ = ["first_problem", "schema", "training_problem", "validate"]
+__all__ = ["first_problem", "prepare", "schema", "training_problem", "validate"]
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -51,6 +51,11 @@ def first_problem(value: object, name: str) -> str | None:
 def training_problem(training: object) -> str | None:
     """What keeps a record from holding this `training`, of JSON types; None where nothing does."""
     return first_problem(training, "training")
+
+
+def prepare(name: str) -> None:
+    """Generate the schema `name` now, once for this process and those that it forks."""
+    _validator(name)
 
 
 @lru_cache

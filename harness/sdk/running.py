@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.api.executor import Executor
+from harness.api.executor import Executor, forked_workers
 from harness.config import strict_yaml
 from harness.config.experiment import Experiment, check_experiment, load_experiment
 from harness.config.served_settings import ServedSettings
@@ -305,14 +305,22 @@ def executor_with(name: str, options: Mapping[str, object]) -> Executor:
     return found.with_options(options)
 
 
+@contextmanager
 def _session(
     plan: Plan, out: Path, executor: Executor, note: Callable[[str], None]
-) -> AbstractContextManager[None]:
-    """The executor's own, where a cell is to run."""
-    if all(is_recorded(out, cell) for cell in plan.cells):
-        return nullcontext()
+) -> Iterator[None]:
+    """The executor's own, where a cell is to run, and a server of workers where several are."""
+    missing = [cell for cell in plan.cells if not is_recorded(out, cell)]
+    if not missing:
+        yield
+        return
     with calling(f"executor '{executor.name}'"):
-        return executor.session(hardware.facts().device, note)
+        session = executor.session(hardware.facts().device, note)
+    here = getattr(executor, "on_this_machine", False)
+    opened = [cell for cell in missing if cell.served is None]
+    several = len(opened) > 1 or any(cell.search for cell in opened)
+    with session, forked_workers() if here and several else nullcontext():
+        yield
 
 
 def reusable_results(out: Path) -> Path | None:

@@ -15,8 +15,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from harness.system.workers import interruption
+from harness.system.workers.fork_server import Forked, Servers
 
 PATIENCE = 20
 """Seconds that a worker gets to end after it was told to stop, where nobody waits for the rest."""
@@ -28,31 +30,67 @@ IDLE = 5.0
 Told = Mapping[str, object]
 
 
+class Started:
+    """A worker in a new interpreter; it stays a zombie, and its number its own, until `wait`."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: int) -> None:
+        self._process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        self.pid = self._process.pid
+        self.stream: IO[bytes] = self._process.stdout
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, minus the number of the signal that ended it; None before `wait`."""
+        return self._process.returncode
+
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        if self.code is not None:
+            return True
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        return self._process.wait()
+
+
+Worker = Started | Forked
+
+
 def events(
     command: Sequence[str],
     log_file: Path,
     environment: Mapping[str, str],
     wanted: Callable[[], interruption.Wanted | None] = interruption.wanted,
+    servers: Servers | None = None,
 ) -> Iterator[Told]:
     """Start a worker and yield the events that it reports; the last is its exit code.
 
     Events come as JSON lines on its standard output; the rest goes to the log. `idle` comes while
     it says nothing, `stopping` where it was told to go on to its next safe point, with the
     `seconds` that it has for that. `wanted` says whether it is to stop. Closing the generator ends
-    the worker.
+    the worker. Where one of `servers` can fork it, it has the last word of `command` as argument.
     """
-    worker, guard = None, None
+    worker: Worker | None = None
+    guard = None
     with log_file.open("ab") as log:
         try:
+            server = None
+            if servers is not None:
+                server = servers.of(environment, log.fileno(), wanted)
             with _uninterrupted():
-                worker = subprocess.Popen(
-                    command,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    stdin=subprocess.DEVNULL,
-                    env=environment,
-                    start_new_session=True,
-                )
+                if server is not None:
+                    worker = server.fork(command[-1:], log.fileno())
+                if worker is None:
+                    worker = Started(command, environment, log.fileno())
                 guard = _guard(worker.pid)
             for line in _lines(worker, wanted):
                 if not isinstance(line, bytes):
@@ -71,18 +109,18 @@ def events(
 
 
 def _lines(
-    worker: subprocess.Popen[bytes],
+    worker: Worker,
     wanted: Callable[[], interruption.Wanted | None] = interruption.wanted,
 ) -> Iterator[bytes | Told]:
     """What a worker writes, line by line, until it ends, and events of what it does not say.
 
-    Not until the stream ends: a process that has left the worker's group may hold it open.
+    Not until the stream ends: a process that has left the worker's group may hold it open, and
+    what the worker started may run after its streams were closed.
     """
-    assert worker.stdout is not None
-    stream, rest = worker.stdout.fileno(), b""
-    told, heard = False, time.monotonic()
+    stream, rest = worker.stream.fileno(), b""
+    told, closed, heard = False, False, time.monotonic()
     while True:
-        ended = _has_ended(worker)
+        ended = worker.ended()
         if ended:
             _kill_group(worker)
         when = None if ended else wanted()
@@ -92,9 +130,11 @@ def _lines(
             told = True
             _tell(worker)
             yield {"event": "stopping", "seconds": _patience()}
-        ready, _, _ = select.select([stream], [], [], 0 if ended else LOOK)
+        pause = 0 if ended else LOOK / 10 if closed else LOOK
+        ready, _, _ = select.select([] if closed else [stream], [], [], pause)
         chunk = os.read(stream, 2**16) if ready else b""
-        if not chunk and (ready or ended):
+        closed = closed or bool(ready and not chunk)
+        if ended and not chunk:
             break
         if chunk:
             heard = time.monotonic()
@@ -152,37 +192,29 @@ def _guard(group: int) -> subprocess.Popen[bytes] | None:
     return None
 
 
-def _has_ended(worker: subprocess.Popen[bytes]) -> bool:
-    """Whether a worker has ended; it is not reaped, so that its group's number stays its own."""
-    if worker.returncode is not None:
-        return True
-    return os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _tell(worker: subprocess.Popen[bytes]) -> None:
+def _tell(worker: Worker) -> None:
     """SIGTERM to a worker that was not reaped; Popen's own way would reap one that has ended."""
     os.kill(worker.pid, signal.SIGTERM)
 
 
-def _kill_group(worker: subprocess.Popen[bytes]) -> None:
+def _kill_group(worker: Worker) -> None:
     """Kill a worker that was not reaped yet, and all that it has started or forked."""
-    if worker.returncode is None:
+    if worker.code is None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(worker.pid, signal.SIGKILL)
 
 
-def _stop(worker: subprocess.Popen[bytes]) -> None:
+def _stop(worker: Worker) -> None:
     """End a worker; kill one that does not end in time, or where Ctrl-C comes a second time."""
     try:
-        if interruption.wanted() != "now" and not _has_ended(worker):
+        if interruption.wanted() != "now" and not worker.ended():
             _tell(worker)
             until = time.monotonic() + PATIENCE
-            while not _has_ended(worker) and time.monotonic() < until:
+            while not worker.ended() and time.monotonic() < until:
                 time.sleep(0.05)
                 if interruption.wanted() == "now":
                     break
     finally:  # also where Ctrl-C comes again
         _kill_group(worker)
         worker.wait()
-        assert worker.stdout is not None
-        worker.stdout.close()
+        worker.stream.close()
