@@ -44,15 +44,22 @@ def main() -> None:
 
 
 def cells(folder: Path, model: Path) -> None:
-    """A run of two cells: its wall clock, and what of it no phase of a record has."""
-    folder.mkdir()
-    scale.plan_of(folder, model, 1, 1)
+    """Runs of few and of more cells: what each cell costs beside its phases, and what each run."""
+    few, many = (_beside(folder / str(count), model, count) for count in (1, 7))
+    each = (many - few) / 6
+    print(f"beside the phases, a cell: {each:.2f} s, {each / CELL:.1%} of one of {CELL:.0f} s")
+    print(f"a run: {few - 2 * each:.2f} s, whatever its cells are")
+
+
+def _beside(folder: Path, model: Path, count: int) -> float:
+    """Seconds of a run of so many cells and their base that are in no phase of a record."""
+    folder.mkdir(parents=True)
+    scale.plan_of(folder, model, count, 1)
     seconds = run(folder)
     records = [store.read_record(file) for file in (folder / "out/cells").glob("*.json")]
     phases = sum(map(_seconds, records))
-    each = (seconds - phases) / len(records)
     print(f"a run of {len(records)} cells: {seconds:.1f} s, in phases {phases:.1f} s")
-    print(f"beside the phases, a cell: {each:.2f} s, {each / CELL:.1%} of one of {CELL:.0f} s")
+    return seconds - phases
 
 
 def _seconds(record: Any) -> float:
@@ -91,7 +98,7 @@ def run(folder: Path) -> float:
         check=False,
         stdout=quiet,
         stderr=quiet,
-        env=environment(),
+        env={**environment(), "PYTHONDONTWRITEBYTECODE": ""},  # compiled once, as a user's
     )
     return time.perf_counter() - begun
 

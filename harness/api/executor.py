@@ -43,6 +43,11 @@ class Executor:
     GPU, or its share of the cores, of its own. `run` must work in threads, as above.
     """
 
+    @property
+    def forks(self) -> bool:
+        """Whether `harness run` enters `harness.forked_workers()` for it, where that saves time."""
+        return False
+
     Options: ClassVar[type[ExecutorOptions]] = ExecutorOptions
     """What a user may set."""
     options: Any
@@ -127,7 +132,6 @@ def forked_workers() -> AbstractContextManager[None]:
     """Within it `worker_events` forks workers from a process that has imported torch and the rest.
 
     For whatever runs more than one cell: a new interpreter imports them for seconds. With a GPU,
-    and on other systems than Linux, workers are new interpreters here too. `harness run` enters it
-    for executors on this machine.
+    and on other systems than Linux, workers are new interpreters here too.
     """
     return fork_server.serving(child_process.command("harness.runner.worker_server"))

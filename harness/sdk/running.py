@@ -316,10 +316,10 @@ def _session(
         return
     with calling(f"executor '{executor.name}'"):
         session = executor.session(hardware.facts().device, note)
-    here = getattr(executor, "on_this_machine", False)
     opened = [cell for cell in missing if cell.served is None]
     several = len(opened) > 1 or any(cell.search for cell in opened)
-    with session, forked_workers() if here and several else nullcontext():
+    forks = several and getattr(executor, "forks", False)
+    with session, forked_workers() if forks else nullcontext():
         yield
 
 

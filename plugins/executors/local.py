@@ -3,7 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from harness import Executor, hookimpl, worker_events
+from harness import Executor, ExecutorOptions, hookimpl, worker_events
+
+
+class LocalOptions(ExecutorOptions):
+    """How workers are started."""
+
+    fork: bool = True
+    """Whether workers of a machine without a GPU are forked from a process that has imported torch
+    and the rest; false: each is a new interpreter (Linux; elsewhere they always are)."""
 
 
 class Local(Executor):
@@ -11,6 +19,13 @@ class Local(Executor):
 
     name = "local"
     on_this_machine = True
+    Options = LocalOptions
+    options = LocalOptions()
+
+    @property
+    def forks(self) -> bool:
+        """As the user says."""
+        return self.options.fork
 
     def run(self, job_file: Path, log_file: Path) -> Iterator[Mapping[str, object]]:
         """A child of this process."""

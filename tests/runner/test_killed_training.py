@@ -19,7 +19,9 @@ from harness.planning.cell import with_suites
 from harness.planning.plan import Settings, make_plan
 from harness.runner.worker import STOPPED, Work
 
-STEPS = 20
+STEPS = 80
+LAST = 20
+"""After which none is killed: a fast machine is some steps ahead of what it has reported."""
 EVERY = 0.1 / 60
 """Minutes between checkpoints: some steps lie between two, so that steps run twice."""
 
@@ -63,12 +65,13 @@ def weights(out):
 
 
 def damage(out, number):
-    """Truncate a file of the newest checkpoint, or flip a bit in it."""
+    """Truncate a file of the newest checkpoint, or flip a bit in it; the checkpoint's name."""
     *_, newest = sorted((out / "checkpoints").glob("*/*/step-*"))
     file = newest / ("optimizer.pt" if number % 2 else "weights-00000.safetensors")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content[: len(content) // 3] if number % 2 else content)
+    return newest.name
 
 
 def check(train, tmp_path, method, kills, damaged=()):
@@ -78,12 +81,13 @@ def check(train, tmp_path, method, kills, damaged=()):
     """
     code, whole = train("whole", method)
     assert code == 0
+    spoilt = set()
     for number, kill in enumerate(kills):
         told = kill[2] == signal.SIGTERM
         code, record = train("parts", method, minutes=None if told else EVERY, kill=kill)
         assert (code, record) == (STOPPED if told else -signal.SIGKILL, None)
         if number in damaged:
-            damage(tmp_path / "parts", number)
+            spoilt.add(damage(tmp_path / "parts", number))
     code, parts = train("parts", method, minutes=EVERY)
     assert code == 0
     assert parts["id"] == whole["id"]
@@ -98,7 +102,8 @@ def check(train, tmp_path, method, kills, damaged=()):
     assert set(parts["training"]) == set(whole["training"])
     assert not (tmp_path / "parts/checkpoints").exists()
     not_used = [line for line in parts["warnings"] if "checkpoint" in line]
-    assert len(not_used) == len(damaged)
+    assert {name for name in spoilt if any(name in line for line in not_used)} == spoilt
+    assert len(not_used) == len(spoilt)
     assert [line for line in parts["warnings"] if line not in not_used] == whole["warnings"]
 
 
@@ -120,6 +125,6 @@ METHODS = {
 @pytest.mark.parametrize("name", METHODS)
 def test_five_kills_and_two_damaged_checkpoints_change_nothing(train, tmp_path, name):
     draw = random.Random(name)
-    steps = sorted(draw.sample(range(6, 19), 5))
-    kills = [(step, draw.uniform(0, 0.1), signal.SIGKILL) for step in steps]
+    steps = sorted(draw.sample(range(6, LAST), 5))
+    kills = [(step, draw.uniform(0, 0.03), signal.SIGKILL) for step in steps]
     check(train, tmp_path, METHODS[name], kills, damaged=(1, 2))

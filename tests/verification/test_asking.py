@@ -16,6 +16,7 @@ from click.testing import Result
 
 from harness.errors import UserError
 from harness.manager import Plugins
+from harness.models import packaged
 from harness.verification import asking, published, verify
 from harness.verification.asking import Asking
 from harness.verification.report import Report
@@ -129,6 +130,7 @@ def test_scores_of_an_embedder_are_computed_again(tmp_path: Path) -> None:
     folder = tmp_path / "quickstart"
     shutil.copytree(ROOT / "results/reference/quickstart", folder)
     at_hand = SuitesAtHand(Plugins(discover=False))
+    packaged.pull("minilm-l6")
     verified = verify.results(folder, at_hand)
     asking.rescore(verified, quiet)
     assert (verified.report.verdict, verified.report.findings) == ("holds", [])
