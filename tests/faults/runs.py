@@ -172,7 +172,7 @@ class Run:
         """Its workers that are alive."""
         with contextlib.suppress(psutil.Error):
             children = psutil.Process(self.process.pid).children(recursive=True)
-            return [one for one in children if "harness.runner.worker" in _command_of(one)]
+            return [one for one in children if is_worker(one)]
         return []
 
     def stop(self) -> None:
@@ -186,14 +186,20 @@ class Run:
         until = time.monotonic() + PATIENCE
         while (left := [p for p in self.processes() if _alive(p)]) and time.monotonic() < until:
             time.sleep(0.1)
-        told = [_command_of(process) for process in left]
+        told = [command_of(process) for process in left]
         self.stop()
         assert told == []
 
 
-def _command_of(process: psutil.Process) -> str:
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it runs a cell; a server of which workers are forked does not."""
+    return "harness.runner.worker " in command_of(process)
+
+
+def command_of(process: psutil.Process) -> str:
+    """Its command with its arguments, or its title."""
     try:
-        return " ".join(process.cmdline())
+        return " ".join(process.cmdline()).strip()
     except psutil.Error:
         return ""
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT, Experiment, run_warm
-from tests.faults.runs import assert_clean, assert_equal, four_methods
+from tests.faults.runs import assert_clean, assert_equal, command_of, four_methods, is_worker
 from tests.warm import Warm
 
 pytestmark = pytest.mark.faults
@@ -88,8 +88,8 @@ class Driver:
         while time.monotonic() < until:
             assert self.process.poll() is None, self.said.read_text()
             for worker in workers():
-                job = json.loads(Path(worker.cmdline()[-1]).read_text())
-                old_enough = time.time() - worker.create_time() > 6
+                job = json.loads(Path(command_of(worker).split()[-1]).read_text())
+                old_enough = time.time() - worker.create_time() > 1
                 if job["cell"]["label"] != "base" and old_enough:
                     return worker
             time.sleep(0.1)
@@ -101,8 +101,7 @@ def workers() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            parent, command = process.parent(), " ".join(process.cmdline())
-            if parent and parent.name().startswith("ray::") and "harness.runner.worker" in command:
+            if is_worker(process) and any(p.name().startswith("ray::") for p in process.parents()):
                 found.append(process)
     return found
 

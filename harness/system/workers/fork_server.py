@@ -14,7 +14,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -231,4 +230,4 @@ def _become_worker(request: Mapping[str, Any], stream: int, log: int) -> None:
     os.chdir(request["folder"])
     from setproctitle import setproctitle
 
-    setproctitle(" ".join([sys.executable, "-m", "harness.runner.worker", *request["fork"]]))
+    setproctitle(" ".join(["harness.runner.worker", *request["fork"]]))
