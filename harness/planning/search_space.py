@@ -38,7 +38,7 @@ class Search:
     space: Mapping[str, Mapping[str, Any]]
     """Option -> {low, high, log}, both bounds int for whole numbers, or {choices}."""
     extend: int = 0
-    """Most trials that may follow, beyond the values tried; see `harness.runner.bracketing`."""
+    """Most trials that may follow, beyond the values tried; see `runner.tuning.bracketing`."""
     bounds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Option -> what it takes at all: any of ge, gt, le and lt. No id depends on it."""
 

@@ -25,7 +25,6 @@ from harness.planning.plan import Plan
 from harness.results import leaderboard_file, store
 from harness.results.leaderboard_layout import Leaderboard
 from harness.results.store import Stored
-from harness.runner import bracketing, study
 from harness.runner.cell_runner import Observer, run_cell
 from harness.runner.helpers import Helpers
 from harness.runner.in_flight import EventsInOrder, flight
@@ -33,7 +32,8 @@ from harness.runner.oom_retry import Rung
 from harness.runner.places import Places
 from harness.runner.sharing import Shared
 from harness.runner.tracking import Tracking
-from harness.runner.tuning import Tuner, chosen, failure
+from harness.runner.tuning import bracketing, study
+from harness.runner.tuning.trials import Tuner, chosen, failure
 from harness.system.gpu_check import check_device
 from harness.system.hardware import available_memory
 from harness.system.locks import FOLDER, Locks

@@ -27,7 +27,7 @@ from harness.record import Record
 from harness.results import store
 from harness.results.artifact_hash import artifact_hash
 from harness.runner.run import lost_answers
-from harness.runner.tuning import recorded_trials
+from harness.runner.tuning.trials import recorded_trials
 from harness.types import Artifact
 
 __all__ = ["Reason", "why"]

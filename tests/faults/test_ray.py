@@ -88,10 +88,11 @@ class Driver:
         while time.monotonic() < until:
             assert self.process.poll() is None, self.said.read_text()
             for worker in workers():
-                job = json.loads(Path(command_of(worker).split()[-1]).read_text())
-                old_enough = time.time() - worker.create_time() > 1
-                if job["cell"]["label"] != "base" and old_enough:
-                    return worker
+                with suppress(psutil.Error, OSError, IndexError):  # it has ended meanwhile
+                    job = json.loads(Path(command_of(worker).split()[-1]).read_text())
+                    old_enough = time.time() - worker.create_time() > 1
+                    if job["cell"]["label"] != "base" and old_enough:
+                        return worker
             time.sleep(0.1)
         raise TimeoutError(self.said.read_text())
 

@@ -22,8 +22,8 @@ from harness.planning.plan import Settings, make_plan
 from harness.planning.search_space import Search
 from harness.record import new_record
 from harness.results import store
-from harness.runner import bracketing, study
-from harness.runner.tuning import Tuner, chosen, folder_of, front, recorded_trials
+from harness.runner.tuning import bracketing, study
+from harness.runner.tuning.trials import Tuner, chosen, folder_of, front, recorded_trials
 from harness.system.locks import Taken
 from harness.types import Artifact, Budget, ModelRef
 from tests.conftest import ROOT, run_warm, write_distribution, write_experiment

@@ -13,8 +13,8 @@ from harness.planning.cell import Cell
 from harness.planning.plan import Plan
 from harness.record import Trial
 from harness.results import store
-from harness.runner import bracketing
-from harness.runner.tuning import folder_of, recorded_trials
+from harness.runner.tuning import bracketing
+from harness.runner.tuning.trials import folder_of, recorded_trials
 from harness.system.console import console
 
 

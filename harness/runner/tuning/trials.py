@@ -20,7 +20,7 @@ from harness.planning.search_space import Search
 from harness.record import Record, new_record
 from harness.results import store
 from harness.results.cost import cost
-from harness.runner import bracketing, study
+from harness.runner.tuning import bracketing, study
 from harness.system.locks import FOLDER, Locks
 
 FINAL = ("ok", "diverged", "oom")

@@ -1,0 +1,1 @@
+"""The search for a method's options: which values are tried, by whom, and which win."""
