@@ -171,7 +171,8 @@ class _Run:
     def _take(self, cell: Cell) -> None:
         """Run a cell that has no record. Raises Taken where another run is at it."""
         if cell.id in self._recorded:
-            if not _lacks_base(self.plan, cell, self.out):
+            base = self.plan.base
+            if not (is_recorded(self.out, base) and lacks_base(self.plan, cell, self.out)):
                 self._report(cell, {"event": "skipped"})
                 return
             self._notices[cell.id] = "compared with the base later: it had failed when this ran"
@@ -256,12 +257,12 @@ def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:
     return recorded - {plan.base.id}, {plan.base.id: lack}
 
 
-def _lacks_base(plan: Plan, cell: Cell, out: Path) -> bool:
-    """Whether a recorded cell was measured when the base had failed, which is recorded now.
+def lacks_base(plan: Plan, cell: Cell, out: Path) -> bool:
+    """Whether a recorded cell was measured when the base had failed.
 
-    It runs again, by its artifact and its answers, which are there.
+    Once that is recorded it runs again, by its artifact and its answers, which are there.
     """
-    if cell.id == plan.base.id or not is_recorded(out, plan.base):
+    if cell.id == plan.base.id:
         return False
     evaluation = store.read_record(out / "cells" / f"{cell.id}.json")["evaluation"]
     return evaluation is not None and evaluation["base"] is None

@@ -26,13 +26,13 @@ from harness.planning.plan import Plan
 from harness.record import Record
 from harness.results import store
 from harness.results.artifact_hash import artifact_hash
-from harness.runner.run import lost_answers
+from harness.runner.run import lacks_base, lost_answers
 from harness.runner.tuning.trials import recorded_trials
 from harness.types import Artifact
 
 __all__ = ["Reason", "why"]
 
-Kind = Literal["recorded", "no record", "invalid record", "failed", "answers lost"]
+Kind = Literal["recorded", "no record", "invalid record", "failed", "answers lost", "no base"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ def why(plan: Plan, out: Path, shared: Path | None = None) -> list[Reason]:
     cannot be read.
     """
     states = {cell.id: _state(cell, out) for cell in plan.cells}
+    for cell in plan.cells:
+        if states[cell.id][0] == "recorded" and lacks_base(plan, cell, out):
+            told = "it was measured when the base had failed, and is compared with it afterwards"
+            states[cell.id] = ("no base", told)
     left = any(kind != "recorded" for kind, _ in states.values())
     if left and states[plan.base.id][0] == "recorded" and (lack := lost_answers(out, plan.base)):
         states[plan.base.id] = ("answers lost", lack)

@@ -6,7 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from harness.config.experiment import load_experiment
+from harness.manager import plugins
+from harness.planning.plan import Settings, make_plan
 from harness.results import store
+from harness.runner.why import why
 from harness.stats import metric_summary
 from tests.conftest import Experiment, run_warm
 from tests.warm import Warm
@@ -32,6 +36,10 @@ def test_a_cell_measured_without_the_base_is_compared_with_it_once_it_is_there(
         section["metrics"] = metric_summary.summarise(metrics, rows)
     store.write_record(small.out, lone)
     (small.out / "cells" / f"{base['id']}.json").unlink()
+
+    plan = make_plan(load_experiment(small.file), plugins(), Settings())
+    kinds = {one.cell: one.kind for one in why(plan, small.out) if one.runs}
+    assert kinds == {base["id"]: "no record", lora["id"]: "no base"}
 
     outcome = run_warm(small, warm)
 

@@ -42,10 +42,11 @@ def record(small: Experiment, plan: Plan, **changes: Any) -> None:
             }
             for suite in cell.suites
         }
+        base = None if cell.id == plan.base.id else plan.base.id
         fields: dict[str, Any] = {
             "status": "ok",
             "training": None,
-            "evaluation": {"phases": {}, "suites": suites, "base": None},
+            "evaluation": {"phases": {}, "suites": suites, "base": base},
             "environment": None,
             "warnings": [],
             "error": None,

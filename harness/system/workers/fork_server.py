@@ -230,4 +230,6 @@ def _become_worker(request: Mapping[str, Any], stream: int, log: int) -> None:
     os.chdir(request["folder"])
     from setproctitle import setproctitle
 
+    os.environ["SPT_NOENV"] = "1"  # else the title takes the place of /proc/PID/environ
     setproctitle(" ".join(["harness.runner.worker", *request["fork"]]))
+    del os.environ["SPT_NOENV"]

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **more}
 
 
-def started(what: str, log: Path, **more: str) -> Iterator[Any]:
-    return worker_process.events(
+def started(what: str, log: Path, **more: str) -> Generator[Any]:
+    yield from worker_process.events(
         command(FRESH, what), log, environment(**more), servers=fork_server.current()
     )
 
@@ -108,6 +108,11 @@ def test_workers_of_one_server_are_as_new_processes(
 def test_another_environment_has_a_server_of_its_own(log: Path) -> None:
     with fork_server.serving(command(SERVER)):
         one, _ = run("one", log, OWN="1")
+        events = started("waits", log, OWN="1")
+        shown = psutil.Process(next(events)["pid"])
+        assert shown.environ()["OWN"] == "1"
+        assert " ".join(shown.cmdline()).strip() == "harness.runner.worker waits"
+        events.close()
         two, _ = run("two", log, OWN="2")
         again, _ = run("three", log, OWN="1")
     assert [one["variable"], two["variable"]] == ["1", "2"]
