@@ -35,9 +35,11 @@ _MESSAGE = 2**16
 class Forked:
     """A worker that a server has forked; a zombie, whose number stays its own, until `wait`."""
 
-    def __init__(self, pid: int, stream: IO[bytes], server: Server) -> None:
-        self.pid, self.stream, self._server = pid, stream, server
+    def __init__(self, pid: int, stream: int, server: Server) -> None:
+        """Raises OSError where it is gone."""
+        self.pid, self._server = pid, server
         self._handle = os.pidfd_open(pid)
+        self.stream: IO[bytes] = os.fdopen(stream, "rb", buffering=0)
         self.code: int | None = None
         """Its exit code, minus the number of the signal that ended it; None before `wait`."""
 
@@ -92,8 +94,9 @@ class Server:
             answer = self.ask({"fork": arguments, "folder": str(Path.cwd())}, [write, log])
         finally:
             os.close(write)
-        if answer and "pid" in answer:
-            return Forked(answer["pid"], os.fdopen(read, "rb", buffering=0), self)
+        with suppress(OSError):  # the server ended after it had answered, and its worker with it
+            if answer and "pid" in answer:
+                return Forked(answer["pid"], read, self)
         os.close(read)
         return None
 
@@ -195,28 +198,35 @@ def forked() -> list[str] | None:
     gc.freeze()  # collections of workers neither traverse nor copy what is imported
     with requests, suppress(ConnectionError):
         requests.send(b'{"ready": true}')
-        while message := socket.recv_fds(requests, _MESSAGE, 2):
-            text, descriptors, _, _ = message
+        while True:
+            text, descriptors, _, _ = socket.recv_fds(requests, _MESSAGE, 2)
             if not text:
                 return None
             request = json.loads(text)
-            if "reap" in request:
-                _, status = os.waitpid(request["reap"], 0)
-                answer: dict[str, Any] = {"code": os.waitstatus_to_exitcode(status)}
-            else:
-                try:
-                    pid = os.fork()
-                except OSError as error:
-                    pid, answer = -1, {"error": str(error)}
-                if not pid:
-                    _become_worker(request, *descriptors)
-                    arguments: list[str] = request["fork"]
-                    return arguments
-                if pid > 0:
-                    answer = {"pid": pid}
-                for descriptor in descriptors:
-                    os.close(descriptor)
+            answer = _reap(request["reap"]) if "reap" in request else _fork(request, descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if answer is None:
+                arguments: list[str] = request["fork"]
+                return arguments
             requests.send(json.dumps(answer).encode())
+    return None
+
+
+def _reap(pid: int) -> dict[str, Any]:
+    _, status = os.waitpid(pid, 0)
+    return {"code": os.waitstatus_to_exitcode(status)}
+
+
+def _fork(request: Mapping[str, Any], descriptors: Sequence[int]) -> dict[str, Any] | None:
+    """The answer to a request for a worker; None in the worker."""
+    try:
+        pid = os.fork()
+    except OSError as error:
+        return {"error": str(error)}
+    if pid:
+        return {"pid": pid}
+    _become_worker(request, *descriptors)
     return None
 
 
@@ -225,8 +235,6 @@ def _become_worker(request: Mapping[str, Any], stream: int, log: int) -> None:
     os.setsid()
     os.dup2(stream, 1)
     os.dup2(log, 2)
-    for descriptor in (stream, log):
-        os.close(descriptor)
     os.chdir(request["folder"])
     from setproctitle import setproctitle
 
