@@ -250,7 +250,7 @@ def moments(count: int, files: int, seed: int = 0) -> list[Moment]:
     return [
         Moment(
             chance.randrange(files),
-            chance.expovariate(100 if number % 2 else 0.5),
+            chance.expovariate(100 if number % 2 else 1),
             chance.randrange(2**31),
         )
         for number in range(count)

@@ -45,8 +45,10 @@ def test_a_kill_at_any_moment(reference: Experiment, tmp_path: Path, number: int
     if not killed:
         pytest.skip("the run was over before")
     with injected(f"kill -9 of the {whom}"):
-        assert ended.code == (-9 if whom == "parent" else 5), ended.said
         before = runs.finished(out)
+        # a worker may have written its record when it was killed
+        late = len([name for name in before if name.startswith("cells/")]) == len(runs.METHODS)
+        assert ended.code == (-9 if whom == "parent" else 0 if late else 5), ended.said
         runs.until_done(reference, out)
         runs.assert_kept(before, out)
         runs.assert_equal(out, reference.out)

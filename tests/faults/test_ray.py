@@ -33,7 +33,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, warm: 
     small = four_methods(
         tmp_path_factory.mktemp("reference"),
         tiny_model,
-        budget={"steps": 40, "batch": 2, "max_length": 96, "precision": "float32"},
+        budget={"steps": 400, "batch": 2, "max_length": 96, "precision": "float32"},
     )
     assert not run_warm(small, warm).failed
     return small
