@@ -72,3 +72,29 @@ def test_a_plugin_replaces_no_command_of_the_harness(harness, tmp_path):
     site = {"PYTHONPATH": str(write_distribution(tmp_path / "site", plugin, "replaces"))}
     assert harness("--help", env=site).stdout == harness("--help").stdout
     assert '"$schema"' in harness("schema", "record", env=site).stdout
+
+
+NARROW = """
+import resource
+import numpy, psutil  # with libraries that want memory at their import
+from harness.cli.main import main
+limit = psutil.Process().memory_info().vms + 100 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep to RLIMIT_AS")
+def test_too_little_address_space_is_one_line(tmp_path):
+    """A record of 300 MB of zeros, in 100 MiB."""
+    (tmp_path / "cells").mkdir()
+    with (tmp_path / "cells/base-s0-0000000000.json").open("wb") as file:
+        file.truncate(300 * 2**20)
+    done = subprocess.run(
+        [sys.executable, "-c", NARROW, "leaderboard", str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "Error: out of memory in this process: close what else runs on this machine, or raise the "
+        "limit (ulimit -v); what is recorded is kept\n"
+    )
