@@ -25,6 +25,7 @@ from harness.results.seals import digest, is_intact, is_sealed, keep_checked
 from harness.results.seals import sha256 as sha256_of
 from harness.system.console import JSON_ESCAPES
 from harness.system.environment import environment
+from harness.system.paths import in_folder
 from harness.system.security.secrets import masked, masked_values
 
 __all__ = [
@@ -253,14 +254,14 @@ def _write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
 
     What a process that was killed while writing the same file has left is removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     name = path.name[:100]
     for left in path.parent.glob(f".{glob.escape(name)}.*{TEMPORARY}"):
         if is_abandoned(left):
             left.unlink(missing_ok=True)
     temporary = path.with_name(f".{name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY}")
     try:
-        with temporary.open("xb") as file:  # tempfile's are 0600 whatever the umask, and shared
+        # tempfile's are 0600 whatever the umask, and shared
+        with in_folder(path.parent, lambda: temporary.open("xb")) as file:
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())

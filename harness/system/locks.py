@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
+from harness.system.paths import in_folder
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -101,17 +102,7 @@ class Locks:
 
     def _acquire(self, lock: BaseFileLock) -> None:
         """Take a lock without waiting. Raises Timeout where another has it, and OSError."""
-        for attempt in range(_TIMES):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(blocking=False)
-                return
-            except FileNotFoundError:  # another's last lock was let go and the folder went with it
-                if attempt == _TIMES - 1:
-                    raise
-
-
-_TIMES = 20
+        in_folder(self._folder, lambda: lock.acquire(blocking=False))
 
 
 def _native(file: Path) -> BaseFileLock:

@@ -1,10 +1,16 @@
-"""Paths that a user wrote: `~` is expanded, and a missing file has a helpful message."""
+"""Paths that a user wrote, with help where a file is missing; folders that come and go."""
 
 from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+_TIMES = 20
+"""That a folder may be removed again before it is taken for impossible."""
 
 
 def expanded(name: str) -> Path:
@@ -24,3 +30,19 @@ def no_such_file(path: Path) -> str:
     alternatives = [name for name in names if Path(name).suffix == path.suffix][:8]
     listing = ", ".join(alternatives) or "-"
     return f"{path}: no such file ({path.suffix or 'such'} files there: {listing})"
+
+
+def in_folder(folder: Path, make: Callable[[], T]) -> T:
+    """What `make` gives, which makes a file in a folder that is made where it is missing.
+
+    Other runs may remove the folder while it is empty, at any moment: `mkdir` itself fails where
+    that comes between two of its looks. Raises OSError where the folder or the file cannot be made.
+    """
+    for _ in range(_TIMES):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return make()
+        except (FileNotFoundError, FileExistsError):
+            if folder.is_file():
+                raise
+    return make()

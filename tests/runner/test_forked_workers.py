@@ -24,8 +24,9 @@ class Watching(running._Silent):
         self.parents = {}
 
     def observe(self, cell, event):
-        for child in psutil.Process().children(recursive=True):
-            if is_worker(child):
+        for child in psutil.Process().children(recursive=True):  # parents come first
+            # what a worker starts has its title until it is another program
+            if is_worker(child) and child.ppid() not in self.parents:
                 self.parents[child.pid] = child.ppid()
 
 

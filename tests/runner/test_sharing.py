@@ -106,6 +106,8 @@ class Runs:
         """What each of these did, once all have ended; None of one that was killed."""
         assert self._say("wait") == "ended\n"
         files = [self.small.folder / f"{pid}.json" for pid in pids]
+        for pid in pids:
+            print((self.small.folder / f"{pid}.err").read_text())
         return [json.loads(file.read_text()) if file.exists() else None for file in files]
 
     def _say(self, line):

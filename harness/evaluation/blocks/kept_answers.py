@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from harness.record import Phase
 from harness.results import store
+from harness.system.paths import in_folder
 
 FOLDER = "blocks"
 SCHEMA = 1
@@ -169,8 +170,7 @@ class Sharing:
 
     def begin(self) -> None:
         """Let others help from now on."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.touch()
+        in_folder(self.file.parent, self.file.touch)
 
     @property
     def goes_on(self) -> bool:
