@@ -16,7 +16,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,6 @@ from harness import (
     Parcel,
     UnpackedParcel,
     UserError,
-    forked_workers,
     hookimpl,
     stop_wanted,
     worker_events,
@@ -74,12 +73,10 @@ class RayOptions(ExecutorOptions):
 
 
 class Cell:
-    """One cell after another, on the node that Ray chose."""
+    """One cell, on the node that Ray chose."""
 
     def __init__(self) -> None:
         self._wanted: Literal["soon"] | None = None
-        self._servers = ExitStack()  # until Ray ends this process
-        self._servers.enter_context(forked_workers())
 
     def look(self, log_file: str, token: str, inputs: list[str]) -> tuple[str, bool, list[str]]:
         """This node, whether it sees the log's last line, and what of `inputs` it lacks."""
@@ -116,9 +113,9 @@ class Cell:
             ended["record"] = job.record_digest
             yield json.dumps(ended)
 
-    def stop(self, soon: bool = True) -> None:
-        """Tell the worker to end at its next safe point; not `soon`: let the next one go on."""
-        self._wanted = "soon" if soon else None
+    def stop(self) -> None:
+        """Tell the worker to end at its next safe point."""
+        self._wanted = "soon"
 
 
 def _scratch() -> str:
@@ -183,8 +180,6 @@ class Ray(Executor):
 
     def __init__(self) -> None:
         self._env: dict[str, str] = {}
-        self._idle: list[Any] = []
-        """Actors whose cell is done: on their nodes libraries are imported."""
 
     @contextmanager
     def session(self, device: str, note: Callable[[str], None]) -> Iterator[None]:
@@ -198,8 +193,6 @@ class Ray(Executor):
             self._fit(ray, device)
             yield
         finally:
-            while self._idle:
-                ray.kill(self._idle.pop())
             if mine:
                 ray.shutdown()
 
@@ -255,8 +248,9 @@ class Ray(Executor):
         token = uuid.uuid4().hex
         with log_file.open("ab") as log:
             log.write(f"ray: {parcel.cell} as {token}\n".encode())
-        cell = self._actor(ray)
-        node, url, done = "its node", "", False
+        resources = {"num_cpus": self._cpus, "num_gpus": self._gpus}
+        cell = ray.remote(Cell).options(**resources, max_concurrency=2, max_restarts=0).remote()
+        node, url = "its node", ""
         try:
             yield {"event": "phase", "name": "waiting for a node"}
             inputs = parcel.inputs
@@ -283,7 +277,6 @@ class Ray(Executor):
                 return
             if shared:
                 parcel.wait_for_record(items.record)
-            done = not stop_wanted()
             yield items.exit
         except Exception as error:
             failure = _failure(ray, error, node)
@@ -293,22 +286,9 @@ class Ray(Executor):
                 return
             raise failure from error
         finally:
-            if done:
-                self._idle.append(cell)
-            else:
-                ray.kill(cell)
+            ray.kill(cell)
             for end in ("job", "made") if url else ():
                 _remove(f"{url}-{end}.tar")
-
-    def _actor(self, ray: Any) -> Any:
-        """An actor that is done with its cell, or a new one."""
-        while self._idle:
-            idle = self._idle.pop()
-            with suppress(ray.exceptions.RayError):  # its node was lost
-                ray.get(idle.stop.remote(False), timeout=SECONDS_TO_ANSWER)
-                return idle
-        resources = {"num_cpus": self._cpus, "num_gpus": self._gpus}
-        return ray.remote(Cell).options(**resources, max_concurrency=2, max_restarts=0).remote()
 
     def _check_carried(self, lacking: Mapping[str, int], node: str) -> None:
         size = sum(lacking.values()) / 1e9
