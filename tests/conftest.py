@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -424,3 +425,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, warm: W
     logs = {cell: (small.out / "logs" / f"{cell}.log").read_text() for cell in outcome.failed}
     assert not logs, logs
     return small
+
+
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Where tests run in the background SIGINT is ignored, and a run keeps to that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

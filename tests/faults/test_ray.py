@@ -21,7 +21,7 @@ from tests.conftest import ROOT, Experiment, run_warm
 from tests.faults.runs import assert_clean, assert_equal, command_of, four_methods, is_worker
 from tests.warm import Warm
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("ctrl_c_is_heard")]
 ray = pytest.importorskip("ray")
 
 MIB = 2**20

@@ -22,6 +22,8 @@ from harness.runner import cell_runner
 from harness.runner.run import run_plan
 from harness.system.workers import interruption, worker_process
 
+pytestmark = pytest.mark.usefixtures("ctrl_c_is_heard")
+
 METHODS = ["base", {"name": "lora", "r": 2}, {"name": "rslora", "r": 2}, {"name": "dora", "r": 2}]
 
 WORKER = """
@@ -70,14 +72,6 @@ def record_of(cell):
         training=None,
         environment=store.environment(),
     )
-
-
-@pytest.fixture(autouse=True)
-def ctrl_c_is_heard():
-    """Where tests run in the background SIGINT is ignored, and a run keeps to that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
