@@ -14,6 +14,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, cast
@@ -267,8 +268,10 @@ def _write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno:  # a write on a full disk names no file
+        with suppress(OSError):  # there may be no folder
+            temporary.unlink(missing_ok=True)
+        # a write on a full disk names no file, and a folder that cannot be made itself
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
 

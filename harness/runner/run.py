@@ -22,6 +22,7 @@ from harness.planning.cell import Cell, is_recorded
 from harness.planning.memory import fits
 from harness.planning.memory.predict import Prediction, predict
 from harness.planning.plan import Plan
+from harness.record import Record
 from harness.results import leaderboard_file, store
 from harness.results.leaderboard_layout import Leaderboard
 from harness.results.store import Stored
@@ -172,7 +173,8 @@ class _Run:
         """Run a cell that has no record. Raises Taken where another run is at it."""
         if cell.id in self._recorded:
             base = self.plan.base
-            if not (is_recorded(self.out, base) and lacks_base(self.plan, cell, self.out)):
+            file = self.out / "cells" / f"{cell.id}.json"
+            if not (is_recorded(self.out, base) and lacks_base(store.read_record(file), base)):
                 self._report(cell, {"event": "skipped"})
                 return
             self._notices[cell.id] = "compared with the base later: it had failed when this ran"
@@ -257,15 +259,13 @@ def _recorded(plan: Plan, out: Path) -> tuple[set[str], dict[str, str]]:
     return recorded - {plan.base.id}, {plan.base.id: lack}
 
 
-def lacks_base(plan: Plan, cell: Cell, out: Path) -> bool:
+def lacks_base(record: Record, base: Cell) -> bool:
     """Whether a recorded cell was measured when the base had failed.
 
     Once that is recorded it runs again, by its artifact and its answers, which are there.
     """
-    if cell.id == plan.base.id:
-        return False
-    evaluation = store.read_record(out / "cells" / f"{cell.id}.json")["evaluation"]
-    return evaluation is not None and evaluation["base"] is None
+    evaluation = record["evaluation"]
+    return record["id"] != base.id and evaluation is not None and evaluation["base"] is None
 
 
 def lost_answers(out: Path, base: Cell) -> str | None:

@@ -65,11 +65,7 @@ def why(plan: Plan, out: Path, shared: Path | None = None) -> list[Reason]:
     Suites are also searched in the results folders under `shared`. Raises UserError where a record
     cannot be read.
     """
-    states = {cell.id: _state(cell, out) for cell in plan.cells}
-    for cell in plan.cells:
-        if states[cell.id][0] == "recorded" and lacks_base(plan, cell, out):
-            told = "it was measured when the base had failed, and is compared with it afterwards"
-            states[cell.id] = ("no base", told)
+    states = {cell.id: _state(cell, plan.base, out) for cell in plan.cells}
     left = any(kind != "recorded" for kind, _ in states.values())
     if left and states[plan.base.id][0] == "recorded" and (lack := lost_answers(out, plan.base)):
         states[plan.base.id] = ("answers lost", lack)
@@ -87,13 +83,16 @@ def why(plan: Plan, out: Path, shared: Path | None = None) -> list[Reason]:
     return found
 
 
-def _state(cell: Cell, out: Path) -> tuple[Kind, str]:
+def _state(cell: Cell, base: Cell, out: Path) -> tuple[Kind, str]:
     file = out / "cells" / f"{cell.id}.json"
     if not file.is_file():
         return "no record", "it has no record"
     if (problem := store.invalidity(out, cell.id)) is not None:
         return "invalid record", f"its record is not used: {problem}"
     record = store.read_record(file)
+    if record["status"] == "ok" and lacks_base(record, base):
+        told = "it was measured when the base had failed, and is compared with it afterwards"
+        return "no base", told
     if record["status"] == "ok":
         return "recorded", "it is recorded"
     error: Mapping[str, Any] = record["error"] or {}

@@ -263,13 +263,14 @@ def execute(
         note(f"Note: {line}")
     _check_writable(plan, out)
     told.begin(len(plan.cells))
+    missing = [cell for cell in plan.cells if not is_recorded(out, cell)]
     tracking = Tracking(loaded_trackers, plan.experiment, out, note)
     try:
         with (
             interruption.heeded(),
-            _places(plan, out, executor, _jobs(executor, jobs, split), note) as held,
+            _places(missing, executor, _jobs(executor, jobs, split), note) as held,
             tracking,
-            _session(plan, out, executor, note),
+            _session(missing, executor, note),
         ):
             cache = reusable_results(out)
             how = (tracking, batch, cache, held, split)
@@ -307,10 +308,9 @@ def executor_with(name: str, options: Mapping[str, object]) -> Executor:
 
 @contextmanager
 def _session(
-    plan: Plan, out: Path, executor: Executor, note: Callable[[str], None]
+    missing: Sequence[Cell], executor: Executor, note: Callable[[str], None]
 ) -> Iterator[None]:
     """The executor's own, where a cell is to run, and a server of workers where several are."""
-    missing = [cell for cell in plan.cells if not is_recorded(out, cell)]
     if not missing:
         yield
         return
@@ -346,7 +346,7 @@ def _jobs(executor: Executor, jobs: int | None, split: int) -> int | None:
 
 
 def _places(
-    plan: Plan, out: Path, executor: Executor, jobs: int | None, note: Callable[[str], None]
+    missing: Sequence[Cell], executor: Executor, jobs: int | None, note: Callable[[str], None]
 ) -> AbstractContextManager[Places | None]:
     """Where the workers run, held for this run; None where the executor decides.
 
@@ -359,7 +359,7 @@ def _places(
                 "leave --jobs out"
             )
         return nullcontext()
-    if all(is_recorded(out, cell) for cell in plan.cells):
+    if not missing:
         return nullcontext()
     return places.held(jobs or 1, hardware.facts(), note)
 

@@ -291,3 +291,10 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_the_old_one_stands(
         records.write_json(file, {"rows": [1]})
     assert json.loads(file.read_text()) == {"rows": []}
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "cells").touch()
+    with pytest.raises(FileExistsError) as caught:
+        records.write_json(tmp_path / "cells/x.json", {})
+    assert str(caught.value.filename) == str(tmp_path / "cells")

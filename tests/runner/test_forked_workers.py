@@ -8,11 +8,11 @@ import pytest
 from harness.config.experiment import load_experiment
 from harness.sdk import running
 from harness.sdk.measuring import Measuring
-from harness.system import hardware
+from harness.system.workers import fork_server
 from tests.faults.runs import assert_equal, is_worker
 
 pytestmark = pytest.mark.skipif(
-    not (hasattr(os, "pidfd_open") and hardware.facts().device == "cpu"),
+    not fork_server.possible(),
     reason="workers are forked on Linux without a GPU",
 )
 
@@ -30,11 +30,11 @@ class Watching(running._Silent):
                 self.parents[child.pid] = child.ppid()
 
 
-def execute(small, out, methods="", **options):
+def execute(small, out, **options):
     """Run it here; process -> parent of the workers that were seen."""
     watching, executor = Watching(), running.executor_with("local", options)
     experiment, measuring = load_experiment(small.file), Measuring(out=out)
-    running.execute(experiment, measuring, executor, None, methods=methods, screen=watching)
+    running.execute(experiment, measuring, executor, None, screen=watching)
     return watching.parents
 
 

@@ -51,9 +51,9 @@ class Forked:
         """Its exit code, once it has ended; a server that has ended took its worker along."""
         if self.code is None:
             select.select([self._handle], [], [])
-            os.close(self._handle)
             answer = self._server.ask({"reap": self.pid})
             self.code = answer["code"] if answer else -int(signal.SIGKILL)
+            os.close(self._handle)
         return self.code
 
 
@@ -79,7 +79,7 @@ class Server:
             if wanted() == "now":
                 break
         else:
-            if self.ask({}):
+            if self._heard():
                 return True
         self.close()
         return False
@@ -103,10 +103,15 @@ class Server:
     def ask(self, request: Mapping[str, Any], descriptors: Sequence[int] = ()) -> Any:
         """The answer to a request; None where the server has ended."""
         with self._lock, suppress(OSError):
-            if request:
-                socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
-            answer = self._socket.recv(_MESSAGE)
-            return json.loads(answer) if answer else None
+            socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
+            return self._heard()
+        return None
+
+    def _heard(self) -> Any:
+        """What the server says next, JSON; None where it has ended."""
+        with suppress(ConnectionError):
+            said = self._socket.recv(_MESSAGE)
+            return json.loads(said) if said else None
         return None
 
     def close(self) -> None:
@@ -151,14 +156,19 @@ class Servers:
 _open: list[Servers] = []
 
 
+def possible() -> bool:
+    """Whether workers can be forked: on Linux without a GPU.
+
+    A forked child cannot use a GPU whose driver its parent has opened, as importing bitsandbytes
+    does.
+    """
+    return hasattr(os, "pidfd_open") and hardware.facts().device == "cpu"
+
+
 @contextmanager
 def serving(command: Sequence[str]) -> Iterator[None]:
-    """Within it workers are forked from servers, which `command` runs, where that can be done.
-
-    That is on Linux without a GPU: a forked child cannot use a GPU whose driver its parent has
-    opened, as importing bitsandbytes does.
-    """
-    if not (hasattr(os, "pidfd_open") and hardware.facts().device == "cpu"):
+    """Within it workers are forked from servers, which `command` runs, where that is `possible`."""
+    if not possible():
         yield
         return
     servers = Servers(command)

@@ -15,12 +15,11 @@ from typing import Any
 import psutil
 import pytest
 
-from harness.system import hardware
 from harness.system.workers import fork_server, worker_process
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(
-    not (hasattr(os, "pidfd_open") and hardware.facts().device == "cpu"),
+    not fork_server.possible(),
     reason="workers are forked on Linux without a GPU",
 )
 
