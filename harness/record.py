@@ -563,7 +563,7 @@ class Evaluation(TypedDict):
     tokenizer_hash: NotRequired[str | None]
     """Figures per token compare between equal ones only."""
     passes: NotRequired[dict[str, Any] | None]
-    """How forward passes ran (batch, tokens_per_pass, halved, copied_weights_bytes,
+    """How forward passes ran (batch, tokens_per_pass, halved, cuda_graphs, copied_weights_bytes,
     shared_prefixes); null where no suite ran. None of it changes a score."""
     served: NotRequired[Served]
     """Of a model behind a server, where a suite ran."""

@@ -117,6 +117,7 @@ class LanguageModel:
             "batch": self.limit.rows or "auto",
             "tokens_per_pass": self.limit.tokens,
             "halved": self.limit.halved,
+            "cuda_graphs": self.limit.graphs,
             "copied_weights_bytes": self.copied_bytes,
             "shared_prefixes": self.not_shared is None,
             "why_not_shared": self.not_shared,

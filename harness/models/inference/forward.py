@@ -44,6 +44,8 @@ class Limit:
     """Sequences, where the user set them (`--batch 8`)."""
     halved: int = 0
     """How often memory ran out."""
+    graphs: int = 0
+    """CUDA graphs that steps of decoding were replayed from."""
     head_rows: int = HEAD_ROWS
     """Positions that pass the head at once; halved apart, where their logits do not fit."""
 
@@ -184,10 +186,23 @@ def hidden_states(model: CausalLM, ids: Sequence[int], positions: Sequence[int])
     """(tokens, width) of one row of tokens through the transformer's body."""
     import torch
 
+    row, places = (torch.tensor(list(values), device=model.device) for values in (ids, positions))
+    return row_states(model, row, places)
+
+
+def row_states(model: CausalLM, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """`hidden_states` of (tokens,) ids and positions that are on the model's device.
+
+    The mask hides nothing. Without one transformers reads from the device in each pass whether
+    positions follow each other, and waits for all that runs there.
+    """
+    import torch
+
     return states(
         unwrapped(model),
-        input_ids=torch.tensor([ids], device=model.device),
-        position_ids=torch.tensor([positions], device=model.device),
+        input_ids=ids[None],
+        position_ids=positions[None],
+        attention_mask=torch.ones_like(ids)[None],
         use_cache=False,
     )[0]
 

@@ -55,7 +55,7 @@ def _indexed(tensor: torch.Tensor, index: Any) -> tuple[torch.Tensor, list[Any]]
 
 
 class _Indexing(TorchFunctionMode):
-    """Indexing as plain operations: torch's own asks a real device."""
+    """Indexing and copies as plain operations: torch's own ask a real device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         fake = bool(args) and isinstance(args[0], FakeTensor)
@@ -72,6 +72,8 @@ class _Indexing(TorchFunctionMode):
             else:
                 aten.copy_(tensor, value)
             return None
+        if fake and func is torch.Tensor.copy_:
+            return aten.copy_(*args)
         if fake and func is torch.Tensor.contiguous:
             return (
                 args[0]

@@ -6,7 +6,6 @@ the one before. What a row says beyond its end, until the next look, is left out
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +16,10 @@ from harness.errors import is_out_of_memory
 from harness.models.inference import tree_attention
 from harness.models.inference.forward import Limit, hidden_states
 from harness.models.inference.generation import slots
-from harness.models.inference.generation.slots import Filling, Places, Slots, Step
+from harness.models.inference.generation.slots import Filling, Places, Slots
 from harness.models.inference.generation.stems import Waiting, common_length, lined_up
-from harness.models.inference.lm_head import Head, states, unwrapped
+from harness.models.inference.generation.steps import NOT_FINITE, Latest, Steps, likeliest
+from harness.models.inference.lm_head import Head, unwrapped
 from harness.models.inference.tree_attention import Block, Past
 from harness.models.inference.virtual_tokens import virtual_tokens
 from harness.system.hardware import free_memory
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 Finished = Callable[[int, Generation], None]
 """Takes the number of a prompt and its answer."""
-NOT_FINITE = -1
-"""Stands for the token of logits that are not finite."""
 LOOKS = {"cpu": 1}
 """Steps between two looks at the tokens, by kind of device; a look stops an accelerator."""
 LOOKS_ELSEWHERE = 8
@@ -153,6 +151,7 @@ class _Decoding:
         self.most: int | None = None
         """Rows at once, where more did not fit."""
         self.slots = Slots(0, 0)
+        self.steps = Steps(self.model, self.head, self.before, self.prefix, limit)
         self.tokens = torch.zeros(0, dtype=torch.long, device=self.device)
         """(rows of the slots,) the latest token of each."""
 
@@ -177,6 +176,7 @@ class _Decoding:
         self.waiting.extendleft(row.prompt for row in reversed(self.rows))
         self.rows.clear()
         self.slots = Slots(0, 0)
+        self.steps.forget()
 
     # prompts
 
@@ -208,6 +208,7 @@ class _Decoding:
             rows = len(self.rows)
         if (rows, columns) != (self.slots.rows, self.slots.columns):
             self.slots.resize(rows, columns, used)
+            self.steps.forget()
             self.tokens = self.tokens.new_zeros(rows).index_copy_(
                 0, self._numbers(range(used)), self.tokens[:used]
             )
@@ -238,7 +239,7 @@ class _Decoding:
             )
         last = hidden[self._numbers([block.end - 1 for block in blocks])]
         numbers = self._numbers(range(first, first + len(new)))
-        self.tokens.index_copy_(0, numbers, likeliest(self.head.logits(last)))
+        self.tokens.index_copy_(0, numbers, likeliest(self.head.logits(last))[0])
         self._begin_with_stems(prompts, first)
 
     def _begin_with_stems(self, prompts: Sequence[Waiting], first: int) -> None:
@@ -269,8 +270,6 @@ class _Decoding:
 
     def _steps(self) -> list[list[int]]:
         """Take some steps; per row its latest token before them, and one more of each step."""
-        import torch
-
         rows = self.rows
         left = max(self.ending.max_new_tokens - len(row.ids) - row.new for row in rows)
         count = min(self.every, left)
@@ -278,21 +277,11 @@ class _Decoding:
             count = 0  # a look costs nothing here, and a first token may end an answer
         used = [row.columns for row in rows]
         last = [row.prompt.length + self.ending.max_new_tokens - 1 for row in rows]
-        start, most = self._numbers([*used, *last]).view(2, -1)
-        said = [self.tokens[: len(rows)].clone()]
-        for step in range(count):
-            columns = torch.minimum(start + step, most)
-            end = max(min(u + step, m) for u, m in zip(used, last, strict=True)) + 1
-            with tree_attention.laid_out(Step(self.slots, columns, end, self.prefix)):
-                hidden = states(
-                    self.model,
-                    input_ids=said[-1].clamp(min=0)[None],
-                    position_ids=(self.before + columns)[None],
-                    use_cache=False,
-                )[0]
-            said.append(likeliest(self.head.logits(hidden)))
-        self.tokens[: len(rows)] = said[-1]
-        return torch.stack(said, dim=1).tolist()
+        ends = [max(map(min, (u + step for u in used), last)) + 1 for step in range(count)]
+        columns, most = self._numbers([*used, *last]).view(2, -1)
+        latest = Latest.of(self.tokens[: len(rows)], columns, most)
+        tokens: list[list[int]] = self.steps.take(self.slots, latest, ends).tolist()
+        return tokens
 
     def _settle(self, looked: Sequence[Sequence[int]]) -> None:
         """Give each row what it said; rows that ended are free, the others close up."""
@@ -324,14 +313,6 @@ class _Decoding:
         import torch
 
         return torch.tensor(list(values), dtype=torch.long, device=self.device)
-
-
-def likeliest(logits: torch.Tensor) -> torch.Tensor:
-    """(rows,) the likeliest token of each row of logits; NOT_FINITE where they are not finite."""
-    import torch
-
-    highest, best = logits.max(dim=-1)
-    return torch.where(highest.abs() < math.inf, best, NOT_FINITE)
 
 
 def _chunks(lengths: Sequence[int], tokens: int) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,8 @@ from weakref import WeakKeyDictionary
 from harness.api.model import Generation
 from harness.errors import is_out_of_memory
 from harness.models.inference.forward import nearly_equal, padded_states
-from harness.models.inference.generation.decoding import NOT_FINITE, Ending, likeliest
+from harness.models.inference.generation.decoding import Ending
+from harness.models.inference.generation.steps import NOT_FINITE, likeliest
 from harness.models.inference.lm_head import Head, unwrapped
 from harness.models.inference.rope import LengthRope
 from harness.models.inference.virtual_tokens import virtual_tokens
@@ -150,7 +151,7 @@ def answers_by_whole_passes(
         with torch.inference_mode():
             sequences = [[*prompts[number], *ids] for number, ids in answers.items()]
             logits = head.logits(padded_states(model, sequences, virtual)[:, -1])
-            tokens = likeliest(logits).tolist()
+            tokens = likeliest(logits)[0].tolist()
         for (number, ids), token in zip(list(answers.items()), tokens, strict=True):
             answer = ending.take(ids, token)
             if answer is not None:

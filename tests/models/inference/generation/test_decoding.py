@@ -5,9 +5,10 @@ import random
 import pytest
 
 from harness.models.inference.forward import Limit
-from harness.models.inference.generation import decoding, slots
-from harness.models.inference.generation.decoding import NOT_FINITE, Ending
+from harness.models.inference.generation import decoding, slots, steps
+from harness.models.inference.generation.decoding import Ending
 from harness.models.inference.generation.greedy import greedy
+from harness.models.inference.generation.steps import NOT_FINITE
 from harness.models.inference.generation.transformers_generate import transformers_answers
 from harness.models.inference.virtual_tokens import virtual_tokens
 from harness.models.language_model import load_weights
@@ -119,7 +120,7 @@ def test_a_row_that_was_not_finite_spoils_none_that_comes_after(tiny_artifact, m
     assert NOT_FINITE not in {token for answer in found for token in answer.ids}
 
 
-class Watched(decoding.Step):
+class Watched(steps.Step):
     """A step that is counted: rows, the keys' place in memory, and the bytes of keys and values."""
 
     seen: list[tuple[int, int, int]]
@@ -135,7 +136,7 @@ class Watched(decoding.Step):
 def watched(monkeypatch):
     """The steps of a run."""
     monkeypatch.setattr(Watched, "seen", [], raising=False)
-    monkeypatch.setattr(decoding, "Step", Watched)
+    monkeypatch.setattr(steps, "Step", Watched)
     return Watched.seen
 
 
