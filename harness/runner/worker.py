@@ -34,7 +34,6 @@ from harness.manager import plugins
 from harness.models import stored_quantization, trained_artifact
 from harness.models.adapter_checks.base import other_base
 from harness.models.adapter_checks.effect import NO_EFFECT
-from harness.models.language_model import import_bitsandbytes
 from harness.models.trained_artifact import InvalidArtifact
 from harness.planning.cell import Cell
 from harness.record import (
@@ -49,7 +48,7 @@ from harness.record import (
 )
 from harness.results import schema, store
 from harness.results.artifact_hash import artifact_hash
-from harness.runner import oom_retry
+from harness.runner import libraries, oom_retry
 from harness.runner.oom_retry import Rung
 from harness.system.child_process import begin
 from harness.system.hardware import available_memory, free_memory, free_paged_state
@@ -333,7 +332,7 @@ class TrainingRun:
         cell = self.work.cell
         method = plugins().methods.get(cell.method)
         if method.trains:
-            import_bitsandbytes()
+            libraries.imported(libraries.TRAINING)
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
         job = self.job(method, folder)
@@ -491,6 +490,8 @@ def _evaluate(work: Work, rows: TrainingRows, log: Log, artifact: Artifact) -> E
         if sharing is not None and left:
             sharing.begin()
             log.emit(event="shared", suites=[suite.name for suite in left])
+        if left and not work.cell.served:
+            libraries.imported(libraries.OPENING)
         how = (log.phases(meter), report, work.batch, work.opponents, keeping)
         for measured in evaluate(artifact, left, *how) if left else ():
             passes = dict(measured.passes)

@@ -7,39 +7,20 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
-from importlib import import_module
 
-from harness.models.language_model import import_bitsandbytes
 from harness.results import schema
-from harness.runner import worker
+from harness.runner import libraries, worker
 from harness.system.child_process import one_gpu, quiet_libraries
 from harness.system.workers import fork_server
-
-LIBRARIES = (
-    "torch",
-    "transformers.modeling_utils",
-    "transformers.models.auto.modeling_auto",
-    "datasets",
-    "peft",
-    "trl.trainer.sft_trainer",
-    "sentence_transformers",
-    "rouge_score.rouge_scorer",
-    "lm_eval.tasks",
-)
 
 
 def main() -> int:
     """Serve until the run is over; in a worker run its cell and return its exit code."""
     one_gpu()
     quiet_libraries()
-    for library in LIBRARIES:
+    for _ in libraries.importing([*libraries.TRAINING, *libraries.SUITES]):
         if fork_server.abandoned():
             return 0
-        with suppress(Exception):  # whoever needs it reports that
-            import_module(library)
-        if library == "torch":
-            import_bitsandbytes()
     schema.prepare("record")
     arguments = fork_server.forked()
     return 0 if arguments is None else worker.main(arguments)

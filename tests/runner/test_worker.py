@@ -50,3 +50,15 @@ def test_a_worker_that_is_told_to_stop_ends_at_its_next_phase_and_writes_no_reco
     assert code == STOPPED == 143
     assert [e["event"] for e in events if e["event"] != "memory"] == ["stopped"]
     assert not Path(record).exists()
+
+
+def test_what_trains_and_opens_models_is_imported_before_any_phase(worker):
+    """Else the first phase of each cell would have the seconds of imports."""
+    code, events, record = worker("tells")
+    assert code == 5
+    assert not [event for event in events if event["event"] == "phase"]
+    error = json.loads(record.read_text(encoding="utf-8"))["error"]
+    assert error["message"] == (
+        "imported: ['torch', 'bitsandbytes', 'transformers', 'datasets', 'peft', "
+        "'trl.trainer.sft_trainer']"
+    )

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +12,13 @@ from harness import CellFailed, Method, MethodOptions, hookimpl, scorer
 
 TOKEN = "planted-value-of-a-token"
 ADDRESS = "https://me:planted-password@example.org/v1?api_key=planted-key"
+HEAVY = ["torch", "bitsandbytes", "transformers", "datasets", "peft", "trl.trainer.sft_trainer"]
 
 
 class TroubleOptions(MethodOptions):
-    how: Literal["error", "memory", "diverged", "killed", "exit", "stopped", "leaks"] = "error"
+    how: Literal["error", "memory", "diverged", "killed", "exit", "stopped", "leaks", "tells"] = (
+        "error"
+    )
     """What goes wrong."""
 
 
@@ -22,6 +26,8 @@ class Trouble(Method):
     name, Options = "trouble", TroubleOptions
 
     def train(self, job):
+        if job.options.how == "tells":
+            raise ValueError(f"imported: {[name for name in HEAVY if name in sys.modules]}")
         if job.options.how == "stopped":
             os.kill(os.getpid(), signal.SIGTERM)
         with job.phase("train"):
