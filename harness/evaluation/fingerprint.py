@@ -16,6 +16,7 @@ from harness.evaluation.judging import endpoint
 from harness.evaluation.judging.options import judge_of
 from harness.evaluation.judging.panels.seats import each
 from harness.manager import Plugins
+from harness.results.comparability import NAMED
 from harness.system.hub import file_sha256
 from harness.types import ModelRef
 
@@ -43,6 +44,9 @@ UNSCORED = ("description",)
 
 UNSCORED_OF_JUDGES = ("max_missing", "endpoint", "labels", "certificate")
 """Keys of a suite's `judge` on which no score depends, or which its identity stands for."""
+
+RESOLVED = ("data", "embedder")
+"""Settings of which the hash holds what they lead to: rows, and the model's identity."""
 
 _SHOWN = 60
 """Characters up to which a part is shown as it is."""
@@ -132,11 +136,15 @@ def _is_dated(
 def parts(content: Mapping[str, object]) -> dict[str, object]:
     """`scored_content` in short: each value, or the first digits of its hash.
 
-    Where two hashes differ, this shows which part does.
+    Where two hashes differ, this shows which part does. What a setting led to stands under its
+    name, and the setting itself under `named_...` where that does not follow from it: beside the
+    task files of a suite of lm-eval which tasks it names.
     """
     settings = content["settings"]
     assert isinstance(settings, Mapping)
-    flat = {**settings, **{k: v for k, v in content.items() if k != "settings"}}
+    found = {k: v for k, v in content.items() if k != "settings"}
+    hidden = {k: v for k, v in settings.items() if k in found and k not in RESOLVED and v}
+    flat = {**settings, **found, **{NAMED + key: value for key, value in hidden.items()}}
     return {
         key: value if len(json.dumps(value, default=_jsonable)) <= _SHOWN else digest(value)[:12]
         for key, value in flat.items()

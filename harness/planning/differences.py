@@ -11,6 +11,7 @@ from harness.api.task import Suite
 from harness.planning.cell import Cell, budget_content
 from harness.record import Record
 from harness.results import store
+from harness.results.comparability import parts_apart
 from harness.types import Budget
 
 __all__ = ["Difference", "differences"]
@@ -169,8 +170,10 @@ def _of_suites(suites: Sequence[Suite], record: Record) -> Iterator[Difference]:
 
 def _of_parts(suite: Suite, section: Mapping[str, Any]) -> Iterator[Difference]:
     """The parts of a suite's hash; the hash itself where none of them says it."""
-    found = list(
-        _of_mappings(f"suite '{suite.name}'", section.get("parts", {}), store.plain(suite.parts))
-    )
+    before, now = section.get("parts", {}), store.plain(suite.parts)
+    found = [
+        Difference(f"suite '{suite.name}'.{name}", before.get(name), now.get(name))
+        for name in parts_apart(before, now)
+    ]
     whole = Difference(f"suite '{suite.name}'", _short(section["hash"]), _short(suite.hash))
     yield from found or [whole]

@@ -12,6 +12,9 @@ from harness.results.groups import Group, ReadRows, answer_warnings, own_words
 from harness.results.store import suites
 from harness.stats.answers.degenerate_answers import MANY
 
+NAMED = "named_"
+"""Before the name of a setting whose part of the hash is of something else, as its files."""
+
 _PACKAGES = ("finetune-harness", "torch", "transformers", "peft", "bitsandbytes", "lm_eval")
 """Libraries whose version may move a score."""
 
@@ -121,8 +124,10 @@ def _section(group: Group, suite: str) -> SuiteSection:
 def _differences(candidate: Mapping[str, Any] | SuiteSection, baseline: SuiteSection) -> list[str]:
     """`num_fewshot is 0 and 5` for each part that differs."""
     ours, theirs = candidate.get("parts") or {}, baseline.get("parts") or {}
-    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-    differences = [f"{name} is {ours.get(name)!r} and {theirs.get(name)!r}" for name in names]
+    differences = [
+        f"{name} is {ours.get(name)!r} and {theirs.get(name)!r}"
+        for name in parts_apart(ours, theirs)
+    ]
     versions = (candidate.get("version"), baseline.get("version"))
     other_version = f"version is {versions[0]!r} and {versions[1]!r}"
     if not (ours and theirs):
@@ -135,6 +140,17 @@ def _differences(candidate: Mapping[str, Any] | SuiteSection, baseline: SuiteSec
     if versions[0] != versions[1]:
         return [other_version]
     return ["its hash differs, and the records do not show which part does"]
+
+
+def parts_apart(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Names of the parts of a suite's hash that differ.
+
+    Settings that older records do not name count where both sides name one.
+    """
+    newer = {name for name in {**ours, **theirs} if name.startswith(NAMED)}
+    if not (newer & set(ours) and newer & set(theirs)):
+        ours, theirs = ({k: v for k, v in one.items() if k not in newer} for one in (ours, theirs))
+    return [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
 
 
 def _precision(cell: Record) -> object:

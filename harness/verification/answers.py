@@ -15,6 +15,7 @@ from harness.api.task import Suite
 from harness.errors import UserError
 from harness.evaluation.suite import task_of
 from harness.record import Record, SuiteSection
+from harness.results.comparability import NAMED
 from harness.results.groups import identity
 from harness.results.store import Rows, plain
 from harness.stats import metric_summary
@@ -233,9 +234,11 @@ def _one_identity(folder: Folder, report: Report) -> None:
     """One hash of a suite is of one version with the same parts."""
     told: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for record, name, section, _ in folder.measured():
-        parts = [section.get(key) for key in ("version", "content", "parts")]
+        # settings that older records do not name are held to the suite itself
+        parts = {k: v for k, v in (section.get("parts") or {}).items() if not k.startswith(NAMED)}
+        stated = [section.get("version"), section.get("content"), parts]
         key = (name, section["hash"])
-        told.setdefault(key, []).append((record["id"], json.dumps(parts, sort_keys=True)))
+        told.setdefault(key, []).append((record["id"], json.dumps(stated, sort_keys=True)))
     for (name, digest), cells in told.items():
         forms = Counter(form for _, form in cells)
         most = max(forms.values())

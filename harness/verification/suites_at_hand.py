@@ -16,6 +16,7 @@ from harness.evaluation.served.suites import renamed
 from harness.evaluation.suite import Where, find_suite, load_suite
 from harness.manager import Plugins
 from harness.record import Plan, Record, SuiteSection
+from harness.results.comparability import NAMED, parts_apart
 from harness.types import ModelRef
 
 _DIGEST = re.compile(r"[0-9a-f]{12}")
@@ -77,11 +78,13 @@ class SuitesAtHand:
             suite = self._load(record, name, parts)
         except (HarnessError, OSError) as error:
             return Found(None, str(error))
-        apart, same = _apart(parts, suite.parts), suite.hash == section["hash"]
+        apart, same = parts_apart(parts, suite.parts), suite.hash == section["hash"]
         if same and parts and apart:
             return Found(suite, "", f"its hash is of other parts: {', '.join(apart)}")
         if same:
             return Found(suite)
+        if unnamed := [key for key in suite.parts if key.startswith(NAMED) and key not in parts]:
+            apart += [key.removeprefix(NAMED) for key in unnamed]  # an older record's
         if parts and not apart:
             wrong = f"the hash of its parts is {suite.hash[:12]}, not {section['hash'][:12]}"
             return Found(None, "its hash is wrong", wrong)
@@ -90,8 +93,8 @@ class SuitesAtHand:
     def _load(self, record: Record, name: str, parts: Mapping[str, Any]) -> Suite:
         """The suite of that name with the settings that an experiment gave it."""
         file = find_suite(name, plugins=self.plugins, folders=self.folders)
-        stated = (record["plan"].get("data") or {}).get("chat_template")
-        template = stated or self._templates.get(str(parts.get("chat_template")))
+        own_template = (record["plan"].get("data") or {}).get("chat_template")
+        template = own_template or self._templates.get(str(parts.get("chat_template")))
         where = Where(self.mirror, chat_template=template, pull_missing=False)
         base = base_of(record["plan"])
 
@@ -99,7 +102,9 @@ class SuitesAtHand:
             return load_suite(file, overrides, plugins=self.plugins, base_model=base, where=where)
 
         own = load({})
-        changed = {key: value for key, value in parts.items() if _is_set(own, key, value)}
+        named = {key.removeprefix(NAMED): value for key, value in parts.items() if NAMED in key}
+        stated = {**parts, **named}
+        changed = {key: value for key, value in stated.items() if _is_set(own, key, value)}
         return renamed(load(changed) if changed else own, str(parts.get("asked") or ""))
 
 
@@ -119,9 +124,4 @@ def _is_set(own: Suite, key: str, value: object) -> bool:
     """Whether an experiment gave a setting another value than the suite's own."""
     digest = isinstance(value, str) and _DIGEST.fullmatch(value) is not None
     known = key in own.settings and key not in _RESOLVED and not digest
-    return known and value != own.parts.get(key)
-
-
-def _apart(stated: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
-    """Names of the parts that differ."""
-    return [key for key in dict.fromkeys([*own, *stated]) if stated.get(key) != own.get(key)]
+    return known and value != own.parts.get(NAMED + key, own.parts.get(key))

@@ -218,3 +218,39 @@ def test_the_sentences_about_judges_are_those_of_their_certificates() -> None:
     longest = found["pandalm-length"]["pairs"]
     assert f"kappa {longest['kappa']['value']:.2f}" in told
     assert f"kappa {longest['human_kappa']['value']:.2f}" in told
+
+
+def test_what_lm_evals_tasks_show_of_the_quickstarts_rows() -> None:
+    kept = values("mmlu-arc", "forgetting.retained")
+    assert (
+        f"full fine-tuning has {kept['full']:.0%} right, LoRA {kept['lora']:.0%} and QLoRA, whose "
+        f"base has 4 bits, {kept['qlora']:.0%}"
+    ).replace("%", " %") in sentences(ROOT / "results/README.md")
+    for label, row in rows("mmlu-arc").items():
+        for task in ("mmlu", "arc_easy", "arc_challenge"):
+            accuracy = row["metrics"][f"forgetting.{task}"]
+            assert label == "base" or accuracy["delta_ci_low"] < 0 < accuracy["delta_ci_high"]
+
+
+def test_what_dolly_does_to_prose_is_what_its_sentences_say() -> None:
+    prose = {
+        label: row["metrics"]["perplexity.plain_perplexity"] for label, row in rows("dolly").items()
+    }
+    assert f"({prose['full+wikitext-0.2']['value']:.1f} against {prose['full']['value']:.1f}, " in (
+        sentences(ROOT / "results/README.md")
+    )
+    for label, figure in prose.items():
+        if label != "base":
+            worse = label.startswith("qlora")
+            assert figure["delta_ci_low"] > 0 if worse else figure["delta_ci_high"] < 0
+
+
+def test_the_spoilt_release_is_stopped() -> None:
+    candidate, base = (REFERENCE / cell for cell in ("release/lora-spoilt", "quickstart/base"))
+    result = CliRunner().invoke(cli, ["gate", str(candidate), "--baseline", str(base)])
+    assert result.exit_code == 1
+    perplexity = values("release", "perplexity.perplexity")
+    assert (
+        f"perplexity rises from {perplexity['base']:.0f} to {perplexity['lora-spoilt']:,.0f}"
+        in sentences(ROOT / "results/README.md")
+    )

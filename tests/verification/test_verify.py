@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from harness.cli.main import cli
 from harness.errors import UserError
+from harness.evaluation.suite import Where, find_suite, load_suite
 from harness.evaluation.tasks import perplexity, sample_task
 from harness.manager import Plugins
 from harness.models import trained_artifact
@@ -22,7 +23,7 @@ from harness.results.artifact_hash import artifact_hash
 from harness.types import Artifact, ModelRef
 from harness.verification import verify
 from harness.verification.report import Report
-from harness.verification.suites_at_hand import SuitesAtHand
+from harness.verification.suites_at_hand import Found, SuitesAtHand, base_of
 from tests.conftest import ROOT
 from tests.verification.forging import agree, cell, changed, forge, load, record, samples
 
@@ -83,6 +84,37 @@ def test_rows_of_several_seeds_hold_too(at_hand: SuitesAtHand) -> None:
 
 
 # ---- mutations: each is sealed anew, and the files beside it follow where it says so -------------
+
+
+@pytest.mark.parametrize("folder", ["dolly", "mmlu-arc", "release"])
+def test_other_reference_results_hold(folder: str, at_hand: SuitesAtHand) -> None:
+    """Of lm-eval's tasks on the Hub, and older than settings that stand beside their files."""
+    report = found(ROOT / "results/reference" / folder, at_hand)
+    assert (report.verdict, report.findings) == ("holds", [])
+
+
+def test_a_suite_with_an_experiments_own_tasks_is_made_again(at_hand: SuitesAtHand) -> None:
+    measured = load(QUICKSTART / "cells" / f"{cell(QUICKSTART, 'base')}.json")
+    suite = load_suite(
+        find_suite("forgetting", plugins=at_hand.plugins, folders=()),
+        {"tasks": ["grade_school_science"], "limit": 5},
+        plugins=at_hand.plugins,
+        base_model=base_of(measured["plan"]),
+        where=Where(None),
+    )
+    section: Any = {"hash": suite.hash, "version": suite.version, "parts": dict(suite.parts)}
+
+    def looked_up(**changes: Any) -> Found:
+        return at_hand.find(measured, "forgetting", {**section, **changes})
+
+    again = looked_up().suite
+    assert again is not None
+    assert again.hash == suite.hash
+    assert looked_up(hash="0" * 64).contradiction.startswith("the hash of its parts is ")
+    other = {**suite.parts, "named_tasks": ["mmlu_dev"]}
+    assert looked_up(parts=other).contradiction.startswith("the hash of its parts is ")
+    older = {key: value for key, value in suite.parts.items() if key != "named_tasks"}
+    assert looked_up(parts=older) == Found(None, "the one here differs in tasks")
 
 
 def _figure(suite: str, metric: str, key: str, value: Any) -> Callable[[Path], None]:

@@ -20,8 +20,11 @@ Point = Mapping[str, float]
 
 SPIKE = 10.0
 """Times the median norm before it: 1.5 at most in healthy runs, 9 to 2000 with lr 0.3."""
-WINDOW, ENOUGH = 20, 5
-"""Norms that the median is taken over, at most and at least."""
+EARLY_SPIKE = 100.0
+"""The same where the median is of fewer than `ENOUGH` norms: 8 at most in healthy runs, 480 in the
+third step with lr 0.3."""
+WINDOW, ENOUGH, FEWEST = 20, 5, 2
+"""Norms that the median is taken over: at most, for `SPIKE`, and at least."""
 LEVEL = 0.001
 """Chance of a false alarm of `rising` in a run whose loss stays where it is."""
 LEAST_FALL = 0.01
@@ -53,10 +56,11 @@ def gradient_spike(curve: Sequence[Point]) -> Finding | None:
     many times that is still nothing.
     """
     norms = [point["grad_norm"] for point in curve if "grad_norm" in point]
-    if len(norms) <= ENOUGH or "grad_norm" not in curve[-1]:
+    if len(norms) <= FEWEST or "grad_norm" not in curve[-1]:
         return None
     usual, last, step = statistics.median(norms[-WINDOW - 1 : -1]), norms[-1], curve[-1]["step"]
-    if last <= max(SPIKE * usual, statistics.median(norms[:ENOUGH])):
+    times, first = (SPIKE, norms[:ENOUGH]) if len(norms) > ENOUGH else (EARLY_SPIKE, norms[:-1])
+    if last <= max(times * usual, statistics.median(first)):
         return None
     return Finding(
         "gradient_spike",
