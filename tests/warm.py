@@ -96,14 +96,9 @@ class Several:
 
 
 def _serve() -> None:
-    import datasets  # noqa: F401
-    import lm_eval.tasks  # noqa: F401
-    import peft  # noqa: F401
-    import rouge_score.rouge_scorer  # noqa: F401
-    from trl import SFTTrainer  # noqa: F401
+    from harness.runner import libraries, worker
 
-    from harness.runner import worker
-
+    libraries.imported([*libraries.TRAINING, *libraries.SUITES])
     for line in sys.stdin:
         job, log, *place = json.loads(line)
         if place and os.fork():

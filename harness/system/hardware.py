@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ __all__ = [
     "facts",
     "free_memory",
     "free_paged_state",
+    "planning_for",
     "torch_build",
     "torch_view",
 ]
@@ -150,9 +152,26 @@ def check_precision(precision: str, machine: Machine) -> None:
         )
 
 
-@functools.cache
+_planned: ContextVar[Machine | None] = ContextVar("planned", default=None)
+
+
 def facts() -> Machine:
-    """This machine; read once per process."""
+    """This machine, read once per process; within `planning_for` the one that is planned for."""
+    return _planned.get() or _facts()
+
+
+@contextlib.contextmanager
+def planning_for(machine: Machine | None) -> Iterator[None]:
+    """Plan for a machine that is not at hand; None: for this one."""
+    token = _planned.set(machine)
+    try:
+        yield
+    finally:
+        _planned.reset(token)
+
+
+@functools.cache
+def _facts() -> Machine:
     model, flags = _cpu()
     build = torch_build()
     gpus, driver = _gpus()

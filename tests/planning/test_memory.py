@@ -473,3 +473,29 @@ def test_the_plan_tells_memory_time_and_dollars(harness, experiment):
     assert "peak memory" in shown.stdout
     assert "up to 2 rows" in " ".join(shown.stdout.split())
     assert harness("plan", small.file, "--memory", "lots").code == 2
+
+
+BUDGET = {"steps": 2, "batch": 2, "max_length": 96}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "timed"),
+    [("A100", "bf16", True), ("T4", "fp16", True), ("Q9", "bf16", False)],
+)
+def test_a_plan_is_made_for_a_gpu_that_is_not_here(harness, experiment, gpu, precision, timed):
+    small = experiment(methods=["full"], budget={**BUDGET, "precision": "auto"})
+    ran = harness("plan", small.file, "--memory", "24GB", "--gpu", gpu, "--json")
+    assert ran.code == 0, ran.stderr
+    (cell,) = [cell for cell in json.loads(ran.stdout)["cells"] if cell["label"] == "full"]
+    assert cell["memory"]["kind"] == "cuda"
+    assert cell["memory"]["fits"] is True
+    assert (cell["memory"]["seconds"] is not None) is timed
+    assert cell["precision"] == precision
+    here = json.loads(harness("plan", small.file, "--json").stdout)["cells"]
+    assert {cell["memory"]["kind"] for cell in here} == {"host"}
+
+
+def test_a_gpu_to_plan_for_has_a_memory(harness, experiment):
+    ran = harness("plan", experiment().file, "--gpu", "A100")
+    assert ran.code == 2
+    assert ran.stderr == "Error: --gpu is for --memory SIZE, the memory that the GPU has\n"

@@ -28,6 +28,7 @@ from harness.results.detection.plan import DetectionPlan
 from harness.runner.tracking import named
 from harness.sdk.running import load, notes, plan_of
 from harness.system import child_process
+from harness.system.hardware import planning_for
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class DetectOptions:
 )
 @click.option("--rows", type=click.IntRange(min=1), default=2, help="Rows for --show-tokens.")
 @click.option("--memory", metavar="SIZE", help="Show what fits, such as into 24GB or 80GiB.")
+@click.option(
+    "--gpu",
+    metavar="NAME",
+    help="With --memory: plan for this GPU (A100, RTX 4090, T4 ...), not for this machine.",
+)
 @click.option(
     "--trace", is_flag=True, help="Run a step symbolically too, for each method: a minute or so."
 )
@@ -100,13 +106,14 @@ def command(
     prediction.check()
     detect.check()
     experiment = load(given.experiment, given.overrides)
-    with progress(json=measuring.as_json) as screen:
-        plan = plan_of(experiment, measuring, screen, methods=given.methods)
-    named(plugins(), experiment, ())
-    out = measuring.out or Path("results") / plan.experiment
-    detection = _detection(plan, out, given.experiment, detect, prediction)
-    print_notes(plan, out)
-    print_plan(plan, out, prediction, measuring.as_json, detection)
+    with planning_for(prediction.machine()):
+        with progress(json=measuring.as_json) as screen:
+            plan = plan_of(experiment, measuring, screen, methods=given.methods)
+        named(plugins(), experiment, ())
+        out = measuring.out or Path("results") / plan.experiment
+        detection = _detection(plan, out, given.experiment, detect, prediction)
+        print_notes(plan, out)
+        print_plan(plan, out, prediction, measuring.as_json, detection)
     if show_tokens:
         _print_tokens(plan, rows)
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.cli.render import numbers
-from harness.planning.memory import evaluation
+from harness.errors import UserError
+from harness.planning.memory import evaluation, training_time
 from harness.planning.memory.card import CONTEXT_BYTES, FRAGMENTATION
 from harness.planning.memory.evaluation import Need, need_of
 from harness.planning.memory.fits import Fit, advice, bytes_of, fit
 from harness.planning.memory.predict import Prediction, predict
-from harness.system.hardware import facts
+from harness.system.hardware import Machine, facts
 
 if TYPE_CHECKING:
     from harness.planning.cell import Cell
@@ -27,11 +28,21 @@ class PredictionOptions:
     trace: bool = False
     price_per_hour: float | None = None
     """Dollars an hour; in place of the experiment's own."""
+    gpu: str | None = None
+    """The GPU to plan for, by its name; None for this machine."""
 
     def check(self) -> None:
-        """Raise UserError for a size that is none."""
+        """Raise UserError for a size that is none, and for a GPU without one."""
         if self.memory is not None:
             bytes_of(self.memory)
+        elif self.gpu is not None:
+            raise UserError("--gpu is for --memory SIZE, the memory that the GPU has")
+
+    def machine(self) -> Machine | None:
+        """The machine to plan for; None for this one."""
+        if self.gpu is None or self.memory is None:
+            return None
+        return training_time.machine_with(self.gpu, bytes_of(self.memory), facts())
 
 
 @dataclass(frozen=True)

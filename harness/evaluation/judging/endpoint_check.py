@@ -16,6 +16,7 @@ from harness.config.strict_yaml import KeyPath, Located
 from harness.errors import ConfigError, EnvironmentLack
 from harness.evaluation.judging.endpoint import EndpointSettings
 from harness.evaluation.judging.panels.seats import each
+from harness.system.endpoint import key_hosts
 from harness.system.endpoint.client import Client, check_installed, read_key
 from harness.system.endpoint.completion import ChatRequest, Completion, Failure
 from harness.system.endpoint.listed_models import listed_as, nearest_listed
@@ -48,6 +49,7 @@ def check_settings(
     try:
         check_installed("judge.endpoint")
         read_key(settings.key)
+        key_hosts.check(settings.key, settings.url)
     except EnvironmentLack as error:
         raise located.error(f"judge.endpoint: {error}", (*path, "endpoint", "key")) from None
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.api.footprint import Footprint
 from harness.models.shapes import Shapes
 from harness.planning.memory.batches import Batch
 from harness.planning.memory.formula import adapter_parameters
-from harness.system.hardware import Machine
+from harness.system.hardware import Driver, Gpu, Machine, TorchBuild
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,22 @@ def speed_of(name: str) -> Speed | None:
     model = " ".join(word for word in words if not _FORM.fullmatch(word))
     pcie = any(word.lower() == "pcie" for word in words)
     return GPUS.get(f"{model} PCIe" if pcie else model) or GPUS.get(model)
+
+
+def machine_with(gpu: str, memory_bytes: int, here: Machine) -> Machine:
+    """This machine with such a GPU in it, by its name, and a torch that can use it.
+
+    Of a GPU that is not in GPUS the time is unknown; it is taken to have bf16.
+    """
+    speed = speed_of(gpu)
+    capability = (8, 0) if speed is None or speed.bf16 else (7, 0)
+    torch = here.torch or TorchBuild("unknown", None)
+    return replace(
+        here,
+        gpus=(Gpu(gpu, memory_bytes, capability),),
+        torch=replace(torch, cuda=torch.cuda or "of its driver"),
+        driver=Driver(),
+    )
 
 
 def seconds(

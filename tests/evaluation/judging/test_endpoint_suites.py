@@ -31,6 +31,7 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("TEST_KEY", KEY)
+    monkeypatch.setenv("HARNESS_KEY_HOSTS", "TEST_KEY@h")
 
 
 def scored(request, nth=0):
@@ -57,6 +58,7 @@ def line_of(folder, word):
     [
         ({"url": "api.host/v1"}, "url", "the endpoint's url is no URL: write one such as https"),
         ({"url": "https://me:pass@h/v1"}, "url", "may hold no user, password"),
+        ({"url": "https://h.example/v1"}, "key", "the key in TEST_KEY would be sent to h.example"),
         ({"key": "sk-abcdef"}, "key", "key takes the NAME of an environment variable"),
         ({"key": "NO_SUCH_KEY"}, "key", "NO_SUCH_KEY holds no key: export NO_SUCH_KEY="),
         ({"in_flight": 0}, "in_flight", "must be at least 1"),

@@ -32,6 +32,8 @@ ROWS_TOGETHER = 16
 """Rows of a graph are a multiple of it: rows that end do not each need a graph of their own."""
 COLUMNS_TOGETHER = 64
 """So are the columns that it attends to."""
+MOST_GRAPHS = 32
+"""Each takes memory of the driver, beside torch's; shapes that come later run as they are."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class Latest:
         )
 
 
+TakeStep = Callable[[Slots, Latest, int], None]
+"""`Steps.step`."""
+
+
 class Shape(NamedTuple):
     """Of a step; what has the same can be replayed."""
 
@@ -101,7 +107,7 @@ class Steps:
     graphs: Graphs | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.graphs = Graphs(self.step) if can_capture(self.model) else None
+        self.graphs = Graphs() if can_capture(self.model) else None
 
     def take(self, slots: Slots, latest: Latest, ends: Sequence[int]) -> torch.Tensor:
         """(rows, steps + 1) tokens: those of `latest`, and what each step says; it keeps the last.
@@ -111,7 +117,7 @@ class Steps:
         if self.graphs is None or not ends:
             return said(latest, lambda at: self.step(slots, latest, ends[at]), len(ends))
         before = self.graphs.kept
-        tokens = self.graphs.take(slots, latest, ends)
+        tokens = self.graphs.take(self.step, slots, latest, ends)
         self.limit.graphs += self.graphs.kept - before
         return tokens
 
@@ -165,10 +171,13 @@ class Graphs:
     must say in the whole stretch what the model itself says; only then is it replayed. Where a
     step reads the device or moves between devices, where a capture fails or a graph says something
     else, all steps run as they are.
+
+    Graphs are dropped all at once and never one by one: torch frees the workspaces of matrix
+    products, which others have the addresses of, with any of them. So nothing here may refer to
+    itself, for a garbage collection would drop them at any time.
     """
 
-    def __init__(self, step: Callable[[Slots, Latest, int], None]) -> None:
-        self.step = step
+    def __init__(self) -> None:
         self.fixed: bool | None = None
         """Whether a step needs nothing of the host; None before the first was looked at."""
         self.buffers: Latest | None = None
@@ -180,34 +189,39 @@ class Graphs:
 
     def forget(self) -> None:
         """Drop all graphs, and the tensors that they begin with."""
+        if self.replays:
+            wait_for_device()
         self.replays.clear()
         self.seen.clear()
         self.buffers = self.pool = None
 
-    def take(self, slots: Slots, latest: Latest, ends: Sequence[int]) -> torch.Tensor:
-        """As `Steps.take`."""
+    def take(
+        self, step: TakeStep, slots: Slots, latest: Latest, ends: Sequence[int]
+    ) -> torch.Tensor:
+        """As `Steps.take`, of which `step` takes one step."""
         count, rows = len(ends), len(latest.tokens)
         shape = Shape(
             _up(rows, ROWS_TOGETHER, slots.rows), _up(ends[-1], COLUMNS_TOGETHER, slots.columns)
         )
-        if not self.fixed or shape not in self.seen:
+        full = shape not in self.replays and len(self.replays) >= MOST_GRAPHS
+        if not self.fixed or shape not in self.seen or full:
             self.seen.add(shape)
-            return said(latest, lambda at: self._looked_at(slots, latest, ends[at]), count)
+            return said(latest, lambda at: self._looked_at(step, slots, latest, ends[at]), count)
         own = self._own(latest, shape, slots.rows)
         if shape in self.replays:
             tokens = self._replayed(own, shape, count)
         else:
-            tokens = self._first(slots, own, shape, count)
+            tokens = self._first(lambda: step(slots, own, shape.end), own, shape, count)
         latest.tokens.copy_(own.tokens[:rows])
         return tokens[:rows]
 
-    def _looked_at(self, slots: Slots, latest: Latest, end: int) -> None:
+    def _looked_at(self, step: TakeStep, slots: Slots, latest: Latest, end: int) -> None:
         """A step as it is; the first one tells whether it can be captured."""
         if self.fixed is not None:
-            return self.step(slots, latest, end)
+            return step(slots, latest, end)
         watch = host_watch()
         with watch:
-            self.step(slots, latest, end)
+            step(slots, latest, end)
         self.fixed = not watch.found
 
     def _own(self, latest: Latest, shape: Shape, most: int) -> Latest:
@@ -219,15 +233,19 @@ class Graphs:
         own.set(latest)
         return own
 
-    def _first(self, slots: Slots, own: Latest, shape: Shape, count: int) -> torch.Tensor:
+    def _first(
+        self, step: Callable[[], None], own: Latest, shape: Shape, count: int
+    ) -> torch.Tensor:
         """A stretch by the model itself, after one by its graph: the model's states are kept."""
         start, replayed = own.copy(), None
+        self.pool = new_pool() if self.pool is None else self.pool
         with contextlib.suppress(RuntimeError):  # out of memory too
-            self.replays[shape] = self._captured(slots, own, shape)
+            self.replays[shape] = capture(step, self.pool)
+            own.set(start)
             self._replayed(own, shape, count)
             replayed = own.copy()
         own.set(start)
-        tokens = said(own, lambda _: self.step(slots, own, shape.end), count)
+        tokens = said(own, lambda _: step(), count)
         if replayed is not None and own.agrees(replayed):
             self.kept += 1
         else:
@@ -239,18 +257,14 @@ class Graphs:
         replay = self.replays[shape]
         return said(own, lambda _: replay(), count)
 
-    def _captured(self, slots: Slots, own: Latest, shape: Shape) -> Callable[[], None]:
-        if self.pool is None:
-            self.pool = new_pool()
-        return capture(lambda: self.step(slots, own, shape.end), self.pool)
-
 
 def can_capture(model: CausalLM) -> bool:
-    """Whether steps of a model may be CUDA graphs: on NVIDIA's devices."""
+    """Whether steps of a model may be CUDA graphs: on the current device, if it is NVIDIA's."""
     import torch
 
-    on_cuda = model.device.type == "cuda" and torch.cuda.is_available()
-    return on_cuda and torch.version.hip is None
+    if model.device.type != "cuda" or not torch.cuda.is_available() or torch.version.hip:
+        return False
+    return model.device.index in (None, torch.cuda.current_device())
 
 
 def new_pool() -> Any:
@@ -260,12 +274,34 @@ def new_pool() -> Any:
     return torch.cuda.graph_pool_handle()
 
 
-def capture(work: Callable[[], None], pool: Any) -> Callable[[], None]:
-    """Record what `work` launches, which runs nothing yet; calling what is returned runs it."""
+def wait_for_device() -> None:
+    """Until all that was launched is done."""
     import torch
 
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def capture(work: Callable[[], None], pool: Any) -> Callable[[], None]:
+    """Record what `work` launches; calling what is returned launches it again.
+
+    `work` runs once before, so that its kernels are loaded. What waits for the device is an error
+    then (RuntimeError), and not within the capture, which leaves torch with its stream and memory.
+    """
+    import torch
+
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        work()
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    # a capture that fails does not go back to the stream it came from
+    with (
+        torch.cuda.stream(torch.cuda.current_stream()),
+        torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+    ):
         work()
     return graph.replay
 

@@ -4,6 +4,7 @@ A recording stands in for the graph: it runs the operations of one step again on
 then, whatever Python would decide now. What a graph cannot hold goes wrong in it in the same way.
 """
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from harness.models.inference.forward import Limit
 from harness.models.inference.generation import steps
 from harness.models.inference.generation.decoding import Ending
+from harness.models.inference.generation.steps import Graphs
 from harness.models.language_model import load_weights
 from tests.models.inference.generation.test_decoding import (
     END,
@@ -26,6 +28,7 @@ from tests.models.inference.generation.test_decoding import (
     prompts_for,
 )
 from tests.models.inference.test_loglikelihood import NF4, with_one_row_lost
+from tests.models.inference.test_memory import no_collection
 from tests.models.inference.test_virtual_tokens import adapted
 from tests.zoo import zoo
 
@@ -71,6 +74,7 @@ def recorded(monkeypatch):
     made = []
 
     def capture(work, pool):
+        work()
         made.append(Recording())
         with made[-1]:
             work()
@@ -210,6 +214,48 @@ def test_what_python_decides_anew_is_found(tiny_artifact, recorded, monkeypatch)
     answers(model, prompts, Ending(frozenset(), LONGEST), limit=limit)
     assert recorded
     assert limit.graphs == 0
+
+
+def test_graphs_go_with_their_answers_and_not_with_a_garbage_collection(
+    plain,  # noqa: F811
+    recorded,
+    monkeypatch,
+):
+    """One that went later would take from others what they work with."""
+    alive = weakref.WeakSet()
+    begin = Graphs.__init__
+
+    def noted(graphs):
+        begin(graphs)
+        alive.add(graphs)
+
+    monkeypatch.setattr(Graphs, "__init__", noted)
+    with no_collection():
+        _, _, graphs = answered(plain, monkeypatch)
+        assert graphs
+        assert not alive
+
+
+def test_shapes_beyond_the_most_graphs_run_as_they_are(plain, recorded, monkeypatch):  # noqa: F811
+    _, _, free = answered(plain, monkeypatch, 3, 0)
+    monkeypatch.setattr(steps, "MOST_GRAPHS", 1)
+    found, expected, graphs = answered(plain, monkeypatch, 3, 0)
+    assert found == expected
+    assert 0 < graphs < free
+
+
+def test_what_waits_is_an_error_before_a_capture_begins(monkeypatch):
+    modes = ["default"]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def waits():
+        assert modes[-1] == "error"
+        raise RuntimeError("called a synchronizing CUDA operation")
+
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        steps.capture(waits, None)
+    assert modes == ["default", "error", "default"]
 
 
 def test_no_graph_is_made_where_there_is_no_device(plain):  # noqa: F811
