@@ -480,7 +480,7 @@ BUDGET = {"steps": 2, "batch": 2, "max_length": 96}
 
 @pytest.mark.parametrize(
     ("gpu", "precision", "timed"),
-    [("A100", "bf16", True), ("T4", "fp16", True), ("Q9", "bf16", False)],
+    [("A100", "bf16", True), ("T4", "fp16", True), ("t4", "fp16", True), ("Q9", "bf16", False)],
 )
 def test_a_plan_is_made_for_a_gpu_that_is_not_here(harness, experiment, gpu, precision, timed):
     small = experiment(methods=["full"], budget={**BUDGET, "precision": "auto"})
@@ -491,6 +491,8 @@ def test_a_plan_is_made_for_a_gpu_that_is_not_here(harness, experiment, gpu, pre
     assert cell["memory"]["fits"] is True
     assert (cell["memory"]["seconds"] is not None) is timed
     assert cell["precision"] == precision
+    notes = json.loads(ran.stdout)["notes"]
+    assert any(note.startswith(f"GPU '{gpu}' is not known") for note in notes) is not timed
     here = json.loads(harness("plan", small.file, "--json").stdout)["cells"]
     assert {cell["memory"]["kind"] for cell in here} == {"host"}
 
@@ -498,4 +500,8 @@ def test_a_plan_is_made_for_a_gpu_that_is_not_here(harness, experiment, gpu, pre
 def test_a_gpu_to_plan_for_has_a_memory(harness, experiment):
     ran = harness("plan", experiment().file, "--gpu", "A100")
     assert ran.code == 2
+    traced = harness("plan", experiment().file, "--memory", "8GB", "--gpu", "T4", "--trace")
+    assert (traced.code, traced.stderr.startswith("Error: --trace runs code of")) == (2, True)
+    empty = harness("plan", experiment().file, "--memory", "8GB", "--gpu", " ")
+    assert (empty.code, empty.stderr.startswith("Error: --gpu names no GPU: write")) == (2, True)
     assert ran.stderr == "Error: --gpu is for --memory SIZE, the memory that the GPU has\n"

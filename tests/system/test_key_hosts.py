@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import pytest
 
 from harness.errors import EnvironmentLack
 from harness.system.endpoint import key_hosts
+from harness.system.endpoint.client import url_fault
 
 
 @pytest.mark.parametrize(
@@ -51,11 +51,28 @@ def test_and_nowhere_else(monkeypatch, name, url, host):
     assert host is None or f"sent to {host}, " in str(error.value)
 
 
-def test_what_the_error_says_to_write_works(monkeypatch):
-    monkeypatch.delenv("HARNESS_KEY_HOSTS", raising=False)
+@pytest.mark.parametrize("before", ["", "OTHER@second.example", "OTHER@second.example, "])
+def test_what_the_error_says_to_write_works_and_keeps_what_was_allowed(monkeypatch, before):
+    monkeypatch.setenv("HARNESS_KEY_HOSTS", before)
     with pytest.raises(EnvironmentLack) as error:
         key_hosts.check("MY_KEY", "https://llm.example/v1")
-    (written,) = re.findall(r"export (\S+=\S+?),", str(error.value))
-    name, _, value = written.partition("=")
-    monkeypatch.setitem(os.environ, name, value)
+    (written,) = re.findall(r"export HARNESS_KEY_HOSTS='(.+?)',", str(error.value))
+    monkeypatch.setenv("HARNESS_KEY_HOSTS", written)
     key_hosts.check("MY_KEY", "https://llm.example/v1")
+    if before:
+        key_hosts.check("OTHER", "https://second.example/v1")
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [("OPENAI_API_KEY", "http://api.openai.com/v1"), ("MY_KEY", "http://llm.example/v1")],
+)
+def test_no_key_leaves_this_machine_unencrypted(monkeypatch, name, url):
+    monkeypatch.setenv("HARNESS_KEY_HOSTS", "MY_KEY@llm.example")
+    with pytest.raises(EnvironmentLack, match="unencrypted: write https"):
+        key_hosts.check(name, url)
+
+
+@pytest.mark.parametrize("url", ["http://evil.example[::1]/v1", "http://[::1].evil.example/v1"])
+def test_brackets_hide_no_other_host(url):
+    assert url_fault(url)

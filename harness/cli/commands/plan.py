@@ -150,7 +150,7 @@ def print_plan(
     memory = report(plan.cells, prediction)
     lengths = {_length(cell, plan.epochs) for cell in plan.cells if cell.data and plan.epochs}
     warnings = dict.fromkeys(n for cell in plan.cells for n in checks.warnings(cell.data))
-    notes = [*sorted(lengths), *warnings]
+    notes = [*prediction.notes(), *sorted(lengths), *warnings]
     if as_json:
         for cell, predicted in zip(cells, memory.cells, strict=True):
             cell["memory"] = predicted.as_json()

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from harness.planning.cell import Cell
 
 
+KNOWN = ("A100", "RTX 4090", "T4")
+"""GPUs that an error names as examples."""
+
+
 @dataclass(frozen=True)
 class PredictionOptions:
     """What to predict besides peak memory and time, as the command line says."""
@@ -37,6 +41,19 @@ class PredictionOptions:
             bytes_of(self.memory)
         elif self.gpu is not None:
             raise UserError("--gpu is for --memory SIZE, the memory that the GPU has")
+        if self.gpu is not None and not self.gpu.strip():
+            raise UserError(f"--gpu names no GPU: write one such as {', '.join(KNOWN)}")
+        if self.gpu is not None and self.trace:
+            raise UserError("--trace runs code of this machine's torch: leave out --gpu")
+
+    def notes(self) -> list[str]:
+        """What to know of the GPU that is planned for."""
+        if self.gpu is None or training_time.speed_of(self.gpu) is not None:
+            return []
+        return [
+            f"GPU '{self.gpu}' is not known: it is taken to have bf16, and no time is predicted; "
+            f"known are {', '.join(training_time.GPUS)}"
+        ]
 
     def machine(self) -> Machine | None:
         """The machine to plan for; None for this one."""

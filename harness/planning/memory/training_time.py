@@ -87,7 +87,9 @@ def speed_of(name: str) -> Speed | None:
     words = [word for word in name.replace("-", " ").split() if word.lower() not in _MAKERS]
     model = " ".join(word for word in words if not _FORM.fullmatch(word))
     pcie = any(word.lower() == "pcie" for word in words)
-    return GPUS.get(f"{model} PCIe" if pcie else model) or GPUS.get(model)
+    known = {name.lower(): speed for name, speed in GPUS.items()}
+    model = model.lower()
+    return known.get(f"{model} pcie" if pcie else model) or known.get(model)
 
 
 def machine_with(gpu: str, memory_bytes: int, here: Machine) -> Machine:
@@ -96,7 +98,7 @@ def machine_with(gpu: str, memory_bytes: int, here: Machine) -> Machine:
     Of a GPU that is not in GPUS the time is unknown; it is taken to have bf16.
     """
     speed = speed_of(gpu)
-    capability = (8, 0) if speed is None or speed.bf16 else (7, 0)
+    capability = (8, 0) if speed is None or speed.bf16 else (7, 5)  # 7.x has no bf16
     torch = here.torch or TorchBuild("unknown", None)
     return replace(
         here,

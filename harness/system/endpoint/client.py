@@ -8,6 +8,7 @@ import importlib.util
 import math
 import os
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -49,6 +50,8 @@ _SECRET = 8
 as `x`, is no secret, and would be found in answers."""
 _MOST_STOPS = 4
 """Of a request, as OpenAI takes them; an answer is cut at the others where it is read."""
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]]+?)(:\d*)?")
+"""Of a URL, with its port."""
 _SHOWN = 200
 """Characters of an endpoint's error that are kept."""
 
@@ -78,6 +81,9 @@ def url_fault(url: str) -> str | None:
     except ValueError as error:
         return f"is no URL ({error})"
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        return "is no URL: write one such as https://api.openai.com/v1"
+    # what stands around the brackets of an IPv6 address is no part of `hostname`
+    if not _HOST.fullmatch(parts.netloc.rpartition("@")[2]):
         return "is no URL: write one such as https://api.openai.com/v1"
     if any(character.isspace() or not character.isprintable() for character in url):
         return "holds a space or a control character"

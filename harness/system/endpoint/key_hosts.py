@@ -33,13 +33,21 @@ PROVIDERS = {
 
 def check(name: str | None, url: str) -> None:
     """Raise EnvironmentLack where the key in the variable `name` may not be sent to `url`."""
-    host = (urlsplit(url).hostname or "").lower()
-    if name is None or _is_here(host) or host in (PROVIDERS.get(name), *_allowed(name)):
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    if name is None or _is_here(host):
         return
-    raise EnvironmentLack(
-        f"the key in {name} would be sent to {host}, and nothing but this file says so: allow it "
-        f"with export {VARIABLE}={name}@{host}, or write `key: null` where the server asks for none"
-    )
+    if host not in (PROVIDERS.get(name), *_allowed(name)):
+        pairs = ",".join(filter(None, [os.environ.get(VARIABLE, "").strip(" ,"), f"{name}@{host}"]))
+        raise EnvironmentLack(
+            f"the key in {name} would be sent to {host}, which nothing but the suite says: allow "
+            f"it with export {VARIABLE}='{pairs}', or write `key: null` where the server asks for "
+            "none"
+        )
+    if parts.scheme != "https":
+        raise EnvironmentLack(
+            f"the key in {name} would go to {host} unencrypted: write https:// in its url"
+        )
 
 
 def _is_here(host: str) -> bool:

@@ -155,7 +155,7 @@ def test_the_hash_is_of_what_a_verdict_depends_on(suite_file, served, monkeypatc
         {"judge": {"max_missing": 0.5}},
     ]
     assert [hashes(**change) for change in same] == [plain] * len(same)
-    others = [{"url": "http://h/v1"}, {"model": "n"}, {"samples": 9}, {"max_tokens": 99}]
+    others = [{"url": "https://h/v1"}, {"model": "n"}, {"samples": 9}, {"max_tokens": 99}]
     changed = [hashes(**change) for change in others]
     assert not {hash for hash, _ in changed} & {plain[0]}
     assert not {content for _, content in changed} & {plain[1]}
