@@ -102,8 +102,8 @@ class SuitesAtHand:
             return load_suite(file, overrides, plugins=self.plugins, base_model=base, where=where)
 
         own = load({})
-        named = {key.removeprefix(NAMED): value for key, value in parts.items() if NAMED in key}
-        stated = {**parts, **named}
+        stated = dict(parts)
+        stated |= {k.removeprefix(NAMED): v for k, v in parts.items() if k.startswith(NAMED)}
         changed = {key: value for key, value in stated.items() if _is_set(own, key, value)}
         return renamed(load(changed) if changed else own, str(parts.get("asked") or ""))
 

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from harness.planning.cell import Cell
 
 
-KNOWN = ("A100", "RTX 4090", "T4")
-"""GPUs that an error names as examples."""
-
-
 @dataclass(frozen=True)
 class PredictionOptions:
     """What to predict besides peak memory and time, as the command line says."""
@@ -36,14 +32,16 @@ class PredictionOptions:
     """The GPU to plan for, by its name; None for this machine."""
 
     def check(self) -> None:
-        """Raise UserError for a size that is none, and for a GPU without one."""
+        """Raise UserError for a size that is none, and a GPU that no plan can be made for."""
         if self.memory is not None:
             bytes_of(self.memory)
-        elif self.gpu is not None:
+        if self.gpu is None:
+            return
+        if self.memory is None:
             raise UserError("--gpu is for --memory SIZE, the memory that the GPU has")
-        if self.gpu is not None and not self.gpu.strip():
-            raise UserError(f"--gpu names no GPU: write one such as {', '.join(KNOWN)}")
-        if self.gpu is not None and self.trace:
+        if not self.gpu.strip():
+            raise UserError("--gpu names no GPU: write one such as A100, RTX 4090, T4")
+        if self.trace:
             raise UserError("--trace runs code of this machine's torch: leave out --gpu")
 
     def notes(self) -> list[str]:

@@ -186,7 +186,7 @@ def hidden_states(model: CausalLM, ids: Sequence[int], positions: Sequence[int])
     """(tokens, width) of one row of tokens through the transformer's body."""
     import torch
 
-    row, places = (torch.tensor(list(values), device=model.device) for values in (ids, positions))
+    row, places = (torch.tensor(values, device=model.device) for values in (ids, positions))
     return row_states(model, row, places)
 
 

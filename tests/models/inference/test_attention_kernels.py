@@ -114,8 +114,9 @@ def test_query_heads_folded_into_tokens_attend_as_they_would_apart(monkeypatch, 
         return out, padded, None, None
 
     name = "_scaled_dot_product_efficient_attention"
-    monkeypatch.setattr(torch.ops.aten, name, efficient)
-    folded = kernels._efficient(query, key, value, mask, False, 0.3)
+    with monkeypatch.context() as patched:  # the first comparison of a process imports users of it
+        patched.setattr(torch.ops.aten, name, efficient)
+        folded = kernels._efficient(query, key, value, mask, False, 0.3)
     assert seen
     for one, other in zip(folded, plain_attend(query, key, value, mask, False, 0.3), strict=True):
         torch.testing.assert_close(one, other)

@@ -107,7 +107,7 @@ class Steps:
     graphs: Graphs | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.graphs = Graphs() if can_capture(self.model) else None
+        self.graphs = Graphs(self.limit) if can_capture(self.model) else None
 
     def take(self, slots: Slots, latest: Latest, ends: Sequence[int]) -> torch.Tensor:
         """(rows, steps + 1) tokens: those of `latest`, and what each step says; it keeps the last.
@@ -116,10 +116,7 @@ class Steps:
         """
         if self.graphs is None or not ends:
             return said(latest, lambda at: self.step(slots, latest, ends[at]), len(ends))
-        before = self.graphs.kept
-        tokens = self.graphs.take(self.step, slots, latest, ends)
-        self.limit.graphs += self.graphs.kept - before
-        return tokens
+        return self.graphs.take(self.step, slots, latest, ends)
 
     def forget(self) -> None:
         """Drop what has the addresses of slots that are no more."""
@@ -177,15 +174,15 @@ class Graphs:
     itself, for a garbage collection would drop them at any time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: Limit) -> None:
+        """`limit` counts the graphs that said what the model says."""
+        self.limit = limit
         self.fixed: bool | None = None
         """Whether a step needs nothing of the host; None before the first was looked at."""
         self.buffers: Latest | None = None
         self.seen: set[Shape] = set()
         self.replays: dict[Shape, Callable[[], None]] = {}
         self.pool: Any = None
-        self.kept = 0
-        """Graphs that said what the model says."""
 
     def forget(self) -> None:
         """Drop all graphs, and the tensors that they begin with."""
@@ -247,7 +244,7 @@ class Graphs:
         own.set(start)
         tokens = said(own, lambda _: step(), count)
         if replayed is not None and own.agrees(replayed):
-            self.kept += 1
+            self.limit.graphs += 1
         else:
             self.fixed = False
             self.forget()

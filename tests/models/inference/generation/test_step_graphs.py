@@ -225,8 +225,8 @@ def test_graphs_go_with_their_answers_and_not_with_a_garbage_collection(
     alive = weakref.WeakSet()
     begin = Graphs.__init__
 
-    def noted(graphs):
-        begin(graphs)
+    def noted(graphs, limit):
+        begin(graphs, limit)
         alive.add(graphs)
 
     monkeypatch.setattr(Graphs, "__init__", noted)
